@@ -1,0 +1,94 @@
+"""A clip in the space where it is denoised: video and audio side by side, with the arithmetic that samplers need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """`video` (batch, frames, 3, height, width) and `audio` (batch, channels, samples), values in [-1, 1] when clean.
+
+    Arithmetic works modality by modality, with numbers or other Latents, so that a sampler's update reads as in its
+    paper. A modality may be None (single-modality models); it stays None.
+    """
+
+    video: Tensor | None
+    audio: Tensor | None
+
+    def map(self, function: Callable[..., Tensor], *others: Latents) -> Latents:
+        """Apply `function` to each modality that is there, together with the same modality of `others`."""
+
+        def one(name: str) -> Tensor | None:
+            mine = getattr(self, name)
+            return None if mine is None else function(mine, *(getattr(other, name) for other in others))
+
+        return Latents(one("video"), one("audio"))
+
+    def replace(self, modality: str, value: Tensor | None) -> Latents:
+        """The same latents with `modality` exchanged."""
+        return Latents(value, self.audio) if modality == "video" else Latents(self.video, value)
+
+    def __getitem__(self, modality: str) -> Tensor:
+        value = self.video if modality == "video" else self.audio
+        if value is None:
+            raise KeyError(f"these latents have no {modality}")
+        return value
+
+    @property
+    def batch(self) -> int:
+        present = self.video if self.video is not None else self.audio
+        assert present is not None
+        return present.shape[0]
+
+    def split(self, sizes: Sequence[int]) -> list[Latents]:
+        """Parts of these batch sizes."""
+        video = self.video.split(list(sizes)) if self.video is not None else [None] * len(sizes)
+        audio = self.audio.split(list(sizes)) if self.audio is not None else [None] * len(sizes)
+        return [Latents(v, a) for v, a in zip(video, audio, strict=True)]
+
+    def __add__(self, other: Latents | float) -> Latents:
+        return self.map(lambda a, b: a + b, other) if isinstance(other, Latents) else self.map(lambda a: a + other)
+
+    def __sub__(self, other: Latents | float) -> Latents:
+        return self.map(lambda a, b: a - b, other) if isinstance(other, Latents) else self.map(lambda a: a - other)
+
+    def __mul__(self, other: Latents | float) -> Latents:
+        return self.map(lambda a, b: a * b, other) if isinstance(other, Latents) else self.map(lambda a: a * other)
+
+    def __truediv__(self, other: float) -> Latents:
+        return self.map(lambda a: a / other)
+
+    __rmul__ = __mul__
+
+
+State = Any
+"""What a sampler moves: a clip (Latents), or for super-resolution a batch of frames (Tensor). Samplers only do
+arithmetic with it, which both know; a type variable could not say that a generator is sent what it asked for."""
+
+
+def clip(x0: State) -> State:
+    """Clean values are in [-1, 1]."""
+    return x0.map(lambda v: v.clamp(-1, 1)) if isinstance(x0, Latents) else x0.clamp(-1, 1)
+
+
+def dynamic_threshold(x0: State, quantile: float = 0.995) -> State:
+    """Clip to the quantile of |x̂_0| of each sample where it exceeds 1, and scale back to [-1, 1] (Saharia et al.,
+    2022)."""
+
+    def threshold(value: Tensor) -> Tensor:
+        limit = torch.quantile(value.abs().flatten(1), quantile, dim=1).clamp(min=1.0)
+        limit = limit.view(-1, *[1] * (value.ndim - 1))
+        return value.clamp(-limit, limit) / limit
+
+    return x0.map(threshold) if isinstance(x0, Latents) else threshold(x0)
+
+
+def unchanged(x0: State) -> State:
+    """No limit on x̂_0, as the published DPM-Solver runs."""
+    return x0

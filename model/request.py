@@ -1,0 +1,180 @@
+"""What can be asked of a model: names, limits and defaults of every parameter. No torch here: the API reads this
+too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from model.config import KINDS
+from model.manifest import Manifest
+
+SAMPLERS = ("dpmpp_2m", "dpmpp_3m", "dpm_solver", "unipc", "ddim", "ddpm")
+SPACINGS = ("log_snr", "uniform", "quadratic")
+GUIDANCE = ("replacement", "gradient", "gradient_code", "pigdm", "decoupling", "clean")
+
+SR_SAMPLERS = ("dpmpp_2m", "ddim")
+"""`dpmpp_2m` is the cheap path, from the noised upsampled frame; `ddim` is the published one, from noise."""
+SR_STEPS = {"dpmpp_2m": 8, "ddim": 25}
+
+MAX_SEED = 2**53 - 1
+"""The largest integer that every JSON client carries exactly."""
+MAX_OUTPUTS = 8
+MAX_STEPS = 1000
+MAX_SR_STEPS = 250
+MAX_ORDER = 3
+MAX_GUIDANCE_SCALE = 1000.0
+
+DEFAULT_SCALES = {
+    ("gradient", "a2v"): 123.0,
+    ("gradient", "v2a"): 16.0,
+    ("gradient_code", "a2v"): 3.0,
+    ("gradient_code", "v2a"): 3.0,
+    ("pigdm", "a2v"): 1.0,
+    ("pigdm", "v2a"): 1.0,
+    ("decoupling", "generate"): 2.0,
+    ("decoupling", "a2v"): 2.0,
+    ("decoupling", "v2a"): 2.0,
+}
+"""Guidance scales by method and kind; methods that are not here have none. The first two amount, on a sum of squares,
+to the published scale 3 with the loss scale that its code leaves in under fp16."""
+
+
+class RequestError(ValueError):
+    """A request that no model, or not this one, can answer. `field` names the parameter."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Parameters of one job. None means "the default", which `resolve` fills in; what does not apply stays None."""
+
+    seed: int
+    num_outputs: int = 1
+    sampler: str = "dpmpp_2m"
+    steps: int = 20
+    spacing: str = "log_snr"
+    order: int | None = None
+    eta: float | None = None
+    super_resolution: bool | None = None
+    sr_sampler: str | None = None
+    sr_steps: int | None = None
+    guidance: str | None = None
+    guidance_scale: float | None = None
+
+    def resolve(self, kind: str, manifest: Manifest) -> SamplingParams:
+        """The parameters as used for a job of `kind` on the model of `manifest`, every default filled in.
+
+        Raises RequestError for a value outside its limits, or one that this kind, sampler or model has no use for.
+        """
+        if kind not in KINDS:
+            raise RequestError("kind", f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+        if not manifest.config.base.coupled and kind != "generate":
+            raise RequestError("kind", f"the model {manifest.name} has one modality only; it cannot serve {kind}")
+        self._check_limits()
+        return replace(
+            self, **self._sampler(), **self._super_resolution(kind, manifest), **self._guidance(kind, manifest)
+        )
+
+    def _check_limits(self) -> None:
+        ranges: dict[str, tuple[float, float]] = {
+            "seed": (0, MAX_SEED),
+            "num_outputs": (1, MAX_OUTPUTS),
+            "steps": (1, MAX_STEPS),
+            "order": (1, MAX_ORDER),
+            "eta": (0, 1),
+            "sr_steps": (1, MAX_SR_STEPS),
+            "guidance_scale": (0, MAX_GUIDANCE_SCALE),
+        }
+        for field, (low, high) in ranges.items():
+            value = getattr(self, field)
+            if value is not None and not low <= value <= high:
+                raise RequestError(field, f"{field} must be {low} … {high}; got {value}")
+        choices: dict[str, tuple[str | None, ...]] = {
+            "sampler": SAMPLERS,
+            "spacing": SPACINGS,
+            "sr_sampler": (*SR_SAMPLERS, None),
+            "guidance": (*GUIDANCE, None),
+        }
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                names = ", ".join(name for name in allowed if name)
+                raise RequestError(field, f"{field} must be one of {names}; got {getattr(self, field)!r}")
+
+    def _sampler(self) -> dict[str, Any]:
+        for field, sampler in (("order", "dpm_solver"), ("eta", "ddim")):
+            if getattr(self, field) is not None and self.sampler != sampler:
+                raise RequestError(field, f"{field} is a parameter of {sampler}; the sampler is {self.sampler}")
+        return {
+            "order": (self.order or 3) if self.sampler == "dpm_solver" else None,
+            "eta": (self.eta or 0.0) if self.sampler == "ddim" else None,
+        }
+
+    def _super_resolution(self, kind: str, manifest: Manifest) -> dict[str, Any]:
+        has_stage = manifest.config.sr is not None
+        if self.super_resolution and kind == "v2a":
+            raise RequestError("super_resolution", "super_resolution has no use for v2a: the frames stay yours")
+        if self.super_resolution and not has_stage:
+            raise RequestError("super_resolution", f"the model {manifest.name} has no super-resolution stage")
+        wanted = has_stage and kind != "v2a" and self.super_resolution is not False
+        if not wanted:
+            for field in ("sr_sampler", "sr_steps"):
+                if getattr(self, field) is not None:
+                    raise RequestError(field, f"{field} has no use without super_resolution")
+            return {"super_resolution": False}
+        sampler = self.sr_sampler or SR_SAMPLERS[0]
+        steps = self.sr_steps or SR_STEPS[sampler]
+        if sampler == "ddim" and not has_stride(manifest.config.schedule.steps, steps):
+            raise RequestError(
+                "sr_steps",
+                f"sr_steps with ddim must be what one integer stride through {manifest.config.schedule.steps} steps "
+                f"gives, such as 25, 50 or 100; got {steps}",
+            )
+        return {"super_resolution": True, "sr_sampler": sampler, "sr_steps": steps}
+
+    def _guidance(self, kind: str, manifest: Manifest) -> dict[str, Any]:
+        allowed = allowed_guidance(kind, manifest)
+        method = self.guidance
+        if method is None and kind != "generate":
+            method = next(name for name in ("clean", "pigdm", "replacement") if name in allowed)
+        if method is not None and method not in allowed:
+            raise RequestError("guidance", _why_not(method, kind, manifest))
+        if method == "gradient_code" and self.sampler != "ddpm":
+            raise RequestError(
+                "guidance", f"gradient_code is defined for the sampler ddpm only; the sampler is {self.sampler}"
+            )
+        default = DEFAULT_SCALES.get((method or "", kind))
+        if default is None and self.guidance_scale is not None:
+            raise RequestError("guidance_scale", f"guidance_scale has no use with guidance {method or 'off'}")
+        return {"guidance": method, "guidance_scale": default if self.guidance_scale is None else self.guidance_scale}
+
+
+def has_stride(schedule_steps: int, steps: int) -> bool:
+    """Whether some integer stride from 0 keeps exactly `steps` of the schedule's steps."""
+    return any(len(range(0, schedule_steps, stride)) == steps for stride in range(1, schedule_steps + 1))
+
+
+def allowed_guidance(kind: str, manifest: Manifest) -> tuple[str, ...]:
+    """Methods that a job of `kind` can ask of a model."""
+    if not manifest.config.base.coupled:
+        return ()
+    if kind == "generate":
+        return ("decoupling",)
+    return tuple(
+        name
+        for name in GUIDANCE
+        if (name != "clean" or manifest.independent_timesteps) and (name != "pigdm" or manifest.calibration)
+    )
+
+
+def _why_not(method: str, kind: str, manifest: Manifest) -> str:
+    if kind == "generate":
+        return f"guidance for generate can only be decoupling; got {method}"
+    if method == "clean":
+        return f"clean needs a model trained with independent timesteps; {manifest.name} was not"
+    if method == "pigdm":
+        return f"pigdm needs a calibration in the manifest; {manifest.name} has none (duet calibrate measures it)"
+    return f"the model {manifest.name} has one modality only: nothing can guide it"

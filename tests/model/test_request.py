@@ -1,0 +1,117 @@
+"""Which parameters a job may have, and what they are when nothing is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from model.config import PRESETS
+from model.manifest import Manifest
+from model.request import RequestError, SamplingParams, allowed_guidance
+
+PLAIN = Manifest("plain", PRESETS["tiny"], trained=False, description="", licence="MIT")
+CALIBRATED = replace(PLAIN, calibration={"times": [0.0, 999.0], "video": [0.1, 0.2], "audio": [0.1, 0.2]})
+INDEPENDENT = replace(CALIBRATED, independent_timesteps=True)
+BASE_ONLY = replace(PLAIN, config=replace(PRESETS["tiny"], sr=None))
+AUDIO_ONLY = replace(
+    PLAIN, config=replace(PRESETS["tiny"], base=replace(PRESETS["tiny"].base, modalities=("audio",)), sr=None)
+)
+
+
+def test_defaults_are_filled_in() -> None:
+    params = SamplingParams(seed=1).resolve("generate", PLAIN)
+    assert (params.sampler, params.steps, params.spacing) == ("dpmpp_2m", 20, "log_snr")
+    assert (params.super_resolution, params.sr_sampler, params.sr_steps) == (True, "dpmpp_2m", 8)
+    assert params.guidance is None
+
+
+def test_defaults_of_one_sampler_are_not_those_of_another() -> None:
+    solver = SamplingParams(seed=1, sampler="dpm_solver").resolve("generate", PLAIN)
+    assert (solver.order, solver.eta) == (3, None)
+    ddim = SamplingParams(seed=1, sampler="ddim").resolve("generate", PLAIN)
+    assert (ddim.order, ddim.eta) == (None, 0.0)
+    assert SamplingParams(seed=1, sr_sampler="ddim").resolve("a2v", PLAIN).sr_steps == 25
+
+
+@pytest.mark.parametrize(
+    ("manifest", "expected"), [(PLAIN, "replacement"), (CALIBRATED, "pigdm"), (INDEPENDENT, "clean")]
+)
+def test_conditional_jobs_use_the_best_method_that_the_model_allows(manifest: Manifest, expected: str) -> None:
+    for kind in ("v2a", "a2v"):
+        assert SamplingParams(seed=1).resolve(kind, manifest).guidance == expected
+
+
+def test_published_guidance_scales_depend_on_the_direction() -> None:
+    scales = [SamplingParams(1, guidance="gradient").resolve(kind, PLAIN).guidance_scale for kind in ("a2v", "v2a")]
+    assert scales == [123.0, 16.0]
+
+
+def test_frames_are_not_upsampled_for_v2a() -> None:
+    params = SamplingParams(seed=1).resolve("v2a", PLAIN)
+    assert (params.super_resolution, params.sr_sampler, params.sr_steps) == (False, None, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "limits"),
+    [
+        ("seed", -1, "0 … 9007199254740991"),
+        ("seed", 2**53, "0 … 9007199254740991"),
+        ("num_outputs", 0, "1 … 8"),
+        ("num_outputs", 9, "1 … 8"),
+        ("steps", 0, "1 … 1000"),
+        ("steps", 1001, "1 … 1000"),
+        ("order", 4, "1 … 3"),
+        ("eta", 1.5, "0 … 1"),
+        ("eta", float("nan"), "0 … 1"),
+        ("sr_steps", 251, "1 … 250"),
+        ("guidance_scale", -0.1, "0 … 1000"),
+        ("sampler", "euler", "dpmpp_2m"),
+        ("spacing", "cubic", "log_snr"),
+        ("guidance", "prayer", "pigdm"),
+        ("sr_sampler", "unipc", "ddim"),
+    ],
+)
+def test_values_outside_the_limits_are_refused_with_the_limits(field: str, value: object, limits: str) -> None:
+    with pytest.raises(RequestError, match=limits) as refusal:
+        replace(SamplingParams(seed=1), **{field: value}).resolve("a2v", PLAIN)
+    assert refusal.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("kind", "manifest", "params", "field"),
+    [
+        ("generate", PLAIN, SamplingParams(1, order=2), "order"),
+        ("generate", PLAIN, SamplingParams(1, eta=0.5), "eta"),
+        ("generate", PLAIN, SamplingParams(1, guidance="replacement"), "guidance"),
+        ("generate", PLAIN, SamplingParams(1, guidance_scale=2.0), "guidance_scale"),
+        ("generate", BASE_ONLY, SamplingParams(1, super_resolution=True), "super_resolution"),
+        ("generate", AUDIO_ONLY, SamplingParams(1, guidance="decoupling"), "guidance"),
+        ("v2a", PLAIN, SamplingParams(1, super_resolution=True), "super_resolution"),
+        ("v2a", PLAIN, SamplingParams(1, guidance="clean"), "guidance"),
+        ("v2a", PLAIN, SamplingParams(1, guidance="pigdm"), "guidance"),
+        ("a2v", PLAIN, SamplingParams(1, guidance="gradient_code"), "guidance"),
+        ("a2v", PLAIN, SamplingParams(1, guidance="replacement", guidance_scale=2.0), "guidance_scale"),
+        ("a2v", PLAIN, SamplingParams(1, sr_sampler="ddim", sr_steps=249), "sr_steps"),
+        ("a2v", PLAIN, SamplingParams(1, super_resolution=False, sr_steps=4), "sr_steps"),
+        ("a2v", AUDIO_ONLY, SamplingParams(1), "kind"),
+        ("sing", PLAIN, SamplingParams(1), "kind"),
+    ],
+)
+def test_what_has_no_use_is_refused_not_ignored(
+    kind: str, manifest: Manifest, params: SamplingParams, field: str
+) -> None:
+    with pytest.raises(RequestError) as refusal:
+        params.resolve(kind, manifest)
+    assert refusal.value.field == field
+
+
+def test_resolving_twice_changes_nothing() -> None:
+    for kind in ("generate", "v2a", "a2v"):
+        once = SamplingParams(seed=5).resolve(kind, CALIBRATED)
+        assert once.resolve(kind, CALIBRATED) == once
+
+
+def test_decoupling_is_the_only_guidance_of_joint_generation() -> None:
+    assert allowed_guidance("generate", INDEPENDENT) == ("decoupling",)
+    assert SamplingParams(1, guidance="decoupling").resolve("generate", PLAIN).guidance_scale == 2.0
