@@ -25,6 +25,9 @@ class Manifest:
     """One model on disk. `folder` holds the files that `base_weights` and `sr_weights` name.
 
     A model without weight files is drawn from `init_seed`: an untrained network that runs but has learned nothing.
+    `independent_timesteps`: it learned to denoise with a time for each modality. `mirrored`: it learned from clips
+    flipped left to right, as the published ones did; frames are flipped on the way in and out. `sources` are the
+    SHA-256 of the files it was converted from, `calibration` what model.calibration measured.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Manifest:
     sr_weights: str | None = None
     init_seed: int = 0
     independent_timesteps: bool = False
+    mirrored: bool = False
     sources: dict[str, str] = field(default_factory=dict)
     calibration: dict[str, list[float]] = field(default_factory=dict)
     folder: Path = BUILTIN

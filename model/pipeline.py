@@ -92,6 +92,8 @@ class Pipeline:
 
         latents = drive(self._base_stage(request, params, stream, report), self.evaluator)
         video, audio = latents.video, latents.audio
+        if video is not None and self.manifest.mirrored:
+            video = video.flip(-1)
         if "sr" in steps:
             video = drive(self._sr_stage(video[0], params, stream, report), self.evaluator)[None]
         return Clip(
@@ -163,7 +165,8 @@ class Pipeline:
         if request.condition is None or tuple(request.condition.shape) != shape:
             got = None if request.condition is None else tuple(request.condition.shape)
             raise RequestError("condition", f"{request.kind} needs {modality} of shape {shape}; got {got}")
-        return request.condition[None].to(self.device, torch.float32)
+        condition = request.condition[None].to(self.device, torch.float32)
+        return condition.flip(-1) if modality == "video" and self.manifest.mirrored else condition
 
     def _sr_stage(
         self, video: Tensor, params: SamplingParams, stream: RandomStream, report: _Reporter

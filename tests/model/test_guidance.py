@@ -94,13 +94,42 @@ def clean(sampler: Sampler, condition: guidance.Condition) -> Sampler:
 SLOPE, RESIDUAL = CORRELATION, STD * math.sqrt(1 - CORRELATION**2)
 
 
+def pigdm_with(variance: Callable[[float], float]) -> Callable[[Sampler, guidance.Condition], Sampler]:
+    return lambda sampler, condition: guidance.pigdm(sampler, SCHEDULE, condition, unchanged, variance)
+
+
+def prior(std: float) -> Callable[[float], float]:
+    """r_t² of one independent Gaussian of standard deviation `std`: what one assumes who has measured nothing."""
+
+    def variance(t: float) -> float:
+        signal, noise = (SCHEDULE.alpha(t) * std) ** 2, SCHEDULE.sigma(t) ** 2
+        return std**2 * noise / (signal + noise)
+
+    return variance
+
+
+def reconstruction(t: float) -> float:
+    """With this in place of r_t², ΠGDM is reconstruction guidance of weight 2 (Ho et al., Video Diffusion Models)."""
+    return SCHEDULE.sigma(t) ** 2 / (2 * SCHEDULE.alpha(t) ** 2)
+
+
+METHODS = {
+    "replacement": replacement,
+    "reconstruction w = 2": pigdm_with(reconstruction),
+    "ΠGDM, unit variance": pigdm_with(prior(1.0)),
+    "ΠGDM, data variance": pigdm_with(prior(STD)),
+    "calibrated ΠGDM": pigdm,
+    "clean": clean,
+}
+
+
 def test_calibrated_pigdm_restores_the_coupling_that_replacement_loses() -> None:
-    print(f"\nslope / std; exact {SLOPE:.3f} / {RESIDUAL:.3f}")
-    print(f"{'spacing, steps':<16}{'replacement':>16}{'calibrated ΠGDM':>18}{'clean':>16}")
+    print(f"\nslope / residual; exact {SLOPE:.3f} / {RESIDUAL:.3f}")
+    print("".join(f"{name:>22}" for name in ("spacing, steps", *METHODS)))
     for spacing, steps in (("log_snr", 10), ("log_snr", 20), ("log_snr", 50), ("uniform", 20)):
-        row = [fit(method, spacing=spacing, steps=steps) for method in (replacement, pigdm, clean)]
-        cells = "".join(f"{slope:>9.3f} / {std:.3f}" for slope, std in row)
-        print(f"{spacing + ', ' + str(steps):<16}{cells}")
+        row = [fit(method, spacing=spacing, steps=steps) for method in METHODS.values()]
+        cells = [f"{slope:.3f} / {std:.3f}" for slope, std in row]
+        print("".join(f"{cell:>22}" for cell in (f"{spacing}, {steps}", *cells)))
     slope, std = fit(pigdm)
     assert slope == pytest.approx(SLOPE, rel=0.02)
     assert std == pytest.approx(RESIDUAL, rel=0.05)

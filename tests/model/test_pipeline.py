@@ -8,15 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.calibration import ErrorVariance, calibrate, error_variance
 from model.config import PRESETS
-from model.evaluate import Evaluator, drive
+from model.evaluate import drive
 from model.latents import Latents
 from model.manifest import Manifest
 from model.pipeline import ClipRequest, Pipeline, Progress, to_uint8
 from model.request import GUIDANCE, SAMPLERS, RequestError, SamplingParams
 from model.samplers import Evaluate, dpmpp_2m
-from model.schedule import NoiseSchedule, linear_betas
 
 TINY = PRESETS["tiny"]
 MANIFEST = Manifest("tiny", TINY, trained=False, description="", licence="MIT", init_seed=3)
@@ -172,35 +170,6 @@ def test_one_modality_is_sampled_alone(modality: str) -> None:
     pipeline = Pipeline.load(replace(MANIFEST, config=config), "cpu", "float32")
     clip = pipeline.run(ClipRequest("generate", SamplingParams(seed=1, steps=2)))
     assert (clip.frames is not None, clip.audio is not None) == (modality == "video", modality == "audio")
-
-
-def test_calibration_measures_the_error_of_x0() -> None:
-    """A network that predicts no noise at all leaves x̂_0 = x_t / α_t, clipped: its error at t = 0 is σ_0²/α_0²."""
-
-    class Blind(torch.nn.Module):
-        def forward(self, video, audio, *_):  # type: ignore[no-untyped-def]
-            return torch.zeros_like(video), torch.zeros_like(audio)
-
-    schedule = NoiseSchedule(linear_betas(1000))
-    evaluator = Evaluator(Blind(), None, schedule)  # type: ignore[arg-type]
-    clips = [Latents(torch.zeros(1, 4, 3, 8, 8), torch.zeros(1, 1, 512)) for _ in range(4)]
-    curve = calibrate(evaluator, clips, (), points=5)
-    assert curve["times"][0] == 0.0
-    assert curve["times"][-1] == 999.0
-    expected = schedule.sigma(0.0) ** 2 / schedule.alpha(0.0) ** 2
-    for modality in ("video", "audio"):
-        assert error_variance(curve, modality)(0.0) == pytest.approx(expected, rel=0.2)
-        assert curve[modality] == sorted(curve[modality])
-        assert curve[modality][-1] <= 1.0  # clipped
-
-
-def test_error_variance_is_log_linear_between_measurements() -> None:
-    assert ErrorVariance([0.0, 10.0], [1e-4, 1e-2])(5.0) == pytest.approx(1e-3)
-
-
-def test_calibration_without_a_clip_is_refused(pipeline: Pipeline) -> None:
-    with pytest.raises(ValueError, match="at least one clip"):
-        calibrate(pipeline.evaluator, [], ())
 
 
 def test_bytes_are_truncated_as_published() -> None:

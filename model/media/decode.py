@@ -1,0 +1,114 @@
+"""What the network sees and hears of an upload.
+
+Preparation as in the published data loader (letter-boxed bicubic frames, 16 kHz mono), with two of its habits left out:
+clips are not mirrored, and sound is the mean of all channels, where the loader takes the first only: what is panned
+away from the first channel would not be there for the network, though the user hears it.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchaudio
+from torch import Tensor
+
+from model.config import ClipSpec
+from model.media.source import MediaError, TimedFrame, read_sound, slack, video_frames
+
+ZERO_CROSSINGS = 64
+ROLLOFF = 0.9476
+"""Width and pass band of the Kaiser-windowed sinc."""
+
+MAX_RATIO = 2000
+"""Largest term of a resampling ratio, which the filter's size follows. Odder rates take the nearest such ratio."""
+
+LEAD = Fraction(1, 5)
+LEAD_STEP = Fraction(1, 25)
+"""Seconds read around a window so that the filter has something to reach over, in steps that are whole numbers of
+samples at every usual rate (11 025 Hz is the awkward one)."""
+
+
+def decode_video(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tensor:
+    """Frames (frames, 3, height, width), float32 in [-1, 1], from `start` seconds on.
+
+    Frame k is what a player shows at start + k/fps, whatever the source's own rate, which may vary. It stands upright,
+    letter-boxed with black. A source that ends early is held on its last frame.
+    Raises MediaError if there is no video track or it ends before `start`.
+    """
+    due = [Fraction(start) + Fraction(k, clip.fps) for k in range(clip.frames)]
+    views: list[Tensor] = []
+    for shown in video_frames(path, start):
+        end = shown.time + shown.duration - slack(shown.frame.time_base)
+        times = sum(time < end for time in due[len(views) :])
+        if times:
+            views += [letterbox(upright_rgb(shown), clip.height, clip.width)] * times
+        if len(views) == clip.frames:
+            break
+    views += [views[-1]] * (clip.frames - len(views))
+    return torch.stack(views).float() / 127.5 - 1
+
+
+def decode_audio(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tensor:
+    """Sound (1, samples) float32 from `start` seconds on, at `clip.sample_rate`; silence after the source's end.
+
+    Raises MediaError if there is no audio track or it ends before `start`.
+    """
+    first = Fraction(start)
+    lead = min(LEAD, first // LEAD_STEP * LEAD_STEP)
+    sound = read_sound(path, first - lead, lead + Fraction(clip.samples, clip.sample_rate) + LEAD)
+    mono = torch.from_numpy(sound.to_float()).mean(dim=0, keepdim=True)
+    resampled = resample(mono, sound.sample_rate, clip.sample_rate)[:, round(lead * clip.sample_rate) :]
+    if not resampled.numel():
+        raise MediaError(f"the window begins at {start:.3f} s, where the sound has ended")
+    return F.pad(resampled, (0, max(0, clip.samples - resampled.shape[1])))[:, : clip.samples].contiguous()
+
+
+def resample(audio: Tensor, rate: int, new_rate: int) -> Tensor:
+    """`audio` (channels, samples) at `rate` hertz → at `new_rate`, by a Kaiser-windowed sinc (torchaudio)."""
+    if rate == new_rate:
+        return audio
+    if rate > new_rate:
+        ratio = Fraction(new_rate, rate).limit_denominator(MAX_RATIO)
+    else:
+        ratio = 1 / Fraction(rate, new_rate).limit_denominator(MAX_RATIO)
+    return torchaudio.functional.resample(
+        audio,
+        ratio.denominator,
+        ratio.numerator,
+        lowpass_filter_width=ZERO_CROSSINGS,
+        rolloff=ROLLOFF,
+        resampling_method="sinc_interp_kaiser",
+    )
+
+
+def letterbox(rgb: np.ndarray, height: int, width: int) -> Tensor:
+    """`rgb` (h, w, 3) uint8 → (3, height, width) uint8: bicubic, antialiased, centred on black.
+
+    Sides are truncated to whole pixels, and an odd pixel of border goes to the right and bottom, as in the published
+    loader.
+    """
+    rows, columns = rgb.shape[:2]
+    ratio = min(Fraction(height, rows), Fraction(width, columns))
+    size = max(1, int(rows * ratio)), max(1, int(columns * ratio))
+    picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
+    scaled = F.interpolate(picture, size, mode="bicubic", antialias=True)[0]
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return F.pad(scaled, (left, width - size[1] - left, top, height - size[0] - top))
+
+
+def upright_rgb(shown: TimedFrame) -> np.ndarray:
+    """(h, w, 3) uint8, turned and mirrored as the file's display matrix wants it; only quarter turns are known."""
+    rgb = shown.frame.to_ndarray(format="rgb24")
+    matrix = shown.display_matrix
+    if matrix is None:
+        return rgb
+    a, b, _, c, d = matrix[:5]
+    if a and d and not b and not c:
+        return rgb[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1]
+    if b and c and not a and not d:
+        return rgb.swapaxes(0, 1)[:: 1 if b > 0 else -1, :: 1 if c > 0 else -1]
+    return rgb

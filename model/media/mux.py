@@ -1,0 +1,248 @@
+"""The user's own frames under a new sound (v2a), the user's own sound over new frames (a2v).
+
+What was uploaded is not degraded: an H.264 stream is copied where a cut through it is exact, and otherwise its decoded
+frames are encoded anew so finely that no difference is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange
+from av.video.stream import VideoStream
+from torch import Tensor
+
+from model.media import encode
+from model.media.source import TimedFrame, checked, open_media, read_sound, slack, video_frames, video_stream
+
+LOOK_AHEAD = 16
+"""Frames after the window that are checked for reordering: as many as H.264 can hold back (ITU-T H.264, A.3)."""
+
+STEADY = Fraction(1, 1000)
+"""Seconds by which two intervals of a constant rate differ at most, where a container rounds to milliseconds."""
+
+IDR = 5
+"""NAL unit type of a picture that nothing after it looks behind (ITU-T H.264, table 7-1)."""
+
+
+def mux_v2a(
+    source: str | Path,
+    start: float,
+    duration: float,
+    audio: np.ndarray | Tensor,
+    sample_rate: int,
+    path: str | Path,
+    comment: str,
+) -> str:
+    """Write what `source` shows in [start, start + duration) seconds with `audio` (channels, samples) under it.
+
+    The frame shown at `start` is the first, at time 0; size, intervals, orientation, pixel shape and colour tags stay.
+    A source that ends early ends the sound with it.
+
+    Returns "copied" if the stream went over bit by bit: H.264, 8-bit 4:2:0, no B-frames (cutting between those by time
+    tears frames from the ones they refer to), beginning on an IDR frame. Otherwise "re-encoded", at CRF 12, and a frame
+    of odd sides gets its last row or column once more. Raises MediaError if there is no such window.
+    """
+    begin, window, sound = Fraction(start), Fraction(duration), encode.as_float(audio)
+    with open_media(source) as container:
+        stream = video_stream(container)
+        cut = _copyable(container, stream, begin, window)
+        if cut is not None:
+            _write_copy(stream, cut, sound, sample_rate, path, comment)
+            return "copied"
+        rate, aspect = stream.average_rate or Fraction(25), stream.sample_aspect_ratio
+        assert stream.time_base is not None
+        grid = stream.time_base
+    frames = _window(video_frames(source, begin), window)
+    _write_encoded(frames, rate, grid, aspect, sound, sample_rate, path, comment)
+    return "re-encoded"
+
+
+def mux_a2v(
+    frames: np.ndarray | Tensor,
+    fps: Fraction | float,
+    source: str | Path,
+    start: float,
+    duration: float,
+    path: str | Path,
+    comment: str,
+) -> None:
+    """Write `frames` (frames, height, width, 3) uint8 RGB with what sounds in `source` in [start, start + duration) s.
+
+    Its sample rate and channels stay, where AAC can (`encode.add_aac`); what the source is too short for is silent.
+    Raises MediaError if there is no such window.
+    """
+    sound = read_sound(source, Fraction(start), Fraction(duration))
+    missing = round(Fraction(duration) * sound.sample_rate) - len(sound.samples)
+    audio = np.pad(sound.to_float(), ((0, 0), (0, missing)))
+    encode.write_clip(path, frames, fps, audio, sound.sample_rate, comment, sound.layout)
+
+
+def cut_wav(source: str | Path, start: float, duration: float, path: str | Path) -> None:
+    """Write the sound of `source` in [start, start + duration) seconds to a WAV file, sample by sample as decoded.
+
+    PCM stays at its own width; MP3, AAC and the like decode to floating point, and so does the file. Raises MediaError
+    if there is no such window.
+    """
+    sound = read_sound(source, Fraction(start), Fraction(duration))
+    encode.write_pcm(path, sound.samples, sound.sample_rate, sound.format, sound.layout)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Packets that stand alone, in order; their times and the end of the last, in `time_base` units from the first."""
+
+    packets: list[Packet]
+    times: list[int]
+    end: int
+    time_base: Fraction
+
+
+def _copyable(container: InputContainer, stream: VideoStream, start: Fraction, duration: Fraction) -> _Cut | None:
+    """The packets shown in the window; None if they cannot be cut out exactly."""
+    context, time_base = stream.codec_context, stream.time_base
+    if context.name != "h264" or context.pix_fmt not in ("yuv420p", "yuvj420p") or context.has_b_frames:
+        return None
+    head = context.extradata or b""
+    if len(head) < 7 or head[0] != 1 or time_base is None:  # NAL units without lengths (ISO/IEC 14496-15)
+        return None
+    origin = begin = previous = None
+    shown: list[Packet] = []
+    times: list[int] = []
+    after: list[int] = []
+    for packet in checked(container.demux(stream)):
+        if packet.dts is None or packet.is_discard:
+            continue
+        if packet.pts is None or packet.is_corrupt or (previous is not None and packet.pts <= previous):
+            return None
+        origin, previous = packet.pts if origin is None else origin, packet.pts
+        if begin is None or (packet.pts - origin) * time_base <= start + slack(time_base):
+            begin, shown, times = packet.pts, [packet], [0]
+        elif (packet.pts - begin) * time_base < duration - slack(time_base):
+            shown.append(packet)
+            times.append(packet.pts - begin)
+        else:
+            after.append(packet.pts - begin)
+            if len(after) == LOOK_AHEAD:
+                break
+    if origin is None or begin is None or not _is_idr(shown[0], length_bytes=(head[4] & 3) + 1):
+        return None
+    own = after[0] - times[-1] if after else shown[-1].duration or 0
+    if (begin - origin + times[-1] + own) * time_base <= start + slack(time_base):
+        return None  # the window begins after the end, or the end is not known: decoding will tell
+    interval = times[-1] - times[-2] if len(times) > 1 else 0
+    last = _last_duration(times[-1] * time_base, own * time_base, interval * time_base, duration) / time_base
+    return _Cut(shown, times, times[-1] + max(1, round(last)), time_base)
+
+
+def _last_duration(time: Fraction, own: Fraction, interval: Fraction, window: Fraction) -> Fraction:
+    """Seconds for which the last frame stays that appears `time` after the first and `interval` after the one before.
+
+    At a constant rate as long as the source shows it (`own`), a little beyond a window that is no whole number of
+    frames: cut shorter it would change the rate. Where the rate varies it ends with the window.
+    """
+    constant = abs(own - interval) <= STEADY
+    return own if constant else min(own, window - time)
+
+
+def _is_idr(packet: Packet, length_bytes: int) -> bool:
+    data, position = bytes(packet), 0
+    while position + length_bytes < len(data):
+        if data[position + length_bytes] & 0x1F == IDR:
+            return True
+        position += length_bytes + int.from_bytes(data[position : position + length_bytes], "big")
+    return False
+
+
+def _write_copy(
+    source: VideoStream, cut: _Cut, audio: np.ndarray, sample_rate: int, path: str | Path, comment: str
+) -> None:
+    with encode.new_mp4(path, comment) as container:
+        video = container.add_stream_from_template(source)
+        sound, fitted = encode.add_aac(container, audio, sample_rate)
+        for packet, time, until in zip(cut.packets, cut.times, [*cut.times[1:], cut.end], strict=True):
+            packet.pts = packet.dts = time
+            packet.duration = until - time
+            packet.stream = video
+            container.mux(packet)
+        container.mux(encode.encode_sound(sound, fitted[:, : round(cut.end * cut.time_base * sound.rate)]))
+
+
+def _window(frames: Iterator[TimedFrame], duration: Fraction) -> Iterator[TimedFrame]:
+    """The frames of the first `duration` seconds, timed from the first of them."""
+    origin: Fraction | None = None
+    interval = Fraction(0)
+    for shown in frames:
+        origin = shown.time if origin is None else origin
+        timed = replace(shown, time=shown.time - origin)
+        if timed.time + timed.duration >= duration - slack(shown.frame.time_base):
+            yield replace(timed, duration=_last_duration(timed.time, timed.duration, interval, duration))
+            return
+        yield timed
+        interval = timed.duration
+
+
+def _write_encoded(
+    frames: Iterator[TimedFrame],
+    rate: Fraction,
+    grid: Fraction,
+    aspect: Fraction | None,
+    audio: np.ndarray,
+    sample_rate: int,
+    path: str | Path,
+    comment: str,
+) -> None:
+    """Encode `frames` of about `rate` hertz at their own times, which are multiples of `grid` seconds."""
+    first = next(frames)
+    width, height = first.frame.width, first.frame.height
+    with encode.new_mp4(path, comment) as container:
+        video = encode.add_h264(container, width, height, rate, grid)
+        _keep_looks(video, first, aspect)
+        sound, fitted = encode.add_aac(container, audio, sample_rate)
+        end = 0
+
+        def timed() -> Iterator[tuple[VideoFrame, int, int]]:
+            nonlocal end
+            for shown in chain([first], frames):
+                pts, stays = round(shown.time / grid), max(1, round(shown.duration / grid))
+                end = pts + stays
+                yield _as_yuv420(shown.frame, width, height), pts, stays
+
+        for packet in encode.encode_frames(video, timed()):
+            container.mux(packet)
+        container.mux(encode.encode_sound(sound, fitted[:, : round(end * grid * sound.rate)]))
+
+
+def _keep_looks(video: VideoStream, first: TimedFrame, aspect: Fraction | None) -> None:
+    """Give the new track what tells a player how to show the source's pixels: colours, their shape, which way is up."""
+    context, frame = video.codec_context, first.frame
+    if frame.format.is_rgb:
+        encode.tag_bt709(video)
+    else:
+        context.colorspace, context.color_primaries = frame.colorspace, frame.color_primaries
+        context.color_trc, context.color_range = frame.color_trc, _range(frame)
+    if aspect:
+        context.sample_aspect_ratio = aspect
+    video.set_display_matrix(first.display_matrix)
+
+
+def _as_yuv420(frame: VideoFrame, width: int, height: int) -> VideoFrame:
+    """The same picture as 8-bit 4:2:0 in the same colours; the same object where it is that already."""
+    if frame.format.name in ("yuv420p", "yuvj420p") and (frame.width, frame.height) == (width, height):
+        return frame
+    if frame.format.is_rgb:
+        return encode.rgb_to_yuv(frame, width, height)
+    return frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", dst_color_range=_range(frame))
+
+
+def _range(frame: VideoFrame) -> int:
+    """Limited or full; the formats whose names begin with yuvj are full, whatever their tag."""
+    return ColorRange.JPEG if frame.format.name.startswith("yuvj") else frame.color_range

@@ -1,0 +1,1 @@
+"""HTTP at the edge: one file a resource. Everything a client can send is judged here, before a job exists."""

@@ -1,0 +1,184 @@
+"""`POST /v2a`, `POST /a2v`: one side is uploaded, the other is made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import PurePath
+from typing import Any, Literal
+
+import anyio.to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from model.config import ClipSpec
+from service.api.files import content_type
+from service.api.generate import ACCEPTED, submit
+from service.api.parameters import A2VParameters, Parameters, V2AParameters, allowed, parse_json, refuse
+from service.api.problems import FieldError, Problem, responses
+from service.api.services import Services, ServicesHere, prefix
+from service.api.uploads import Upload, receive_upload
+from service.jobs.queue import QueueUnavailable
+from service.jobs.record import AudioStream, Input, Job, VideoStream, Window, new_job, new_job_id, storage_prefix
+from service.jobs.store import StoreUnavailable
+from service.log import log
+from service.probe import ProbeError, ProbeLimits, ProbeResult
+from service.storage import StorageUnavailable
+
+router = APIRouter(tags=["make"])
+
+_EXTENSIONS = {
+    "mov": (".mp4", ".mov", ".m4a", ".m4v", ".3gp"),
+    "matroska": (".mkv", ".webm", ".mka"),
+    "avi": (".avi",),
+    "mpegts": (".ts", ".m2ts", ".mts"),
+    "gif": (".gif",),
+    "mp3": (".mp3",),
+    "aac": (".aac",),
+    "flac": (".flac",),
+    "ogg": (".ogg", ".oga", ".ogv", ".opus"),
+    "wav": (".wav",),
+    "aiff": (".aiff", ".aif"),
+}
+"""By container, as the demuxer calls itself: the usual ending, then others in use."""
+
+_REFUSALS = responses(400, 413, 415, 422, 503, 507)
+
+
+def form_body(model: type[Parameters]) -> dict[str, Any]:
+    """The description of a form that is read by hand, while it comes in."""
+    schema = model.model_json_schema()
+    file = {"type": "string", "format": "binary", "description": "the upload"}
+    params = {"type": "string", "description": "all parameters as one JSON object, in place of single fields"}
+    schema["properties"] = {"file": file, "params": params, **schema["properties"]}
+    schema["required"] = ["file"]
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+@router.post("/v2a", **ACCEPTED, responses=_REFUSALS, openapi_extra=form_body(V2AParameters))
+async def v2a(request: Request, services: ServicesHere) -> JSONResponse:
+    """Make a sound for a video. The answer keeps the frames as they were uploaded."""
+    return await _take("v2a", V2AParameters, request, services)
+
+
+@router.post("/a2v", **ACCEPTED, responses=_REFUSALS, openapi_extra=form_body(A2VParameters))
+async def a2v(request: Request, services: ServicesHere) -> JSONResponse:
+    """Make a video for a sound, or for the sound of a video. The answer keeps the sound as it was uploaded."""
+    return await _take("a2v", A2VParameters, request, services)
+
+
+async def _take(
+    kind: Literal["v2a", "a2v"], model: type[V2AParameters | A2VParameters], request: Request, services: Services
+) -> JSONResponse:
+    await run_in_threadpool(services.store.ping)  # an upload that could not be queued is refused before it is sent
+    async with receive_upload(request, services.settings) as upload:
+        judge = partial(_accept, kind, model, upload, services, prefix(request))
+        return await anyio.to_thread.run_sync(judge, limiter=services.judges)
+
+
+def _accept(
+    kind: Literal["v2a", "a2v"],
+    model: type[V2AParameters | A2VParameters],
+    upload: Upload,
+    services: Services,
+    prefix: str,
+) -> JSONResponse:
+    """Judge parameters and file, store the file, queue the job. Whatever fails, nothing of it stays."""
+    parameters = read_fields(model, upload.fields)
+    manifest = services.catalogue.find(parameters.model)
+    params = parameters.sampling(kind, manifest)
+    found = _probe(kind, upload, parameters.start, manifest.config.clip, services)
+    job_id = new_job_id()
+    job = new_job(
+        kind,
+        manifest.name,
+        params,
+        priority=parameters.priority,
+        metadata=parameters.metadata,
+        retention=services.settings.retention,
+        job_id=job_id,
+        input=_input(job_id, upload, found, parameters.start, manifest.config.clip),
+    )
+    try:
+        assert job.input is not None
+        services.storage.put_file(job.input.key, upload.path, content_type(job.input.name))
+        return submit(services, job, prefix)
+    except (StorageUnavailable, StoreUnavailable, QueueUnavailable):
+        _erase(services, job)
+        raise
+
+
+def read_fields(model: type[Parameters], fields: dict[str, str]) -> Any:
+    """Parameters from form fields, or from the one field `params` that holds them all as JSON. Raises Problem."""
+    try:
+        if "params" not in fields:
+            given: dict[str, Any] = dict(fields)
+            if "metadata" in given:
+                given["metadata"] = _metadata(model, given["metadata"])
+            return model.model_validate_strings(given)
+        if len(fields) > 1:
+            others = ", ".join(name for name in fields if name != "params")
+            clash = FieldError("params", others, "either params or single fields")
+            raise Problem(422, "invalid_parameter", f"Beside params no other fields are read: {others}.", [clash])
+        return model.model_validate(parse_json(fields["params"], "The field params"))
+    except ValidationError as error:
+        raise refuse(error, model) from error
+
+
+def _metadata(model: type[Parameters], field: str) -> dict[str, str]:
+    """The one parameter that is no single value: a form field holds it as JSON."""
+    value = parse_json(field, "The field metadata")
+    if isinstance(value, dict) and all(isinstance(each, str) for each in value.values()):
+        return value
+    wrong = FieldError("metadata", field, allowed(model, "metadata"))
+    raise Problem(422, "invalid_parameter", "Not as allowed: metadata.", [wrong])
+
+
+def _probe(
+    kind: Literal["v2a", "a2v"], upload: Upload, start: float, clip: ClipSpec, services: Services
+) -> ProbeResult:
+    settings = services.settings
+    limits = ProbeLimits(
+        max_seconds=settings.max_duration_s,
+        max_width=settings.max_width,
+        max_height=settings.max_height,
+        window=clip.duration,
+    )
+    try:
+        return services.prober.probe(upload.path, "video" if kind == "v2a" else "audio", limits, start)
+    except ProbeError as error:
+        wrong = FieldError(error.field, error.got, error.allowed or error.message)
+        raise Problem(error.status, error.code, f"{upload.filename}: {error.message}.", [wrong]) from error
+
+
+def _input(job_id: str, upload: Upload, found: ProbeResult, start: float, clip: ClipSpec) -> Input:
+    name = f"input{extension(found, upload.filename)}"
+    return Input(
+        filename=upload.filename,
+        bytes=upload.bytes,
+        sha256=upload.sha256,
+        duration=round(found.duration, 6),
+        video=VideoStream(**asdict(found.video)) if found.video else None,
+        audio=AudioStream(**asdict(found.audio)) if found.audio else None,
+        used=Window(start, round(min(clip.duration, found.duration - start), 6)),
+        name=name,
+        key=f"{storage_prefix(job_id)}{name}",
+    )
+
+
+def extension(found: ProbeResult, filename: str) -> str:
+    """The ending for a file of this container: the client's own if it is one of those in use, else the usual one."""
+    known = _EXTENSIONS.get(found.container.partition(",")[0], ("",))
+    given = PurePath(filename).suffix.lower()
+    if given in known:
+        return given
+    return ".m4a" if known[0] == ".mp4" and found.video is None else known[0]
+
+
+def _erase(services: Services, job: Job) -> None:
+    try:
+        services.storage.delete_prefix(job.storage_prefix)
+    except StorageUnavailable as error:
+        log.error("a refused upload may stay in storage", job=job.id, error=str(error))

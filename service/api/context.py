@@ -1,0 +1,97 @@
+"""Around every request: its id, one line in the log, a bound on its body, and an answer even where the code failed."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import Problem, problem_response
+from service.log import log
+
+MAX_BODY = 2**20
+"""Bytes of a request's body, unless its route says otherwise."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+class BodyLimit:
+    """Counts a body while it is read. A route that takes more says so by `allow` before it reads."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.allow(MAX_BODY, Problem(413, "too_large", f"The body of this request can have {MAX_BODY} bytes at most."))
+        self._announced = int(Headers(scope=scope).get("content-length", "0") or 0)
+        self._receive = receive
+        self._received = 0
+
+    def allow(self, maximum: int, problem: Problem) -> None:
+        """From now on `maximum` bytes may come; `problem` is raised beyond."""
+        self._maximum, self._problem = maximum, problem
+
+    async def receive(self) -> Message:
+        """The next message. Raises the problem beyond the limit, at once where the length is announced."""
+        self._check(self._announced)
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        self._check(self._received)
+        return message
+
+    def _check(self, size: int) -> None:
+        if size > self._maximum:
+            raise self._problem
+
+
+def body_limit(request: Request) -> BodyLimit:
+    """The limit that bounds this request's body."""
+    limit = request.state.body_limit
+    assert isinstance(limit, BodyLimit)
+    return limit
+
+
+class RequestContext:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        limit = BodyLimit(scope, receive)
+        scope.setdefault("state", {}).update(request_id=request_id, body_limit=limit)
+        status: int | None = None
+        began = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, limit.receive, send_with_id)
+            except ClientDisconnect:
+                log.info("the client went away", method=scope["method"], path=scope["path"])
+            except Exception:
+                log.exception("a request could not be answered", method=scope["method"], path=scope["path"])
+                if status is not None:
+                    raise  # part of the answer is out: only closing the connection tells the client
+                failure = Problem(500, "internal_error", "The service failed; its log says why under this request_id.")
+                await problem_response(Request(scope), failure)(scope, receive, send_with_id)
+            took = round((time.perf_counter() - began) * 1000, 1)
+            level = "debug" if scope["path"] in _QUIET else "info"
+            getattr(log, level)("request", method=scope["method"], path=scope["path"], status=status, milliseconds=took)
+
+
+_QUIET = ("/healthz", "/readyz")
+"""Asked every few seconds by whatever watches the service."""

@@ -1,0 +1,139 @@
+"""`GET /jobs/{id}/files/{name}`: what was uploaded and what was made, whole or in part (RFC 9110, section 14)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from service.api.etags import is_unchanged, range_applies
+from service.api.jobs import find
+from service.api.problems import Problem, responses
+from service.api.schemas import file_name
+from service.api.services import ServicesHere
+from service.jobs.record import Job, Status
+from service.storage import ObjectNotFound
+
+router = APIRouter(tags=["jobs"])
+
+CONTENT_TYPES = {
+    ".mp4": "video/mp4",
+    ".mov": "video/quicktime",
+    ".m4v": "video/mp4",
+    ".3gp": "video/3gpp",
+    ".mkv": "video/x-matroska",
+    ".mka": "audio/x-matroska",
+    ".webm": "video/webm",
+    ".avi": "video/x-msvideo",
+    ".ts": "video/mp2t",
+    ".m2ts": "video/mp2t",
+    ".mts": "video/mp2t",
+    ".gif": "image/gif",
+    ".m4a": "audio/mp4",
+    ".mp3": "audio/mpeg",
+    ".aac": "audio/aac",
+    ".flac": "audio/flac",
+    ".ogg": "audio/ogg",
+    ".oga": "audio/ogg",
+    ".ogv": "video/ogg",
+    ".opus": "audio/ogg",
+    ".wav": "audio/wav",
+    ".aiff": "audio/aiff",
+    ".aif": "audio/aiff",
+    ".json": "application/json",
+}
+MADE = ("video.mp4", "audio.wav", "manifest.json")
+"""The files of every output."""
+
+
+def content_type(name: str) -> str:
+    """The media type of a file by its name."""
+    return CONTENT_TYPES.get(PurePath(name).suffix, "application/octet-stream")
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FILES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the file", "content": {"application/octet-stream": _BINARY}},
+    206: {"description": "the range asked for", "content": {"application/octet-stream": _BINARY}},
+    304: {"description": "the client has it already"},
+}
+
+
+@router.get(
+    "/jobs/{job_id}/files/{name}", response_class=Response, responses=_FILES | responses(404, 409, 410, 416, 503)
+)
+@router.head("/jobs/{job_id}/files/{name}", include_in_schema=False)
+def file(job_id: str, name: str, request: Request, services: ServicesHere) -> Response:
+    """One file of a job: `video.mp4`, `audio.wav`, `manifest.json`, the upload as `input.*`; further outputs have `-1`,
+    `-2` … before the dot."""
+    key = _key(find(services, job_id), name)
+    try:
+        info = services.storage.info(key)
+        etag = f'"{info.etag}"'
+        headers = {
+            "ETag": etag,
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "private, no-cache",
+            "Content-Disposition": f"inline; filename={quote(name)}",
+            # What users upload is shown as what it is, and never as a page of this service.
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+        }
+        if is_unchanged(request.headers.get("if-none-match"), etag):
+            return Response(status_code=304, headers=headers)
+        part = None
+        if request.method == "GET" and range_applies(request.headers.get("if-range"), etag):
+            part = byte_range(request.headers.get("range"), info.size)
+        start, stop = part or (0, info.size)
+        if part:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{info.size}"
+        headers["Content-Length"] = str(stop - start)
+        status = 206 if part else 200
+        if request.method == "HEAD":
+            return Response(status_code=status, headers=headers, media_type=content_type(name))
+        pieces = services.storage.read(key, start, stop)
+        return StreamingResponse(pieces, status, headers, media_type=content_type(name))
+    except ObjectNotFound as error:
+        raise Problem(410, "gone", f"{name} is no longer kept.") from error
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The range that a `Range` header asks of `size` bytes: first byte and the one behind the last.
+
+    None where the whole is to be sent: no header, another unit, several ranges, or nonsense, which RFC 9110 (14.2) lets
+    a server pass over. Raises Problem 416 where no byte of the range is there.
+    """
+    match = re.fullmatch(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)", (header or "").strip(), re.IGNORECASE)
+    if match is None or not (match[1] or match[2]):
+        return None
+    if match[1]:
+        start, stop = int(match[1]), min(int(match[2]) + 1, size) if match[2] else size
+        if match[2] and int(match[2]) < start:
+            return None
+    else:
+        start, stop = max(size - int(match[2]), 0), size
+    if start >= stop:
+        unsatisfied = {"Content-Range": f"bytes */{size}"}
+        raise Problem(416, "range_not_satisfiable", f"The file has {size} bytes.", headers=unsatisfied)
+    return start, stop
+
+
+def _key(job: Job, name: str) -> str:
+    """Where storage keeps the file. Raises Problem 404 for a name that no job has, 409 for a file not there yet."""
+    if job.input is not None and name == job.input.name:
+        return job.input.key
+    for output in job.outputs:
+        for plain, key in output.files.items():
+            if file_name(plain, output.index) == name:
+                return key
+    if name in (file_name(plain, index) for plain in MADE for index in range(job.params.num_outputs)):
+        if job.status is Status.FAILED:
+            raise Problem(409, "job_failed", f"The job failed, so there is no {name}.")
+        if not job.status.ended:
+            detail = f"{name} is not there yet: the job is {job.status}."
+            raise Problem(409, "not_ready", detail, headers={"Retry-After": "2"})
+    raise Problem(404, "unknown_file", f"The job has no file {name}.")

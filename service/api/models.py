@@ -1,0 +1,83 @@
+"""`GET /models`: what is served here, as the manifests say it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from model.config import KINDS
+from model.manifest import Manifest
+from model.request import SAMPLERS, allowed_guidance
+from service.api.services import ServicesHere
+
+router = APIRouter(tags=["models"])
+
+
+class ClipView(BaseModel):
+    """The clip a model makes."""
+
+    frames: int
+    fps: int
+    height: int
+    width: int
+    sample_rate: int
+    duration: float = Field(description="seconds")
+
+
+class Resolution(BaseModel):
+    width: int
+    height: int
+    super_resolution: bool
+
+
+class ModelView(BaseModel):
+    """One model."""
+
+    name: str
+    default: bool
+    trained: bool = Field(description="false: the networks are random, the clips noise")
+    description: str
+    licence: str
+    clip: ClipView
+    resolutions: list[Resolution]
+    samplers: list[str]
+    guidance: dict[str, list[str]] = Field(description="the methods allowed, by kind of job")
+    independent_timesteps: bool
+    weights_hash: str = Field(description="SHA-256 that identifies the weights")
+
+
+class ModelList(BaseModel):
+    data: list[ModelView]
+
+
+def view(manifest: Manifest, default: str, weights_hash: str) -> ModelView:
+    """What `/models` says of one model."""
+    clip = manifest.config.clip
+    sizes = [Resolution(width=clip.width, height=clip.height, super_resolution=False)]
+    if manifest.config.sr is not None:
+        height, width = manifest.config.output_size
+        sizes.append(Resolution(width=width, height=height, super_resolution=True))
+    return ModelView(
+        name=manifest.name,
+        default=manifest.name == default,
+        trained=manifest.trained,
+        description=manifest.description,
+        licence=manifest.licence,
+        clip=ClipView(**asdict(clip), duration=clip.duration),
+        resolutions=sizes,
+        samplers=list(SAMPLERS),
+        guidance={kind: list(allowed_guidance(kind, manifest)) for kind in KINDS},
+        independent_timesteps=manifest.independent_timesteps,
+        weights_hash=weights_hash,
+    )
+
+
+@router.get("/models")
+@router.head("/models", include_in_schema=False)
+def models(services: ServicesHere) -> ModelList:
+    """Every model that a job can name, and what it can do."""
+    catalogue = services.catalogue
+    listed = catalogue.manifests.values()
+    return ModelList(data=[view(each, catalogue.default, catalogue.weights_hash(each.name)) for each in listed])

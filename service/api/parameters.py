@@ -1,0 +1,180 @@
+"""What a client can ask for: one model a route, its limits and defaults taken from the model's own."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
+
+from model import request as limits
+from model.manifest import Manifest
+from model.request import RequestError, SamplingParams
+from service.api.problems import FieldError, Problem
+from service.jobs.record import PRIORITIES
+
+_DEFAULT: dict[str, Any] = {field.name: field.default for field in fields(SamplingParams)}
+_WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "a string"}
+_SAMPLING = tuple(field.name for field in fields(SamplingParams))
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Marks a string field that takes one of `names` only."""
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(list(self.names))
+
+
+class Parameters(BaseModel):
+    """What every job takes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: str | None = Field(default=None, description="a name from /models; the default model where absent")
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        le=limits.MAX_SEED,
+        description="the same seed, the same clip; drawn by the server where absent",
+    )
+    num_outputs: int = Field(
+        default=_DEFAULT["num_outputs"],
+        ge=1,
+        le=limits.MAX_OUTPUTS,
+        description="clips to make; number i uses (seed, i)",
+    )
+    sampler: Annotated[str, OneOf(limits.SAMPLERS)] = _DEFAULT["sampler"]
+    steps: int = Field(
+        default=_DEFAULT["steps"], ge=1, le=limits.MAX_STEPS, description="evaluations of the base network"
+    )
+    spacing: Annotated[str, OneOf(limits.SPACINGS)] = Field(
+        default=_DEFAULT["spacing"], description="where the steps lie"
+    )
+    order: int | None = Field(default=None, ge=1, le=limits.MAX_ORDER, description="for dpm_solver; 3 where absent")
+    eta: float | None = Field(
+        default=None, ge=0, le=1, description="for ddim: 0 without noise, 1 as ddpm; 0 where absent"
+    )
+    guidance: Annotated[str, OneOf(limits.GUIDANCE)] | None = Field(
+        default=None, description="how the given side leads the other; the best that the model allows where absent"
+    )
+    guidance_scale: float | None = Field(
+        default=None, ge=0, le=limits.MAX_GUIDANCE_SCALE, description="how strongly; that of the method where absent"
+    )
+    priority: Annotated[str, OneOf(PRIORITIES)] = Field(
+        default="normal", description="jobs of higher priority run first"
+    )
+    metadata: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
+        default_factory=dict, max_length=16, description="at most 16 pairs of strings, returned untouched"
+    )
+
+    def sampling(self, kind: str, manifest: Manifest) -> SamplingParams:
+        """The parameters as used: seed drawn, every default resolved. Raises Problem for what the model cannot do."""
+        given = {name: getattr(self, name) for name in _SAMPLING if hasattr(self, name)}
+        if given["seed"] is None:
+            given["seed"] = secrets.randbelow(limits.MAX_SEED + 1)
+        try:
+            return SamplingParams(**given).resolve(kind, manifest)
+        except RequestError as error:
+            refused = FieldError(error.field, given.get(error.field), str(error))
+            raise Problem(422, "invalid_parameter", f"{error}.", [refused]) from error
+
+
+class SuperResolution(BaseModel):
+    """What jobs take that make new frames."""
+
+    super_resolution: bool | None = Field(
+        default=None, description="enlarge the frames; true where absent and the model can"
+    )
+    sr_sampler: Annotated[str, OneOf(limits.SR_SAMPLERS)] | None = Field(
+        default=None, description="dpmpp_2m from the noised frame, where absent; ddim from noise, as published"
+    )
+    sr_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=limits.MAX_SR_STEPS,
+        description="evaluations of the super-resolution network; 8 where absent, 25 with ddim",
+    )
+
+
+class Conditional(BaseModel):
+    """What jobs take that begin with an upload."""
+
+    start: float = Field(default=0.0, ge=0, description="where in the upload to begin, in seconds")
+
+
+class GenerateParameters(SuperResolution, Parameters):
+    """Make a sounding video from nothing."""
+
+
+class V2AParameters(Conditional, Parameters):
+    """Make a sound for a video."""
+
+
+class A2VParameters(Conditional, SuperResolution, Parameters):
+    """Make a video for a sound."""
+
+
+PARAMETERS: dict[str, type[Parameters]] = {"generate": GenerateParameters, "v2a": V2AParameters, "a2v": A2VParameters}
+
+
+def used(kind: str, params: SamplingParams) -> dict[str, Any]:
+    """The sampling parameters of a job of `kind` as its owner may send them again: those that apply, resolved."""
+    names = PARAMETERS[kind].model_fields
+    values = {name: getattr(params, name) for name in _SAMPLING if name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+async def json_parameters(request: Request) -> GenerateParameters:
+    """Parameters from a JSON body; no body asks for every default. Raises Problem 400, 415 or 422."""
+    body = await request.body()
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if body and media_type != "application/json" and not media_type.endswith("+json"):
+        raise Problem(415, "unsupported_media_type", "The body must be JSON, with Content-Type: application/json.")
+    try:
+        return GenerateParameters.model_validate(parse_json(body, "The body") if body else {})
+    except ValidationError as error:
+        raise refuse(error, GenerateParameters) from error
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+    """The value that `text` stands for. Raises Problem 400, saying `what` was to be JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # the latter for brackets nested by the thousand
+        raise Problem(400, "malformed", f"{what} is not JSON: {error}.") from error
+
+
+def refuse(error: ValidationError, model: type[Parameters]) -> Problem:
+    """The problem that tells which fields are wrong, what came and what is allowed."""
+    errors = []
+    for item in error.errors(include_url=False, include_context=False):
+        name = str(item["loc"][0]) if item["loc"] else ""
+        if not name:
+            errors.append(FieldError("", item["input"], "a JSON object of parameters"))
+        elif item["type"] == "extra_forbidden":
+            errors.append(FieldError(name, item["input"], f"only {', '.join(model.model_fields)}"))
+        else:
+            errors.append(FieldError(name, item["input"], allowed(model, name)))
+    names = ", ".join(dict.fromkeys(error.field or "the body" for error in errors))
+    return Problem(422, "invalid_parameter", f"Not as allowed: {names}.", errors)
+
+
+def allowed(model: type[Parameters], name: str) -> str:
+    """What the field takes, in words."""
+    if name == "metadata":
+        return "an object of at most 16 strings of at most 512 characters, their names 1 … 64 characters long"
+    schema = model.model_json_schema()["properties"][name]
+    schema = next((choice for choice in schema.get("anyOf", ()) if choice.get("type") != "null"), schema)
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    words = _WORDS[schema["type"]]
+    if "maximum" in schema:
+        return f"{words} {schema['minimum']} … {schema['maximum']}"
+    return f"{words} of at least {schema['minimum']}" if "minimum" in schema else words

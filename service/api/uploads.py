@@ -1,0 +1,225 @@
+"""A multipart upload (RFC 7578) on its way to disk: bounded, hashed as it comes, and gone again whatever happens."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+
+from service.api.context import body_limit
+from service.api.problems import FieldError, Problem
+from service.settings import Settings
+
+MAX_FIELD = 64 * 1024
+"""Bytes of one form field that is not the file."""
+
+MAX_FIELDS = 40
+_FORM_BYTES = 2**20
+"""Bytes of a request beyond those of its file."""
+
+_PREFIX = "upload-"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file received: where it lies now, the name that the client gave it, and the form fields that came with it."""
+
+    path: Path
+    filename: str
+    bytes: int
+    sha256: str
+    fields: dict[str, str]
+
+
+@asynccontextmanager
+async def receive_upload(request: Request, settings: Settings) -> AsyncIterator[Upload]:
+    """Read the form of `request`; its file lies in `settings.temporary` as long as the context is open, and no longer.
+
+    Raises Problem 400, 413, 415, 422 or 507, and ClientDisconnect if the client breaks off.
+    """
+    media_type, options = parse_options_header(request.headers.get("content-type"))
+    if media_type != b"multipart/form-data" or not options.get(b"boundary"):
+        raise Problem(415, "unsupported_media_type", "The body must be multipart/form-data with the file in `file`.")
+    body_limit(request).allow(settings.max_upload_bytes + _FORM_BYTES, _too_large(settings.max_upload_bytes))
+    with _room_on_disk():
+        settings.temporary.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=settings.temporary, prefix=_PREFIX)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # held until closed: `sweep` tells by it what is abandoned
+            form = _Form(options[b"boundary"], file, settings.max_upload_bytes)
+            async for chunk in request.stream():
+                await run_in_threadpool(form.feed, chunk)  # hashing and the disk must not hold up other requests
+            await run_in_threadpool(form.finish)
+            yield Upload(Path(name), form.filename, form.size, form.digest.hexdigest(), form.fields)
+    finally:
+        os.unlink(name)
+
+
+def sweep(folder: Path) -> int:
+    """Remove uploads that a killed process left in `folder`; return their number. Those being received are locked."""
+    removed = 0
+    for path in folder.glob(f"{_PREFIX}*"):
+        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            removed += 1
+    return removed
+
+
+class _Form:
+    """Takes the body apart: the part `file` to disk, the others to `fields`. Raises Problem."""
+
+    def __init__(self, boundary: bytes, file: IO[bytes], max_bytes: int) -> None:
+        self.filename = ""
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self.fields: dict[str, str] = {}
+        self._file = file
+        self._max_bytes = max_bytes
+        self._has_file = False
+        self._ended = False
+        self._name = ""
+        self._is_file = False
+        self._value = bytearray()
+        self._header = bytearray()
+        self._header_value = bytearray()
+        self._disposition = b""
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._part_begin,
+                    "on_part_data": self._part_data,
+                    "on_part_end": self._part_end,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_part,
+                    "on_header_end": self._header_end,
+                    "on_headers_finished": self._headers_finished,
+                    "on_end": self._end,
+                },
+            )
+        except FormParserError as error:
+            raise _malformed(str(error)) from error
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the body."""
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise _malformed(str(error)) from error
+
+    def finish(self) -> None:
+        """The body has ended: see that it was whole and had a file."""
+        if not self._ended:
+            raise _malformed("the closing boundary is missing")
+        if not self._has_file:
+            raise Problem(
+                422, "missing_file", "The form has no file.", [FieldError("file", None, "a part with a filename")]
+            )
+        with _room_on_disk():
+            self._file.flush()
+
+    def _part_begin(self) -> None:
+        self._disposition = b""
+        self._value = bytearray()
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _header_part(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = bytes(self._header_value)
+        self._header, self._header_value = bytearray(), bytearray()
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if b"name" not in options:
+            raise _malformed("a part has no name")
+        self._name = _text(options[b"name"], "the name of a part")
+        self._is_file = b"filename" in options
+        if self._is_file != (self._name == "file"):
+            allowed = "a part with a filename" if self._name == "file" else "the file comes in `file`"
+            raise _invalid(self._name, "a file" if self._is_file else "a value", allowed)
+        if self._name in self.fields or (self._is_file and self._has_file):
+            raise _invalid(self._name, "more than one", "each field once")
+        if self._is_file:
+            self._has_file = True
+            self.filename = _display_name(options[b"filename"].decode("utf-8", "replace"))
+        elif len(self.fields) >= MAX_FIELDS:
+            raise _invalid(self._name, "one field more", f"{MAX_FIELDS} fields at most")
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if not self._is_file:
+            if len(self._value) + end - start > MAX_FIELD:
+                raise _invalid(self._name, "a longer value", f"{MAX_FIELD} bytes at most")
+            self._value += data[start:end]
+            return
+        self.size += end - start
+        if self.size > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        piece = memoryview(data)[start:end]
+        self.digest.update(piece)
+        with _room_on_disk():
+            self._file.write(piece)
+
+    def _part_end(self) -> None:
+        if not self._is_file:
+            self.fields[self._name] = _text(bytes(self._value), self._name)
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+@contextmanager
+def _room_on_disk() -> Iterator[None]:
+    """A full disk becomes Problem 507."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Problem(507, "storage_full", "No space is left for the upload.") from error
+
+
+def _text(raw: bytes, what: str) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise _malformed(f"{what} is not UTF-8") from error
+
+
+def _display_name(given: str) -> str:
+    """The client's file name, fit to be shown: without folders and unprintable characters, 255 characters at most."""
+    name = re.split(r"[/\\]", given)[-1]
+    return "".join(c for c in name if unicodedata.category(c)[0] != "C")[:255].strip() or "upload"
+
+
+def _too_large(max_bytes: int) -> Problem:
+    limit = f"at most {max_bytes // 2**20} MiB"
+    return Problem(413, "too_large", f"The file is too large: {limit} are taken.", [FieldError("file", "more", limit)])
+
+
+def _malformed(reason: str) -> Problem:
+    return Problem(400, "malformed", f"The form cannot be read: {reason}.")
+
+
+def _invalid(field: str, got: str, allowed: str) -> Problem:
+    return Problem(422, "invalid_parameter", f"{field}: {allowed}.", [FieldError(field, got, allowed)])

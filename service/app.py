@@ -1,0 +1,92 @@
+"""The HTTP API, put together."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+
+from model.manifest import ManifestError, find_models
+from service.api import conditional, files, generate, health, jobs, models, problems
+from service.api.catalogue import Catalogue
+from service.api.context import RequestContext
+from service.api.services import Services
+from service.api.uploads import sweep
+from service.jobs.queue import JobQueue, QueueUnavailable
+from service.jobs.store import JobStore, StoreUnavailable, connect
+from service.log import configure_logging, log
+from service.probe import Prober
+from service.settings import Settings, load_settings
+from service.storage import open_storage
+
+_ROUTERS = (generate.router, conditional.router, jobs.router, files.router, models.router, health.router)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The API for `settings`; where none are given, for those of the environment, and with the log set up by them.
+
+    Ends the process (SystemExit) with a sentence if a setting or a model's manifest is wrong.
+    """
+    if settings is None:
+        settings = load_settings()
+        configure_logging(settings)
+    try:
+        catalogue = Catalogue(find_models(settings.models), settings.default_model)
+    except (ManifestError, ValueError) as error:
+        raise SystemExit(f"Duet cannot start.\n{error}") from error
+    chosen = settings
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        abandoned = sweep(chosen.temporary)
+        if abandoned:
+            log.info("abandoned uploads removed", count=abandoned)
+        client = connect(chosen)
+        store = JobStore(client)
+        queue = JobQueue(chosen)
+        try:
+            store.ping()
+            queue.connect()
+        except (StoreUnavailable, QueueUnavailable) as error:
+            log.warning("Redis does not answer yet", error=str(error))
+        with Prober() as prober:
+            app.state.services = Services(
+                settings=chosen,
+                store=store,
+                queue=queue,
+                storage=open_storage(chosen),
+                catalogue=catalogue,
+                prober=prober,
+                judges=CapacityLimiter(max(2, os.cpu_count() or 1)),
+            )
+            yield
+        queue.close()
+        client.close()
+
+    app = FastAPI(
+        title="Duet",
+        summary="Joint audio-video diffusion: sounding video from nothing, video for a sound, sound for a video.",
+        version=_version(),
+        lifespan=lifespan,
+        # FastAPI's own pages load their scripts from elsewhere; the description itself is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    for router in _ROUTERS:
+        app.include_router(router)
+        app.include_router(router, prefix="/v1", include_in_schema=False)
+    problems.install(app)
+    app.add_middleware(RequestContext)
+    return app
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("duet-av")
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree that was never installed
+        return "0"

@@ -1,0 +1,112 @@
+"""The hand-over to the workers: a Celery message that carries a job id, sent by the task's name.
+
+The message is only a wake-up; what is to be done stands in the record. So a lost message costs time and a doubled one
+costs nothing, and no code of the workers is imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from service.jobs.record import Job
+from service.settings import Settings
+
+RUN_JOB = "duet.run_job"
+"""Name of the task that runs a job; its one argument is the job's id."""
+
+_PRIORITY = {"high": 0, "normal": 3, "low": 6}
+"""Celery's numbers on Redis: 0 goes first; 0, 3, 6 and 9 are the lists that exist."""
+
+
+class QueueUnavailable(Exception):
+    """The broker cannot be reached; the message may or may not be in the queue."""
+
+
+def celery_config(settings: Settings) -> dict[str, Any]:
+    """Celery's settings, the same on both sides of the queue."""
+    return {
+        "broker_url": broker_url(settings.redis_url),
+        "task_default_queue": "duet",
+        # The record holds the result: Celery's own would be a second truth.
+        "task_ignore_result": True,
+        # A message is done when the job is, so that a dead worker's message comes back.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        # One message in hand, the others stay where a free worker, or a more urgent job, finds them.
+        "worker_prefetch_multiplier": 1,
+        # A running job outlives a Redis restart: it commits when Redis is back, with its token.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            # Longer than any job, or a job would be taken from the worker that is still busy with it.
+            "visibility_timeout": 24 * 3600,
+            # For whoever publishes: one more try at once, then an error that becomes a 503.
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.05,
+            "interval_max": 0.05,
+            "socket_connect_timeout": 1.0,
+            "socket_keepalive": True,
+        },
+        # A pooled connection that Redis closed meanwhile is noticed on publishing: the second try has a new one.
+        "task_publish_retry": True,
+        "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.05},
+        # Ids only: nothing that arrives in a message is ever unpickled.
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "enable_utc": True,
+        # Our own log set-up stays in force in the worker.
+        "worker_hijack_root_logger": False,
+    }
+
+
+def broker_url(redis_url: str) -> str:
+    """Redis' address as Celery writes it: a Unix socket has another scheme there, and another name for the database."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    database = parse_qs(parts.query).get("db", ["0"])[0]
+    user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+    return f"redis+socket://{user}{parts.path}?virtual_host={database}"
+
+
+class JobQueue:
+    """The sending side."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._celery = Celery("duet", set_as_current=False)
+        self._celery.conf.update(celery_config(settings))
+
+    def connect(self) -> None:
+        """Do now what Celery else puts off until the first message, which then takes tens of milliseconds.
+
+        Raises QueueUnavailable.
+        """
+        self._celery.finalize()
+        _ = self._celery.amqp.send_task_message, self._celery.AsyncResult("")  # each is made when first asked for
+        with _reachable(), self._celery.producer_or_acquire() as producer:
+            producer.connection.ensure_connection(max_retries=1, interval_start=0)
+
+    def enqueue(self, job: Job) -> None:
+        """Send the wake-up for a job whose record is written. Raises QueueUnavailable."""
+        with _reachable():
+            self._celery.send_task(RUN_JOB, args=[job.id], priority=_PRIORITY[job.priority])
+
+    def close(self) -> None:
+        self._celery.close()
+
+
+@contextlib.contextmanager
+def _reachable() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, RedisError, OSError) as error:
+        raise QueueUnavailable(str(error)) from error

@@ -1,0 +1,283 @@
+"""The job record and its state machine. These functions alone change a status; all are pure: a record in, a record out.
+
+    queued ──start──▶ in_progress ──complete──▶ completed
+       │                   │  └──────fail─────▶ failed
+       └────────fail───────────────────────────▶
+
+`claim` bumps `attempt`, the fencing token: whoever holds an older one can change nothing any more. It leaves the status
+alone, because a job that a process picked up is not running yet; and it may be repeated, because a message may be
+delivered twice and the process that held the first one may be dead.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from model.request import SamplingParams
+
+PRIORITIES = ("low", "normal", "high")
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+_lock = threading.Lock()
+_latest = 0
+"""The last id that this process made."""
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        return self in (Status.COMPLETED, Status.FAILED)
+
+
+class IllegalTransition(Exception):
+    """A change of status that the state machine does not have."""
+
+
+class StaleClaim(Exception):
+    """The fencing token is not the current one: somebody else claimed the job since."""
+
+
+@dataclass(frozen=True)
+class VideoStream:
+    """Size in pixels as displayed, frame rate in hertz."""
+
+    width: int
+    height: int
+    fps: float
+
+
+@dataclass(frozen=True)
+class AudioStream:
+    """Sample rate in hertz."""
+
+    sample_rate: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of an upload that a job uses, in seconds."""
+
+    start: float
+    duration: float
+
+
+@dataclass(frozen=True)
+class Input:
+    """An upload. `name` is what we call it (`input.mp4`), `key` where storage keeps it, `duration` in seconds."""
+
+    filename: str
+    bytes: int
+    sha256: str
+    duration: float
+    video: VideoStream | None
+    audio: AudioStream | None
+    used: Window
+    name: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """One clip made: `files` maps the plain name (`video.mp4`) to the key in storage."""
+
+    index: int
+    seed: int
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class JobError:
+    """Why a job failed, in words for its owner."""
+
+    code: str
+    message: str
+    retryable: bool
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds spent in each stage."""
+
+    queued: float = 0.0
+    decode: float = 0.0
+    base: float = 0.0
+    sr: float = 0.0
+    encode: float = 0.0
+    upload: float = 0.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the current attempt is: `step` of `total_steps` in `stage`, `progress` 0 … 1 over all stages."""
+
+    stage: str
+    step: int
+    total_steps: int
+    progress: float
+    eta_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, all of it. `params` with every default resolved; `attempt` counts claims and is the fencing token."""
+
+    id: str
+    kind: str
+    status: Status
+    model: str
+    params: SamplingParams
+    priority: str
+    created_at: datetime
+    expires_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    attempt: int = 0
+    input: Input | None = None
+    outputs: tuple[Output, ...] = ()
+    error: JobError | None = None
+    timings: Timings | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def storage_prefix(self) -> str:
+        return storage_prefix(self.id)
+
+    def attempt_key(self, name: str) -> str:
+        """Where the current attempt writes the file `name`: attempts never overwrite each other's files."""
+        return f"{self.storage_prefix}attempt-{self.attempt}/{name}"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=_encode, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Job:
+        """Read a record. Fields that this version does not know are passed over: a newer one may have written it."""
+        return _decode(cls, json.loads(text))
+
+
+def storage_prefix(job_id: str) -> str:
+    """Everything storage keeps for this job lies under it."""
+    return f"jobs/{job_id}/"
+
+
+def new_job_id(now: float | None = None) -> str:
+    """`job_` and 26 characters: 48 bits of milliseconds and 80 of chance in Crockford's base 32, so ids sort by time.
+
+    `now`: seconds since 1970; the clock's where absent. Layout, and the rule for ids of the same millisecond, are those
+    of a ULID: such ids count on from the first, so that they too sort by time within a process.
+    """
+    global _latest
+    milliseconds = int((time.time() if now is None else now) * 1000)
+    with _lock:
+        number = _latest + 1 if _latest >> 80 == milliseconds else (milliseconds << 80) | secrets.randbits(79)
+        _latest = number
+    return "job_" + "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def new_job(
+    kind: str,
+    model: str,
+    params: SamplingParams,
+    *,
+    priority: str,
+    metadata: dict[str, str],
+    retention: timedelta,
+    input: Input | None = None,
+    job_id: str | None = None,
+) -> Job:
+    """A job that is about to be queued."""
+    now = _now()
+    return Job(
+        id=job_id or new_job_id(now.timestamp()),
+        kind=kind,
+        status=Status.QUEUED,
+        model=model,
+        params=params,
+        priority=priority,
+        created_at=now,
+        expires_at=now + retention,
+        input=input,
+        metadata=metadata,
+    )
+
+
+def claim(job: Job) -> Job:
+    """Take the job over. Raises IllegalTransition if it has ended."""
+    if job.status.ended:
+        raise IllegalTransition(f"{job.id} is {job.status}: nothing is left to claim")
+    return replace(job, attempt=job.attempt + 1)
+
+
+def start(job: Job, token: int) -> Job:
+    """The engine begins. A later attempt begins anew: `started_at` is that of the attempt that made the result."""
+    _current(job, token)
+    if job.status.ended:
+        raise IllegalTransition(f"{job.id} is {job.status} and cannot start")
+    return replace(job, status=Status.IN_PROGRESS, started_at=_now())
+
+
+def complete(job: Job, token: int, outputs: tuple[Output, ...], timings: Timings) -> Job:
+    """The result is there, all files in storage."""
+    _current(job, token)
+    if job.status is not Status.IN_PROGRESS:
+        raise IllegalTransition(f"{job.id} is {job.status} and cannot complete")
+    return replace(
+        job, status=Status.COMPLETED, completed_at=_now(), outputs=tuple(outputs), timings=timings, error=None
+    )
+
+
+def fail(job: Job, token: int, error: JobError) -> Job:
+    """It ended without a result; a claimed job may fail before the engine started it."""
+    _current(job, token)
+    if job.status.ended:
+        raise IllegalTransition(f"{job.id} is {job.status} and cannot fail")
+    return replace(job, status=Status.FAILED, completed_at=_now(), error=error)
+
+
+def _current(job: Job, token: int) -> None:
+    if token != job.attempt or token < 1:
+        raise StaleClaim(f"{job.id}: token {token} is stale, attempt {job.attempt} is current")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no place in a job record")
+
+
+def _decode(annotation: Any, value: Any) -> Any:
+    """Rebuild a value of the type `annotation` from JSON: nested dataclasses, tuples of them, dates, enumerations."""
+    if value is None:
+        return None
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        return _decode(next(a for a in arguments if a is not types.NoneType), value)
+    if origin is tuple:
+        return tuple(_decode(arguments[0], item) for item in value)
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        hints = typing.get_type_hints(annotation)
+        known = (f.name for f in fields(annotation) if f.name in value)
+        return annotation(**{name: _decode(hints[name], value[name]) for name in known})
+    if annotation is datetime:
+        return datetime.fromisoformat(value)
+    return Status(value) if annotation is Status else value

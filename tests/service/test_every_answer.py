@@ -1,0 +1,166 @@
+"""What holds for all routes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import APIRouter
+
+from service.app import create_app
+from service.settings import Settings
+from tests.conftest import RunningApi
+from tests.service.answers import problem
+
+
+def test_a_request_id_is_kept_or_made(client: httpx.Client) -> None:
+    assert client.get("/healthz", headers={"X-Request-ID": "mine-7"}).headers["x-request-id"] == "mine-7"
+    made = {client.get("/healthz").headers["x-request-id"] for _ in range(3)}
+    assert len(made) == 3
+    for unfit in ("a b", "x" * 129, 'a"b', "{}"):
+        assert client.get("/nothing", headers={"X-Request-ID": unfit}).headers["x-request-id"] != unfit
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/v1/nothing", "/jobs", "/docs", "/redoc", "/v2/generate", "/%00", "/ü"])
+def test_what_is_not_there_is_not_found(client: httpx.Client, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/generate", "POST"),
+        ("PUT", "/v2a", "POST"),
+        ("DELETE", "/models", "GET, HEAD"),
+        ("POST", "/jobs/x", "GET, HEAD"),
+        ("POST", "/v1/healthz", "GET, HEAD"),
+    ],
+)
+def test_another_method_is_told_which_there_are(client: httpx.Client, method: str, path: str, allow: str) -> None:
+    answer = client.request(method, path)
+    problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == allow
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/models", "/v1/models"])
+def test_the_head_of_an_answer_is_that_answer_without_its_body(client: httpx.Client, path: str) -> None:
+    head, whole = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
+
+
+def test_a_fault_of_ours_is_told_without_its_insides(settings: Settings) -> None:
+    app = create_app(settings)
+    router = APIRouter()
+
+    @router.get("/broken")
+    def broken() -> None:
+        raise RuntimeError("the password is swordfish")
+
+    app.include_router(router)
+    api = RunningApi(app)
+    api.start()
+    try:
+        answer = httpx.get(f"{api.url}/broken", trust_env=False)
+    finally:
+        api.stop()
+    problem(answer, 500, "internal_error")
+    assert "swordfish" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+def test_the_models_say_what_they_are(client: httpx.Client) -> None:
+    (demo,) = client.get("/models").json()["data"]
+    assert (demo["name"], demo["default"]) == ("demo", True)
+    assert demo["clip"] == {
+        "frames": 16,
+        "fps": 10,
+        "height": 32,
+        "width": 32,
+        "sample_rate": 16_000,
+        "duration": 1.6,
+    }
+    assert [(size["width"], size["height"]) for size in demo["resolutions"]] == [(32, 32), (128, 128)]
+    assert {"ddim", "dpmpp_2m"} <= set(demo["samplers"])
+    assert "replacement" in demo["guidance"]["v2a"]
+    assert re.fullmatch("[0-9a-f]{64}", demo["weights_hash"])
+    assert demo["licence"]
+
+
+def test_the_description_covers_every_route_with_its_limits(client: httpx.Client) -> None:
+    description = client.get("/openapi.json").json()
+    assert set(description["paths"]) == {
+        "/generate",
+        "/v2a",
+        "/a2v",
+        "/jobs/{job_id}",
+        "/jobs/{job_id}/files/{name}",
+        "/models",
+        "/healthz",
+        "/readyz",
+    }
+    body = description["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert (body["properties"]["steps"]["minimum"], body["properties"]["steps"]["maximum"]) == (1, 1000)
+    form = description["paths"]["/v2a"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["required"] == ["file"]
+    assert "super_resolution" not in form["properties"]
+    assert "Problem" in description["components"]["schemas"]
+    for reference in re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(description)):
+        assert reference in description["components"]["schemas"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"default_model": "none"}, "DUET_DEFAULT_MODEL is 'none'; the models here are: demo"),
+        ({"models": "models"}, "model.json"),
+    ],
+)
+def test_models_that_cannot_be_served_end_the_process_in_words(
+    settings: Settings, tmp_path: Path, changes: dict[str, str], sentence: str
+) -> None:
+    (tmp_path / "models" / "broken").mkdir(parents=True)
+    (tmp_path / "models" / "broken" / "model.json").write_text("{")
+    update = {name: tmp_path / value if name == "models" else value for name, value in changes.items()}
+    with pytest.raises(SystemExit) as end:
+        create_app(settings.model_copy(update=update))
+    assert sentence in str(end.value)
+
+
+def test_the_service_needs_no_torch() -> None:
+    """It starts in a second and lives in little memory: torch is the workers' affair."""
+    code = "import service.app, sys; print([name for name in ('torch', 'av', 'workers') if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_every_request_is_one_line_in_the_log_with_its_id(
+    run_api: Callable[[Settings], RunningApi], settings: Settings, log_format: str
+) -> None:
+    code = (
+        "import asyncio, httpx\n"
+        "from service.app import create_app\n"
+        "async def main():\n"
+        "    app = create_app()\n"
+        "    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url='http://x') as client:\n"
+        "        await client.get('/nothing', headers={'X-Request-ID': 'mine-7'})\n"
+        "asyncio.run(main())\n"
+    )
+    environment = {"DUET_LOG_FORMAT": log_format, "DUET_DATA": str(settings.data), "PATH": ""}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    (line,) = [line for line in run.stderr.splitlines() if "mine-7" in line]
+    assert run.stdout == ""
+    if log_format == "json":
+        entry = json.loads(line)
+        assert (entry["event"], entry["path"], entry["status"], entry["level"]) == ("request", "/nothing", 404, "info")
+        assert entry["request_id"] == "mine-7"
