@@ -82,9 +82,7 @@ class CoupledUNet(nn.Module):
         blocks = len(self.config.block_windows)
         shift = iter([None] * blocks if shifts is None else shifts.to(next(self.parameters()).device).unbind(1))
 
-        def run(
-            stage: nn.Module, video: Tensor | None, audio: Tensor | None
-        ) -> tuple[Tensor | None, Tensor | None]:
+        def run(stage: nn.Module, video: Tensor | None, audio: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
             for layer in stage.children():
                 if not isinstance(layer, CrossModalAttention):
                     video, audio = layer(video, audio, emb_video, emb_audio)
@@ -311,6 +309,7 @@ class VideoHead(nn.Module):
         self.conv = zero_init(nn.Conv3d(channels, 3, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
+        assert self.conv.bias is not None
         batch, frames, height, width, _ = x.shape
         x = silu(self.norm(x)).flatten(0, 1).permute(0, 3, 1, 2)
         # The kernel's three slices in time as one 2D convolution, each slice then added to the frame it belongs to.

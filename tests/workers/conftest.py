@@ -1,0 +1,168 @@
+"""A model that takes milliseconds, and real worker processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from model.config import PRESETS, ClipSpec
+from model.manifest import FILE_NAME, Manifest
+from model.request import SamplingParams
+from service.jobs.queue import JobQueue
+from service.jobs.record import AudioStream, Input, Job, VideoStream, Window, new_job, new_job_id
+from service.jobs.store import JobStore, connect
+from service.settings import Settings
+from service.storage import FolderStorage
+from tests.conftest import RedisServer
+from tests.waiting import until
+
+TINY = PRESETS["tiny"].clip
+
+
+class Stack:
+    """What an API would do: uploads to storage, records to Redis, messages to the queue."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = JobStore(connect(settings))
+        self.queue = JobQueue(settings)
+        self.storage = FolderStorage(Path(settings.storage_url))
+
+    def create(self, kind: str = "generate", upload: Path | None = None, **params: object) -> Job:
+        """Write the record of a job, and its upload to storage, without waking anybody."""
+        values = {"seed": 1, "steps": 2, "guidance": None if kind == "generate" else "replacement", **params}
+        job_id = new_job_id()
+        job = new_job(
+            kind,
+            "tiny",
+            SamplingParams(**values),  # type: ignore[arg-type]
+            priority="normal",
+            metadata={},
+            retention=timedelta(hours=1),
+            input=self._upload(job_id, upload, TINY) if upload else None,
+            job_id=job_id,
+        )
+        self.store.create(job)
+        return job
+
+    def submit(self, kind: str = "generate", upload: Path | None = None, **params: object) -> Job:
+        job = self.create(kind, upload, **params)
+        self.queue.enqueue(job)
+        return job
+
+    def ended(self, job: Job) -> Job:
+        """Wait until the job has ended; return its record."""
+        until(lambda: self.store.get(job.id).status.ended, f"{job.id} has ended", 60)
+        return self.store.get(job.id)
+
+    def files(self, job: Job) -> list[str]:
+        """What storage keeps of the job's results."""
+        return [key for key in self.storage.list(job.storage_prefix) if "/attempt-" in key]
+
+    def _upload(self, job_id: str, path: Path, clip: ClipSpec) -> Input:
+        key = f"jobs/{job_id}/input{path.suffix}"
+        self.storage.put_file(key, path, "application/octet-stream")
+        data = path.read_bytes()
+        return Input(
+            filename=path.name,
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            duration=clip.duration,
+            video=VideoStream(48, 32, 25.0),
+            audio=AudioStream(16_000, 1),
+            used=Window(0.0, clip.duration),
+            name=f"input{path.suffix}",
+            key=key,
+        )
+
+
+class WorkerProcess:
+    """`duet worker` as a user would start it."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        self.log = log
+        environment = {
+            "DUET_REDIS_URL": settings.redis_url,
+            "DUET_DATA": str(settings.data),
+            "DUET_MODELS": str(settings.models),
+            "OMP_NUM_THREADS": "1",  # a model this small only loses by sharing its work
+        }
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "service.cli", "worker"],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **environment},
+            )
+
+    def stop(self) -> int:
+        """Ask it to stop; return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one model, small enough for tests."""
+    folder = tmp_path_factory.mktemp("models")
+    manifest = Manifest("tiny", PRESETS["tiny"], trained=False, description="for tests", licence="MIT", init_seed=7)
+    (folder / "tiny").mkdir()
+    (folder / "tiny" / FILE_NAME).write_text(manifest.to_json())
+    return folder
+
+
+@pytest.fixture
+def stack(redis_url: str, models: Path, tmp_path: Path) -> Iterator[Stack]:
+    """An empty Redis and an empty storage folder; nobody works."""
+    stack = Stack(Settings(redis_url=redis_url, data=tmp_path / "data", models=models, default_model="tiny"))
+    yield stack
+    stack.queue.close()
+
+
+@pytest.fixture
+def start_worker(stack: Stack, tmp_path: Path) -> Iterator[Callable[[], WorkerProcess]]:
+    """Starts a worker and returns once it is there; what still runs at the end of the test is stopped."""
+    with ExitStack() as workers:
+        yield lambda: workers.enter_context(running_worker(stack, tmp_path / "worker.log"))
+
+
+@pytest.fixture(scope="module")
+def served(shared_redis: RedisServer, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack with one worker that all tests of a module share."""
+    folder = tmp_path_factory.mktemp("served")
+    url = f"{shared_redis.url}?db=1"
+    stack = Stack(Settings(redis_url=url, data=folder / "data", models=models, default_model="tiny"))
+    with running_worker(stack, folder / "worker.log"):
+        yield stack
+    stack.queue.close()
+
+
+@contextmanager
+def running_worker(stack: Stack, log: Path) -> Iterator[WorkerProcess]:
+    """A worker process that has announced itself."""
+    known = set(stack.store.workers())
+    worker = WorkerProcess(stack.settings, log)
+
+    def there() -> bool:
+        assert worker.process.poll() is None, f"the worker ended:\n{log.read_text()}"
+        return bool(set(stack.store.workers()) - known)
+
+    try:
+        until(there, "the worker is there", 60)
+        yield worker
+    finally:
+        worker.stop()

@@ -1,0 +1,1 @@
+"""Workers: claim jobs, run them through a model, store what comes out."""
