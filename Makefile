@@ -8,7 +8,7 @@ SOURCES := model service workers
 CHECKED := $(SOURCES) tests benchmarks
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test lint format install clean
+.PHONY: serve test contract chaos lint format install clean
 .DEFAULT_GOAL := serve
 
 serve: install
@@ -16,6 +16,14 @@ serve: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# Thousands of requests made by chance from the API's own description; `make test` does not include it.
+contract: install
+	$(BIN)/python -m tests.api_contract
+
+# 500 jobs while everything is killed; takes minutes, and the table goes to build/chaos.md.
+chaos: install
+	$(BIN)/python -m benchmarks.chaos
 
 lint: install
 	$(BIN)/ruff check $(CHECKED)

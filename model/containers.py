@@ -17,8 +17,19 @@ DEMUXERS = (MP4, MATROSKA, "avi", "mpegts", "gif", "mp3", "aac", "flac", "ogg", 
 READABLE = "MP4, MOV, WebM, MKV, AVI, MPEG-TS, GIF, MP3, AAC, FLAC, Ogg, WAV or AIFF"
 """The same list in a user's words."""
 
-PROTOCOL_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(DEMUXERS)}
-"""Options for every file that is opened: local files and the demuxers above only, also for what a file refers to."""
+UPLOAD = "fd:"
+"""How the decoder is told to open a file: by the number of a descriptor that is open already. It never gets a name."""
+
+MAX_CHANNELS = 64
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 100, 768_000
+"""What sound may have: outside lies no real file, and what does would fill the memory or come to nothing."""
+
+
+def open_options(descriptor: int) -> dict[str, str]:
+    """Options to open what `descriptor` stands for: descriptors and the demuxers above only, also for what a file
+    refers to. No protocol is left that takes a path or an address."""
+    return {"fd": str(descriptor), "protocol_whitelist": "fd", "format_whitelist": ",".join(DEMUXERS)}
+
 
 _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"mif2")
 _MOV_ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")

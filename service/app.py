@@ -11,12 +11,15 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from model.manifest import ManifestError, find_models
-from service.api import conditional, files, generate, health, jobs, models, problems
+from service.api import auth, conditional, files, generate, health, jobs, models, problems
 from service.api.catalogue import Catalogue
 from service.api.context import RequestContext
 from service.api.services import Services
 from service.api.uploads import sweep
+from service.jobs.idempotency import IdempotencyKeys
+from service.jobs.keyring import Keyring
 from service.jobs.queue import JobQueue, QueueUnavailable
+from service.jobs.retention import Retention, Sweeper
 from service.jobs.store import JobStore, StoreUnavailable, connect
 from service.log import configure_logging, log
 from service.probe import Prober
@@ -35,6 +38,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings = load_settings()
         configure_logging(settings)
     try:
+        settings.check_published()
         catalogue = Catalogue(find_models(settings.models), settings.default_model)
     except (ManifestError, ValueError) as error:
         raise SystemExit(f"Duet cannot start.\n{error}") from error
@@ -53,14 +57,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             queue.connect()
         except (StoreUnavailable, QueueUnavailable) as error:
             log.warning("Redis does not answer yet", error=str(error))
-        with Prober() as prober:
+        _say_who_gets_in(chosen)
+        storage = open_storage(chosen)
+        retention = Retention(client, store, storage, chosen.remember_erased)
+        with Prober() as prober, Sweeper(retention):
             app.state.services = Services(
                 settings=chosen,
                 store=store,
                 queue=queue,
-                storage=open_storage(chosen),
+                storage=storage,
                 catalogue=catalogue,
                 prober=prober,
+                keyring=Keyring(client, chosen.max_requests_per_minute),
+                idempotency=IdempotencyKeys(client, chosen.retention),
+                retention=retention,
                 judges=CapacityLimiter(max(2, os.cpu_count() or 1)),
             )
             yield
@@ -76,13 +86,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
+        # A path with a slash too many is not there, rather than a redirect to wherever the Host header says.
+        redirect_slashes=False,
     )
     for router in _ROUTERS:
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
     problems.install(app)
+    auth.describe(app, settings)
     app.add_middleware(RequestContext)
     return app
+
+
+def _say_who_gets_in(settings: Settings) -> None:
+    names = sorted({name for name, _ in settings.key_hashes})
+    if names:
+        log.info("an API key is wanted", keys=names)
+    else:
+        log.info("no API keys are set: nobody is asked for one", reached_on=settings.published_on or settings.host)
 
 
 def _version() -> str:

@@ -69,6 +69,20 @@ def worker() -> None:
 
 
 @app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, dots, hyphens, underscores.")],
+) -> None:
+    """Make an API key: the key itself for its user, and what DUET_API_KEYS needs to know of it."""
+    from service.api.auth import new_key
+
+    secret, digest = new_key()
+    entry = f"{name}:{digest}"
+    load_settings(api_keys=entry)  # refuses a name that cannot be used
+    typer.echo(f"The key, shown this once:  {secret}")
+    typer.echo(f"Add to DUET_API_KEYS:      {entry}")
+
+
+@app.command()
 def picture(
     clip: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A video with sound.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write (PNG).")] = Path("sheet.png"),

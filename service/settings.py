@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,10 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "DUET_"
+_SECRET = ("api_keys", "s3_secret_key")
+"""Settings whose value is never shown, a wrong one neither."""
+
+_KEY = re.compile(r"[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -48,12 +53,49 @@ class Settings(BaseSettings):
     default_model: str = Field(default="demo", description="the model of a request that names none")
     host: str = Field(default="127.0.0.1", description="address the API listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port the API listens on; 0 takes a free one")
+    published_on: str = Field(
+        default="",
+        description="address under which users reach the API where that is not `host`, as with containers: without "
+        "DUET_API_KEYS it must be this machine's own, 127.0.0.1",
+    )
+    api_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="who may use the API: name:sha256 pairs as `duet key NAME` prints them, separated by commas or "
+        "spaces; where unset nobody is asked, and the API serves this machine only",
+    )
+    max_requests_per_minute: int = Field(default=600, ge=1, description="requests a minute of one API key")
+    max_queued_per_key: int = Field(default=100, ge=1, description="jobs of one API key that may wait at a time")
+    max_queued: int = Field(default=1000, ge=1, description="jobs that may wait at a time")
+    max_wait_s: float = Field(default=60, ge=0, description="longest wait that a client gets by `Prefer: wait=…`")
     max_upload_mib: int = Field(default=200, ge=1, le=5 * 1024, description="largest upload, in MiB")
     max_duration_s: float = Field(default=600, gt=0, description="longest upload, in seconds")
     max_width: int = Field(default=8192, ge=16, description="widest video accepted, in pixels")
     max_height: int = Field(default=4320, ge=16, description="highest video accepted, in pixels")
     retention: Annotated[timedelta, BeforeValidator(_duration)] = Field(
         default=timedelta(days=7), description="how long jobs and their files are kept: 7d, 12h, 30m or seconds"
+    )
+    remember_erased: Annotated[timedelta, BeforeValidator(_duration)] = Field(
+        default=timedelta(days=1), description="how long an erased job is still told from one that never was"
+    )
+    lease: float = Field(
+        default=20,
+        ge=1,
+        description="seconds for which a worker holds a job without a sign of life; the same in all processes",
+    )
+    slots: int = Field(
+        default=1, ge=1, le=64, description="jobs that a worker runs side by side; one thread of a device is enough"
+    )
+    workers: int = Field(default=1, ge=1, le=64, description="worker processes of `duet serve`")
+    step_deadline: Annotated[timedelta, BeforeValidator(_duration)] = Field(
+        default=timedelta(minutes=10),
+        description="a job that finishes no step for so long hangs: its worker ends and is to be started again",
+    )
+    job_deadline: Annotated[timedelta, BeforeValidator(_duration)] = Field(
+        default=timedelta(hours=6), description="the same for an attempt that takes so long in all"
+    )
+    grace: Annotated[timedelta, BeforeValidator(_duration)] = Field(
+        default=timedelta(seconds=10),
+        description="how long a worker that is asked to stop waits for the current step before it hands its jobs back",
     )
     log_format: Literal["console", "json"] = Field(
         default="console", description="lines for people, or one JSON object a line"
@@ -86,12 +128,40 @@ class Settings(BaseSettings):
             raise ValueError("must begin with http:// or https://")
         return endpoint
 
-    @field_validator("retention")
+    @field_validator("retention", "remember_erased", "step_deadline", "job_deadline")
     @classmethod
-    def _retention_positive(cls, retention: timedelta) -> timedelta:
-        if retention <= timedelta():
+    def _longer_than_nothing(cls, duration: timedelta) -> timedelta:
+        if duration <= timedelta():
             raise ValueError("must be longer than nothing")
-        return retention
+        return duration
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_are_hashes(cls, keys: SecretStr) -> SecretStr:
+        for number, pair in enumerate(_pairs(keys), 1):
+            if not _KEY.fullmatch(pair):
+                raise ValueError(f"entry {number} is not of the form name:sha256 that `duet key NAME` prints")
+        return keys
+
+    @property
+    def key_hashes(self) -> tuple[tuple[str, bytes], ...]:
+        """Whose keys are accepted: name and SHA-256 of each. A name may have several, as while a key is exchanged."""
+        pairs = (pair.split(":") for pair in _pairs(self.api_keys))
+        return tuple((name, bytes.fromhex(digest)) for name, digest in pairs)
+
+    def check_published(self) -> None:
+        """Raise ValueError if anybody else's machine could reach an API that asks for no key."""
+        if self.key_hashes:
+            return
+        name = "published_on" if self.published_on else "host"
+        address = self.published_on or self.host
+        if not is_loopback(address):
+            raise ValueError(
+                f"{PREFIX}{name.upper()} is {address!r}, which other machines may reach, and {PREFIX}API_KEYS is not "
+                "set, so that nobody is asked for a key. Set keys (`duet key NAME` makes one), or serve this machine "
+                f"only: {PREFIX}HOST=127.0.0.1, or in a container {PREFIX}PUBLISHED_ON=127.0.0.1 if its port is "
+                "published there and nowhere else."
+            )
 
     @property
     def storage_url(self) -> str:
@@ -104,8 +174,21 @@ class Settings(BaseSettings):
         return self.data / "tmp"
 
     @property
+    def spool(self) -> Path:
+        """Results that wait for storage, on the same disk as `temporary`."""
+        return self.data / "spool"
+
+    @property
     def max_upload_bytes(self) -> int:
         return self.max_upload_mib * 2**20
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `address` is reached from this machine only."""
+    try:
+        return address == "localhost" or ipaddress.ip_address(address).is_loopback
+    except ValueError:  # another host name
+        return False
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -117,8 +200,16 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         sentences = [
-            f"{PREFIX}{'.'.join(map(str, problem['loc'])).upper()} is {problem['input']!r}: "
+            f"{PREFIX}{'.'.join(map(str, problem['loc'])).upper()} is {_shown(problem)}: "
             + problem["msg"].removeprefix("Value error, ")
             for problem in error.errors()
         ]
         raise SystemExit("Duet cannot start.\n" + "\n".join(sentences)) from error
+
+
+def _shown(problem: Any) -> str:
+    return "not as it must be" if problem["loc"][0] in _SECRET else repr(problem["input"])
+
+
+def _pairs(keys: SecretStr) -> list[str]:
+    return re.split(r"[,\s]+", keys.get_secret_value().strip(", \t\n")) if keys.get_secret_value().strip() else []

@@ -1,47 +1,71 @@
-"""The worker process: models loaded once and kept, a Celery consumer with one thread, a sign of life for the API."""
+"""The worker process: models loaded once and kept, a Celery consumer, leases, the spool, the reaper, a sign of life.
+
+`run` is the whole of it; the other processes of the service know this one by its name in Redis only.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import threading
 import warnings
-from pathlib import Path
+from collections.abc import Callable
 
 from celery import Celery, signals
 from celery.platforms import SecurityWarning
 
-from model.manifest import find_models
-from model.pipeline import Pipeline
-from service.jobs.queue import celery_config
+from service.jobs.queue import JobQueue, celery_config
+from service.jobs.reaper import Reaper
 from service.jobs.store import JobStore, StoreUnavailable, connect
 from service.log import configure_logging, log
 from service.settings import Settings
 from service.storage import open_storage
 from workers import tasks
-from workers.runner import Runner
+from workers.leases import Held, Leases
+from workers.runner import Maker, Runner
+from workers.spool import Spool
+
+HUNG = 70
+"""Exit status of a worker whose device hangs: whoever runs workers starts another."""
 
 
-def run(settings: Settings) -> int:
+def load_models(settings: Settings) -> Maker:
+    """The maker of a real worker. Raises ManifestError or CheckpointError if a model cannot be loaded."""
+    from workers.making import ModelMaker  # torch takes seconds to import, and not every maker needs it
+
+    return ModelMaker.load(settings.models)
+
+
+def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> int:
     """Load the models and work until SIGTERM or SIGINT; return the exit status.
 
-    On the signal the running job goes back to the queue after its current step. Raises ManifestError or CheckpointError
-    if a model cannot be loaded.
+    On the signal the running jobs go back to the queue after their current step, or in the midst of it once the grace
+    is over. Raises what `load` raises.
     """
     configure_logging(settings)
-    store = JobStore(connect(settings))
-    runner = Runner(store, open_storage(settings), load_pipelines(settings.models), settings.temporary)
-    presence = Presence(store)
+    name = worker_name()
+    store = JobStore(connect(settings), settings.lease)
+    storage = open_storage(settings)
+    maker = load(settings)
+    leases = Leases(store, settings.step_deadline, settings.job_deadline, _end_hung)
+    spool = Spool(settings.spool, store, storage, leases)
+    runner = Runner(name, store, storage, maker, leases, spool, settings.temporary, settings.slots)
+    queue = JobQueue(settings)
+    parts = (leases, spool, Reaper(store, queue), Presence(name, store))
     celery = create_celery(settings, runner)
 
     def ready(**_: object) -> None:
-        presence.start()
-        log.info("waiting for jobs", worker=presence.name)
+        for part in parts:
+            part.start()
+        log.info("waiting for jobs", worker=name, slots=settings.slots)
 
     def stopping(**_: object) -> None:
-        log.info("stopping: the running job, if any, goes back to the queue")
+        log.info("stopping: the running jobs, if any, go back to the queue")
         runner.stop()
-        presence.stop()
+        patience = threading.Timer(settings.grace.total_seconds(), _end_stopped, [runner, store, name])
+        patience.daemon = True
+        patience.start()
 
     def keep_logging(**_: object) -> None:
         """Celery sets up logging unless somebody answers this signal; ours is set up already."""
@@ -51,41 +75,35 @@ def run(settings: Settings) -> int:
     signals.setup_logging.connect(keep_logging)
     signals.worker_ready.connect(ready)
     signals.worker_shutting_down.connect(stopping)
-    worker = celery.Worker(
-        hostname=presence.name, quiet=True, without_gossip=True, without_mingle=True, without_heartbeat=True
-    )
+    worker = celery.Worker(hostname=name, quiet=True, without_gossip=True, without_mingle=True, without_heartbeat=True)
     worker.start()
-    presence.stop()
+    for part in reversed(parts):
+        part.stop()
+    queue.close()
     return worker.exitcode or 0
 
 
+def worker_name() -> str:
+    """Names this process and no other, not even a later one with its number in a container of the same name."""
+    return f"{process_name(os.getpid())}{secrets.token_hex(4)}"
+
+
+def process_name(pid: int) -> str:
+    """How the names of workers begin that run on this machine under this process number."""
+    return f"{socket.gethostname()}-{pid}-"
+
+
 def create_celery(settings: Settings, runner: Runner) -> Celery:
-    """Celery's consuming side: one thread, because one thread owns the device."""
+    """Celery's consuming side: threads, because all of them share the models and the device."""
     celery = Celery("duet", set_as_current=False)
     celery.conf.update(
         celery_config(settings),
         worker_pool="threads",
-        worker_concurrency=1,
+        worker_concurrency=settings.slots,
         worker_redirect_stdouts=False,
     )
     tasks.register(celery, runner)
     return celery
-
-
-def load_pipelines(folder: Path | None) -> dict[str, Pipeline]:
-    """Every model of `folder` and every built-in one, ready to run, by name."""
-    pipelines = {}
-    for name, manifest in find_models(folder).items():
-        pipelines[name] = pipeline = Pipeline.load(manifest)
-        if manifest.trained:
-            log.info("model loaded", model=name, device=str(pipeline.device))
-        else:
-            log.warning(
-                "model loaded, but it is untrained: its networks are random and its clips are noise",
-                model=name,
-                device=str(pipeline.device),
-            )
-    return pipelines
 
 
 class Presence:
@@ -94,8 +112,8 @@ class Presence:
     RENEW = 5.0
     """Seconds between two signs of life; each is good for three times as long."""
 
-    def __init__(self, store: JobStore) -> None:
-        self.name = f"{socket.gethostname()}-{os.getpid()}"
+    def __init__(self, name: str, store: JobStore) -> None:
+        self._name = name
         self._store = store
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="presence", daemon=True)
@@ -112,12 +130,29 @@ class Presence:
     def _renew(self) -> None:
         while True:
             try:
-                self._store.announce_worker(self.name, 3 * self.RENEW)
+                self._store.announce_worker(self._name, 3 * self.RENEW)
             except StoreUnavailable as error:
                 log.warning("Redis does not answer", error=str(error))
             if self._stopped.wait(self.RENEW):
                 break
         try:
-            self._store.forget_worker(self.name)
+            self._store.forget_worker(self._name)
         except StoreUnavailable as error:
             log.warning("could not sign off", error=str(error))
+
+
+def _end_hung(held: Held) -> None:
+    """End the process: a device that hangs lets no thread go. The lease runs out, and the job is tried elsewhere."""
+    log.error("a job hangs: this worker ends", job=held.job_id, attempt=held.token)
+    os._exit(HUNG)
+
+
+def _end_stopped(runner: Runner, store: JobStore, name: str) -> None:
+    """End the process in the midst of a step: Celery's own soft shutdown knows no way to stop a thread."""
+    try:
+        runner.hand_back_all()
+        store.forget_worker(name)
+    except StoreUnavailable as error:
+        log.warning("Redis does not answer: the leases run out by themselves", error=str(error))
+    log.warning("the grace is over: this worker ends")
+    os._exit(0)

@@ -1,4 +1,7 @@
-"""One job from claim to commit: fetch and decode the upload, run the model, write the files, commit once.
+"""One job from claim to commit: take the lease, fetch the upload, have the outputs made, hand them to the spool.
+
+What makes the outputs is given (`workers.making` with the real models), so that this file is about jobs only: who holds
+them, what their failure means, and when they are let go.
 
 Files go to keys that belong to the attempt. Nothing points to them until the record is completed with this attempt's
 fencing token, so an attempt that was overtaken or broke off leaves nothing visible, and erases what it stored.
@@ -6,7 +9,6 @@ fencing token, so an attempt that was overtaken or broke off leaves nothing visi
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
 import time
@@ -15,179 +17,88 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-import torch
-from torch import Tensor
-
-from model.media import MediaError, cut_wav, decode_audio, decode_video, mux_a2v, mux_v2a, write_clip, write_wav
-from model.pipeline import Clip, ClipRequest, Pipeline
-from model.pipeline import Progress as ClipProgress
-from model.request import RequestError
-from service.jobs.record import IllegalTransition, Job, JobError, Output, Progress, StaleClaim, Timings
+from service.jobs.record import Job, JobError, Progress, StaleClaim, Status, Timings
 from service.jobs.store import JobStore, StoreUnavailable, UnknownJob
 from service.log import log
-from service.storage import ObjectNotFound, Storage, StorageFull, StorageUnavailable
-from workers import provenance
+from service.storage import ObjectNotFound, Storage, StorageUnavailable
+from workers.gate import Gate
+from workers.leases import Held, Leases
+from workers.spool import OVERTAKEN, Files, Spool, erase_attempt
 
 PROGRESS_INTERVAL = 0.2
 """Seconds between two progress reports, where steps are shorter."""
 
-PATIENCE = 300.0
-"""Seconds that a claim or a commit waits for a Redis that does not answer."""
+SILENCE = 5.0
+"""Seconds without reports once Redis did not take one: the device need not wait for it at every step."""
 
-CONTENT_TYPES = {".mp4": "video/mp4", ".wav": "audio/wav", ".json": "application/json"}
-
-_Overtaken = (StaleClaim, IllegalTransition, UnknownJob)
 _T = TypeVar("_T")
 
 
-class HandedBack(Exception):
-    """The worker stops: the job was let go between two steps and waits for its next attempt."""
+class BackInQueue(Exception):
+    """The job waits for its next attempt: the worker stops, or this attempt has failed."""
 
 
-class Runner:
-    """Runs jobs with the given models, by name. `scratch` is a folder for temporary files."""
+class Cancelled(Exception):
+    """The job's owner wants it stopped."""
 
-    def __init__(self, store: JobStore, storage: Storage, pipelines: Mapping[str, Pipeline], scratch: Path) -> None:
-        self._store = store
-        self._storage = storage
-        self._pipelines = pipelines
-        self._scratch = scratch
-        self._stopping = threading.Event()
 
-    def stop(self) -> None:
-        """Let the running job go at its next step, and take no other."""
-        self._stopping.set()
+class CannotBeMade(Exception):
+    """It is the job's own fault, and another attempt would end the same; `code` and the message are for its owner."""
 
-    def run(self, job_id: str) -> None:
-        """Bring a job to its end: completed or failed. Nothing happens if it has ended, or is overtaken.
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
-        Raises HandedBack after `stop()`, StoreUnavailable if Redis stays away: the job is then to be tried again.
+
+class Maker(Protocol):
+    """Makes the outputs of a job."""
+
+    def make(self, attempt: Attempt) -> list[Files]:
+        """Write the files of every output to the attempt's folder; return them by name.
+
+        Calls `attempt.begin()` when the engine begins and `attempt.report()` after every step, and lets through what
+        they raise. Raises CannotBeMade; MemoryError where the device has too little; what else it raises may pass with
+        the next attempt.
         """
-        if self._stopping.is_set():
-            raise HandedBack(f"{job_id}: this worker stops")
-        job = self._insist(lambda: self._store.claim(job_id))
-        if job is None:
-            log.info("nothing left to do", job=job_id)
+
+
+class Attempt:
+    """One attempt as the maker sees it: the job, the upload's file if it has one, a folder to write to, and a clock."""
+
+    def __init__(self, job: Job, source: Path | None, folder: Path, clock: Clock, held: Held, runner: Runner) -> None:
+        self.job = job
+        self.source = source
+        self.folder = folder
+        self.clock = clock
+        self._held = held
+        self._runner = runner
+        self._silent_until = 0.0
+
+    def begin(self) -> None:
+        """The engine begins. Raises as `report`."""
+        with self._held.waiting():
+            self._runner.begin(self.job)
+        self._runner.check(self._held)
+
+    def report(self, step: Progress) -> None:
+        """A step is done. Raises BackInQueue, Cancelled or StaleClaim if it was the last one to be made."""
+        self._held.step()
+        now = time.monotonic()
+        self._runner.check(self._held)
+        if now < self._silent_until and step.step < step.total_steps:
             return
-        log.info("job claimed", job=job.id, kind=job.kind, model=job.model, attempt=job.attempt)
+        self._silent_until = now + PROGRESS_INTERVAL
         try:
-            self._attempt(job)
-        except HandedBack:
-            self._erase_files(job)
-            log.info("job handed back", job=job.id, attempt=job.attempt)
-            raise
-        except _Overtaken as reason:
-            self._erase_files(job)
-            log.info("attempt overtaken, its files are erased", job=job.id, attempt=job.attempt, reason=str(reason))
-        except StoreUnavailable:
-            raise  # the commit may have gone through: the files stay, the next attempt finds out
-        except Exception as error:
-            self._fail(job, error)
-
-    def _attempt(self, job: Job) -> None:
-        pipeline = self._pipelines.get(job.model)
-        if pipeline is None:
-            raise RequestError("model", f"this worker does not serve the model {job.model!r}")
-        clock = _Clock(queued=(datetime.now(UTC) - job.created_at).total_seconds())
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{job.id}-", dir=self._scratch) as name:
-            folder = Path(name)
-            with clock.time("decode"):
-                source = self._fetch(job, folder)
-                condition = _condition(job, pipeline, source)
-            self._insist(lambda: self._store.start(job.id, job.attempt))
-            outputs = []
-            for index in range(job.params.num_outputs):
-                request = ClipRequest(job.kind, job.params, index, condition)
-                clip = pipeline.run(request, self._reporter(job, index))
-                clock.add(clip.timings)
-                with clock.time("encode"):
-                    files = _write_files(job, pipeline, index, clip, source, folder)
-                with clock.time("upload"):
-                    outputs.append(Output(index, job.params.seed, self._upload(job, index, files)))
-        timings = clock.timings()
-        self._insist(lambda: self._store.complete(job.id, job.attempt, outputs, timings))
-        seconds = {stage: round(value, 2) for stage, value in asdict(timings).items()}
-        log.info("job completed", job=job.id, kind=job.kind, attempt=job.attempt, **seconds)
-
-    def _fetch(self, job: Job, folder: Path) -> Path | None:
-        if job.input is None:
-            return None
-        path = folder / job.input.name
-        self._storage.download(job.input.key, path)
-        return path
-
-    def _reporter(self, job: Job, index: int) -> Callable[[ClipProgress], None]:
-        """What the pipeline calls after every step of output `index`."""
-        last = 0.0
-        outputs = job.params.num_outputs
-
-        def report(step: ClipProgress) -> None:
-            nonlocal last
-            if self._stopping.is_set():
-                raise HandedBack(f"{job.id}: the worker stops")
-            now = time.monotonic()
-            if now - last < PROGRESS_INTERVAL and step.step < step.total_steps:
-                return
-            last = now
-            left = step.eta_seconds
-            if left is not None and step.fraction < 1:
-                left += left / (1 - step.fraction) * (outputs - index - 1)
-            done = (index + step.fraction) / outputs
-            progress = Progress(step.stage, step.step, step.total_steps, round(done, 4), left)
-            try:
-                self._store.progress(job.id, job.attempt, progress)
-            except StoreUnavailable as error:
-                log.warning("progress not reported", job=job.id, error=str(error))
-
-        return report
-
-    def _upload(self, job: Job, index: int, files: dict[str, Path]) -> dict[str, str]:
-        """Store the files of one output; return the key of each."""
-        keys = {name: job.attempt_key(f"{index}/{name}") for name in files}
-        for name, path in files.items():
-            self._storage.put_file(keys[name], path, CONTENT_TYPES[path.suffix])
-        return keys
-
-    def _fail(self, job: Job, error: Exception) -> None:
-        failure = _job_error(error, job.attempt)
-        log.error(
-            "job failed",
-            job=job.id,
-            attempt=job.attempt,
-            code=failure.code,
-            reason=str(error),
-            exc_info=error if failure.code == "internal_error" else None,
-        )
-        self._erase_files(job)
-        try:
-            self._insist(lambda: self._store.fail(job.id, job.attempt, failure))
-        except _Overtaken as reason:
-            log.info("attempt overtaken, its failure counts for nothing", job=job.id, reason=str(reason))
-
-    def _erase_files(self, job: Job) -> None:
-        """Erase what this attempt stored. What a store that is away keeps goes when the job is erased."""
-        try:
-            self._storage.delete_prefix(job.attempt_key(""))
-        except StorageUnavailable as error:
-            log.warning("files of the attempt stay until the job is erased", job=job.id, error=str(error))
-
-    def _insist(self, action: Callable[[], _T]) -> _T:
-        """Write as soon as Redis takes it. Raises StoreUnavailable after PATIENCE seconds, or on `stop()`."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return action()
-            except StoreUnavailable as error:
-                if self._stopping.is_set() or time.monotonic() > deadline:
-                    raise
-                log.warning("waiting for Redis", error=str(error))
-                self._stopping.wait(0.5)
+            self._held.cancel |= self._runner.store.progress(self.job.id, self.job.attempt, step)
+        except StoreUnavailable as error:
+            log.warning("progress not reported", job=self.job.id, error=str(error))
+            self._silent_until = time.monotonic() + SILENCE
+        self._runner.check(self._held)
 
 
-class _Clock:
+class Clock:
     """Seconds spent in each stage, summed over the outputs."""
 
     def __init__(self, **seconds: float) -> None:
@@ -207,56 +118,211 @@ class _Clock:
         return Timings(**{stage: round(value, 4) for stage, value in self._seconds.items()})
 
 
-def _condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tensor | None:
-    """The given side as the network sees it."""
-    if job.input is None or source is None:
-        return None
-    decode = decode_video if job.kind == "v2a" else decode_audio
-    return decode(source, pipeline.manifest.config.clip, job.input.used.start)
+class Runner:
+    """Runs jobs for the worker `name`, `slots` at a time. `scratch` is a folder for temporary files, on the spool's
+    disk."""
 
+    def __init__(
+        self,
+        name: str,
+        store: JobStore,
+        storage: Storage,
+        maker: Maker,
+        leases: Leases,
+        spool: Spool,
+        scratch: Path,
+        slots: int = 1,
+    ) -> None:
+        self.store = store
+        self._name = name
+        self._storage = storage
+        self._maker = maker
+        self._leases = leases
+        self._spool = spool
+        self._scratch = scratch
+        self._slots = slots
+        self._gate = Gate()
+        self._in_hand: set[str] = set()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
 
-def _write_files(
-    job: Job, pipeline: Pipeline, index: int, clip: Clip, source: Path | None, folder: Path
-) -> dict[str, Path]:
-    """Write one output's files to `folder`; return them by name."""
-    files = {name: folder / f"{index}-{name}" for name in ("video.mp4", "audio.wav", "manifest.json")}
-    video, audio = files["video.mp4"], files["audio.wav"]
-    comment = provenance.comment(pipeline.manifest, job, index)
-    video_origin = audio_origin = "generated"
-    if job.input is None or source is None:
-        assert clip.frames is not None
-        assert clip.audio is not None
-        write_clip(video, clip.frames, clip.fps, clip.audio, clip.sample_rate, comment)
-        write_wav(audio, clip.audio, clip.sample_rate)
-    elif job.kind == "v2a":
-        assert clip.audio is not None
-        used = job.input.used
-        how = mux_v2a(source, used.start, used.duration, clip.audio, clip.sample_rate, video, comment)
-        write_wav(audio, clip.audio, clip.sample_rate)
-        video_origin = f"the upload's own frames, {how}"
-    else:
-        assert clip.frames is not None
-        used = job.input.used
-        mux_a2v(clip.frames, clip.fps, source, used.start, used.duration, video, comment)
-        cut_wav(source, used.start, used.duration, audio)
-        audio_origin = "the upload's own sound, exact in audio.wav, AAC in video.mp4"
-    manifest = provenance.describe(pipeline, job, index, video_origin, audio_origin)
-    files["manifest.json"].write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return files
+    def stop(self) -> None:
+        """Let the running jobs go at their next step, and take no other."""
+        self._stopping.set()
+
+    def hand_back_all(self) -> None:
+        """Let all jobs go, whatever is being done to them. For a process that ends right afterwards."""
+        for held in self._leases.all():
+            if not held.watched:
+                continue  # made: it waits in the spool, for the next worker on this machine
+            try:
+                self.store.hand_back(held.job_id, held.token)
+                log.info("job handed back in the midst of a step", job=held.job_id, attempt=held.token)
+            except OVERTAKEN as reason:
+                log.info("nothing to hand back", job=held.job_id, reason=str(reason))
+
+    def run(self, job_id: str) -> None:
+        """Bring a job to its end, or back to the queue. Nothing happens if it has ended, is held, or is overtaken.
+
+        Raises BackInQueue where it waits for another attempt, StoreUnavailable if Redis was away when this worker was
+        stopped: its message is to go back then.
+        """
+        with self._lock:
+            if job_id in self._in_hand:  # a second message for what another thread here is at
+                return
+            self._in_hand.add(job_id)
+        try:
+            while not self._run(job_id):
+                pass
+        finally:
+            with self._lock:
+                self._in_hand.remove(job_id)
+
+    def begin(self, job: Job) -> None:
+        """The engine begins with the job. Raises one of OVERTAKEN."""
+        self._insist(lambda: self.store.start(job.id, job.attempt))
+
+    def check(self, held: Held) -> None:
+        """Raise BackInQueue, Cancelled or StaleClaim if the job is not to go on here."""
+        if held.lost:
+            raise StaleClaim(f"{held.job_id}: attempt {held.token} lost its lease")
+        if held.cancel:
+            raise Cancelled(held.job_id)
+        if self._stopping.is_set():
+            raise BackInQueue(f"{held.job_id}: the worker stops")
+
+    def _run(self, job_id: str) -> bool:
+        """False if the job has to be taken up once more, because it is to run alone."""
+        try:
+            alone = self._slots == 1 or self._insist(lambda: self.store.get(job_id)).alone
+        except UnknownJob:
+            return True
+        with self._gate.enter(alone):
+            if self._stopping.is_set():
+                raise BackInQueue(f"{job_id}: this worker stops")
+            job = self._insist(lambda: self.store.claim(job_id, self._name, alone))
+            if job is None:
+                log.info("nothing left to do", job=job_id)
+                return True
+            with self._leases.hold(job.id, job.attempt) as held:
+                if job.alone and not alone:
+                    self._hand_back(job)
+                    return False
+                log.info("job claimed", job=job.id, kind=job.kind, model=job.model, attempt=job.attempt, alone=alone)
+                self._attempt(job, held)
+                return True
+
+    def _attempt(self, job: Job, held: Held) -> None:
+        try:
+            self._make(job, held)
+        except BackInQueue:
+            self._hand_back(job)
+            raise
+        except Cancelled:
+            self._stop_job(job)
+        except OVERTAKEN as reason:
+            self._erase_files(job)
+            log.info("attempt overtaken, its files are erased", job=job.id, attempt=job.attempt, reason=str(reason))
+        except StoreUnavailable:
+            raise  # only when the worker stops; what was made stays in the spool, what was not is made again
+        except Exception as error:
+            self._fail(job, error)
+
+    def _make(self, job: Job, held: Held) -> None:
+        clock = Clock(queued=(datetime.now(UTC) - job.created_at).total_seconds())
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{job.id}-", dir=self._scratch) as name:
+            folder = Path(name)
+            source = self._fetch(job, folder, held)
+            made = self._maker.make(Attempt(job, source, folder, clock, held, self))
+            held.made()
+            result = self._spool.add(job, made, clock.timings())
+        try:
+            self._spool.deliver(result)
+        except StorageUnavailable as error:
+            log.warning("the result waits for storage", job=job.id, attempt=job.attempt, error=str(error))
+            return
+        except StoreUnavailable as error:
+            log.warning("the result waits for Redis", job=job.id, attempt=job.attempt, error=str(error))
+            return
+        seconds = {stage: round(value, 2) for stage, value in asdict(result.timings).items()}
+        log.info("job completed", job=job.id, kind=job.kind, attempt=job.attempt, **seconds)
+
+    def _fetch(self, job: Job, folder: Path, held: Held) -> Path | None:
+        """The upload, as soon as storage hands it out."""
+        if job.input is None:
+            return None
+        path = folder / job.input.name
+        with held.waiting():
+            while True:
+                self.check(held)
+                try:
+                    self._storage.download(job.input.key, path)
+                    return path
+                except StorageUnavailable as error:
+                    log.warning("waiting for storage", job=job.id, error=str(error))
+                    self._stopping.wait(0.5)
+
+    def _hand_back(self, job: Job) -> None:
+        self._erase_files(job)
+        try:
+            self._insist(lambda: self.store.hand_back(job.id, job.attempt))
+            log.info("job handed back", job=job.id, attempt=job.attempt)
+        except OVERTAKEN as reason:
+            log.info("attempt overtaken", job=job.id, attempt=job.attempt, reason=str(reason))
+
+    def _stop_job(self, job: Job) -> None:
+        self._erase_files(job)
+        try:
+            self._insist(lambda: self.store.cancelled(job.id, job.attempt))
+            log.info("job cancelled", job=job.id, attempt=job.attempt)
+        except OVERTAKEN as reason:
+            log.info("attempt overtaken", job=job.id, attempt=job.attempt, reason=str(reason))
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        failure = _job_error(error, job.attempt)
+        log.error(
+            "attempt failed",
+            job=job.id,
+            attempt=job.attempt,
+            code=failure.code,
+            reason=str(error),
+            exc_info=error if failure.code == "internal_error" else None,
+        )
+        self._erase_files(job)
+        end = self.store.strike if failure.retryable else self.store.fail
+        try:
+            job = self._insist(lambda: end(job.id, job.attempt, failure))
+        except OVERTAKEN as reason:
+            log.info("attempt overtaken, its failure counts for nothing", job=job.id, reason=str(reason))
+            return
+        if job.status is Status.QUEUED:
+            raise BackInQueue(f"{job.id}: tried again after strike {job.strikes}")
+
+    def _erase_files(self, job: Job) -> None:
+        erase_attempt(self._storage, job.id, job.attempt)
+
+    def _insist(self, action: Callable[[], _T]) -> _T:
+        """Write as soon as Redis takes it, however long that lasts: without it there is nothing else to do either.
+
+        Raises StoreUnavailable on `stop()`.
+        """
+        while True:
+            try:
+                return action()
+            except StoreUnavailable as error:
+                if self._stopping.is_set():
+                    raise
+                log.warning("waiting for Redis", error=str(error))
+                self._stopping.wait(0.5)
 
 
 def _job_error(error: Exception, attempt: int) -> JobError:
     """The failure in words for the job's owner. What only the log should know stays there."""
-    if isinstance(error, RequestError):
-        return JobError("invalid_request", str(error), False, attempt)
-    if isinstance(error, MediaError):
-        return JobError("undecodable_input", str(error), False, attempt)
+    if isinstance(error, CannotBeMade):
+        return JobError(error.code, str(error), False, attempt)
     if isinstance(error, ObjectNotFound):
         return JobError("input_missing", "the upload is no longer in storage", False, attempt)
-    if isinstance(error, StorageFull):
-        return JobError("storage_full", "no space is left for the results", True, attempt)
-    if isinstance(error, StorageUnavailable):
-        return JobError("storage_unavailable", "the results could not be stored", True, attempt)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, MemoryError):
         return JobError("out_of_memory", "the model needs more memory than the worker has", True, attempt)
     return JobError("internal_error", "the worker could not finish the job; its log says why", True, attempt)

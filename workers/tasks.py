@@ -7,7 +7,7 @@ from celery.exceptions import Reject
 
 from service.jobs.queue import RUN_JOB
 from service.jobs.store import StoreUnavailable
-from workers.runner import HandedBack, Runner
+from workers.runner import BackInQueue, Runner
 
 
 def register(celery: Celery, runner: Runner) -> None:
@@ -17,6 +17,6 @@ def register(celery: Celery, runner: Runner) -> None:
     def run_job(job_id: str) -> None:
         try:
             runner.run(job_id)
-        except (HandedBack, StoreUnavailable) as error:
+        except (BackInQueue, StoreUnavailable) as error:
             # The record could not be brought to an end: the message goes back, for whoever takes it next.
             raise Reject(str(error), requeue=True) from error

@@ -17,7 +17,7 @@ import torchaudio
 from torch import Tensor
 
 from model.config import ClipSpec
-from model.media.source import MediaError, TimedFrame, read_sound, slack, video_frames
+from model.media.source import MediaError, TimedFrame, read_sound, slack, window_frames
 
 ZERO_CROSSINGS = 64
 ROLLOFF = 0.9476
@@ -41,7 +41,7 @@ def decode_video(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tensor
     """
     due = [Fraction(start) + Fraction(k, clip.fps) for k in range(clip.frames)]
     views: list[Tensor] = []
-    for shown in video_frames(path, start):
+    for shown in window_frames(path, start):
         end = shown.time + shown.duration - slack(shown.frame.time_base)
         times = sum(time < end for time in due[len(views) :])
         if times:

@@ -21,7 +21,15 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from model.media import encode
-from model.media.source import TimedFrame, checked, open_media, read_sound, slack, video_frames, video_stream
+from model.media.source import (
+    TimedFrame,
+    checked,
+    open_media,
+    read_sound,
+    slack,
+    video_stream,
+    window_frames,
+)
 
 LOOK_AHEAD = 16
 """Frames after the window that are checked for reordering: as many as H.264 can hold back (ITU-T H.264, A.3)."""
@@ -61,7 +69,7 @@ def mux_v2a(
         rate, aspect = stream.average_rate or Fraction(25), stream.sample_aspect_ratio
         assert stream.time_base is not None
         grid = stream.time_base
-    frames = _window(video_frames(source, begin), window)
+    frames = _window(window_frames(source, begin), window)
     _write_encoded(frames, rate, grid, aspect, sound, sample_rate, path, comment)
     return "re-encoded"
 

@@ -7,6 +7,7 @@ priming is cut off) do not move the window.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,7 +23,16 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from model.containers import PROTOCOL_OPTIONS
+from model.containers import (
+    MAX_CHANNELS,
+    MAX_SAMPLE_RATE,
+    MIN_SAMPLE_RATE,
+    READABLE,
+    SNIFF_BYTES,
+    UPLOAD,
+    open_options,
+    sniff,
+)
 
 Item = TypeVar("Item")
 
@@ -32,7 +42,16 @@ SEEK_FROM = 10
 GAP = 0.05
 """Seconds that a sound's time stamps may be off before they count as a hole. Below that it is rounding."""
 
-MAX_SAMPLE_RATE = 768_000
+MAX_PIXELS = 16_384 * 8_640
+"""Pixels of a picture that may be decoded: four times what the service takes unless it is set to more."""
+
+MAX_WINDOW_FRAMES = 2**13
+MAX_WINDOW_PIXELS = 2**32
+"""What a window may hold: 5000 frames a second, or 8K at 60 Hz for 2 s. A file of some kilobytes can hold a million."""
+
+DECODER_THREADS = 4
+"""Threads of a decoder, each of which holds a picture or more."""
+
 PACKED_FORMATS = ("u8", "s16", "s32", "flt", "dbl")
 
 
@@ -66,24 +85,37 @@ class Sound:
     format: str
 
     def to_float(self) -> np.ndarray:
-        """(channels, samples) float32, full scale at ±1."""
+        """(channels, samples) float32, full scale at ±1; what is no number is silence, what is infinite full scale."""
         if self.format == "u8":
             scaled = (self.samples.astype(np.float32) - 128) / 128
         elif self.format in ("s16", "s32"):
             scaled = self.samples / np.float64(2 ** (8 * self.samples.dtype.itemsize - 1))
         else:
-            scaled = self.samples
+            with np.errstate(over="ignore"):
+                scaled = np.nan_to_num(self.samples.astype(np.float32), nan=0.0, posinf=1.0, neginf=-1.0)
         return np.ascontiguousarray(scaled.T, dtype=np.float32)
 
 
 def open_media(path: str | Path) -> InputContainer:
-    """Open a local file for reading. Raises MediaError if it cannot be read as media, and FileNotFoundError."""
+    """Open a local file for reading, by the one demuxer that its first bytes call for, and nothing but this file.
+
+    Raises MediaError if it cannot be read as media, and FileNotFoundError.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        return av.open(f"file:{path}", options=PROTOCOL_OPTIONS, metadata_errors="replace")
-    except FileNotFoundError:
-        raise
+        demuxer = sniff(os.pread(descriptor, SNIFF_BYTES, 0))
+        if demuxer is None:
+            raise MediaError(f"the file cannot be opened: it is not {READABLE}")
+        container = av.open(UPLOAD, format=demuxer, options=open_options(descriptor), metadata_errors="replace")
     except av.FFmpegError as error:
         raise MediaError(f"the file cannot be opened: {error.strerror}") from error
+    finally:
+        os.close(descriptor)  # the decoder has made its own of it
+    for stream in (*container.streams.video, *container.streams.audio):
+        if stream.codec_context is not None:
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            stream.codec_context.thread_count = min(DECODER_THREADS, os.cpu_count() or 1)
+    return container
 
 
 def checked(items: Iterable[Item]) -> Iterator[Item]:
@@ -142,6 +174,19 @@ def video_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFra
             return
 
 
+def window_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFrame]:
+    """`video_frames` for who reads no more than a window. Raises MediaError where that holds far too many."""
+    count = pixels = 0
+    for shown in video_frames(path, start):
+        count, pixels = count + 1, pixels + shown.frame.width * shown.frame.height
+        if count > MAX_WINDOW_FRAMES or pixels > MAX_WINDOW_PIXELS:
+            raise MediaError(
+                f"the window has too many frames: {MAX_WINDOW_FRAMES} are allowed, "
+                f"with {MAX_WINDOW_PIXELS // 10**6} million pixels in all of them"
+            )
+        yield shown
+
+
 def _timed(container: InputContainer, stream: VideoStream, origin: Fraction | None = None) -> Iterator[TimedFrame]:
     """Decode, and give every frame a time that rises, also where the container has none or repeats itself."""
     interval = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
@@ -187,8 +232,10 @@ def read_sound(path: str | Path, first: Fraction, duration: Fraction) -> Sound:
         if frame is None:
             raise MediaError("no sound of the audio track can be decoded")
         rate, channels = frame.sample_rate, len(frame.layout.channels)
-        if rate > MAX_SAMPLE_RATE:
-            raise MediaError(f"a sample rate of {rate} Hz is beyond what is allowed, {MAX_SAMPLE_RATE} Hz")
+        if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+            raise MediaError(f"a sample rate of {rate} Hz is not allowed: {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
+        if channels > MAX_CHANNELS:
+            raise MediaError(f"{channels} channels are more than are allowed, {MAX_CHANNELS}")
         begin, count = round(first * rate), round(duration * rate)
         window = _silence(count, channels, frame.format.name)
         origin, position = frame.pts, 0

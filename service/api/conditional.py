@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import anyio.to_thread
@@ -14,18 +14,13 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from model.config import ClipSpec
-from service.api.files import content_type
-from service.api.generate import ACCEPTED, submit
 from service.api.parameters import A2VParameters, Parameters, V2AParameters, allowed, parse_json, refuse
-from service.api.problems import FieldError, Problem, responses
-from service.api.services import Services, ServicesHere, prefix
+from service.api.problems import FieldError, Problem
+from service.api.services import Services
+from service.api.submission import ACCEPTED, Accepted, Submission, SubmissionHere, answers
 from service.api.uploads import Upload, receive_upload
-from service.jobs.queue import QueueUnavailable
 from service.jobs.record import AudioStream, Input, Job, VideoStream, Window, new_job, new_job_id, storage_prefix
-from service.jobs.store import StoreUnavailable
-from service.log import log
 from service.probe import ProbeError, ProbeLimits, ProbeResult
-from service.storage import StorageUnavailable
 
 router = APIRouter(tags=["make"])
 
@@ -44,70 +39,87 @@ _EXTENSIONS = {
 }
 """By container, as the demuxer calls itself: the usual ending, then others in use."""
 
-_REFUSALS = responses(400, 413, 415, 422, 503, 507)
+_VIDEO = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska")
+_AUDIO = ("audio/wav", "audio/mpeg", "audio/mp4", "audio/flac", "audio/ogg")
+
+_ANSWERS = answers(400, 409, 410, 413, 415, 422, 507)
 
 
-def form_body(model: type[Parameters]) -> dict[str, Any]:
-    """The description of a form that is read by hand, while it comes in."""
+def form_body(model: type[Parameters], *media_types: str) -> dict[str, Any]:
+    """The description of a form that is read by hand, while it comes in; `media_types`: what the file usually is."""
     schema = model.model_json_schema()
     file = {"type": "string", "format": "binary", "description": "the upload"}
     params = {"type": "string", "description": "all parameters as one JSON object, in place of single fields"}
-    schema["properties"] = {"file": file, "params": params, **schema["properties"]}
+    schema["properties"] = {"file": file, "params": params, **_without_null(schema["properties"])}
     schema["required"] = ["file"]
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    form = {"schema": schema, "encoding": {"file": {"contentType": ", ".join(media_types)}}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": form}}}
 
 
-@router.post("/v2a", **ACCEPTED, responses=_REFUSALS, openapi_extra=form_body(V2AParameters))
-async def v2a(request: Request, services: ServicesHere) -> JSONResponse:
+def _without_null(properties: dict[str, Any]) -> dict[str, Any]:
+    """A form field is there or not: it cannot be null."""
+    plain = {}
+    for name, field in properties.items():
+        (choice,) = [choice for choice in field.get("anyOf", [{}]) if choice.get("type") != "null"]
+        rest = {key: value for key, value in field.items() if key not in ("anyOf", "default") or field.get(key)}
+        rest.pop("anyOf", None)
+        plain[name] = {**rest, **choice}
+    return plain
+
+
+@router.post("/v2a", **ACCEPTED, responses=_ANSWERS, openapi_extra=form_body(V2AParameters, *_VIDEO))
+async def v2a(request: Request, submission: SubmissionHere) -> JSONResponse:
     """Make a sound for a video. The answer keeps the frames as they were uploaded."""
-    return await _take("v2a", V2AParameters, request, services)
+    return await _take("v2a", V2AParameters, request, submission)
 
 
-@router.post("/a2v", **ACCEPTED, responses=_REFUSALS, openapi_extra=form_body(A2VParameters))
-async def a2v(request: Request, services: ServicesHere) -> JSONResponse:
+@router.post("/a2v", **ACCEPTED, responses=_ANSWERS, openapi_extra=form_body(A2VParameters, *_AUDIO, *_VIDEO))
+async def a2v(request: Request, submission: SubmissionHere) -> JSONResponse:
     """Make a video for a sound, or for the sound of a video. The answer keeps the sound as it was uploaded."""
-    return await _take("a2v", A2VParameters, request, services)
+    return await _take("a2v", A2VParameters, request, submission)
 
 
 async def _take(
-    kind: Literal["v2a", "a2v"], model: type[V2AParameters | A2VParameters], request: Request, services: Services
+    kind: Literal["v2a", "a2v"],
+    model: type[V2AParameters | A2VParameters],
+    request: Request,
+    submission: Submission,
 ) -> JSONResponse:
-    await run_in_threadpool(services.store.ping)  # an upload that could not be queued is refused before it is sent
+    services = submission.services
+    await run_in_threadpool(submission.check_room)
     async with receive_upload(request, services.settings) as upload:
-        judge = partial(_accept, kind, model, upload, services, prefix(request))
-        return await anyio.to_thread.run_sync(judge, limiter=services.judges)
+        judge = partial(_accept, kind, model, upload, submission)
+        accepted = await anyio.to_thread.run_sync(judge, limiter=services.judges)
+    return await submission.answer(accepted)
 
 
 def _accept(
-    kind: Literal["v2a", "a2v"],
-    model: type[V2AParameters | A2VParameters],
-    upload: Upload,
-    services: Services,
-    prefix: str,
-) -> JSONResponse:
-    """Judge parameters and file, store the file, queue the job. Whatever fails, nothing of it stays."""
+    kind: Literal["v2a", "a2v"], model: type[V2AParameters | A2VParameters], upload: Upload, submission: Submission
+) -> Accepted:
+    """Judge parameters and file, and make the job."""
+    services = submission.services
     parameters = read_fields(model, upload.fields)
-    manifest = services.catalogue.find(parameters.model)
-    params = parameters.sampling(kind, manifest)
-    found = _probe(kind, upload, parameters.start, manifest.config.clip, services)
-    job_id = new_job_id()
-    job = new_job(
-        kind,
-        manifest.name,
-        params,
-        priority=parameters.priority,
-        metadata=parameters.metadata,
-        retention=services.settings.retention,
-        job_id=job_id,
-        input=_input(job_id, upload, found, parameters.start, manifest.config.clip),
-    )
-    try:
-        assert job.input is not None
-        services.storage.put_file(job.input.key, upload.path, content_type(job.input.name))
-        return submit(services, job, prefix)
-    except (StorageUnavailable, StoreUnavailable, QueueUnavailable):
-        _erase(services, job)
-        raise
+
+    def make() -> tuple[Job, Path | None]:
+        manifest = services.catalogue.find(parameters.model)
+        clip = manifest.config.clip
+        params = parameters.sampling(kind, manifest)
+        found = _probe(kind, upload, parameters.start, clip, services)
+        job_id = new_job_id()
+        job = new_job(
+            kind,
+            manifest.name,
+            params,
+            priority=parameters.priority,
+            metadata=parameters.metadata,
+            retention=services.settings.retention,
+            job_id=job_id,
+            input=_input(job_id, upload, found, parameters.start, clip),
+            owner=submission.caller.name,
+        )
+        return job, upload.path
+
+    return submission.submit({"kind": kind, "parameters": parameters.model_dump(), "file": upload.sha256}, make)
 
 
 def read_fields(model: type[Parameters], fields: dict[str, str]) -> Any:
@@ -175,10 +187,3 @@ def extension(found: ProbeResult, filename: str) -> str:
     if given in known:
         return given
     return ".m4a" if known[0] == ".mp4" and found.video is None else known[0]
-
-
-def _erase(services: Services, job: Job) -> None:
-    try:
-        services.storage.delete_prefix(job.storage_prefix)
-    except StorageUnavailable as error:
-        log.error("a refused upload may stay in storage", job=job.id, error=str(error))

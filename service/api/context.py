@@ -1,4 +1,5 @@
-"""Around every request: its id, one line in the log, a bound on its body, and an answer even where the code failed."""
+"""Around every request: its id, one line in the log, a bound on its body, security headers, and an answer even where
+the code failed."""
 
 from __future__ import annotations
 
@@ -13,11 +14,27 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import Problem, problem_response
 from service.log import log
+from service.settings import Settings
 
 MAX_BODY = 2**20
 """Bytes of a request's body, unless its route says otherwise."""
 
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""What every answer carries unless its route says otherwise: data, not a page; for whoever asked, not for a cache.
+The referrer matters because signed URLs carry what lets a file be fetched."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+def privacy(settings: Settings) -> str:
+    """`Cache-Control` for what is worth asking for again by its ETag: where keys tell users apart, nothing is kept."""
+    return "private, no-store" if settings.key_hashes else "private, no-cache"
 
 
 class BodyLimit:
@@ -74,7 +91,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

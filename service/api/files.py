@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
+from service.api.auth import MediaCallerHere
+from service.api.context import privacy
 from service.api.etags import is_unchanged, range_applies
-from service.api.jobs import find
+from service.api.lookup import JobId, find
+from service.api.media_types import CONTENT_TYPES, content_type
 from service.api.problems import Problem, responses
 from service.api.schemas import file_name
 from service.api.services import ServicesHere
@@ -20,45 +22,16 @@ from service.storage import ObjectNotFound
 
 router = APIRouter(tags=["jobs"])
 
-CONTENT_TYPES = {
-    ".mp4": "video/mp4",
-    ".mov": "video/quicktime",
-    ".m4v": "video/mp4",
-    ".3gp": "video/3gpp",
-    ".mkv": "video/x-matroska",
-    ".mka": "audio/x-matroska",
-    ".webm": "video/webm",
-    ".avi": "video/x-msvideo",
-    ".ts": "video/mp2t",
-    ".m2ts": "video/mp2t",
-    ".mts": "video/mp2t",
-    ".gif": "image/gif",
-    ".m4a": "audio/mp4",
-    ".mp3": "audio/mpeg",
-    ".aac": "audio/aac",
-    ".flac": "audio/flac",
-    ".ogg": "audio/ogg",
-    ".oga": "audio/ogg",
-    ".ogv": "video/ogg",
-    ".opus": "audio/ogg",
-    ".wav": "audio/wav",
-    ".aiff": "audio/aiff",
-    ".aif": "audio/aiff",
-    ".json": "application/json",
-}
 MADE = ("video.mp4", "audio.wav", "manifest.json")
 """The files of every output."""
 
 
-def content_type(name: str) -> str:
-    """The media type of a file by its name."""
-    return CONTENT_TYPES.get(PurePath(name).suffix, "application/octet-stream")
-
-
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_CONTENT = dict.fromkeys(("application/octet-stream", *CONTENT_TYPES.values()), _BINARY)
+_CONTENT["application/json"] = {"schema": {"type": "object"}}
 _FILES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "the file", "content": {"application/octet-stream": _BINARY}},
-    206: {"description": "the range asked for", "content": {"application/octet-stream": _BINARY}},
+    200: {"description": "the file", "content": _CONTENT},
+    206: {"description": "the range asked for", "content": _CONTENT},
     304: {"description": "the client has it already"},
 }
 
@@ -67,20 +40,19 @@ _FILES: dict[int | str, dict[str, Any]] = {
     "/jobs/{job_id}/files/{name}", response_class=Response, responses=_FILES | responses(404, 409, 410, 416, 503)
 )
 @router.head("/jobs/{job_id}/files/{name}", include_in_schema=False)
-def file(job_id: str, name: str, request: Request, services: ServicesHere) -> Response:
+def file(job_id: JobId, name: str, request: Request, services: ServicesHere, caller: MediaCallerHere) -> Response:
     """One file of a job: `video.mp4`, `audio.wav`, `manifest.json`, the upload as `input.*`; further outputs have `-1`,
     `-2` … before the dot."""
-    key = _key(find(services, job_id), name)
+    key = _key(find(services, caller, job_id), name)
     try:
         info = services.storage.info(key)
         etag = f'"{info.etag}"'
         headers = {
             "ETag": etag,
             "Accept-Ranges": "bytes",
-            "Cache-Control": "private, no-cache",
+            "Cache-Control": privacy(services.settings),
             "Content-Disposition": f"inline; filename={quote(name)}",
-            # What users upload is shown as what it is, and never as a page of this service.
-            "X-Content-Type-Options": "nosniff",
+            # What users upload is never a page of this service.
             "Content-Security-Policy": "default-src 'none'; sandbox",
         }
         if is_unchanged(request.headers.get("if-none-match"), etag):
@@ -131,8 +103,8 @@ def _key(job: Job, name: str) -> str:
             if file_name(plain, output.index) == name:
                 return key
     if name in (file_name(plain, index) for plain in MADE for index in range(job.params.num_outputs)):
-        if job.status is Status.FAILED:
-            raise Problem(409, "job_failed", f"The job failed, so there is no {name}.")
+        if job.status in (Status.FAILED, Status.CANCELED):
+            raise Problem(409, f"job_{job.status}", f"The job is {job.status}, so there is no {name}.")
         if not job.status.ended:
             detail = f"{name} is not there yet: the job is {job.status}."
             raise Problem(409, "not_ready", detail, headers={"Retry-After": "2"})

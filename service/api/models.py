@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from model.config import KINDS
 from model.manifest import Manifest
 from model.request import SAMPLERS, allowed_guidance
+from service.api.auth import CallerHere
 from service.api.services import ServicesHere
 
 router = APIRouter(tags=["models"])
@@ -76,7 +77,7 @@ def view(manifest: Manifest, default: str, weights_hash: str) -> ModelView:
 
 @router.get("/models")
 @router.head("/models", include_in_schema=False)
-def models(services: ServicesHere) -> ModelList:
+def models(services: ServicesHere, caller: CallerHere) -> ModelList:
     """Every model that a job can name, and what it can do."""
     catalogue = services.catalogue
     listed = catalogue.manifests.values()

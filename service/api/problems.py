@@ -10,9 +10,11 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.jobs.queue import QueueUnavailable
 from service.jobs.store import StoreUnavailable
@@ -108,6 +110,7 @@ def install(app: FastAPI) -> None:
     setattr(app, "openapi", describe_with_problem)  # noqa: B010 - FastAPI's way to extend it; mypy forbids assignment
     app.add_exception_handler(Problem, _from_problem)
     app.add_exception_handler(HTTPException, _from_http)
+    app.add_exception_handler(RequestValidationError, _from_validation)
     for kind in (StoreUnavailable, QueueUnavailable, StorageUnavailable, ProbeUnavailableError):
         app.add_exception_handler(kind, _from_outage)
 
@@ -136,10 +139,25 @@ async def _from_http(request: Request, error: Exception) -> JSONResponse:
         405: f"{request.url.path} does not take {request.method}.",
     }
     headers = dict(error.headers or {})
-    if headers.get("Allow") in ("GET", "HEAD"):  # two routes to FastAPI, which names the first only
-        headers["Allow"] = "GET, HEAD"
+    if status == 405:  # one path, several routes: FastAPI names the methods of the first only
+        headers["Allow"] = ", ".join(_methods(request))
     detail = sentences.get(status, error.detail)
     return problem_response(request, Problem(status, _CODES.get(status, "http_error"), detail, headers=headers))
+
+
+def _methods(request: Request) -> list[str]:
+    """What can be done with the path of the request."""
+    scopes = {method: {**request.scope, "method": method} for method in ("GET", "HEAD", "POST", "DELETE")}
+    routes = request.app.routes
+    return [name for name, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+
+
+async def _from_validation(request: Request, error: Exception) -> JSONResponse:
+    """A query or header parameter that FastAPI checks."""
+    assert isinstance(error, RequestValidationError)
+    errors = [FieldError(str(item["loc"][-1]), item.get("input"), item["msg"]) for item in error.errors()]
+    names = ", ".join(dict.fromkeys(each.field for each in errors))
+    return problem_response(request, Problem(422, "invalid_parameter", f"Not as allowed: {names}.", errors))
 
 
 async def _from_outage(request: Request, error: Exception) -> JSONResponse:

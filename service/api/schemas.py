@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -88,7 +89,9 @@ class JobView(View):
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
-    expires_at: datetime
+    expires_at: datetime = Field(description="record and files are erased then, or when the job has ended if later")
+    cancel_requested_at: datetime | None
+    retried_from: str | None = Field(description="the job that this one repeats")
     attempt: int
     params: dict[str, Any] = Field(description="every parameter as used, defaults included")
     input: InputView | None
@@ -99,8 +102,21 @@ class JobView(View):
     urls: dict[str, str]
 
 
-def job_view(job: Job, progress: Progress | None, queue_position: int | None, prefix: str) -> JobView:
-    """What the record and the progress of its attempt look like from outside; `prefix` stands before every path."""
+class JobList(View):
+    """A part of the caller's jobs, newest first."""
+
+    data: list[JobView]
+    has_more: bool
+    next: str | None = Field(description="what to give as `after` for the part that follows; null at the end")
+
+
+def job_view(
+    job: Job, progress: Progress | None, queue_position: int | None, prefix: str, sign: Callable[[str], str]
+) -> JobView:
+    """What the record and the progress of its attempt look like from outside.
+
+    `prefix` stands before every path; `sign` makes the path of a file one that can be fetched.
+    """
     url = f"{prefix}/jobs/{job.id}"
     return JobView(
         id=job.id,
@@ -117,14 +133,16 @@ def job_view(job: Job, progress: Progress | None, queue_position: int | None, pr
         started_at=job.started_at,
         completed_at=job.completed_at,
         expires_at=job.expires_at,
+        cancel_requested_at=job.cancel_requested_at,
+        retried_from=job.retried_from,
         attempt=job.attempt,
         params=_params(job),
         input=_input(job.input) if job.input else None,
-        outputs=[_output(output, url) for output in job.outputs],
+        outputs=[_output(output, url, sign) for output in job.outputs],
         error=ErrorView(**asdict(job.error)) if job.error else None,
         timings=TimingsView(**asdict(job.timings)) if job.timings else None,
         metadata=job.metadata,
-        urls={"self": url},
+        urls=_urls(job, url, sign),
     )
 
 
@@ -139,8 +157,13 @@ def _params(job: Job) -> dict[str, Any]:
     return used(job.kind, job.params) | start | {"priority": job.priority}
 
 
-def _output(output: Output, url: str) -> OutputView:
-    files = {name: f"{url}/files/{file_name(name, output.index)}" for name in output.files}
+def _urls(job: Job, url: str, sign: Callable[[str], str]) -> dict[str, str]:
+    upload = {"input": sign(f"{url}/files/{job.input.name}")} if job.input else {}
+    return {"self": url, "cancel": f"{url}/cancel", "retry": f"{url}/retry"} | upload
+
+
+def _output(output: Output, url: str, sign: Callable[[str], str]) -> OutputView:
+    files = {name: sign(f"{url}/files/{file_name(name, output.index)}") for name in output.files}
     return OutputView(index=output.index, seed=output.seed, files=files)
 
 

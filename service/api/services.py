@@ -9,7 +9,10 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from service.api.catalogue import Catalogue
+from service.jobs.idempotency import IdempotencyKeys
+from service.jobs.keyring import Keyring
 from service.jobs.queue import JobQueue
+from service.jobs.retention import Retention
 from service.jobs.store import JobStore
 from service.probe import Prober
 from service.settings import Settings
@@ -26,6 +29,9 @@ class Services:
     storage: Storage
     catalogue: Catalogue
     prober: Prober
+    keyring: Keyring
+    idempotency: IdempotencyKeys
+    retention: Retention
     judges: CapacityLimiter
     """Uploads looked at side by side: more than the processor can bear would run into the probe's time limit."""
 

@@ -55,7 +55,7 @@ async def receive_upload(request: Request, settings: Settings) -> AsyncIterator[
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
         raise Problem(415, "unsupported_media_type", "The body must be multipart/form-data with the file in `file`.")
     body_limit(request).allow(settings.max_upload_bytes + _FORM_BYTES, _too_large(settings.max_upload_bytes))
-    with _room_on_disk():
+    with room_on_disk():
         settings.temporary.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=settings.temporary, prefix=_PREFIX)
     try:
@@ -131,7 +131,7 @@ class _Form:
             raise Problem(
                 422, "missing_file", "The form has no file.", [FieldError("file", None, "a part with a filename")]
             )
-        with _room_on_disk():
+        with room_on_disk():
             self._file.flush()
 
     def _part_begin(self) -> None:
@@ -177,7 +177,7 @@ class _Form:
             raise _too_large(self._max_bytes)
         piece = memoryview(data)[start:end]
         self.digest.update(piece)
-        with _room_on_disk():
+        with room_on_disk():
             self._file.write(piece)
 
     def _part_end(self) -> None:
@@ -189,8 +189,8 @@ class _Form:
 
 
 @contextmanager
-def _room_on_disk() -> Iterator[None]:
-    """A full disk becomes Problem 507."""
+def room_on_disk() -> Iterator[None]:
+    """Around whatever writes to our own disk: if it is full, Problem 507."""
     try:
         yield
     except OSError as error:

@@ -1,12 +1,13 @@
 """The hand-over to the workers: a Celery message that carries a job id, sent by the task's name.
 
-The message is only a wake-up; what is to be done stands in the record. So a lost message costs time and a doubled one
-costs nothing, and no code of the workers is imported here.
+The message is only a wake-up; what is to be done stands in the record. So a lost message costs time (the reaper sends
+another) and a doubled one costs nothing, and no code of the workers is imported here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,7 +20,9 @@ from service.jobs.record import Job
 from service.settings import Settings
 
 RUN_JOB = "duet.run_job"
-"""Name of the task that runs a job; its one argument is the job's id."""
+"""Name of the task that runs a job; its one argument is the job's id, which is also the id of the message."""
+
+QUEUE = "duet"
 
 _PRIORITY = {"high": 0, "normal": 3, "low": 6}
 """Celery's numbers on Redis: 0 goes first; 0, 3, 6 and 9 are the lists that exist."""
@@ -30,24 +33,35 @@ class QueueUnavailable(Exception):
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:
-    """Celery's settings, the same on both sides of the queue."""
+    """Celery's settings, the same on both sides of the queue, each with its reason."""
+    # Above the hard limit of a job: else the transport would deliver the message of a job that still runs once more,
+    # again and again. (The record would refuse the second run. But each refused copy is taken as done.)
+    visibility_timeout = settings.job_deadline.total_seconds() + 3600
     return {
         "broker_url": broker_url(settings.redis_url),
-        "task_default_queue": "duet",
+        "task_default_queue": QUEUE,
         # The record holds the result: Celery's own would be a second truth.
         "task_ignore_result": True,
         # A message is done when the job is, so that a dead worker's message comes back.
         "task_acks_late": True,
-        "task_reject_on_worker_lost": True,
-        # One message in hand, the others stay where a free worker, or a more urgent job, finds them.
+        # Prefetch off: a worker holds the messages of the jobs that it runs. All others stay where a free worker, or a
+        # more urgent job, finds them, and are not lost to a worker that dies with them in its hands.
         "worker_prefetch_multiplier": 1,
-        # A running job outlives a Redis restart: it commits when Redis is back, with its token.
+        "worker_disable_prefetch": True,
+        # A running job outlives a Redis restart: it goes on, and commits with its token when Redis is back. True, which
+        # Celery 6 makes the default, would cancel it, and lose it where broker and records share the Redis that died.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # And it may have as much company after the restart as before.
+        "worker_enable_prefetch_count_reduction": False,
+        # Redis may start after the worker, and may be away for as long as it likes.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {
-            # Longer than any job, or a job would be taken from the worker that is still busy with it.
-            "visibility_timeout": 24 * 3600,
+            "visibility_timeout": visibility_timeout,
+            # A worker looks for messages that are due to come back every so many seconds, at each look. As they are by
+            # default, 10 and every tenth look, a message that is due would wait for up to 100 s more.
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
             # For whoever publishes: one more try at once, then an error that becomes a 503.
             "max_retries": 1,
             "interval_start": 0,
@@ -56,6 +70,9 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             "socket_connect_timeout": 1.0,
             "socket_keepalive": True,
         },
+        # Celery reads it in these places too; where they differ, the shortest wins.
+        "result_backend_transport_options": {"visibility_timeout": visibility_timeout},
+        "visibility_timeout": visibility_timeout,
         # A pooled connection that Redis closed meanwhile is noticed on publishing: the second try has a new one.
         "task_publish_retry": True,
         "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.05},
@@ -98,7 +115,14 @@ class JobQueue:
     def enqueue(self, job: Job) -> None:
         """Send the wake-up for a job whose record is written. Raises QueueUnavailable."""
         with _reachable():
-            self._celery.send_task(RUN_JOB, args=[job.id], priority=_PRIORITY[job.priority])
+            self._celery.send_task(RUN_JOB, args=[job.id], task_id=job.id, priority=_PRIORITY[job.priority])
+
+    def waiting(self) -> set[str]:
+        """Ids of the jobs for which a message waits that nobody has taken yet. Raises QueueUnavailable."""
+        with _reachable(), self._celery.connection_for_read() as connection:
+            channel = connection.default_channel
+            lists = [channel._q_for_pri(QUEUE, priority) for priority in channel.priority_steps]
+            return {json.loads(raw)["headers"]["id"] for name in lists for raw in channel.client.lrange(name, 0, -1)}
 
     def close(self) -> None:
         self._celery.close()

@@ -1,12 +1,21 @@
 """The job record and its state machine. These functions alone change a status; all are pure: a record in, a record out.
 
     queued ──start──▶ in_progress ──complete──▶ completed
-       │                   │  └──────fail─────▶ failed
-       └────────fail───────────────────────────▶
+     │ ▲ │                │ │ │ └─────fail─────▶ failed
+     │ │ │                │ │ └─cancel, stopped▶ canceled
+     │ │ └─cancel─────────┼─┼──────────────────▶ canceled
+     │ └──hand_back, strike, abandon            (back to queued; failed at the third strike)
+     └────────fail────────┴────────────────────▶ failed
 
-`claim` bumps `attempt`, the fencing token: whoever holds an older one can change nothing any more. It leaves the status
-alone, because a job that a process picked up is not running yet; and it may be repeated, because a message may be
-delivered twice and the process that held the first one may be dead.
+`claim` names the holder and bumps `attempt`, the fencing token: whoever holds an older one can change nothing any more.
+It leaves the status alone, because a job that a process picked up is not running yet. A held job cannot be claimed: its
+holder lets go of it (`hand_back`, `strike`), or the reaper does when the holder's lease has run out (`abandon`).
+
+A strike is what counts against a job: that it raised, or that its worker died while it had the worker to itself. The
+jobs that a dead worker held together are not to blame yet, each is run alone next. Three strikes fail.
+
+What the holder of a token did can be done again with the same token and changes nothing: a commit whose answer was lost
+is sent again.
 """
 
 from __future__ import annotations
@@ -25,6 +34,12 @@ from typing import Any
 from model.request import SamplingParams
 
 PRIORITIES = ("low", "normal", "high")
+STRIKES = 3
+"""So many strikes, and a job has failed."""
+
+SPOOL = ":spool"
+"""How the name of a holder ends that is a place on a disk, where a result waits for its upload."""
+
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 _lock = threading.Lock()
@@ -37,10 +52,11 @@ class Status(StrEnum):
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"
     FAILED = "failed"
+    CANCELED = "canceled"
 
     @property
     def ended(self) -> bool:
-        return self in (Status.COMPLETED, Status.FAILED)
+        return self in (Status.COMPLETED, Status.FAILED, Status.CANCELED)
 
 
 class IllegalTransition(Exception):
@@ -135,7 +151,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Job:
-    """One job, all of it. `params` with every default resolved; `attempt` counts claims and is the fencing token."""
+    """One job, all of it. `params` with every default resolved; `attempt` counts claims and is the fencing token.
+
+    `owner` is the id of the API key that submitted it, None where none was asked for. `holder` is who works on it now.
+    `alone`: it has a worker to itself, now or at its next attempt. `retried_from` is the job that it repeats.
+    """
 
     id: str
     kind: str
@@ -153,6 +173,12 @@ class Job:
     error: JobError | None = None
     timings: Timings | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    owner: str | None = None
+    cancel_requested_at: datetime | None = None
+    retried_from: str | None = None
+    holder: str | None = None
+    alone: bool = False
+    strikes: int = 0
 
     @property
     def storage_prefix(self) -> str:
@@ -200,6 +226,8 @@ def new_job(
     retention: timedelta,
     input: Input | None = None,
     job_id: str | None = None,
+    owner: str | None = None,
+    retried_from: str | None = None,
 ) -> Job:
     """A job that is about to be queued."""
     now = _now()
@@ -214,40 +242,116 @@ def new_job(
         expires_at=now + retention,
         input=input,
         metadata=metadata,
+        owner=owner,
+        retried_from=retried_from,
     )
 
 
-def claim(job: Job) -> Job:
-    """Take the job over. Raises IllegalTransition if it has ended."""
+def claim(job: Job, holder: str, alone: bool = False) -> Job:
+    """Take the job over. `holder` names one process, which claims again what it holds if it missed the answer; `alone`:
+    nothing else runs beside it there. Raises IllegalTransition if the job has ended or another holds it."""
     if job.status.ended:
         raise IllegalTransition(f"{job.id} is {job.status}: nothing is left to claim")
-    return replace(job, attempt=job.attempt + 1)
+    if job.holder == holder:
+        return job
+    if job.holder is not None:
+        raise IllegalTransition(f"{job.id} is held by {job.holder}")
+    return replace(job, attempt=job.attempt + 1, holder=holder, alone=alone or job.alone)
 
 
 def start(job: Job, token: int) -> Job:
     """The engine begins. A later attempt begins anew: `started_at` is that of the attempt that made the result."""
-    _current(job, token)
-    if job.status.ended:
-        raise IllegalTransition(f"{job.id} is {job.status} and cannot start")
+    _running(job, token, "start")
+    if job.status is Status.IN_PROGRESS:
+        return job
     return replace(job, status=Status.IN_PROGRESS, started_at=_now())
 
 
 def complete(job: Job, token: int, outputs: tuple[Output, ...], timings: Timings) -> Job:
-    """The result is there, all files in storage."""
-    _current(job, token)
+    """The result is there, all files in storage. It counts although a cancel was asked for meanwhile."""
+    if job.status is Status.COMPLETED and job.attempt == token and job.outputs == tuple(outputs):
+        return job
+    _running(job, token, "complete")
     if job.status is not Status.IN_PROGRESS:
         raise IllegalTransition(f"{job.id} is {job.status} and cannot complete")
-    return replace(
-        job, status=Status.COMPLETED, completed_at=_now(), outputs=tuple(outputs), timings=timings, error=None
-    )
+    return _end(job, Status.COMPLETED, outputs=tuple(outputs), timings=timings, error=None)
 
 
 def fail(job: Job, token: int, error: JobError) -> Job:
     """It ended without a result; a claimed job may fail before the engine started it."""
+    if job.status is Status.FAILED and job.attempt == token and job.error == error:
+        return job
+    _running(job, token, "fail")
+    return _end(job, Status.FAILED, error=error)
+
+
+def cancel(job: Job) -> Job:
+    """Its owner wants no more of it: a queued job ends at once, a running one when its worker sees the wish.
+
+    Raises IllegalTransition if it has ended.
+    """
+    if job.status.ended:
+        raise IllegalTransition(f"{job.id} is {job.status}: nothing is left to cancel")
+    job = replace(job, cancel_requested_at=job.cancel_requested_at or _now())
+    return _end(job, Status.CANCELED) if job.status is Status.QUEUED else job
+
+
+def stopped(job: Job, token: int) -> Job:
+    """The worker has stopped what was to be cancelled."""
+    if job.status is Status.CANCELED and job.attempt == token:
+        return job
+    _running(job, token, "stop")
+    if job.cancel_requested_at is None:
+        raise IllegalTransition(f"nobody asked to cancel {job.id}")
+    return _end(job, Status.CANCELED)
+
+
+def hand_back(job: Job, token: int) -> Job:
+    """The worker lets go of a job that is not to blame, because it shuts down: nothing is counted."""
+    if job.attempt == token and job.status is Status.QUEUED and job.holder is None:
+        return job
+    _running(job, token, "be handed back")
+    if job.cancel_requested_at is not None:
+        return _end(job, Status.CANCELED)
+    return replace(job, status=Status.QUEUED, holder=None, started_at=None)
+
+
+def strike(job: Job, token: int, error: JobError) -> Job:
+    """The attempt went wrong by the job's own doing: it is tried again, alone, until the last strike."""
+    if job.attempt == token and job.holder is None and job.strikes and not job.status.ended:
+        return job
+    _running(job, token, "be tried again")
+    job = replace(job, strikes=job.strikes + 1, alone=True)
+    return fail(job, token, error) if job.strikes >= STRIKES else hand_back(job, token)
+
+
+def abandon(job: Job, token: int) -> Job:
+    """The holder of the token is gone without a word."""
+    _running(job, token, "be abandoned")
+    if job.alone:
+        message = f"the worker died or hung {job.strikes + 1} times while it ran this job alone"
+        return strike(job, token, JobError("worker_died", message, False, token))
+    return hand_back(replace(job, alone=True), token)
+
+
+def spooled(job: Job, token: int, holder: str) -> Job:
+    """The result is made and waits on a disk for its upload: `holder` is now that place, not a process, and should it
+    be lost there, that is not the job's doing."""
+    _running(job, token, "be spooled")
+    return replace(job, holder=holder, alone=False)
+
+
+def _end(job: Job, status: Status, **changes: Any) -> Job:
+    return replace(job, status=status, completed_at=_now(), holder=None, **changes)
+
+
+def _running(job: Job, token: int, what: str) -> None:
+    """Raise unless the token's attempt is under way."""
     _current(job, token)
     if job.status.ended:
-        raise IllegalTransition(f"{job.id} is {job.status} and cannot fail")
-    return replace(job, status=Status.FAILED, completed_at=_now(), error=error)
+        raise IllegalTransition(f"{job.id} is {job.status} and cannot {what}")
+    if job.holder is None:
+        raise StaleClaim(f"{job.id}: attempt {token} was given up")
 
 
 def _current(job: Job, token: int) -> None:

@@ -1,19 +1,29 @@
 """Where job records live: the one place that talks to Redis about jobs.
 
-Keys: `duet:job:{id}` the record (JSON), `duet:job:{id}:progress` a hash of the running attempt, `duet:jobs` all ids by
-time of creation, `duet:queued` the waiting ids in the order in which they will run, `duet:workers` the workers by the
-time until which their last sign of life is good.
+    duet:job:{id}              the record, JSON
+    duet:job:{id}:attempt      the attempt that is held: its number, its progress, whether a cancel was asked for
+    duet:index:{o}:{s}:{k}     ids of the jobs with owner, status and kind; an empty part stands for any
+    duet:queued                ids that wait, in the order in which they will run
+    duet:leases                ids that are held, by the end of the lease
+    duet:unclaimed             ids that wait and that nobody holds, by the time at which they need another message
+    duet:expiry                all ids, by the time at which they are to be erased
+    duet:gone:{id}             the owner of a job that was erased, for a while
+    duet:workers               workers, by the end of their last sign of life
 
 A change reads the record, lets `record` compute the next one, and commits it only if the record is still the one that
-was read (compare-and-set in a script, because another process may change it between). Progress is apart from the
-record, so that a step costs a few bytes; the script that writes it checks the fencing token itself.
+was read. The script that commits also puts every index right, from the new record alone, so that none can drift; all
+times are those of Redis' clock. Lease and progress are apart from the record, so that keeping a job costs a few bytes;
+their scripts check the fencing token themselves.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 import redis
@@ -21,25 +31,62 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from service.jobs import record
-from service.jobs.record import PRIORITIES, Job, JobError, Output, Progress, Timings
+from service.jobs.record import PRIORITIES, Job, JobError, Output, Progress, Status, Timings
 from service.settings import Settings
 
-_COMPARE_AND_SET = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2])
-if ARGV[4] ~= '' then
-  redis.call('DEL', KEYS[2])
-  if ARGV[4] ~= 'ended' then redis.call('HSET', KEYS[2], 'attempt', ARGV[4]) end
+LEASE = 20.0
+"""Seconds for which a claim is good unless it is renewed."""
+
+_NOW = "local time = redis.call('TIME') local now = time[1] * 1000 + math.floor(time[2] / 1000)"
+_COMMIT = f"""
+{_NOW}
+local record, attempt, queued, leases, unclaimed, expiry = unpack(KEYS, 1, 6)
+local old, new, id, held, claimed, cancel, turn, lease, wake, expires, guarded = unpack(ARGV, 1, 11)
+local current = redis.call('GET', record) or ''
+if current == new then return 1 end
+if current ~= old then return 0 end
+if guarded == '1' and tonumber(redis.call('ZSCORE', leases, id) or 0) > now then return -1 end
+redis.call('SET', record, new)
+if held == '' then
+  redis.call('DEL', attempt)
+  redis.call('ZREM', leases, id)
+elseif claimed == '1' then
+  redis.call('DEL', attempt)
+  redis.call('HSET', attempt, 'attempt', held)
+  redis.call('ZADD', leases, now + lease, id)
 end
-if ARGV[5] ~= 'queued' then redis.call('ZREM', KEYS[3], ARGV[3]) end
+if held ~= '' and cancel == '1' then redis.call('HSET', attempt, 'cancel', 1) end
+if turn == '' then redis.call('ZREM', queued, id) else redis.call('ZADD', queued, turn, id) end
+if wake == '' then redis.call('ZREM', unclaimed, id) else redis.call('ZADD', unclaimed, now + wake, id) end
+redis.call('ZADD', expiry, expires, id)
+local leave = tonumber(ARGV[12])
+for i = 7, 6 + leave do redis.call('ZREM', KEYS[i], id) end
+for i = 7 + leave, #KEYS do redis.call('ZADD', KEYS[i], 0, id) end
+return 1
+"""
+_ERASE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+for i = 4, #KEYS do redis.call('ZREM', KEYS[i], ARGV[2]) end
+if ARGV[3] ~= '' then redis.call('SET', KEYS[3], ARGV[4], 'PX', ARGV[3]) end
 return 1
 """
 _PROGRESS = """
 if redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 2))
-return 1
+return redis.call('HEXISTS', KEYS[1], 'cancel') == 1 and 2 or 1
 """
-_JOBS, _QUEUED, _WORKERS = "duet:jobs", "duet:queued", "duet:workers"
+_RENEW = f"""
+{_NOW}
+if redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[1] then return 0 end
+redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
+return redis.call('HEXISTS', KEYS[1], 'cancel') == 1 and 2 or 1
+"""
+_DUE = f"{_NOW} return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])"
+_WAKE_LATER = f"{_NOW} for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', now + ARGV[1], ARGV[i]) end"
+
+_QUEUED, _LEASES, _UNCLAIMED, _EXPIRY = "duet:queued", "duet:leases", "duet:unclaimed", "duet:expiry"
+_WORKERS = "duet:workers"
 _UNWRITABLE = (redis.exceptions.ReadOnlyError, redis.exceptions.OutOfMemoryError)
 
 
@@ -63,34 +110,66 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 class JobStore:
-    """Job records in Redis. Every method raises StoreUnavailable where Redis does not answer or refuses to write."""
+    """Job records in Redis. Every method raises StoreUnavailable where Redis does not answer or refuses to write.
 
-    def __init__(self, client: redis.Redis) -> None:
+    `lease`: seconds for which a claim is good unless it is renewed; the same in all processes.
+    """
+
+    def __init__(self, client: redis.Redis, lease: float = LEASE) -> None:
+        self.lease = lease
         self._redis = client
-        self._compare_and_set = client.register_script(_COMPARE_AND_SET)
+        self._commit = client.register_script(_COMMIT)
+        self._erase = client.register_script(_ERASE)
         self._write_progress = client.register_script(_PROGRESS)
+        self._renew = client.register_script(_RENEW)
+        self._due = client.register_script(_DUE)
+        self._wake_later = client.register_script(_WAKE_LATER)
+
+    # For whoever submits and asks.
 
     def ping(self) -> None:
         """Raise StoreUnavailable unless Redis answers."""
-        with _reachable():
+        with reachable():
             self._redis.ping()
 
     def create(self, job: Job) -> None:
         """Write a new record; on return it is on Redis' disk as far as Redis is set to put it there."""
-        with _reachable(), self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.set(_key(job.id), job.to_json())
-            pipeline.zadd(_JOBS, {job.id: _milliseconds(job)})
-            pipeline.zadd(_QUEUED, {job.id: _turn(job)})
-            pipeline.execute()
+        if not self._written("", None, job):
+            raise ValueError(f"{job.id} exists already")
 
     def get(self, job_id: str) -> Job:
         """The record. Raises UnknownJob."""
         return Job.from_json(self._text(job_id))
 
+    def page(
+        self,
+        status: Status | None = None,
+        kind: str | None = None,
+        owner: str | None = None,
+        after: str | None = None,
+        limit: int = 20,
+    ) -> tuple[list[Job], str | None]:
+        """Jobs, newest first, those of `status`, `kind` and `owner` where given, that are older than the id `after`.
+
+        Returns at most `limit` of them, and the id after which the next page begins, None if there is none.
+        """
+        end = f"({after}" if after else "+"
+        with reachable():
+            found: Any = self._redis.zrevrangebylex(_index(owner, status, kind), end, "-", 0, limit + 1)
+            ids = [_decoded(each) for each in found]
+            texts: Any = self._redis.mget([record_key(job_id) for job_id in ids[:limit]]) if ids else []
+        jobs = [Job.from_json(text) for text in texts if text is not None]
+        return jobs, ids[limit - 1] if len(ids) > limit else None
+
+    def count_queued(self, owner: str | None = None) -> int:
+        """Jobs that wait, those of `owner` where given."""
+        with reachable():
+            return int(self._redis.zcard(_index(owner, Status.QUEUED, None)))
+
     def progress_of(self, job: Job) -> Progress | None:
         """How far the job is; None where no attempt has reported anything yet."""
-        with _reachable():
-            stored = self._redis.hgetall(_progress_key(job.id))
+        with reachable():
+            stored = self._redis.hgetall(_attempt_key(job.id))
         values = {_decoded(key): _decoded(value) for key, value in stored.items()}
         if "stage" not in values:
             return None
@@ -104,75 +183,178 @@ class JobStore:
 
     def queue_position(self, job: Job) -> int | None:
         """Jobs that will run before this one; None once it runs or has ended."""
-        with _reachable():
+        with reachable():
             position = self._redis.zrank(_QUEUED, job.id)
         return position if isinstance(position, int) else None
 
-    def claim(self, job_id: str) -> Job | None:
-        """Take a job over and become its only owner: the new record, whose `attempt` is the fencing token.
+    def request_cancel(self, job_id: str) -> Job:
+        """Cancel a job that waits; ask the worker of a running one to stop, which its next step or renewal tells it.
 
-        None where nothing is to be done: the job has ended, or was erased. A running job can be claimed again; the
-        worker that had it is then fenced off.
+        Raises UnknownJob; IllegalTransition if it has ended.
+        """
+        return self._change(job_id, record.cancel)
+
+    def erase(self, job_id: str, remember: timedelta | None = None) -> None:
+        """Erase the record and all that points to it; whoever holds the job is fenced off. An unknown id is no error.
+
+        For as long as `remember` says, `erased_owner` knows that there was such a job.
+        """
+        while True:
+            try:
+                text = self._text(job_id)
+            except UnknownJob:
+                return
+            job = Job.from_json(text)
+            keys = [record_key(job_id), _attempt_key(job_id), _gone_key(job_id), _QUEUED, _LEASES, _UNCLAIMED, _EXPIRY]
+            milliseconds = int(remember.total_seconds() * 1000) if remember else ""
+            with reachable():
+                if self._erase(keys=keys + _indexes(job), args=[text, job_id, milliseconds, job.owner or ""]):
+                    return
+
+    def erased_owner(self, job_id: str) -> str | None:
+        """Whose job it was that is erased and remembered: "" for nobody's; None if there is no memory of such a job."""
+        with reachable():
+            owner = self._redis.get(_gone_key(job_id))
+        return None if owner is None else _decoded(owner)
+
+    def expired(self, limit: int = 100) -> list[str]:
+        """Ids of jobs whose retention is over, those first whose it was over first."""
+        return self._ids_due(_EXPIRY, limit)
+
+    # For workers.
+
+    def claim(self, job_id: str, holder: str, alone: bool = False) -> Job | None:
+        """Take a job over and become its only holder: the new record, whose `attempt` is the fencing token.
+
+        The claim is good for `lease` seconds and has to be renewed. `holder` is the name of the process, `alone`
+        whether it does nothing else meanwhile. None where nothing is to be done: the job has ended, was erased, or is
+        held.
         """
         try:
-            return self._change(job_id, record.claim)
+            return self._change(job_id, lambda job: record.claim(job, holder, alone))
         except (UnknownJob, record.IllegalTransition):
             return None
 
+    def renew(self, job_id: str, token: int) -> bool:
+        """Hold the job for another `lease` seconds, also when the lease ran out and nobody took the job since.
+
+        Returns whether a cancel was asked for. Raises StaleClaim if the job is no longer held with this token.
+        """
+        with reachable():
+            answer = self._renew(keys=[_attempt_key(job_id), _LEASES], args=[token, job_id, self._milliseconds()])
+        return self._asked_to_stop(answer, job_id, token)
+
     def start(self, job_id: str, token: int) -> Job:
         """The engine begins with the job. Raises UnknownJob, StaleClaim, IllegalTransition."""
-        return self._change(job_id, lambda job: record.start(job, token), repeatable=True)
+        return self._change(job_id, lambda job: record.start(job, token))
 
-    def progress(self, job_id: str, token: int, progress: Progress) -> None:
-        """Report a step. Raises StaleClaim if the token is not the current one, the job has ended or was erased."""
+    def progress(self, job_id: str, token: int, progress: Progress) -> bool:
+        """Report a step; returns whether a cancel was asked for. Raises StaleClaim as `renew`."""
         values = {key: "" if value is None else value for key, value in asdict(progress).items()}
         arguments: list[Any] = [token, *(part for pair in values.items() for part in pair)]
-        with _reachable():
-            written = self._write_progress(keys=[_progress_key(job_id)], args=arguments)
-        if not written:
-            raise record.StaleClaim(f"{job_id}: attempt {token} is not the one that runs")
+        with reachable():
+            answer = self._write_progress(keys=[_attempt_key(job_id)], args=arguments)
+        return self._asked_to_stop(answer, job_id, token)
 
     def complete(self, job_id: str, token: int, outputs: list[Output], timings: Timings) -> Job:
         """Commit the result, once. Raises UnknownJob, StaleClaim, IllegalTransition."""
-        return self._change(job_id, lambda job: record.complete(job, token, tuple(outputs), timings), repeatable=True)
+        return self._change(job_id, lambda job: record.complete(job, token, tuple(outputs), timings))
 
     def fail(self, job_id: str, token: int, error: JobError) -> Job:
         """Commit a failure, once. Raises UnknownJob, StaleClaim, IllegalTransition."""
-        return self._change(job_id, lambda job: record.fail(job, token, error), repeatable=True)
+        return self._change(job_id, lambda job: record.fail(job, token, error))
 
-    def unfinished(self) -> list[Job]:
-        """Every job that has not ended, oldest first."""
-        with _reachable():
-            ids: Any = self._redis.zrange(_JOBS, 0, -1)
-            texts: Any = self._redis.mget([_key(job_id.decode()) for job_id in ids]) if ids else []
-        jobs = [Job.from_json(text) for text in texts if text is not None]
-        return [job for job in jobs if not job.status.ended]
+    def cancelled(self, job_id: str, token: int) -> Job:
+        """The job that was to be cancelled is stopped. Raises UnknownJob, StaleClaim, IllegalTransition."""
+        return self._change(job_id, lambda job: record.stopped(job, token))
 
-    def delete(self, job_id: str) -> None:
-        """Erase the record; an unknown id is no error."""
-        with _reachable(), self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.delete(_key(job_id), _progress_key(job_id))
-            pipeline.zrem(_JOBS, job_id)
-            pipeline.zrem(_QUEUED, job_id)
-            pipeline.execute()
+    def hand_back(self, job_id: str, token: int) -> Job:
+        """Let go of a job; nothing is counted. Raises UnknownJob, StaleClaim, IllegalTransition."""
+        return self._change(job_id, lambda job: record.hand_back(job, token))
+
+    def strike(self, job_id: str, token: int, error: JobError) -> Job:
+        """The attempt failed with `error`, which might pass: the job waits again, or has failed if this was its last
+        strike. Raises UnknownJob, StaleClaim, IllegalTransition."""
+        return self._change(job_id, lambda job: record.strike(job, token, error))
+
+    def spooled(self, job_id: str, token: int, holder: str) -> Job:
+        """The result waits for its upload at `holder`. Raises UnknownJob, StaleClaim, IllegalTransition."""
+        return self._change(job_id, lambda job: record.spooled(job, token, holder))
 
     def announce_worker(self, name: str, seconds: float = 15.0) -> None:
         """A worker's sign of life, good for `seconds`; `workers` lists those that are still good."""
-        with _reachable():
+        with reachable():
             self._redis.zadd(_WORKERS, {name: self._now() + seconds})
 
     def forget_worker(self, name: str) -> None:
         """A worker leaves in order."""
-        with _reachable():
+        with reachable():
             self._redis.zrem(_WORKERS, name)
 
     def workers(self) -> list[str]:
         """Names of the workers that gave a sign of life lately."""
-        with _reachable():
+        with reachable():
             now = self._now()
             self._redis.zremrangebyscore(_WORKERS, "-inf", now)
             names: Any = self._redis.zrange(_WORKERS, 0, -1)
         return sorted(_decoded(name) for name in names)
+
+    # For the reaper.
+
+    def uptime(self) -> float:
+        """Seconds since Redis was started."""
+        with reachable():
+            info: Any = self._redis.info("server")
+        return float(info["uptime_in_seconds"])
+
+    def leases_run_out(self, limit: int = 100) -> list[str]:
+        """Ids of held jobs whose lease was not renewed in time."""
+        return self._ids_due(_LEASES, limit)
+
+    def held(self, holder: str) -> list[Job]:
+        """What those work on whose names begin with `holder`."""
+        with reachable():
+            ids: Any = self._redis.zrange(_LEASES, 0, -1)
+            texts: Any = self._redis.mget([record_key(_decoded(job_id)) for job_id in ids]) if ids else []
+        jobs = [Job.from_json(text) for text in texts if text is not None]
+        return [job for job in jobs if job.holder and job.holder.startswith(holder)]
+
+    def abandon(self, job_id: str, known_dead: bool = False) -> Job | None:
+        """Take the job from a holder whose lease has run out, or that is `known_dead`: it waits again, or has failed.
+
+        None where nothing is to be done: the lease was renewed meanwhile, or the holder let go of the job.
+        """
+        try:
+            return self._change(job_id, lambda job: record.abandon(job, job.attempt), guarded=not known_dead)
+        except (UnknownJob, record.StaleClaim, record.IllegalTransition):
+            return None
+
+    def without_message(self, limit: int = 100) -> list[str]:
+        """Ids of jobs that wait, that nobody holds, and that should have been claimed by now."""
+        return self._ids_due(_UNCLAIMED, limit)
+
+    def expect_claims(self, job_ids: list[str]) -> None:
+        """A message for each of them is on its way: `without_message` does not list them for a while."""
+        with reachable():
+            self._wake_later(keys=[_UNCLAIMED], args=[self._patience(), *job_ids])
+
+    def _ids_due(self, key: str, limit: int) -> list[str]:
+        with reachable():
+            ids: Any = self._due(keys=[key], args=[limit])
+        return [_decoded(job_id) for job_id in ids]
+
+    @staticmethod
+    def _asked_to_stop(answer: Any, job_id: str, token: int) -> bool:
+        if not answer:
+            raise record.StaleClaim(f"{job_id}: attempt {token} is not the one that runs")
+        return int(answer) == 2
+
+    def _milliseconds(self) -> int:
+        return int(self.lease * 1000)
+
+    def _patience(self) -> int:
+        """Milliseconds in which a free worker has claimed a job for which there is a message."""
+        return self._milliseconds() // 2
 
     def _now(self) -> float:
         """Seconds since 1970 by Redis' clock: those of the workers may differ."""
@@ -180,43 +362,57 @@ class JobStore:
         return seconds + microseconds / 1e6
 
     def _text(self, job_id: str) -> str:
-        with _reachable():
-            text = self._redis.get(_key(job_id))
+        with reachable():
+            text = self._redis.get(record_key(job_id))
         if text is None:
             raise UnknownJob(job_id)
         return _decoded(text)
 
-    def _change(self, job_id: str, transition: Callable[[Job], Job], repeatable: bool = False) -> Job:
-        """Apply `transition` atomically.
-
-        `repeatable`: only the holder of the token can have written this very record, so finding it there means that our
-        own commit went through and its answer was lost. A claim is not: two claimers would write the same bytes.
-        """
-        proposal: Job | None = None
+    def _change(self, job_id: str, transition: Callable[[Job], Job], guarded: bool = False) -> Job:
+        """Apply `transition` atomically. `guarded`: only if the lease has run out; raises StaleClaim if not."""
         while True:
             text = self._text(job_id)
             job = Job.from_json(text)
-            if repeatable and job == proposal:
-                return job
-            proposal = transition(job)
-            attempt = "ended" if proposal.status.ended else proposal.attempt if proposal.attempt != job.attempt else ""
-            with _reachable():
-                done = self._compare_and_set(
-                    keys=[_key(job_id), _progress_key(job_id), _QUEUED],
-                    args=[text, proposal.to_json(), job_id, attempt, proposal.status],
-                )
-            if done:
-                return proposal
+            changed = transition(job)
+            if changed == job or self._written(text, job, changed, guarded):
+                return changed
+
+    def _written(self, old: str, before: Job | None, job: Job, guarded: bool = False) -> bool:
+        """Commit `job` in place of the record `old`; False if the record is another one by now."""
+        held = job.holder is not None
+        claimed = held and (before is None or before.attempt != job.attempt)
+        waits = job.status is Status.QUEUED
+        # A new job has its message at once; one that comes back may have lost it.
+        wake: int | str = "" if held or not waits else self._patience() if before is None else 0
+        leave = [key for key in _indexes(before) if key not in _indexes(job)] if before else []
+        with reachable():
+            answer = self._commit(
+                keys=[
+                    *(record_key(job.id), _attempt_key(job.id), _QUEUED, _LEASES, _UNCLAIMED, _EXPIRY),
+                    *leave,
+                    *_indexes(job),
+                ],
+                args=[
+                    *(old, job.to_json(), job.id, job.attempt if held else "", int(claimed)),
+                    *(int(job.cancel_requested_at is not None), _turn(job) if waits else "", self._milliseconds()),
+                    *(wake, int(job.expires_at.timestamp() * 1000), int(guarded), len(leave)),
+                ],
+            )
+        if answer == -1:
+            raise record.StaleClaim(f"{job.id}: its lease was renewed")
+        return bool(answer)
 
 
 @contextlib.contextmanager
-def _reachable() -> Iterator[None]:
+def reachable() -> Iterator[None]:
+    """Around everything that talks to Redis: what goes wrong there becomes StoreUnavailable."""
     try:
         yield
     except (redis.ConnectionError, redis.TimeoutError, *_UNWRITABLE) as error:
         raise StoreUnavailable(str(error)) from error
     except redis.ResponseError as error:
-        if not str(error).startswith("MISCONF"):  # what Redis says when its own last save failed, say on a full disk
+        # No memory left, or Redis' own last save failed, say on a full disk; met by a script, its words come wrapped.
+        if not re.search(r"\b(MISCONF|OOM)\b", str(error)):
             raise
         raise StoreUnavailable(str(error)) from error
 
@@ -225,18 +421,30 @@ def _decoded(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _key(job_id: str) -> str:
+def record_key(job_id: str) -> str:
+    """Under which Redis keeps the record."""
     return f"duet:job:{job_id}"
 
 
-def _progress_key(job_id: str) -> str:
-    return f"duet:job:{job_id}:progress"
+def _attempt_key(job_id: str) -> str:
+    return f"duet:job:{job_id}:attempt"
 
 
-def _milliseconds(job: Job) -> int:
-    return int(job.created_at.timestamp() * 1000)
+def _gone_key(job_id: str) -> str:
+    return f"duet:gone:{job_id}"
+
+
+def _index(owner: str | None, status: Status | None, kind: str | None) -> str:
+    return f"duet:index:{owner or ''}:{status or ''}:{kind or ''}"
+
+
+def _indexes(job: Job) -> list[str]:
+    """Every index in which the job stands."""
+    owners = [None, job.owner] if job.owner else [None]
+    return [_index(*part) for part in itertools.product(owners, (None, job.status), (None, job.kind))]
 
 
 def _turn(job: Job) -> int:
     """Sorts by priority, highest first, then by age; exact in a double, which is what Redis sorts by."""
-    return (len(PRIORITIES) - 1 - PRIORITIES.index(job.priority)) * 10**13 + _milliseconds(job)
+    age = int(job.created_at.timestamp() * 1000)
+    return (len(PRIORITIES) - 1 - PRIORITIES.index(job.priority)) * 10**13 + age

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.processes import children, status
 from tests.waiting import until
 
 START_SECONDS = 60
@@ -55,7 +56,7 @@ class Serve:
     def processes(self) -> dict[str, int]:
         """Process ids of the parts, by name."""
         found = {}
-        for pid, command in _children(self.process.pid):
+        for pid, command in children(self.process.pid):
             found[next(name for name in ("redis", "api", "worker") if name in command)] = pid
         return found
 
@@ -63,7 +64,7 @@ class Serve:
         """Every process that belongs to this stack, the first one too."""
         members = [self.process.pid]
         for pid in members:
-            members += [child for child, _ in _children(pid)]
+            members += [child for child, _ in children(pid)]
         return members
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
@@ -89,7 +90,7 @@ class Serve:
 
 def alive(pids: list[int]) -> list[int]:
     """Those of the processes that still run."""
-    return [pid for pid in pids if (status := _status(pid)) and status[0] != "Z"]
+    return [pid for pid in pids if (state := status(pid)) and state[0] != "Z"]
 
 
 def finished(client: httpx.Client, job: str, seconds: float = 120) -> dict:
@@ -125,24 +126,3 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             yield client
     finally:
         serve.stop()
-
-
-def _children(parent: int) -> list[tuple[int, str]]:
-    """(process id, command line) of every child of `parent`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (status := _status(int(entry.name))) and status[1] == parent:
-            try:
-                found.append((int(entry.name), (entry / "cmdline").read_text().replace("\0", " ")))
-            except OSError:  # it ended meanwhile
-                continue
-    return found
-
-
-def _status(pid: int) -> tuple[str, int] | None:
-    """(state, parent) of a process; None if there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return fields[0], int(fields[1])

@@ -31,7 +31,7 @@ def nothing_left(settings: Settings, store: JobStore) -> Callable[[], None]:
     """Checks that a refused request left neither a job nor a file."""
 
     def check() -> None:
-        assert store.unfinished() == []
+        assert store.page() == ([], None)
         assert [path for path in settings.data.rglob("*") if path.is_file()] == []
 
     return check
@@ -218,5 +218,5 @@ def test_without_storage_an_upload_is_refused_and_not_queued(
     answer = httpx.post(f"{api.url}/v2a", files={"file": ("a.mp4", silent_video)}, trust_env=False, timeout=30)
     problem(answer, 503, "storage_unavailable")
     assert "retry-after" in answer.headers
-    assert store.unfinished() == []
+    assert store.page() == ([], None)
     assert list(settings.temporary.iterdir()) == []

@@ -17,6 +17,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.conftest import RunningApi
 from tests.service.answers import problem
+from tests.service.keys import client_of, with_keys
 
 
 def test_a_request_id_is_kept_or_made(client: httpx.Client) -> None:
@@ -27,7 +28,7 @@ def test_a_request_id_is_kept_or_made(client: httpx.Client) -> None:
         assert client.get("/nothing", headers={"X-Request-ID": unfit}).headers["x-request-id"] != unfit
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/v1/nothing", "/jobs", "/docs", "/redoc", "/v2/generate", "/%00", "/ü"])
+@pytest.mark.parametrize("path", ["/nothing", "/v1/nothing", "/jobs/", "/docs", "/redoc", "/v2/generate", "/%00", "/ü"])
 def test_what_is_not_there_is_not_found(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
@@ -41,7 +42,8 @@ def test_what_is_not_there_is_not_found(client: httpx.Client, path: str) -> None
         ("GET", "/generate", "POST"),
         ("PUT", "/v2a", "POST"),
         ("DELETE", "/models", "GET, HEAD"),
-        ("POST", "/jobs/x", "GET, HEAD"),
+        ("POST", "/jobs/x", "GET, HEAD, DELETE"),
+        ("DELETE", "/v1/jobs/x/cancel", "POST"),
         ("POST", "/v1/healthz", "GET, HEAD"),
     ],
 )
@@ -49,6 +51,40 @@ def test_another_method_is_told_which_there_are(client: httpx.Client, method: st
     answer = client.request(method, path)
     problem(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == allow
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/models", "/jobs", "/jobs/x", "/nothing", "/openapi.json"])
+def test_every_answer_is_data_and_for_whoever_asked(client: httpx.Client, path: str) -> None:
+    headers = client.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert headers["cache-control"] == "no-store"
+
+
+def test_what_has_an_etag_is_kept_only_where_there_is_one_user(
+    client: httpx.Client, run_api: Callable[[Settings], RunningApi], settings: Settings
+) -> None:
+    assert client.get(client.post("/generate").headers["location"]).headers["cache-control"] == "private, no-cache"
+    with client_of(run_api(with_keys(settings)), "alice") as alice:
+        answer = alice.get(alice.post("/generate").headers["location"])
+        assert answer.headers["cache-control"] == "private, no-store"
+        assert answer.headers["etag"]
+
+
+def test_the_description_names_the_key_and_every_refusal(settings: Settings) -> None:
+    paths = create_app(with_keys(settings)).openapi()["paths"]
+    operations = {(method, path): each for path, methods in paths.items() for method, each in methods.items()}
+    for (_, path), operation in operations.items():
+        assert ("security" in operation) == (path not in ("/healthz", "/readyz")), path
+        assert {"401", "429"} <= set(operation["responses"]) or "security" not in operation
+    for path in ("/generate", "/v2a", "/a2v"):
+        answers = set(operations["post", path]["responses"])
+        assert {"200", "202", "400", "401", "403", "409", "410", "413", "415", "422", "429", "503"} <= answers
+    assert "507" in operations["post", "/v2a"]["responses"]
+    assert "507" in operations["post", "/a2v"]["responses"]
+    assert "security" not in create_app(settings).openapi()["paths"]["/generate"]["post"]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/models", "/v1/models"])
@@ -102,7 +138,10 @@ def test_the_description_covers_every_route_with_its_limits(client: httpx.Client
         "/generate",
         "/v2a",
         "/a2v",
+        "/jobs",
         "/jobs/{job_id}",
+        "/jobs/{job_id}/cancel",
+        "/jobs/{job_id}/retry",
         "/jobs/{job_id}/files/{name}",
         "/models",
         "/healthz",

@@ -35,7 +35,7 @@ def completed_job(store: JobStore, storage: Storage) -> str:
     """What a worker leaves when it is done."""
     job = a_job()
     store.create(job)
-    claimed = store.claim(job.id)
+    claimed = store.claim(job.id, "a worker")
     assert claimed is not None
     store.start(job.id, 1)
     outputs = []
@@ -163,7 +163,7 @@ def test_a_running_job_has_no_files_yet(client: httpx.Client, store: JobStore) -
 def test_a_failed_job_has_none_either(client: httpx.Client, store: JobStore) -> None:
     job = a_job()
     store.create(job)
-    store.claim(job.id)
+    store.claim(job.id, "a worker")
     store.fail(job.id, 1, JobError("out_of_memory", "too large", True, 1))
     problem(client.get(f"/jobs/{job.id}/files/video.mp4"), 409, "job_failed")
 

@@ -110,7 +110,7 @@ def test_a_wrong_field_is_named_with_what_is_allowed(
     errors = problem(answer, 422, code)["errors"]
     assert [error["field"] for error in errors] == [field]
     assert allowed is None or errors[0]["allowed"] == allowed
-    assert store.unfinished() == []
+    assert store.page() == ([], None)
 
 
 def test_all_wrong_fields_are_named_at_once(client: httpx.Client) -> None:

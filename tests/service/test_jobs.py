@@ -23,7 +23,7 @@ def test_a_job_is_followed_to_its_end(client: httpx.Client, store: JobStore) -> 
     assert (queued["status"], queued["queue_position"], queued["attempt"]) == ("queued", 0, 0)
     assert (queued["stage"], queued["started_at"], queued["outputs"]) == (None, None, [])
 
-    store.claim(job.id)
+    store.claim(job.id, "a worker")
     store.start(job.id, 1)
     store.progress(job.id, 1, Progress("base", 7, 20, 0.31, 4.2))
     running = client.get(url).json()
@@ -50,7 +50,7 @@ def test_a_job_is_followed_to_its_end(client: httpx.Client, store: JobStore) -> 
 def test_a_failed_job_says_why(client: httpx.Client, store: JobStore) -> None:
     job = a_job()
     store.create(job)
-    store.claim(job.id)
+    store.claim(job.id, "a worker")
     store.fail(job.id, 1, JobError("out_of_memory", "the model needs more memory", True, 1))
     failed = client.get(f"/jobs/{job.id}").json()
     assert failed["status"] == "failed"
@@ -74,7 +74,7 @@ def test_a_client_that_polls_is_told_when_nothing_changed(client: httpx.Client, 
     etag = client.get(f"/jobs/{job.id}").headers["etag"]
     same = client.get(f"/jobs/{job.id}", headers={"If-None-Match": etag})
     assert (same.status_code, same.content) == (304, b"")
-    store.claim(job.id)
+    store.claim(job.id, "a worker")
     assert client.get(f"/jobs/{job.id}", headers={"If-None-Match": etag}).status_code == 200
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import subprocess
 import sys
-import threading
+import textwrap
 import time
+import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -53,14 +54,31 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def children() -> set[int]:
-    """Process ids of this process' children, zombies too."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                found.add(int(stat.parent.name))
-    return found
+REMAINS = """
+import json, os, sys, threading
+from dataclasses import replace
+from pathlib import Path
+from service.probe import ProbeError, ProbeLimits, Prober, probe
+
+def remains():
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return {"children": len(children), "files": len(os.listdir("/proc/self/fd")), "threads": threading.active_count()}
+
+sources = Path(sys.argv[1])
+told = [remains()]
+"""
+"""The beginning of a script that counts what is left of probes: in a process where nobody else has any."""
+
+
+def alone(script: str, sources: Path, folder: Path) -> list[dict[str, int]]:
+    """What `told` holds at the end of REMAINS and `script`, run in `folder` by a process of its own."""
+    path = f"import sys; sys.path[:0] = {[os.path.abspath(each) for each in sys.path]!r}\n"
+    whole = path + REMAINS + textwrap.dedent(script) + "\nprint(json.dumps(told))"
+    command = [sys.executable, "-c", whole, str(sources)]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    told: list[dict[str, int]] = json.loads(ran.stdout)
+    return told
 
 
 def wait_for_spare(prober: Prober) -> int:
@@ -317,14 +335,20 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(prober: Prober, sou
 # The child
 
 
-def test_a_child_that_takes_too_long_is_ended(sources: Path) -> None:
-    before = children()
+def test_a_child_that_takes_too_long_is_ended(sources: Path, tmp_path: Path) -> None:
+    before, after = alone(
+        """
+        try:
+            probe(sources / "both.mp4", "video", replace(ProbeLimits(), wall_seconds=0.001))
+        except ProbeError as error:
+            assert error.code == "undecodable" and "within 0.001 s" in error.message
+            told.append(remains())
+        """,
+        sources,
+        tmp_path,
+    )
 
-    with pytest.raises(ProbeError, match=r"within 0\.001 s") as caught:
-        probe(sources / "both.mp4", "video", replace(LIMITS, wall_seconds=0.001))
-
-    assert caught.value.code == "undecodable"
-    assert children() == before
+    assert after == before
 
 
 def test_memory_and_cpu_time_are_limited(sources: Path, tmp_path: Path) -> None:
@@ -358,20 +382,36 @@ def test_many_uploads_at_once_are_told_apart(sources: Path, prober: Prober) -> N
     assert answers == ["aac", "no_audio_track"] * 6
 
 
-def test_nothing_stays_behind(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    processes, files, threads = children(), set(os.listdir("/proc/self/fd")), threading.active_count()
+def test_nothing_stays_behind(sources: Path, tmp_path: Path) -> None:
+    before, meanwhile, after = alone(
+        """
+        with Prober() as prober:
+            prober.probe(sources / "both.mp4", "video", ProbeLimits())
+            try:
+                prober.probe(sources / "silent.mp4", "audio", ProbeLimits())
+            except ProbeError as error:
+                assert error.code == "no_audio_track"
+            told.append(remains())
+        probe(sources / "sound.mp3", "audio", ProbeLimits())
+        told.append(remains())
+        """,
+        sources,
+        tmp_path,
+    )
 
-    with Prober() as prober:
-        prober.probe(sources / "both.mp4", "video", LIMITS)
-        refusal(prober, sources / "silent.mp4", "audio")
-        assert len(children() - processes) == 1  # the spare
-    probe(sources / "sound.mp3", "audio", LIMITS)
-
-    assert children() == processes
-    assert set(os.listdir("/proc/self/fd")) == files
-    assert threading.active_count() == threads
+    assert meanwhile["children"] == before["children"] + 1  # the spare
+    assert after == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_impossible_sound_is_undecodable(prober: Prober, tmp_path: Path) -> None:
+    for channels, rate, got in ((65, 16_000, "65 channels"), (1, 99, "99 Hz"), (1, 2_000_000, "2000000 Hz")):
+        path = tmp_path / "sound.wav"
+        with wave.open(str(path), "wb") as file:
+            file.setparams((channels, 2, rate, 0, "NONE", ""))
+            file.writeframes(bytes(2 * channels * rate))
+        error = refusal(prober, path, "audio")
+        assert (error.status, error.code, error.got) == (422, "undecodable", got)
 
 
 def test_the_spare_child_ends_when_the_service_dies(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from service.app import create_app
 from service.settings import Settings, load_settings
 
 
@@ -51,6 +52,8 @@ def test_durations_are_written_as_people_write_them(text: str, duration: timedel
         ("S3_ENDPOINT", "localhost:9000"),
         ("RETENTION", "soon"),
         ("RETENTION", "0"),
+        ("REMEMBER_ERASED", "0"),
+        ("MAX_QUEUED", "0"),
         ("LOG_FORMAT", "xml"),
         ("MAX_UPLOAD_MIB", "0"),
     ],
@@ -68,3 +71,60 @@ def test_every_setting_says_what_it_is() -> None:
 
 def test_the_secret_key_is_not_shown() -> None:
     assert "hush" not in repr(load_settings(s3_secret_key="hush"))
+
+
+HASH = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", []),
+        (f"alice:{HASH}", ["alice"]),
+        (f"alice:{HASH},bob:{HASH}", ["alice", "bob"]),
+        (f" alice:{HASH}\n bob:{HASH}, ", ["alice", "bob"]),
+    ],
+)
+def test_keys_are_written_in_one_line_or_in_several(text: str, names: list[str]) -> None:
+    hashes = load_settings(api_keys=text).key_hashes
+    assert [name for name, _ in hashes] == names
+    assert {digest for _, digest in hashes} <= {bytes.fromhex(HASH)}
+
+
+@pytest.mark.parametrize(
+    "text", ["duet_the-key-itself", f":{HASH}", f"a b:{HASH}", "alice:abc", f"alice:{HASH.upper()}"]
+)
+def test_what_is_no_hash_of_a_key_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        load_settings(api_keys=text)
+    assert "DUET_API_KEYS" in str(end.value)
+    assert text not in str(end.value)
+
+
+def test_hashes_of_keys_are_not_shown() -> None:
+    assert HASH not in repr(load_settings(api_keys=f"alice:{HASH}"))
+
+
+@pytest.mark.parametrize(
+    ("given", "starts"),
+    [
+        ({}, True),
+        ({"host": "::1"}, True),
+        ({"host": "127.8.0.1"}, True),
+        ({"host": "localhost"}, True),
+        ({"host": "0.0.0.0"}, False),
+        ({"host": "::"}, False),
+        ({"host": "192.168.1.7"}, False),
+        ({"host": "duet.example"}, False),
+        ({"host": "0.0.0.0", "published_on": "127.0.0.1"}, True),
+        ({"host": "127.0.0.1", "published_on": "0.0.0.0"}, False),
+        ({"host": "0.0.0.0", "api_keys": f"alice:{HASH}"}, True),
+    ],
+)
+def test_without_keys_the_service_starts_for_this_machine_only(given: dict[str, str], starts: bool) -> None:
+    settings = load_settings(**given)
+    if starts:
+        create_app(settings)
+    else:
+        with pytest.raises(SystemExit, match="DUET_API_KEYS is not set"):
+            create_app(settings)

@@ -15,7 +15,10 @@ from service.jobs.record import Job, Status
 from service.storage import FolderStorage, StorageUnavailable
 from tests.waiting import until
 from tests.workers.conftest import Stack
-from workers.runner import HandedBack, Runner
+from tests.workers.fake import parts
+from workers.making import ModelMaker
+from workers.runner import Attempt, BackInQueue, Runner
+from workers.spool import Files
 
 
 @pytest.fixture(autouse=True)
@@ -28,17 +31,17 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def pipelines(models: Path) -> dict[str, Pipeline]:
-    return {"tiny": Pipeline.load(find_models(models)["tiny"], device="cpu")}
+def maker(models: Path) -> ModelMaker:
+    return ModelMaker({"tiny": Pipeline.load(find_models(models)["tiny"], device="cpu")})
 
 
 @pytest.fixture
-def runner(stack: Stack, pipelines: dict[str, Pipeline]) -> Runner:
-    return Runner(stack.store, stack.storage, pipelines, stack.settings.temporary)
+def runner(stack: Stack, maker: ModelMaker) -> Runner:
+    return parts(stack, maker)[0]
 
 
-class ClaimedDuringUpload(FolderStorage):
-    """A folder that is slow enough for another worker to claim the job meanwhile."""
+class TakenDuringUpload(FolderStorage):
+    """A folder that is slow enough for the lease to run out and another worker to claim the job meanwhile."""
 
     def __init__(self, stack: Stack, job: Job) -> None:
         super().__init__(Path(stack.settings.storage_url))
@@ -48,21 +51,19 @@ class ClaimedDuringUpload(FolderStorage):
     def put_file(self, key: str, path: Path, content_type: str) -> None:
         super().put_file(key, path, content_type)
         if not self.stored:
-            assert self.stack.store.claim(self.job.id) is not None
+            overtake(self.stack, self.job)
         self.stored.append(key)
 
 
-class FullFolder(FolderStorage):
-    """A store that takes reads and deletions, but no writes."""
-
-    def put_file(self, key: str, path: Path, content_type: str) -> None:
-        raise StorageUnavailable("the disk is read-only")
+def overtake(stack: Stack, job: Job) -> None:
+    assert stack.store.abandon(job.id, known_dead=True) is not None
+    assert stack.store.claim(job.id, "another worker") is not None
 
 
-def test_a_stale_token_commits_nothing_and_its_files_go(stack: Stack, pipelines: dict[str, Pipeline]) -> None:
+def test_a_stale_token_commits_nothing_and_its_files_go(stack: Stack, maker: ModelMaker) -> None:
     job = stack.create()
-    storage = ClaimedDuringUpload(stack, job)
-    Runner(stack.store, storage, pipelines, stack.settings.temporary).run(job.id)
+    storage = TakenDuringUpload(stack, job)
+    parts(stack, maker, storage)[0].run(job.id)
     assert storage.stored
     assert stack.files(job) == []
     record = stack.store.get(job.id)
@@ -71,9 +72,10 @@ def test_a_stale_token_commits_nothing_and_its_files_go(stack: Stack, pipelines:
     assert record.outputs == ()
 
 
-def test_the_attempt_that_overtook_completes(stack: Stack, pipelines: dict[str, Pipeline], runner: Runner) -> None:
+def test_the_attempt_that_overtook_completes(stack: Stack, maker: ModelMaker, runner: Runner) -> None:
     job = stack.create()
-    Runner(stack.store, ClaimedDuringUpload(stack, job), pipelines, stack.settings.temporary).run(job.id)
+    parts(stack, maker, TakenDuringUpload(stack, job))[0].run(job.id)
+    stack.store.hand_back(job.id, 2)
     runner.run(job.id)
     record = stack.store.get(job.id)
     assert (record.status, record.attempt) == (Status.COMPLETED, 3)
@@ -86,23 +88,21 @@ def test_an_attempt_notices_at_its_next_report_that_it_was_overtaken(stack: Stac
     thread = threading.Thread(target=runner.run, args=[job.id])
     thread.start()
     until(lambda: stack.store.progress_of(job), "the first step is reported")
-    assert stack.store.claim(job.id) is not None
+    overtake(stack, job)
     thread.join(5)
     assert not thread.is_alive()
     assert stack.files(job) == []
     assert not stack.store.get(job.id).status.ended
 
 
-def test_a_stopping_runner_lets_the_job_go_between_two_steps(
-    stack: Stack, runner: Runner, pipelines: dict[str, Pipeline]
-) -> None:
+def test_a_stopping_runner_lets_the_job_go_between_two_steps(stack: Stack, runner: Runner, maker: ModelMaker) -> None:
     job = stack.create(steps=30)
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
             runner.run(job.id)
-        except HandedBack as reason:
+        except BackInQueue as reason:
             raised.append(reason)
 
     thread = threading.Thread(target=run)
@@ -111,44 +111,95 @@ def test_a_stopping_runner_lets_the_job_go_between_two_steps(
     runner.stop()
     thread.join(5)
     assert raised
-    with pytest.raises(HandedBack):
+    with pytest.raises(BackInQueue):
         runner.run(job.id)
-    assert stack.store.get(job.id).attempt == 1
-    Runner(stack.store, stack.storage, pipelines, stack.settings.temporary).run(job.id)
+    waiting = stack.store.get(job.id)
+    assert (waiting.status, waiting.attempt, waiting.strikes) == (Status.QUEUED, 1, 0)
+    parts(stack, maker)[0].run(job.id)
     assert stack.store.get(job.id).status is Status.COMPLETED
 
 
-def test_progress_rises_to_one_and_names_the_stages(stack: Stack, pipelines: dict[str, Pipeline]) -> None:
+def test_progress_rises_to_one_and_names_the_stages(stack: Stack, maker: ModelMaker) -> None:
     seen = []
 
     class Watched(type(stack.store)):  # type: ignore[misc]
         def progress(self, job_id, token, progress):  # type: ignore[no-untyped-def]
             seen.append(progress)
-            super().progress(job_id, token, progress)
+            return super().progress(job_id, token, progress)
 
-    store = Watched(stack.store._redis)
+    stack.store = Watched(stack.store._redis)
     job = stack.create(steps=3, super_resolution=True, sr_steps=2, num_outputs=2)
-    Runner(store, stack.storage, pipelines, stack.settings.temporary).run(job.id)
+    parts(stack, maker)[0].run(job.id)
     assert seen[-1].progress == 1
     assert {p.stage for p in seen} == {"base", "sr"}
     assert {p.total_steps for p in seen if p.stage == "sr"} == {2}
 
 
-@pytest.mark.parametrize(
-    ("change", "code", "retryable"),
-    [
-        ({"model": "nobody"}, "invalid_request", False),
-        ({}, "storage_unavailable", True),
-    ],
-)
-def test_a_job_that_cannot_be_done_fails_with_a_reason(
-    stack: Stack, pipelines: dict[str, Pipeline], change: dict[str, str], code: str, retryable: bool
-) -> None:
+def test_a_job_that_cannot_be_done_fails_at_once_with_a_reason(stack: Stack) -> None:
     job = stack.create()
-    served = {} if change else pipelines
-    Runner(stack.store, FullFolder(Path(stack.settings.storage_url)), served, stack.settings.temporary).run(job.id)
+    parts(stack, ModelMaker({}))[0].run(job.id)
     record = stack.store.get(job.id)
     assert record.status is Status.FAILED
     assert record.error is not None
-    assert (record.error.code, record.error.retryable, record.error.attempt) == (code, retryable, 1)
+    assert (record.error.code, record.error.retryable, record.error.attempt) == ("invalid_request", False, 1)
     assert not any(stack.settings.temporary.glob("*/*"))
+
+
+class Broken:
+    """A maker that always raises."""
+
+    def make(self, attempt: Attempt) -> list[Files]:
+        attempt.begin()
+        raise RuntimeError("the device is not there today")
+
+
+def test_a_job_that_raises_is_tried_three_times(stack: Stack) -> None:
+    job = stack.create()
+    runner = parts(stack, Broken())[0]
+    for strikes in (1, 2):
+        with pytest.raises(BackInQueue):
+            runner.run(job.id)
+        record = stack.store.get(job.id)
+        assert (record.status, record.strikes) == (Status.QUEUED, strikes)
+    runner.run(job.id)
+    record = stack.store.get(job.id)
+    assert (record.status, record.attempt) == (Status.FAILED, 3)
+    assert record.error is not None
+    assert (record.error.code, record.error.retryable) == ("internal_error", True)
+
+
+def test_a_cancelled_job_stops_with_its_next_step(stack: Stack, runner: Runner) -> None:
+    job = stack.create(steps=1000)
+    thread = threading.Thread(target=runner.run, args=[job.id])
+    thread.start()
+    until(lambda: stack.store.progress_of(job), "the first step is reported")
+    assert stack.store.request_cancel(job.id).status is Status.IN_PROGRESS
+    thread.join(3)
+    assert not thread.is_alive()
+    assert stack.store.get(job.id).status is Status.CANCELED
+    assert stack.files(job) == []
+
+
+def test_an_upload_that_is_gone_fails_the_job_and_one_that_is_away_is_waited_for(stack: Stack, tmp_path: Path) -> None:
+    upload = tmp_path / "upload.mp4"
+    upload.write_bytes(b"film")
+    gone, away = stack.create("v2a", upload), stack.create("v2a", upload)
+    stack.storage.delete_prefix(gone.storage_prefix)
+    runner = parts(stack)[0]
+    runner.run(gone.id)
+    record = stack.store.get(gone.id)
+    assert record.error is not None
+    assert record.error.code == "input_missing"
+
+    refused: list[str] = []
+
+    class Away(FolderStorage):
+        def download(self, key: str, path: Path) -> None:
+            if not refused:
+                refused.append(key)
+                raise StorageUnavailable("nobody answers")
+            super().download(key, path)
+
+    parts(stack, storage=Away(Path(stack.settings.storage_url)))[0].run(away.id)
+    assert refused
+    assert stack.store.get(away.id).status is Status.COMPLETED

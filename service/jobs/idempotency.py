@@ -1,0 +1,119 @@
+"""Idempotency keys: the same request sent twice makes one job, also when both arrive at the same moment.
+
+A key is an entry in Redis, `duet:idempotency:{hash of owner and key}`: fingerprint of the request and id of the job. It
+is reserved before the record is written and confirmed afterwards. Whoever finds it reserved only waits: either the
+record appears, or the reservation is released, or it runs out (`LEASE`) because the process that made it is dead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import redis
+
+from service.jobs.store import reachable, record_key
+
+AT_LEAST = timedelta(hours=24)
+"""A key is kept as long as its job, and never for less than this."""
+
+LEASE = 15.0
+"""Seconds that a reservation holds without a record: what lies between is two writes, each given up within seconds."""
+
+_LOOK_INTERVAL = 0.05
+
+_RESERVE = """
+local found = redis.call('HMGET', KEYS[1], 'fingerprint', 'job', 'until', 'confirmed')
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1000000
+if found[1] then
+  if found[1] ~= ARGV[1] then return {'other'} end
+  if found[4] == '1' or redis.call('EXISTS', ARGV[5] .. found[2]) == 1 then return {'made', found[2]} end
+  if tonumber(found[3]) > now then return {'reserved'} end
+end
+if ARGV[2] == '' then return {'free'} end
+redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'job', ARGV[2], 'until', tostring(now + ARGV[3]), 'confirmed', '0')
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return {'ours'}
+"""
+_CONFIRM = """
+if redis.call('HGET', KEYS[1], 'job') == ARGV[1] then redis.call('HSET', KEYS[1], 'confirmed', '1') end
+"""
+_RELEASE = """
+if redis.call('HGET', KEYS[1], 'job') == ARGV[1] then redis.call('DEL', KEYS[1]) end
+"""
+
+
+class KeyReused(Exception):
+    """The key came with another request before."""
+
+
+class StillReserved(Exception):
+    """The first request with this key is neither done nor given up."""
+
+
+@dataclass(frozen=True)
+class IdempotentRequest:
+    """A request that must not be done twice: whose key it is, the key, and the fingerprint of all that was asked."""
+
+    owner: str | None
+    key: str
+    fingerprint: str
+
+    @property
+    def entry(self) -> str:
+        # Neither part can be mistaken for the other, whatever it contains, and the client's words are no key of ours.
+        named = f"{len(self.owner)}:{self.owner}" if self.owner is not None else "-"
+        return f"duet:idempotency:{hashlib.sha256(f'{named}:{self.key}'.encode()).hexdigest()}"
+
+
+class IdempotencyKeys:
+    """The keys in Redis. Every method raises StoreUnavailable."""
+
+    def __init__(self, client: redis.Redis, retention: timedelta) -> None:
+        self._kept_ms = int(max(retention, AT_LEAST).total_seconds() * 1000)
+        self._reserve = client.register_script(_RESERVE)
+        self._confirm = client.register_script(_CONFIRM)
+        self._release = client.register_script(_RELEASE)
+
+    def made(self, request: IdempotentRequest) -> str | None:
+        """Id of the job that this request made before. Raises KeyReused."""
+        answer, *job_id = self._ask(request, "")
+        return job_id[0] if answer == "made" else None
+
+    def reserve(self, request: IdempotentRequest, job_id: str) -> str | None:
+        """Make the key ours for the job that is about to be recorded, or learn which one it has made: its id.
+
+        Waits while another process is at it. Raises KeyReused, StillReserved.
+        """
+        deadline = time.monotonic() + 2 * LEASE
+        while time.monotonic() < deadline:
+            answer, *made = self._ask(request, job_id)
+            if answer == "ours":
+                return None
+            if answer == "made":
+                return made[0]
+            time.sleep(_LOOK_INTERVAL)
+        raise StillReserved(request.entry)
+
+    def confirm(self, request: IdempotentRequest, job_id: str) -> None:
+        """The record is written."""
+        with reachable():
+            self._confirm(keys=[request.entry], args=[job_id])
+
+    def release(self, request: IdempotentRequest, job_id: str) -> None:
+        """No record was written, and none will be: the next request with this key may begin at once."""
+        with reachable():
+            self._release(keys=[request.entry], args=[job_id])
+
+    def _ask(self, request: IdempotentRequest, job_id: str) -> list[str]:
+        arguments: list[Any] = [request.fingerprint, job_id, LEASE, self._kept_ms, record_key("")]
+        with reachable():
+            answer: Any = self._reserve(keys=[request.entry], args=arguments)
+        words = [word.decode() for word in answer]
+        if words[0] == "other":
+            raise KeyReused(request.entry)
+        return words

@@ -1,0 +1,127 @@
+"""Outputs from the real models: decode what the network must see, run the pipeline, write the files."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.manifest import find_models
+from model.media import MediaError, cut_wav, decode_audio, decode_video, mux_a2v, mux_v2a, write_clip, write_wav
+from model.pipeline import Clip, ClipRequest, Pipeline
+from model.pipeline import Progress as ClipProgress
+from model.request import RequestError
+from service.jobs.record import Job, Progress
+from service.log import log
+from workers import provenance
+from workers.decoding import confined
+from workers.runner import Attempt, CannotBeMade
+from workers.spool import Files
+
+
+class ModelMaker:
+    """Makes outputs with the given models, by name."""
+
+    def __init__(self, pipelines: Mapping[str, Pipeline]) -> None:
+        self._pipelines = pipelines
+        self._device = threading.Lock()
+
+    @classmethod
+    def load(cls, folder: Path | None) -> ModelMaker:
+        """With every model of `folder` and every built-in one. Raises ManifestError or CheckpointError."""
+        pipelines = {}
+        for name, manifest in find_models(folder).items():
+            pipelines[name] = pipeline = Pipeline.load(manifest)
+            if manifest.trained:
+                log.info("model loaded", model=name, device=str(pipeline.device))
+            else:
+                log.warning(
+                    "model loaded, but it is untrained: its networks are random and its clips are noise",
+                    model=name,
+                    device=str(pipeline.device),
+                )
+        return cls(pipelines)
+
+    def make(self, attempt: Attempt) -> list[Files]:
+        """See `workers.runner.Maker`."""
+        try:
+            return self._make(attempt)
+        except RequestError as error:
+            raise CannotBeMade("invalid_request", str(error)) from error
+        except MediaError as error:
+            raise CannotBeMade("undecodable_input", str(error)) from error
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
+
+    def _make(self, attempt: Attempt) -> list[Files]:
+        job, clock = attempt.job, attempt.clock
+        pipeline = self._pipelines.get(job.model)
+        if pipeline is None:
+            raise RequestError("model", f"this worker does not serve the model {job.model!r}")
+        with clock.time("decode"):
+            condition = _condition(job, pipeline, attempt.source)
+        made = []
+        for index in range(job.params.num_outputs):
+            request = ClipRequest(job.kind, job.params, index, condition)
+            with self._device:  # one thread at a time owns it
+                if index == 0:
+                    attempt.begin()
+                clip = pipeline.run(request, _reporter(attempt, index))
+            clock.add(clip.timings)
+            with clock.time("encode"):
+                made.append(_write_files(job, pipeline, index, clip, attempt.source, attempt.folder))
+        return made
+
+
+def _reporter(attempt: Attempt, index: int) -> Callable[[ClipProgress], None]:
+    """What the pipeline calls after every step of output `index`."""
+    outputs = attempt.job.params.num_outputs
+
+    def report(step: ClipProgress) -> None:
+        left = step.eta_seconds
+        if left is not None and step.fraction < 1:
+            left += left / (1 - step.fraction) * (outputs - index - 1)
+        done = (index + step.fraction) / outputs
+        attempt.report(Progress(step.stage, step.step, step.total_steps, round(done, 4), left))
+
+    return report
+
+
+def _condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tensor | None:
+    """The given side as the network sees it."""
+    if job.input is None or source is None:
+        return None
+    decode = decode_video if job.kind == "v2a" else decode_audio
+    return confined(decode, source, pipeline.manifest.config.clip, job.input.used.start)
+
+
+def _write_files(job: Job, pipeline: Pipeline, index: int, clip: Clip, source: Path | None, folder: Path) -> Files:
+    """Write one output's files to `folder`; return them by name."""
+    files = {name: folder / f"{index}-{name}" for name in ("video.mp4", "audio.wav", "manifest.json")}
+    video, audio = files["video.mp4"], files["audio.wav"]
+    comment = provenance.comment(pipeline.manifest, job, index)
+    video_origin = audio_origin = "generated"
+    if job.input is None or source is None:
+        assert clip.frames is not None
+        assert clip.audio is not None
+        write_clip(video, clip.frames, clip.fps, clip.audio, clip.sample_rate, comment)
+        write_wav(audio, clip.audio, clip.sample_rate)
+    elif job.kind == "v2a":
+        assert clip.audio is not None
+        used = job.input.used
+        how = confined(mux_v2a, source, used.start, used.duration, clip.audio, clip.sample_rate, video, comment)
+        write_wav(audio, clip.audio, clip.sample_rate)
+        video_origin = f"the upload's own frames, {how}"
+    else:
+        assert clip.frames is not None
+        used = job.input.used
+        confined(mux_a2v, clip.frames, clip.fps, source, used.start, used.duration, video, comment)
+        confined(cut_wav, source, used.start, used.duration, audio)
+        audio_origin = "the upload's own sound, exact in audio.wav, AAC in video.mp4"
+    manifest = provenance.describe(pipeline, job, index, video_origin, audio_origin)
+    files["manifest.json"].write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return files
