@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
 
 from service.jobs.queue import JobQueue, QueueUnavailable
 from service.jobs.record import IllegalTransition, Job, JobError, StaleClaim, Status
@@ -18,6 +20,8 @@ STRIKES = 3
 
 PATIENCE = 10.0
 """Seconds to wait for a Redis that is being started again as well."""
+
+_T = TypeVar("_T")
 
 
 class Recovery:
@@ -33,27 +37,17 @@ class Recovery:
 
         Raises StoreUnavailable or QueueUnavailable if Redis stays away.
         """
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                jobs = self._store.unfinished()
-                for job in jobs:
-                    self._queue.enqueue(job)
-                return len(jobs)
-            except (StoreUnavailable, QueueUnavailable):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
+        return self._insist(self._wake)
 
-    def after_death(self) -> None:
-        """The worker died: fail the job that it ran if this was its last strike, and wake the others.
+    def after_death(self) -> int:
+        """The worker died: fail the job that it ran if this was its last strike, wake the others; return their number.
 
         Raises StoreUnavailable or QueueUnavailable if Redis stays away.
         """
-        for job in self._store.unfinished():
+        for job in self._insist(self._store.unfinished):
             if job.status is Status.IN_PROGRESS:
                 self._strike(job)
-        self.wake_all()
+        return self.wake_all()
 
     def _strike(self, job: Job) -> None:
         self._strikes[job.id] += 1
@@ -64,3 +58,20 @@ class Recovery:
             self._store.fail(job.id, job.attempt, error)
         except (UnknownJob, StaleClaim, IllegalTransition):
             return  # erased or ended meanwhile
+
+    def _wake(self) -> int:
+        jobs = self._store.unfinished()
+        for job in jobs:
+            self._queue.enqueue(job)
+        return len(jobs)
+
+    def _insist(self, action: Callable[[], _T]) -> _T:
+        """Redis may have died at the same moment: give it time to be started again."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return action()
+            except (StoreUnavailable, QueueUnavailable):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)

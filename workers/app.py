@@ -6,11 +6,11 @@ import os
 import socket
 import threading
 import warnings
-from pathlib import Path
 
 from celery import Celery, signals
 from celery.platforms import SecurityWarning
 
+from model.allocator import keep_freed_memory
 from model.manifest import find_models
 from model.pipeline import Pipeline
 from service.jobs.queue import celery_config
@@ -29,8 +29,9 @@ def run(settings: Settings) -> int:
     if a model cannot be loaded.
     """
     configure_logging(settings)
+    keep_freed_memory()
     store = JobStore(connect(settings))
-    runner = Runner(store, open_storage(settings), load_pipelines(settings.models), settings.temporary)
+    runner = Runner(store, open_storage(settings), load_pipelines(settings), settings.temporary)
     presence = Presence(store)
     celery = create_celery(settings, runner)
 
@@ -72,11 +73,11 @@ def create_celery(settings: Settings, runner: Runner) -> Celery:
     return celery
 
 
-def load_pipelines(folder: Path | None) -> dict[str, Pipeline]:
-    """Every model of `folder` and every built-in one, ready to run, by name."""
+def load_pipelines(settings: Settings) -> dict[str, Pipeline]:
+    """Every model of DUET_MODELS and every built-in one, ready to run, by name."""
     pipelines = {}
-    for name, manifest in find_models(folder).items():
-        pipelines[name] = pipeline = Pipeline.load(manifest)
+    for name, manifest in find_models(settings.models).items():
+        pipelines[name] = pipeline = Pipeline.load(manifest, settings.device, settings.dtype)
         if manifest.trained:
             log.info("model loaded", model=name, device=str(pipeline.device))
         else:
