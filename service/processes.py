@@ -31,7 +31,7 @@ class Program:
     `log` is where it says why it ended, if not in its output. `descriptors` are open files that the program inherits
     under their numbers.
     `orphan_signal` is what the program gets on Linux when this process dies without a word (kill -9, out of memory).
-    `stop_seconds` lie between the polite signal and the last one. `niceness` is added to that of this process.
+    `stop_seconds` lie between the polite signal and the last one.
     """
 
     name: str
@@ -40,7 +40,6 @@ class Program:
     folder: Path | None = None
     log: Path | None = None
     descriptors: tuple[int, ...] = ()
-    niceness: int = 0
     orphan_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 10.0
 
@@ -103,8 +102,6 @@ class Supervised:
                 _libc.prctl(_PR_SET_PDEATHSIG, program.orphan_signal)
                 if os.getppid() != parent:  # it died before prctl: nobody will send the signal any more
                     os._exit(1)
-            if program.niceness:
-                os.nice(program.niceness)
 
         # A session of its own keeps the terminal's Ctrl-C from the program: the order of stopping is ours.
         self._process = await asyncio.create_subprocess_exec(

@@ -51,6 +51,14 @@ class Settings(BaseSettings):
     )
     models: Path | None = Field(default=None, description="folder of further models, one folder each with a model.json")
     default_model: str = Field(default="demo", description="the model of a request that names none")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
+        description="where the worker computes: cpu, cuda, cuda:1 …; auto takes a GPU if there is one",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="what the networks compute in; auto is bfloat16 on a GPU, float32 elsewhere"
+    )
     host: str = Field(default="127.0.0.1", description="address the API listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port the API listens on; 0 takes a free one")
     published_on: str = Field(

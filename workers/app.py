@@ -34,7 +34,7 @@ def load_models(settings: Settings) -> Maker:
     """The maker of a real worker. Raises ManifestError or CheckpointError if a model cannot be loaded."""
     from workers.making import ModelMaker  # torch takes seconds to import, and not every maker needs it
 
-    return ModelMaker.load(settings.models)
+    return ModelMaker.load(settings)
 
 
 def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> int:

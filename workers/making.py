@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.allocator import keep_freed_memory
 from model.manifest import find_models
 from model.media import MediaError, cut_wav, decode_audio, decode_video, mux_a2v, mux_v2a, write_clip, write_wav
 from model.pipeline import Clip, ClipRequest, Pipeline
@@ -17,6 +18,7 @@ from model.pipeline import Progress as ClipProgress
 from model.request import RequestError
 from service.jobs.record import Job, Progress
 from service.log import log
+from service.settings import Settings
 from workers import provenance
 from workers.decoding import confined
 from workers.runner import Attempt, CannotBeMade
@@ -31,11 +33,12 @@ class ModelMaker:
         self._device = threading.Lock()
 
     @classmethod
-    def load(cls, folder: Path | None) -> ModelMaker:
-        """With every model of `folder` and every built-in one. Raises ManifestError or CheckpointError."""
+    def load(cls, settings: Settings) -> ModelMaker:
+        """With every model of DUET_MODELS and every built-in one. Raises ManifestError or CheckpointError."""
+        keep_freed_memory()
         pipelines = {}
-        for name, manifest in find_models(folder).items():
-            pipelines[name] = pipeline = Pipeline.load(manifest)
+        for name, manifest in find_models(settings.models).items():
+            pipelines[name] = pipeline = Pipeline.load(manifest, settings.device, settings.dtype)
             if manifest.trained:
                 log.info("model loaded", model=name, device=str(pipeline.device))
             else:

@@ -27,14 +27,15 @@ class Serve:
     def __init__(self, data: Path, *arguments: str) -> None:
         self.data = data
         self.lines: list[str] = []
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("DUET_")}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("DUET_")}
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin get nowhere on a machine that is busy
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service.cli", "serve", "--data", str(data), *(arguments or ("--port", "0"))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=clean,
+            env=environment,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -1,0 +1,192 @@
+"""`python -m benchmarks.forward`: the coupled network against a plain one with the same weights; prints JSON.
+
+Both run in turn in one process, so that whatever else the machine does falls on both; a ratio is the median over the
+repetitions of (plain / ours). Ours runs as the worker runs it, with `keep_freed_memory`; the plain one as a script
+would. Peak memory is that of a process of its own for each, which holds the weights and does two forwards. On a GPU the
+plain one runs in float16, as published; `--compile` then compiles ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.plain_network import PlainCoupledUNet
+from model.allocator import keep_freed_memory
+from model.checkpoint import build, to_published
+from model.config import PRESETS, ModelConfig
+from model.coupled_unet import CoupledUNet
+
+H200_BF16 = 790e12
+"""Operations a second that are reachable there in bfloat16."""
+
+Outputs = tuple[Tensor, Tensor]
+
+
+def drawn_network(config: ModelConfig, device: str) -> CoupledUNet:
+    """Weights of a size that keeps activations near one; their values do not matter here."""
+    network = build(CoupledUNet, config.base)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
+        parameter.data.normal_(std=fan_in**-0.5, generator=generator)
+    return network.requires_grad_(False).to(device)
+
+
+def ours(config: ModelConfig, device: str, dtype: torch.dtype, batch: int, compiled: bool) -> Callable[[], Outputs]:
+    network = drawn_network(config, device).to_compute(dtype)
+    forward = torch.compile(network) if compiled else network
+    video, audio, t = inputs(config, device, batch)
+    shifts = torch.zeros(batch, len(config.base.block_windows), dtype=torch.long, device=device)
+    return lambda: forward(video, audio, t, t, shifts)
+
+
+def plain(config: ModelConfig, device: str, dtype: torch.dtype, batch: int) -> Callable[[], Outputs]:
+    def stays(name: str) -> bool:
+        return any(part in name for part in ("Norm", "emb"))
+
+    weights = to_published(drawn_network(config, device))
+    network = PlainCoupledUNet(config.base, {k: w if stays(k) else w.to(dtype) for k, w in weights.items()})
+    video, audio, t = inputs(config, device, batch)
+    video, audio, shifts = video.to(dtype), audio.to(dtype), [0] * len(config.base.block_windows)
+    return lambda: network(video, audio, t, shifts)
+
+
+def inputs(config: ModelConfig, device: str, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    video = torch.randn(batch, *config.clip.video_shape, generator=generator)
+    audio = torch.randn(batch, *config.clip.audio_shape, generator=generator)
+    return video.to(device), audio.to(device), torch.full((batch,), 500, device=device)
+
+
+def seconds(run: Callable[[], Outputs], device: str) -> float:
+    start = time.perf_counter()
+    run()
+    if device != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter() - start
+
+
+def difference(a: Outputs, b: Outputs) -> float:
+    """Relative L2 distance, the larger of the two modalities."""
+    return max(((x.float() - y.float()).norm() / y.float().norm()).item() for x, y in zip(a, b, strict=True))
+
+
+def operations(config: ModelConfig, batch: int) -> int:
+    """Floating point operations of the plain network, counted without computing."""
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        PlainCoupledUNet(config.base, to_published(CoupledUNet(config.base)))(
+            torch.empty(batch, *config.clip.video_shape),
+            torch.empty(batch, *config.clip.audio_shape),
+            torch.empty(batch),
+            [0] * len(config.base.block_windows),
+        )
+    return counter.get_total_flops()
+
+
+def peak_bytes(name: str, options: argparse.Namespace) -> int:
+    """Peak memory of a process that does nothing but two forwards of `name`."""
+    arguments = [f"--preset={options.preset}", f"--device={options.device}", f"--batch={options.batch}"]
+    command = [sys.executable, "-m", "benchmarks.forward", *arguments, f"--memory={name}"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure_memory(name: str, options: argparse.Namespace) -> int:
+    config, dtype = PRESETS[options.preset], getattr(torch, name.rpartition(" ")[2])
+    if name.startswith("plain"):
+        run = plain(config, options.device, dtype, options.batch)
+    else:
+        keep_freed_memory()
+        run = ours(config, options.device, dtype, options.batch, compiled=False)
+    run()
+    run()
+    if options.device != "cpu":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(options: argparse.Namespace) -> dict[str, object]:
+    config, device, batch = PRESETS[options.preset], options.device, options.batch
+    baseline = f"plain {'float32' if device == 'cpu' else 'float16'}"
+    dtypes = ("float32", "bfloat16") if device == "cpu" else ("float16", "bfloat16")
+    runs = {baseline: plain(config, device, getattr(torch, baseline.split()[1]), batch)}
+    for dtype in dtypes:
+        runs[f"ours {dtype}"] = ours(config, device, getattr(torch, dtype), batch, options.compile)
+
+    keep_freed_memory(False)
+    expected = runs[baseline]()
+    differences = {name: difference(run(), expected) for name, run in runs.items()}  # warms up, too
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(options.repeats):
+        for name, run in runs.items():
+            keep_freed_memory(name.startswith("ours"))
+            times[name].append(seconds(run, device))
+
+    flops = operations(config, batch)
+    memory = {name: peak_bytes(name, options) for name in runs}
+    results = {}
+    for name in runs:
+        typical = statistics.median(times[name])
+        ratios = [a / b for a, b in zip(times[baseline], times[name], strict=True)]
+        results[name] = {
+            "seconds": round(typical, 4),
+            "fastest_seconds": round(min(times[name]), 4),
+            "speedup": round(statistics.median(ratios), 2),
+            "gflop_per_s": round(flops / typical / 1e9, 1),
+            "peak_mib": round(memory[name] / 2**20),
+            "peak_share": round(memory[name] / memory[baseline], 3),
+            "difference": float(f"{differences[name]:.1e}"),
+        }
+        if device != "cpu":
+            results[name]["share_of_790_tflop_per_s"] = round(flops / typical / H200_BF16, 3)
+    return {
+        "preset": options.preset,
+        "batch": batch,
+        "device": device,
+        "compiled": options.compile,
+        "processor": torch.cuda.get_device_name() if device == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "repeats": options.repeats,
+        "tflop": round(flops / 1e12, 4),
+        "results": results,
+    }
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.forward", description=__doc__)
+    parser.add_argument("--preset", choices=("paper", "demo"), default="paper")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="torch.compile ours")
+    parser.add_argument("--memory", metavar="NAME", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    with torch.inference_mode():
+        result = measure_memory(options.memory, options) if options.memory else json.dumps(measure(options), indent=2)
+    sys.stdout.write(f"{result}\n")
+
+
+if __name__ == "__main__":
+    main()
