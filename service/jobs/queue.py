@@ -24,8 +24,11 @@ RUN_JOB = "duet.run_job"
 
 QUEUE = "duet"
 
-_PRIORITY = {"high": 0, "normal": 3, "low": 6}
+_PRIORITY = {"high": 3, "normal": 6, "low": 9}
 """Celery's numbers on Redis: 0 goes first; 0, 3, 6 and 9 are the lists that exist."""
+
+_AGAIN = 0
+"""For a job that was claimed before: it has waited its turn, and the queue may have become long since."""
 
 
 class QueueUnavailable(Exception):
@@ -115,7 +118,8 @@ class JobQueue:
     def enqueue(self, job: Job) -> None:
         """Send the wake-up for a job whose record is written. Raises QueueUnavailable."""
         with _reachable():
-            self._celery.send_task(RUN_JOB, args=[job.id], task_id=job.id, priority=_PRIORITY[job.priority])
+            priority = _AGAIN if job.attempt else _PRIORITY[job.priority]
+            self._celery.send_task(RUN_JOB, args=[job.id], task_id=job.id, priority=priority)
 
     def waiting(self) -> set[str]:
         """Ids of the jobs for which a message waits that nobody has taken yet. Raises QueueUnavailable."""

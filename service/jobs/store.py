@@ -445,6 +445,8 @@ def _indexes(job: Job) -> list[str]:
 
 
 def _turn(job: Job) -> int:
-    """Sorts by priority, highest first, then by age; exact in a double, which is what Redis sorts by."""
+    """Sorts as the queue does: what was claimed before, then by priority, then by age; exact in a double, which is what
+    Redis sorts by."""
     age = int(job.created_at.timestamp() * 1000)
-    return (len(PRIORITIES) - 1 - PRIORITIES.index(job.priority)) * 10**13 + age
+    rank = 0 if job.attempt else len(PRIORITIES) - PRIORITIES.index(job.priority)
+    return rank * 10**13 + age

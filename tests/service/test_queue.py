@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_urgent_jobs_come_out_first_and_equal_ones_in_order(queue: JobQueue, set
     with reading(settings) as messages:
         order = [messages.get(timeout=5).payload[0][0] for _ in jobs]
     assert order == [jobs[index].id for index in (2, 4, 1, 3, 0, 5)]
+
+
+def test_what_was_under_way_before_comes_out_first(queue: JobQueue, settings: Settings) -> None:
+    new, interrupted = a_job(priority="high"), replace(a_job(priority="low"), attempt=1)
+    queue.enqueue(new)
+    queue.enqueue(interrupted)
+    with reading(settings) as messages:
+        assert [messages.get(timeout=5).payload[0][0] for _ in range(2)] == [interrupted.id, new.id]
 
 
 def test_an_absent_redis_is_noticed_quickly_and_its_return_too(own_redis: RedisServer, tmp_path: Path) -> None:

@@ -171,6 +171,9 @@ def test_the_position_counts_urgent_jobs_first_and_running_ones_not(store: JobSt
     assert [store.queue_position(job) for job in order] == [None, 0, 1, 2]
     store.erase(normal.id)
     assert [store.queue_position(job) for job in order] == [None, None, 0, 1]
+    store.claim(low.id, "w")
+    store.hand_back(low.id, 1)
+    assert [store.queue_position(job) for job in (low, later)] == [0, 1]
 
 
 def test_pages_go_from_the_newest_to_the_oldest_and_filter(store: JobStore) -> None:
