@@ -41,7 +41,7 @@ TARGETS = {
 }
 
 PACKAGES = ("duet-av", "torch", "av", "fastapi", "celery", "redis")
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.2
 
 
 def main() -> None:

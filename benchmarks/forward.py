@@ -115,7 +115,15 @@ def measure_memory(name: str, options: argparse.Namespace) -> int:
     run()
     if options.device != "cpu":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _peak_resident()
+
+
+def _peak_resident() -> int:
+    """Bytes. Linux' VmHWM: what getrusage calls ru_maxrss is also that of the process that started this one."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def measure(options: argparse.Namespace) -> dict[str, object]:

@@ -245,7 +245,7 @@ PRESETS: dict[str, ModelConfig] = {
     "paper": ModelConfig(),
     "demo": ModelConfig(
         clip=ClipSpec(height=32, width=32),
-        base=UNetConfig(channels=32, head_channels=16),
+        base=UNetConfig(channels=32, head_channels=32),
         sr=SRConfig(channels=16, channel_mult=(1, 2, 3, 4, 8), res_blocks=1, attention_scales=(16,)),
     ),
     "tiny": ModelConfig(
