@@ -97,14 +97,16 @@ def operations(config: ModelConfig, batch: int) -> int:
     return counter.get_total_flops()
 
 
-def peak_bytes(name: str, options: argparse.Namespace) -> int:
-    """Peak memory of a process that does nothing but two forwards of `name`."""
+def peak_bytes(name: str, options: argparse.Namespace) -> tuple[int, int]:
+    """Memory of a process that does nothing but two forwards of `name`: with only Python and torch, and at its peak."""
     arguments = [f"--preset={options.preset}", f"--device={options.device}", f"--batch={options.batch}"]
     command = [sys.executable, "-m", "benchmarks.forward", *arguments, f"--memory={name}"]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    libraries, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return int(libraries), int(peak)
 
 
-def measure_memory(name: str, options: argparse.Namespace) -> int:
+def measure_memory(name: str, options: argparse.Namespace) -> str:
+    libraries = _peak_resident() if options.device == "cpu" else 0
     config, dtype = PRESETS[options.preset], getattr(torch, name.rpartition(" ")[2])
     if name.startswith("plain"):
         run = plain(config, options.device, dtype, options.batch)
@@ -113,9 +115,7 @@ def measure_memory(name: str, options: argparse.Namespace) -> int:
         run = ours(config, options.device, dtype, options.batch, compiled=False)
     run()
     run()
-    if options.device != "cpu":
-        return torch.cuda.max_memory_allocated()
-    return _peak_resident()
+    return f"{libraries} {_peak_resident() if options.device == 'cpu' else torch.cuda.max_memory_allocated()}"
 
 
 def _peak_resident() -> int:
@@ -145,6 +145,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 
     flops = operations(config, batch)
     memory = {name: peak_bytes(name, options) for name in runs}
+    beyond = {name: peak - libraries for name, (libraries, peak) in memory.items()}
     results = {}
     for name in runs:
         typical = statistics.median(times[name])
@@ -154,8 +155,10 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
             "fastest_seconds": round(min(times[name]), 4),
             "speedup": round(statistics.median(ratios), 2),
             "gflop_per_s": round(flops / typical / 1e9, 1),
-            "peak_mib": round(memory[name] / 2**20),
-            "peak_share": round(memory[name] / memory[baseline], 3),
+            "peak_mib": round(memory[name][1] / 2**20),
+            "peak_share": round(memory[name][1] / memory[baseline][1], 3),
+            "libraries_mib": round(memory[name][0] / 2**20),
+            "peak_share_beyond_libraries": round(beyond[name] / beyond[baseline], 3),
             "difference": float(f"{differences[name]:.1e}"),
         }
         if device != "cpu":

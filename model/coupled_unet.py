@@ -243,7 +243,9 @@ class Branch(nn.Module):
         self.skip = PointConv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv_in(silu(self.norm_in(x)), pool=self.resample == "down")
+        h = silu(self.norm_in(x))
+        for step in self.conv_in.steps(pool=self.resample == "down"):
+            h = step(h)
         if self.scale_shift_norm:
             h = self.norm_out(h, emb)
         else:

@@ -9,6 +9,7 @@ memory: nothing is ever transposed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -119,15 +120,24 @@ class VideoConv(nn.Module):
         self.spatial = Conv2d(in_channels, out_channels, 3, padding=1)
         self.temporal = Conv2d(out_channels, out_channels, (3, 1), padding=(1, 0))
 
-    def forward(self, x: Tensor, pool: bool = False) -> Tensor:
-        """`pool` halves height and width by averaging. The average commutes with the convolution over frames, so that
-        it comes before it and leaves that a quarter of the work."""
-        batch, frames = x.shape[:2]
-        x = self.spatial(x.flatten(0, 1))
-        if pool:
-            x = pool_image(x)
-        height, width = x.shape[1:3]
-        return self.temporal(x.view(batch, frames, height * width, -1)).view(batch, frames, height, width, -1)
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps():
+            x = step(x)
+        return x
+
+    def steps(self, pool: bool = False) -> list[Callable[[Tensor], Tensor]]:
+        """What is done one after another, so that a caller can let go of each result before the next but one is made.
+
+        `pool` halves height and width by averaging. The average commutes with the convolution over frames, so that it
+        comes before it and leaves that a quarter of the work.
+        """
+        return [self._in_frames, *([pool_video] if pool else []), self._over_frames]
+
+    def _in_frames(self, x: Tensor) -> Tensor:
+        return self.spatial(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    def _over_frames(self, x: Tensor) -> Tensor:
+        return self.temporal(x.flatten(2, 3)).view(x.shape)
 
 
 class AudioConv(nn.Module):
@@ -137,10 +147,12 @@ class AudioConv(nn.Module):
         super().__init__()
         self.conv = Conv2d(in_channels, out_channels, (1, 3), padding=(0, dilation), dilation=(1, dilation))
 
-    def forward(self, x: Tensor, pool: bool = False) -> Tensor:
-        """`pool` averages every four samples."""
-        x = self.conv(x.unsqueeze(1)).squeeze(1)
-        return pool_audio(x) if pool else x
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.unsqueeze(1)).squeeze(1)
+
+    def steps(self, pool: bool = False) -> list[Callable[[Tensor], Tensor]]:
+        """As those of VideoConv. `pool` averages every four samples."""
+        return [self, pool_audio] if pool else [self]
 
 
 def pool_image(x: Tensor) -> Tensor:
