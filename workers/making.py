@@ -20,7 +20,7 @@ from service.jobs.record import Job, Progress
 from service.log import log
 from service.settings import Settings
 from workers import provenance
-from workers.decoding import confined
+from workers.decoding import confined, warm
 from workers.runner import Attempt, CannotBeMade
 from workers.spool import Files
 
@@ -47,6 +47,7 @@ class ModelMaker:
                     model=name,
                     device=str(pipeline.device),
                 )
+        warm()
         return cls(pipelines)
 
     def make(self, attempt: Attempt) -> list[Files]:
