@@ -21,7 +21,7 @@ from service.jobs.store import JobStore, StoreUnavailable, connect
 from service.log import configure_logging, log
 from service.settings import Settings
 from service.storage import open_storage
-from workers import tasks
+from workers import tasks, transport
 from workers.leases import Held, Leases
 from workers.runner import Maker, Runner
 from workers.spool import Spool
@@ -95,6 +95,7 @@ def process_name(pid: int) -> str:
 
 def create_celery(settings: Settings, runner: Runner) -> Celery:
     """Celery's consuming side: threads, because all of them share the models and the device."""
+    transport.install()
     celery = Celery("duet", set_as_current=False)
     celery.conf.update(
         celery_config(settings),
