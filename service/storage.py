@@ -154,17 +154,25 @@ class FolderStorage:
         path = self._path(key)
         with _failures(key):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PARTIAL)
             try:
-                with os.fdopen(handle, "wb") as file:
-                    shutil.copyfileobj(source, file, CHUNK)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-                _sync_folder(path.parent)
-            except BaseException:
-                os.unlink(temporary)
-                raise
+                _write_whole(path, source)
+            except FileNotFoundError as error:
+                raise StorageUnavailable(f"{key}: its folder was erased meanwhile") from error
+
+
+def _write_whole(path: Path, source: IO[bytes]) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PARTIAL)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            shutil.copyfileobj(source, file, CHUNK)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):  # renamed already, or erased with its folder
+            os.unlink(temporary)
+        raise
 
 
 def _pieces(file: IO[bytes], left: int | None) -> Iterator[bytes]:

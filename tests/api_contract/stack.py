@@ -19,7 +19,7 @@ from service.jobs.record import IllegalTransition, Job, JobError, Output, Progre
 from service.jobs.store import JobStore, UnknownJob, connect
 from service.log import configure_logging
 from service.settings import Settings
-from service.storage import Storage, open_storage
+from service.storage import Storage, StorageUnavailable, open_storage
 from tests.conftest import RedisServer, RunningApi
 
 KEY = "duet_contract-" + "0" * 30
@@ -105,7 +105,7 @@ class _Worker(threading.Thread):
                 try:
                     if fate < 3 and self._store.claim(job.id, "contract"):
                         self._end(self._store.start(job.id, job.attempt + 1), fate)
-                except (UnknownJob, StaleClaim, IllegalTransition):
+                except (UnknownJob, StaleClaim, IllegalTransition, StorageUnavailable):
                     continue  # erased or canceled meanwhile
 
     def _end(self, job: Job, fate: int) -> None:

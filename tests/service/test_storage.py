@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import random
+import shutil
 import subprocess
 import threading
 import uuid
@@ -252,3 +253,10 @@ def test_a_server_that_does_not_answer_is_unavailable() -> None:
         storage.check()
     with pytest.raises(StorageUnavailable):
         storage.put_bytes("a", b"x", "text/plain")
+
+
+def test_a_folder_that_is_erased_under_a_write_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = FolderStorage(tmp_path)
+    monkeypatch.setattr("os.fsync", lambda _: shutil.rmtree(tmp_path / "jobs"))
+    with pytest.raises(StorageUnavailable, match="erased meanwhile"):
+        storage.put_bytes("jobs/a/video.mp4", b"frames", "video/mp4")
