@@ -1,8 +1,7 @@
-"""Outputs from the real models: decode what the network must see, run the pipeline, write the files."""
+"""Outputs from the real models: decode what the network must see, run the pipeline, have the files written."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,15 +11,15 @@ from torch import Tensor
 
 from model.allocator import keep_freed_memory
 from model.manifest import find_models
-from model.media import MediaError, cut_wav, decode_audio, decode_video, mux_a2v, mux_v2a, write_clip, write_wav
-from model.pipeline import Clip, ClipRequest, Pipeline
+from model.media import MediaError, decode_audio, decode_video
+from model.pipeline import ClipRequest, Pipeline
 from model.pipeline import Progress as ClipProgress
 from model.request import RequestError
 from service.jobs.record import Job, Progress
 from service.log import log
 from service.settings import Settings
-from workers import provenance
 from workers.decoding import confined, warm
+from workers.outputs import write_files
 from workers.runner import Attempt, CannotBeMade
 from workers.spool import Files
 
@@ -77,7 +76,7 @@ class ModelMaker:
                 clip = pipeline.run(request, _reporter(attempt, index))
             clock.add(clip.timings)
             with clock.time("encode"):
-                made.append(_write_files(job, pipeline, index, clip, attempt.source, attempt.folder))
+                made.append(write_files(job, pipeline, index, clip, attempt.source, attempt.folder))
         return made
 
 
@@ -101,31 +100,3 @@ def _condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tensor | No
         return None
     decode = decode_video if job.kind == "v2a" else decode_audio
     return confined(decode, source, pipeline.manifest.config.clip, job.input.used.start)
-
-
-def _write_files(job: Job, pipeline: Pipeline, index: int, clip: Clip, source: Path | None, folder: Path) -> Files:
-    """Write one output's files to `folder`; return them by name."""
-    files = {name: folder / f"{index}-{name}" for name in ("video.mp4", "audio.wav", "manifest.json")}
-    video, audio = files["video.mp4"], files["audio.wav"]
-    comment = provenance.comment(pipeline.manifest, job, index)
-    video_origin = audio_origin = "generated"
-    if job.input is None or source is None:
-        assert clip.frames is not None
-        assert clip.audio is not None
-        write_clip(video, clip.frames, clip.fps, clip.audio, clip.sample_rate, comment)
-        write_wav(audio, clip.audio, clip.sample_rate)
-    elif job.kind == "v2a":
-        assert clip.audio is not None
-        used = job.input.used
-        how = confined(mux_v2a, source, used.start, used.duration, clip.audio, clip.sample_rate, video, comment)
-        write_wav(audio, clip.audio, clip.sample_rate)
-        video_origin = f"the upload's own frames, {how}"
-    else:
-        assert clip.frames is not None
-        used = job.input.used
-        confined(mux_a2v, clip.frames, clip.fps, source, used.start, used.duration, video, comment)
-        confined(cut_wav, source, used.start, used.duration, audio)
-        audio_origin = "the upload's own sound, exact in audio.wav, AAC in video.mp4"
-    manifest = provenance.describe(pipeline, job, index, video_origin, audio_origin)
-    files["manifest.json"].write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return files
