@@ -5,17 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from model.manifest import ManifestError, find_models
-from service.api import auth, conditional, files, generate, health, jobs, models, problems
+from service.api import auth, conditional, description, events, files, generate, health, jobs, models, problems, studio
 from service.api.catalogue import Catalogue
 from service.api.context import RequestContext
 from service.api.services import Services
 from service.api.uploads import sweep
+from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
 from service.jobs.keyring import Keyring
 from service.jobs.queue import JobQueue, QueueUnavailable
@@ -26,7 +27,7 @@ from service.probe import Prober
 from service.settings import Settings, load_settings
 from service.storage import open_storage
 
-_ROUTERS = (generate.router, conditional.router, jobs.router, files.router, models.router, health.router)
+_ROUTERS = (generate.router, conditional.router, jobs.router, events.router, files.router, models.router, health.router)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -60,7 +61,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         _say_who_gets_in(chosen)
         storage = open_storage(chosen)
         retention = Retention(client, store, storage, chosen.remember_erased)
-        with Prober() as prober, Sweeper(retention):
+        async with AsyncExitStack() as running:
+            prober = running.enter_context(Prober())
+            running.enter_context(Sweeper(retention))
             app.state.services = Services(
                 settings=chosen,
                 store=store,
@@ -71,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 keyring=Keyring(client, chosen.max_requests_per_minute),
                 idempotency=IdempotencyKeys(client, chosen.retention),
                 retention=retention,
+                events=await running.enter_async_context(Events(chosen)),
                 judges=CapacityLimiter(max(2, os.cpu_count() or 1)),
             )
             yield
@@ -82,7 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Joint audio-video diffusion: sounding video from nothing, video for a sound, sound for a video.",
         version=_version(),
         lifespan=lifespan,
-        # FastAPI's own pages load their scripts from elsewhere; the description itself is at /openapi.json.
+        # FastAPI's own pages load their scripts from elsewhere; service.api.studio serves ours at /docs.
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
@@ -92,7 +96,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in _ROUTERS:
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
+    app.include_router(studio.router)
     problems.install(app)
+    description.complete(app)
     auth.describe(app, settings)
     app.add_middleware(RequestContext)
     return app

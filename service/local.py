@@ -1,4 +1,5 @@
-"""The embedded stack: Redis, worker and API on this machine, from one command, with all they keep in one folder."""
+"""The embedded stack: Redis, worker, API and what sends webhooks, on this machine, from one command, with all they keep
+in one folder."""
 
 from __future__ import annotations
 
@@ -43,12 +44,15 @@ for, and a job was seen to take ten times as long. This loses little on a quiet 
 PATIENCE = 10.0
 """Seconds to wait for a Redis that is being started again, before what depends on it is left to the leases."""
 
+START_PATIENCE = 15.0
+"""Seconds for which what can wait leaves the machine to the start of the rest."""
+
 WORKER = ("-m", "service.cli", "worker")
 """What Python is given to be a worker."""
 
 _T = TypeVar("_T")
 
-_COLOURS = {"duet": 36, "api": 32, "worker": 35, "redis": 33}
+_COLOURS = {"duet": 36, "api": 32, "worker": 35, "redis": 33, "webhooks": 34}
 
 
 class CannotServe(Exception):
@@ -73,7 +77,7 @@ def serve(settings: Settings, worker: Sequence[str] = WORKER) -> None:
 
 
 def _report(name: str, line: str) -> None:
-    label = f"{name:<6} |"
+    label = f"{name:<8} |"
     with suppress(BrokenPipeError):  # nobody reads any more: no reason to stop serving
         colour = _COLOURS[name.partition("-")[0]]
         typer.echo(f"\x1b[{colour}m{label}\x1b[0m {line}" if sys.stdout.isatty() else f"{label} {line}")
@@ -141,7 +145,9 @@ class _Stack:
             )
             for name in names
         ]
-        self.parts = (self.api, *self.workers, self.redis)
+        self.webhooks = Supervised(Program("webhooks", [*duet, "webhooks"], environment), _report)
+        self.is_ready = asyncio.Event()
+        self.parts = (self.api, *self.workers, self.webhooks, self.redis)
 
     async def run(self) -> None:
         stop = asyncio.Event()
@@ -169,7 +175,7 @@ class _Stack:
             start.cancel()
             await asyncio.wait((start,))
             await self.api.stop()
-            await asyncio.gather(*(worker.stop() for worker in self.workers))
+            await asyncio.gather(*(each.stop() for each in (*self.workers, self.webhooks)))
             await self.redis.stop()
             if self.socket_folder:
                 shutil.rmtree(self.socket_folder, ignore_errors=True)
@@ -186,7 +192,7 @@ class _Stack:
         await self.api.start()
         for worker in self.workers:
             await worker.start()
-        await self._ready()
+        await asyncio.gather(self._ready(), self._start_webhooks())
 
     async def _redis_answers(self) -> None:
         import redis.asyncio
@@ -214,6 +220,12 @@ class _Stack:
         self.reaper = Reaper(store, JobQueue(self.settings))
         if count := await self._recover(self.reaper.nobody_works):
             _report("duet", f"{count} unfinished job{'s' * (count > 1)} from before: taken up again")
+
+    async def _start_webhooks(self) -> None:
+        """After the rest, whose start it would slow; but not never, where the rest does not get ready."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.is_ready.wait(), START_PATIENCE)
+        await self.webhooks.start()
 
     async def _worker_died(self, pid: int) -> None:
         """What it held need not wait for the leases to run out."""
@@ -253,6 +265,7 @@ class _Stack:
                     reported = time.monotonic()
                     _report("duet", f"Not ready yet: {state}")
                 await asyncio.sleep(0.05)
+        self.is_ready.set()
         _report("duet", f"Ready after {time.monotonic() - self.began:.1f} s: {self.url}")
         _report("duet", "Try:")
         key = " -H 'Authorization: Bearer YOUR-KEY'" if self.settings.key_hashes else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from datetime import timedelta
@@ -13,7 +14,8 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "DUET_"
-_SECRET = ("api_keys", "s3_secret_key")
+WEBHOOK_SECRET_PREFIX = "whsec_"
+_SECRET = ("api_keys", "s3_secret_key", "webhook_secret")
 """Settings whose value is never shown, a wrong one neither."""
 
 _KEY = re.compile(r"[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}")
@@ -75,6 +77,31 @@ class Settings(BaseSettings):
     max_queued_per_key: int = Field(default=100, ge=1, description="jobs of one API key that may wait at a time")
     max_queued: int = Field(default=1000, ge=1, description="jobs that may wait at a time")
     max_wait_s: float = Field(default=60, ge=0, description="longest wait that a client gets by `Prefer: wait=…`")
+    max_event_streams: int = Field(
+        default=500, ge=1, description="clients of one API process that may follow jobs by /jobs/{id}/events at a time"
+    )
+    public_url: str = Field(
+        default="",
+        description="address under which users reach the API, for the links in webhooks: https://duet.example; where "
+        "unset they begin with a slash",
+    )
+    webhook_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="what webhooks are signed with: whsec_ and the base64 of 24 to 64 bytes; several, separated by "
+        "commas or spaces, while one is exchanged; where unset one is made and kept in Redis, and `duet webhooks "
+        "--secret` shows it",
+    )
+    webhook_allow_private: bool = Field(
+        default=False,
+        description="let webhooks go to this machine and to private networks, too: only where all users are trusted",
+    )
+    webhook_timeout: float = Field(
+        default=15, gt=0, le=60, description="seconds that a webhook's receiver has for its answer"
+    )
+    webhook_retries: str = Field(
+        default="5s 5m 30m 2h 5h 10h 14h 20h 24h",
+        description="pauses after which a webhook that was not received is sent again, separated by spaces",
+    )
     max_upload_mib: int = Field(default=200, ge=1, le=5 * 1024, description="largest upload, in MiB")
     max_duration_s: float = Field(default=600, gt=0, description="longest upload, in seconds")
     max_width: int = Field(default=8192, ge=16, description="widest video accepted, in pixels")
@@ -136,6 +163,34 @@ class Settings(BaseSettings):
             raise ValueError("must begin with http:// or https://")
         return endpoint
 
+    @field_validator("public_url")
+    @classmethod
+    def _public_url_is_one(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment):
+            raise ValueError("must be of the form https://duet.example")
+        return url.rstrip("/")
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _secrets_are_standard(cls, secrets: SecretStr) -> SecretStr:
+        for number, secret in enumerate(_words(secrets), 1):
+            try:
+                length = len(base64.b64decode(secret.removeprefix(WEBHOOK_SECRET_PREFIX), validate=True))
+            except ValueError:
+                length = 0
+            if not secret.startswith(WEBHOOK_SECRET_PREFIX) or not 24 <= length <= 64:
+                raise ValueError(f"entry {number} is not {WEBHOOK_SECRET_PREFIX} and the base64 of 24 to 64 bytes")
+        return secrets
+
+    @field_validator("webhook_retries")
+    @classmethod
+    def _pauses_are_durations(cls, pauses: str) -> str:
+        for pause in pauses.split():
+            if not isinstance(_duration(pause), timedelta):
+                raise ValueError("must be durations such as 5s 5m 2h, separated by spaces")
+        return pauses
+
     @field_validator("retention", "remember_erased", "step_deadline", "job_deadline")
     @classmethod
     def _longer_than_nothing(cls, duration: timedelta) -> timedelta:
@@ -146,7 +201,7 @@ class Settings(BaseSettings):
     @field_validator("api_keys")
     @classmethod
     def _keys_are_hashes(cls, keys: SecretStr) -> SecretStr:
-        for number, pair in enumerate(_pairs(keys), 1):
+        for number, pair in enumerate(_words(keys), 1):
             if not _KEY.fullmatch(pair):
                 raise ValueError(f"entry {number} is not of the form name:sha256 that `duet key NAME` prints")
         return keys
@@ -154,8 +209,18 @@ class Settings(BaseSettings):
     @property
     def key_hashes(self) -> tuple[tuple[str, bytes], ...]:
         """Whose keys are accepted: name and SHA-256 of each. A name may have several, as while a key is exchanged."""
-        pairs = (pair.split(":") for pair in _pairs(self.api_keys))
+        pairs = (pair.split(":") for pair in _words(self.api_keys))
         return tuple((name, bytes.fromhex(digest)) for name, digest in pairs)
+
+    @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """What webhooks are signed with; none where it is left to Redis."""
+        return tuple(_words(self.webhook_secret))
+
+    @property
+    def webhook_pauses(self) -> tuple[float, ...]:
+        """Seconds before each further try to send a webhook."""
+        return tuple(_duration(pause).total_seconds() for pause in self.webhook_retries.split())
 
     def check_published(self) -> None:
         """Raise ValueError if anybody else's machine could reach an API that asks for no key."""
@@ -219,5 +284,6 @@ def _shown(problem: Any) -> str:
     return "not as it must be" if problem["loc"][0] in _SECRET else repr(problem["input"])
 
 
-def _pairs(keys: SecretStr) -> list[str]:
-    return re.split(r"[,\s]+", keys.get_secret_value().strip(", \t\n")) if keys.get_secret_value().strip() else []
+def _words(secret: SecretStr) -> list[str]:
+    """The entries of a setting that has several, separated by commas or white space."""
+    return [word for word in re.split(r"[,\s]+", secret.get_secret_value()) if word]

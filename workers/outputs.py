@@ -1,4 +1,4 @@
-"""The files of one output: the clip as mp4 and wav, and the manifest that says how it was made."""
+"""The files of one output: the clip as mp4 and wav, its pictures, and the manifest that says how it was made."""
 
 from __future__ import annotations
 
@@ -7,35 +7,62 @@ from pathlib import Path
 
 from model.media import cut_wav, mux_a2v, mux_v2a, write_clip, write_wav
 from model.pipeline import Clip, Pipeline
+from model.poster import Poster, draw_poster, write_poster
+from model.spectrogram import Plot, draw_sound, write_spectrogram
 from service.jobs.record import Job
 from workers import provenance
 from workers.decoding import confined
+from workers.provenance import Pictures
 from workers.spool import Files
+
+NAMES = ("video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.json")
 
 
 def write_files(job: Job, pipeline: Pipeline, index: int, clip: Clip, source: Path | None, folder: Path) -> Files:
     """Write one output's files to `folder`; return them by name."""
-    files = {name: folder / f"{index}-{name}" for name in ("video.mp4", "audio.wav", "manifest.json")}
+    files = {name: folder / f"{index}-{name}" for name in NAMES}
+    video_origin, audio_origin = _write_clip(files, job, pipeline, index, clip, source)
+    pictures = _write_pictures(files, job, clip)
+    made = {name: path for name, path in files.items() if name != "manifest.json"}
+    manifest = provenance.describe(pipeline, job, index, video_origin, audio_origin, pictures, made)
+    files["manifest.json"].write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return files
+
+
+def _write_clip(
+    files: Files, job: Job, pipeline: Pipeline, index: int, clip: Clip, source: Path | None
+) -> tuple[str, str]:
+    """Write video and sound; return in words how each came to be."""
     video, audio = files["video.mp4"], files["audio.wav"]
     comment = provenance.comment(pipeline.manifest, job, index)
-    video_origin = audio_origin = "generated"
     if job.input is None or source is None:
         assert clip.frames is not None
         assert clip.audio is not None
         write_clip(video, clip.frames, clip.fps, clip.audio, clip.sample_rate, comment)
         write_wav(audio, clip.audio, clip.sample_rate)
-    elif job.kind == "v2a":
+        return "generated", "generated"
+    used = job.input.used
+    if job.kind == "v2a":
         assert clip.audio is not None
-        used = job.input.used
         how = confined(mux_v2a, source, used.start, used.duration, clip.audio, clip.sample_rate, video, comment)
         write_wav(audio, clip.audio, clip.sample_rate)
-        video_origin = f"the upload's own frames, {how}"
+        return f"the upload's own frames, {how}", "generated"
+    assert clip.frames is not None
+    confined(mux_a2v, clip.frames, clip.fps, source, used.start, used.duration, video, comment)
+    confined(cut_wav, source, used.start, used.duration, audio)
+    return "generated", "the upload's own sound, exact in audio.wav, AAC in video.mp4"
+
+
+def _write_pictures(files: Files, job: Job, clip: Clip) -> Pictures:
+    """Draw what was made from memory, and what was uploaded from the files just written, in a child process."""
+    if clip.frames is not None:
+        poster = write_poster(files["poster.webp"], clip.frames, clip.fps)
     else:
-        assert clip.frames is not None
-        used = job.input.used
-        confined(mux_a2v, clip.frames, clip.fps, source, used.start, used.duration, video, comment)
-        confined(cut_wav, source, used.start, used.duration, audio)
-        audio_origin = "the upload's own sound, exact in audio.wav, AAC in video.mp4"
-    manifest = provenance.describe(pipeline, job, index, video_origin, audio_origin)
-    files["manifest.json"].write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return files
+        poster = Poster.from_json(confined(draw_poster, files["video.mp4"], files["poster.webp"]))
+    if clip.audio is not None:
+        plot = write_spectrogram(files["spectrogram.png"], clip.audio, clip.sample_rate)
+    else:
+        assert job.input is not None
+        seconds = job.input.used.duration
+        plot = Plot.from_json(confined(draw_sound, files["audio.wav"], files["spectrogram.png"], seconds))
+    return Pictures(poster, plot)

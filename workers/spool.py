@@ -30,7 +30,13 @@ from workers.leases import Leases
 INTERVAL = 1.0
 """Seconds between two attempts to deliver what waits."""
 
-CONTENT_TYPES = {".mp4": "video/mp4", ".wav": "audio/wav", ".json": "application/json"}
+CONTENT_TYPES = {
+    ".mp4": "video/mp4",
+    ".wav": "audio/wav",
+    ".webp": "image/webp",
+    ".png": "image/png",
+    ".json": "application/json",
+}
 
 OVERTAKEN = (StaleClaim, IllegalTransition, UnknownJob)
 """The job is not ours any more: taken by the reaper, ended, or erased."""

@@ -19,6 +19,7 @@ from service.api.problems import FieldError, Problem
 from service.api.services import Services
 from service.api.submission import ACCEPTED, Accepted, Submission, SubmissionHere, answers
 from service.api.uploads import Upload, receive_upload
+from service.api.webhooks import accepted
 from service.jobs.record import AudioStream, Input, Job, VideoStream, Window, new_job, new_job_id, storage_prefix
 from service.probe import ProbeError, ProbeLimits, ProbeResult
 
@@ -61,7 +62,7 @@ def _without_null(properties: dict[str, Any]) -> dict[str, Any]:
     plain = {}
     for name, field in properties.items():
         (choice,) = [choice for choice in field.get("anyOf", [{}]) if choice.get("type") != "null"]
-        rest = {key: value for key, value in field.items() if key not in ("anyOf", "default") or field.get(key)}
+        rest = {key: value for key, value in field.items() if key != "default" or value is not None}
         rest.pop("anyOf", None)
         plain[name] = {**rest, **choice}
     return plain
@@ -104,6 +105,7 @@ def _accept(
         manifest = services.catalogue.find(parameters.model)
         clip = manifest.config.clip
         params = parameters.sampling(kind, manifest)
+        webhook = accepted(parameters.webhook, services.settings)
         found = _probe(kind, upload, parameters.start, clip, services)
         job_id = new_job_id()
         job = new_job(
@@ -116,6 +118,7 @@ def _accept(
             job_id=job_id,
             input=_input(job_id, upload, found, parameters.start, clip),
             owner=submission.caller.name,
+            webhook=webhook,
         )
         return job, upload.path
 
@@ -129,7 +132,10 @@ def read_fields(model: type[Parameters], fields: dict[str, str]) -> Any:
             given: dict[str, Any] = dict(fields)
             if "metadata" in given:
                 given["metadata"] = _metadata(model, given["metadata"])
-            return model.model_validate_strings(given)
+            webhook = parse_json(given.pop("webhook", "null"), "The field webhook")
+            parameters = model.model_validate_strings(given)
+            # With a list in it, it is no business of fields that are read from strings.
+            return parameters.model_copy(update={"webhook": model.model_validate({"webhook": webhook}).webhook})
         if len(fields) > 1:
             others = ", ".join(name for name in fields if name != "params")
             clash = FieldError("params", others, "either params or single fields")
@@ -140,7 +146,7 @@ def read_fields(model: type[Parameters], fields: dict[str, str]) -> Any:
 
 
 def _metadata(model: type[Parameters], field: str) -> dict[str, str]:
-    """The one parameter that is no single value: a form field holds it as JSON."""
+    """An object, which a form field holds as JSON."""
     value = parse_json(field, "The field metadata")
     if isinstance(value, dict) and all(isinstance(each, str) for each in value.values()):
         return value

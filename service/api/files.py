@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.api.auth import MediaCallerHere
@@ -22,9 +22,19 @@ from service.storage import ObjectNotFound
 
 router = APIRouter(tags=["jobs"])
 
-MADE = ("video.mp4", "audio.wav", "manifest.json")
+MADE = ("video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.json")
 """The files of every output."""
 
+
+FileName = Annotated[
+    str,
+    Path(
+        description="one of the names that the job gives in `outputs` and `input`",
+        examples=["video.mp4"],
+        json_schema_extra={"maxLength": 255},
+    ),
+]
+"""A path parameter. Described but not checked: what no job has is not there, 404 and not 422."""
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _CONTENT = dict.fromkeys(("application/octet-stream", *CONTENT_TYPES.values()), _BINARY)
@@ -40,9 +50,9 @@ _FILES: dict[int | str, dict[str, Any]] = {
     "/jobs/{job_id}/files/{name}", response_class=Response, responses=_FILES | responses(404, 409, 410, 416, 503)
 )
 @router.head("/jobs/{job_id}/files/{name}", include_in_schema=False)
-def file(job_id: JobId, name: str, request: Request, services: ServicesHere, caller: MediaCallerHere) -> Response:
-    """One file of a job: `video.mp4`, `audio.wav`, `manifest.json`, the upload as `input.*`; further outputs have `-1`,
-    `-2` … before the dot."""
+def file(job_id: JobId, name: FileName, request: Request, services: ServicesHere, caller: MediaCallerHere) -> Response:
+    """One file of a job: `video.mp4`, `audio.wav`, `poster.webp`, `spectrogram.png`, `manifest.json`, the upload as
+    `input.*`; further outputs have `-1`, `-2` … before the dot."""
     key = _key(find(services, caller, job_id), name)
     try:
         info = services.storage.info(key)

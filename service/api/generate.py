@@ -9,8 +9,10 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
+from service.api import examples
 from service.api.parameters import GenerateParameters, json_parameters
 from service.api.submission import ACCEPTED, Accepted, SubmissionHere, answers
+from service.api.webhooks import accepted
 from service.jobs.record import Job, new_job
 
 router = APIRouter(tags=["make"])
@@ -18,7 +20,8 @@ router = APIRouter(tags=["make"])
 
 def json_body(model: type[GenerateParameters]) -> dict[str, Any]:
     """The description of a JSON body that is read by hand."""
-    return {"requestBody": {"content": {"application/json": {"schema": model.model_json_schema()}}}}
+    content = {"schema": model.model_json_schema(), "examples": examples.GENERATE}
+    return {"requestBody": {"content": {"application/json": content}}}
 
 
 @router.post(
@@ -43,6 +46,7 @@ async def generate(
             metadata=parameters.metadata,
             retention=services.settings.retention,
             owner=submission.caller.name,
+            webhook=accepted(parameters.webhook, services.settings),
         )
         return job, None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from service.api.problems import Problem, responses
 from service.api.services import ServicesHere
@@ -15,7 +15,9 @@ router = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):
-    status: str
+    """All is well."""
+
+    status: str = Field(description="ok, or ready")
 
 
 @router.get("/healthz")

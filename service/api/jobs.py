@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from service.api.auth import CallerHere
 from service.api.context import privacy
 from service.api.etags import is_unchanged
+from service.api.examples import JOB
 from service.api.lookup import ID_PATTERN, JobId, Viewer, find
 from service.api.problems import Problem, responses
 from service.api.schemas import JobList, JobView
@@ -44,7 +45,9 @@ def jobs(
     status: Annotated[Status | None, Query(description="only jobs in this state")] = None,
     kind: Annotated[Literal["generate", "v2a", "a2v"] | None, Query(description="only jobs of this kind")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="how many at most")] = 20,
-    after: Annotated[str | None, Query(pattern=ID_PATTERN, description="`next` of the part before")] = None,
+    after: Annotated[
+        str | None, Query(pattern=ID_PATTERN, examples=[JOB["id"]], description="`next` of the part before")
+    ] = None,
 ) -> JobList:
     """The caller's jobs, newest first."""
     found, following = services.store.page(status, kind, caller.name, after, limit)
@@ -130,5 +133,6 @@ def _again(services: Services, job: Job, file: Path) -> tuple[Job, Path | None]:
         input=upload,
         owner=job.owner,
         retried_from=job.id,
+        webhook=job.webhook,
     )
     return again, file if upload is not None else None

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Path, Request
 
 from service.api.auth import Caller, UrlSigner
+from service.api.examples import JOB
 from service.api.problems import Problem
 from service.api.schemas import JobView, job_view
 from service.api.services import Services, prefix
@@ -17,7 +18,9 @@ from service.jobs.store import UnknownJob
 
 ID_PATTERN = r"^job_[0-9A-HJKMNP-TV-Z]{26}$"
 
-JobId = Annotated[str, Path(description="the id of a job", json_schema_extra={"pattern": ID_PATTERN})]
+JobId = Annotated[
+    str, Path(description="the id of a job", examples=[JOB["id"]], json_schema_extra={"pattern": ID_PATTERN})
+]
 """A path parameter. Described but not checked: what is no id is a job that is not there, 404 and not 422."""
 
 
@@ -34,7 +37,8 @@ class Viewer:
         """Raises StoreUnavailable."""
         progress = self._store.progress_of(job) if not job.status.ended else None
         position = self._store.queue_position(job) if job.status is Status.QUEUED else None
-        return job_view(job, progress, position, self._prefix, self._sign)
+        deliveries = self._store.deliveries(job)
+        return job_view(job, progress, position, self._prefix, self._sign, deliveries)
 
 
 def find(services: Services, caller: Caller, job_id: str) -> Job:

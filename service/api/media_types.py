@@ -28,6 +28,8 @@ CONTENT_TYPES = {
     ".wav": "audio/wav",
     ".aiff": "audio/aiff",
     ".aif": "audio/aiff",
+    ".webp": "image/webp",
+    ".png": "image/png",
     ".json": "application/json",
 }
 

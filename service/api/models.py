@@ -19,38 +19,44 @@ router = APIRouter(tags=["models"])
 class ClipView(BaseModel):
     """The clip a model makes."""
 
-    frames: int
-    fps: int
-    height: int
-    width: int
-    sample_rate: int
+    frames: int = Field(description="how many")
+    fps: int = Field(description="frames a second")
+    height: int = Field(description="pixels, before super-resolution")
+    width: int = Field(description="pixels, before super-resolution")
+    sample_rate: int = Field(description="samples of sound a second")
     duration: float = Field(description="seconds")
 
 
 class Resolution(BaseModel):
-    width: int
-    height: int
-    super_resolution: bool
+    """A size of frames that a model can make."""
+
+    width: int = Field(description="pixels")
+    height: int = Field(description="pixels")
+    super_resolution: bool = Field(description="whether it is the size with super-resolution, or without")
 
 
 class ModelView(BaseModel):
     """One model."""
 
-    name: str
-    default: bool
+    name: str = Field(description="what the parameter `model` takes")
+    default: bool = Field(description="whether it is the model of a request that names none")
     trained: bool = Field(description="false: the networks are random, the clips noise")
-    description: str
-    licence: str
-    clip: ClipView
-    resolutions: list[Resolution]
-    samplers: list[str]
+    description: str = Field(description="what it is, in words")
+    licence: str = Field(description="the licence of its weights")
+    clip: ClipView = Field(description="the clip that it makes")
+    resolutions: list[Resolution] = Field(description="the sizes of frames that it can make")
+    samplers: list[str] = Field(description="what the parameter `sampler` takes")
     guidance: dict[str, list[str]] = Field(description="the methods allowed, by kind of job")
-    independent_timesteps: bool
+    independent_timesteps: bool = Field(
+        description="whether it was trained with a time for each side, which the guidance `clean` needs"
+    )
     weights_hash: str = Field(description="SHA-256 that identifies the weights")
 
 
 class ModelList(BaseModel):
-    data: list[ModelView]
+    """All that is served here."""
+
+    data: list[ModelView] = Field(description="the models")
 
 
 def view(manifest: Manifest, default: str, weights_hash: str) -> ModelView:

@@ -15,6 +15,7 @@ from model import request as limits
 from model.manifest import Manifest
 from model.request import RequestError, SamplingParams
 from service.api.problems import FieldError, Problem
+from service.api.webhooks import ALLOWED, WebhookParameter
 from service.jobs.record import PRIORITIES
 
 _DEFAULT: dict[str, Any] = {field.name: field.default for field in fields(SamplingParams)}
@@ -50,12 +51,15 @@ class Parameters(BaseModel):
         le=limits.MAX_OUTPUTS,
         description="clips to make; number i uses (seed, i)",
     )
-    sampler: Annotated[str, OneOf(limits.SAMPLERS)] = _DEFAULT["sampler"]
+    sampler: Annotated[str, OneOf(limits.SAMPLERS)] = Field(
+        default=_DEFAULT["sampler"], description="how noise becomes a clip, step by step"
+    )
     steps: int = Field(
         default=_DEFAULT["steps"], ge=1, le=limits.MAX_STEPS, description="evaluations of the base network"
     )
     spacing: Annotated[str, OneOf(limits.SPACINGS)] = Field(
-        default=_DEFAULT["spacing"], description="where the steps lie"
+        default=_DEFAULT["spacing"],
+        description="where the steps lie: evenly in the logarithm of signal to noise, in time, or in its square root",
     )
     order: int | None = Field(default=None, ge=1, le=limits.MAX_ORDER, description="for dpm_solver; 3 where absent")
     eta: float | None = Field(
@@ -71,7 +75,14 @@ class Parameters(BaseModel):
         default="normal", description="jobs of higher priority run first"
     )
     metadata: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
-        default_factory=dict, max_length=16, description="at most 16 pairs of strings, returned untouched"
+        default_factory=dict,
+        max_length=16,
+        description="at most 16 pairs of strings, returned untouched; none where absent",
+    )
+
+    webhook: WebhookParameter = Field(
+        default=None,
+        description="where to send a signed message when the job has ended (Standard Webhooks); nowhere where absent",
     )
 
     def sampling(self, kind: str, manifest: Manifest) -> SamplingParams:
@@ -155,10 +166,10 @@ def refuse(error: ValidationError, model: type[Parameters]) -> Problem:
     """The problem that tells which fields are wrong, what came and what is allowed."""
     errors = []
     for item in error.errors(include_url=False, include_context=False):
-        name = str(item["loc"][0]) if item["loc"] else ""
+        name = _field(item["loc"])
         if not name:
             errors.append(FieldError("", item["input"], "a JSON object of parameters"))
-        elif item["type"] == "extra_forbidden":
+        elif item["type"] == "extra_forbidden" and len(item["loc"]) == 1:
             errors.append(FieldError(name, item["input"], f"only {', '.join(model.model_fields)}"))
         else:
             errors.append(FieldError(name, item["input"], allowed(model, name)))
@@ -166,8 +177,16 @@ def refuse(error: ValidationError, model: type[Parameters]) -> Problem:
     return Problem(422, "invalid_parameter", f"Not as allowed: {names}.", errors)
 
 
+def _field(location: tuple[int | str, ...]) -> str:
+    """The name of the field that an error is about, that of its part where it has some: `webhook.url`."""
+    name = ".".join(map(str, location[:2]))
+    return name if name in ALLOWED else str(location[0]) if location else ""
+
+
 def allowed(model: type[Parameters], name: str) -> str:
     """What the field takes, in words."""
+    if name in ALLOWED:
+        return ALLOWED[name]
     if name == "metadata":
         return "an object of at most 16 strings of at most 512 characters, their names 1 … 64 characters long"
     schema = model.model_json_schema()["properties"][name]

@@ -66,7 +66,7 @@ class ProblemBody(BaseModel):
 
     type: str = Field(description="always about:blank: `code` tells problems apart")
     title: str = Field(description="the status in words")
-    status: int
+    status: int = Field(description="the status of the answer")
     detail: str = Field(description="what happened, for people")
     instance: str = Field(description="path of the request")
     code: str = Field(description="what happened, for programs")

@@ -9,6 +9,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from service.api.catalogue import Catalogue
+from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
 from service.jobs.keyring import Keyring
 from service.jobs.queue import JobQueue
@@ -32,6 +33,7 @@ class Services:
     keyring: Keyring
     idempotency: IdempotencyKeys
     retention: Retention
+    events: Events
     judges: CapacityLimiter
     """Uploads looked at side by side: more than the processor can bear would run into the probe's time limit."""
 

@@ -222,6 +222,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
+        examples=["8e03978e-40d5-43e8-bc93-6894a57f9324"],
         pattern=r"^[\x21-\x7e]{1,255}$",
         description="the same key with the same request gives the same job again, with another request 422",
     ),
@@ -234,7 +235,8 @@ async def _submission(
     caller: CallerHere,
     idempotency_key: IdempotencyKey = None,
     prefer: Annotated[
-        str | None, Header(description="`wait=30`: answer when the job has ended, or after 30 seconds")
+        str | None,
+        Header(examples=["wait=30"], description="`wait=30`: answer when the job has ended, or after 30 seconds"),
     ] = None,
 ) -> Submission:
     return Submission(request, services, caller, idempotency_key, preferred_wait(request.headers.getlist("prefer")))

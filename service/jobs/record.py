@@ -139,6 +139,14 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Webhook:
+    """Where the owner wants to hear of the job's end, and of which ends: names of a status."""
+
+    url: str
+    events: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far the current attempt is: `step` of `total_steps` in `stage`, `progress` 0 … 1 over all stages."""
 
@@ -179,6 +187,12 @@ class Job:
     holder: str | None = None
     alone: bool = False
     strikes: int = 0
+    webhook: Webhook | None = None
+
+    @property
+    def wants_webhook(self) -> bool:
+        """Whether the owner wants to hear that the job is where it is."""
+        return self.webhook is not None and self.status in self.webhook.events
 
     @property
     def storage_prefix(self) -> str:
@@ -228,6 +242,7 @@ def new_job(
     job_id: str | None = None,
     owner: str | None = None,
     retried_from: str | None = None,
+    webhook: Webhook | None = None,
 ) -> Job:
     """A job that is about to be queued."""
     now = _now()
@@ -244,6 +259,7 @@ def new_job(
         metadata=metadata,
         owner=owner,
         retried_from=retried_from,
+        webhook=webhook,
     )
 
 

@@ -9,10 +9,13 @@
     duet:expiry                all ids, by the time at which they are to be erased
     duet:gone:{id}             the owner of a job that was erased, for a while
     duet:workers               workers, by the end of their last sign of life
+    duet:events:{id} …         what happened to the job, for those who watch (`streams`)
+    duet:webhooks …            what is to be delivered, and what was (`deliveries`)
 
 A change reads the record, lets `record` compute the next one, and commits it only if the record is still the one that
-was read. The script that commits also puts every index right, from the new record alone, so that none can drift; all
-times are those of Redis' clock. Lease and progress are apart from the record, so that keeping a job costs a few bytes;
+was read. The script that commits also puts every index right, from the new record alone, so that none can drift, tells
+those who watch, and enters the webhook of a job that ends among those to be delivered; all times are those of Redis'
+clock. Lease and progress are apart from the record, so that keeping a job costs a few bytes;
 their scripts check the fencing token themselves.
 """
 
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -27,21 +31,38 @@ from datetime import timedelta
 from typing import Any
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from service.jobs import record
+from service.jobs.deliveries import DUE, Delivery, deliveries_key
 from service.jobs.record import PRIORITIES, Job, JobError, Output, Progress, Status, Timings
+from service.jobs.streams import (
+    ANNOUNCE,
+    CHANNEL,
+    GONE,
+    KEPT_MS,
+    PREVIEWS_KEPT_MS,
+    Kind,
+    events_key,
+    previews_key,
+)
 from service.settings import Settings
 
 LEASE = 20.0
 """Seconds for which a claim is good unless it is renewed."""
 
-_NOW = "local time = redis.call('TIME') local now = time[1] * 1000 + math.floor(time[2] / 1000)"
+NOW = "local time = redis.call('TIME') local now = time[1] * 1000 + math.floor(time[2] / 1000)"
+"""Lua: `now`, milliseconds since 1970 by Redis' clock."""
+
 _COMMIT = f"""
-{_NOW}
-local record, attempt, queued, leases, unclaimed, expiry = unpack(KEYS, 1, 6)
+{NOW}
+{ANNOUNCE}
+local record, attempt, queued, leases, unclaimed, expiry, events, previews, webhooks = unpack(KEYS, 1, 9)
 local old, new, id, held, claimed, cancel, turn, lease, wake, expires, guarded = unpack(ARGV, 1, 11)
+local happened, ended, deliver = unpack(ARGV, 12, 14)
 local current = redis.call('GET', record) or ''
 if current == new then return 1 end
 if current ~= old then return 0 end
@@ -51,7 +72,7 @@ if held == '' then
   redis.call('DEL', attempt)
   redis.call('ZREM', leases, id)
 elseif claimed == '1' then
-  redis.call('DEL', attempt)
+  redis.call('DEL', attempt, previews)
   redis.call('HSET', attempt, 'attempt', held)
   redis.call('ZADD', leases, now + lease, id)
 end
@@ -59,35 +80,53 @@ if held ~= '' and cancel == '1' then redis.call('HSET', attempt, 'cancel', 1) en
 if turn == '' then redis.call('ZREM', queued, id) else redis.call('ZADD', queued, turn, id) end
 if wake == '' then redis.call('ZREM', unclaimed, id) else redis.call('ZADD', unclaimed, now + wake, id) end
 redis.call('ZADD', expiry, expires, id)
-local leave = tonumber(ARGV[12])
-for i = 7, 6 + leave do redis.call('ZREM', KEYS[i], id) end
-for i = 7 + leave, #KEYS do redis.call('ZADD', KEYS[i], 0, id) end
+if happened ~= '' then announce(events, id, happened, new) end
+if ended == '1' then
+  redis.call('PEXPIRE', events, {KEPT_MS})
+  redis.call('PEXPIRE', previews, {PREVIEWS_KEPT_MS})
+end
+if deliver == '1' then redis.call('ZADD', webhooks, now, id) end
+local leave = tonumber(ARGV[15])
+for i = 10, 9 + leave do redis.call('ZREM', KEYS[i], id) end
+for i = 10 + leave, #KEYS do redis.call('ZADD', KEYS[i], 0, id) end
 return 1
 """
-_ERASE = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1], KEYS[2])
-for i = 4, #KEYS do redis.call('ZREM', KEYS[i], ARGV[2]) end
-if ARGV[3] ~= '' then redis.call('SET', KEYS[3], ARGV[4], 'PX', ARGV[3]) end
+_ERASE = f"""
+local record, attempt, gone, events, previews, deliveries = unpack(KEYS, 1, 6)
+local old, id, remember, owner = unpack(ARGV, 1, 4)
+if redis.call('GET', record) ~= old then return 0 end
+redis.call('DEL', record, attempt, events, previews, deliveries)
+for i = 7, #KEYS do redis.call('ZREM', KEYS[i], id) end
+if remember ~= '' then redis.call('SET', gone, owner, 'PX', remember) end
+redis.call('PUBLISH', '{CHANNEL}', id .. '{GONE}')
 return 1
 """
-_PROGRESS = """
-if redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+_PROGRESS = f"""
+{ANNOUNCE}
+local token, id, data = unpack(ARGV, 1, 3)
+if redis.call('HGET', KEYS[1], 'attempt') ~= token then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+announce(KEYS[2], id, '{Kind.PROGRESS}', data)
 return redis.call('HEXISTS', KEYS[1], 'cancel') == 1 and 2 or 1
 """
 _RENEW = f"""
-{_NOW}
+{NOW}
 if redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[1] then return 0 end
 redis.call('ZADD', KEYS[2], now + ARGV[3], ARGV[2])
 return redis.call('HEXISTS', KEYS[1], 'cancel') == 1 and 2 or 1
 """
-_DUE = f"{_NOW} return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])"
-_WAKE_LATER = f"{_NOW} for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', now + ARGV[1], ARGV[i]) end"
+_DUE = f"{NOW} return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])"
+_WAKE_LATER = f"{NOW} for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', now + ARGV[1], ARGV[i]) end"
 
-_QUEUED, _LEASES, _UNCLAIMED, _EXPIRY = "duet:queued", "duet:leases", "duet:unclaimed", "duet:expiry"
+QUEUED = "duet:queued"
+"""The ids of the jobs that wait, in their order."""
+
+_LEASES, _UNCLAIMED, _EXPIRY = "duet:leases", "duet:unclaimed", "duet:expiry"
 _WORKERS = "duet:workers"
 _UNWRITABLE = (redis.exceptions.ReadOnlyError, redis.exceptions.OutOfMemoryError)
+
+
+_WAITS = {"stage": None, "step": None, "total_steps": None, "progress": 0.0, "eta_seconds": None}
 
 
 class StoreUnavailable(Exception):
@@ -106,6 +145,17 @@ def connect(settings: Settings) -> redis.Redis:
         socket_timeout=2.0,
         health_check_interval=30,
         retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), retries=2),
+    )
+
+
+def connect_async(settings: Settings) -> redis.asyncio.Redis:
+    """The same for an event loop."""
+    return redis.asyncio.Redis.from_url(
+        settings.redis_url,
+        socket_connect_timeout=1.0,
+        socket_timeout=2.0,
+        health_check_interval=30,
+        retry=AsyncRetry(ExponentialBackoff(cap=0.1, base=0.02), retries=2),
     )
 
 
@@ -169,7 +219,7 @@ class JobStore:
     def progress_of(self, job: Job) -> Progress | None:
         """How far the job is; None where no attempt has reported anything yet."""
         with reachable():
-            stored = self._redis.hgetall(_attempt_key(job.id))
+            stored = self._redis.hgetall(attempt_key(job.id))
         values = {_decoded(key): _decoded(value) for key, value in stored.items()}
         if "stage" not in values:
             return None
@@ -184,8 +234,16 @@ class JobStore:
     def queue_position(self, job: Job) -> int | None:
         """Jobs that will run before this one; None once it runs or has ended."""
         with reachable():
-            position = self._redis.zrank(_QUEUED, job.id)
+            position = self._redis.zrank(QUEUED, job.id)
         return position if isinstance(position, int) else None
+
+    def deliveries(self, job: Job) -> list[Delivery]:
+        """What became of the job's webhook so far, oldest first."""
+        if job.webhook is None:
+            return []
+        with reachable():
+            entries: Any = self._redis.lrange(deliveries_key(job.id), 0, -1)
+        return [Delivery.from_json(entry) for entry in entries]
 
     def request_cancel(self, job_id: str) -> Job:
         """Cancel a job that waits; ask the worker of a running one to stop, which its next step or renewal tells it.
@@ -205,7 +263,11 @@ class JobStore:
             except UnknownJob:
                 return
             job = Job.from_json(text)
-            keys = [record_key(job_id), _attempt_key(job_id), _gone_key(job_id), _QUEUED, _LEASES, _UNCLAIMED, _EXPIRY]
+            keys = [
+                *(record_key(job_id), attempt_key(job_id), _gone_key(job_id)),
+                *(events_key(job_id), previews_key(job_id), deliveries_key(job_id)),
+                *(QUEUED, _LEASES, _UNCLAIMED, _EXPIRY, DUE),
+            ]
             milliseconds = int(remember.total_seconds() * 1000) if remember else ""
             with reachable():
                 if self._erase(keys=keys + _indexes(job), args=[text, job_id, milliseconds, job.owner or ""]):
@@ -241,7 +303,7 @@ class JobStore:
         Returns whether a cancel was asked for. Raises StaleClaim if the job is no longer held with this token.
         """
         with reachable():
-            answer = self._renew(keys=[_attempt_key(job_id), _LEASES], args=[token, job_id, self._milliseconds()])
+            answer = self._renew(keys=[attempt_key(job_id), _LEASES], args=[token, job_id, self._milliseconds()])
         return self._asked_to_stop(answer, job_id, token)
 
     def start(self, job_id: str, token: int) -> Job:
@@ -251,9 +313,10 @@ class JobStore:
     def progress(self, job_id: str, token: int, progress: Progress) -> bool:
         """Report a step; returns whether a cancel was asked for. Raises StaleClaim as `renew`."""
         values = {key: "" if value is None else value for key, value in asdict(progress).items()}
-        arguments: list[Any] = [token, *(part for pair in values.items() for part in pair)]
+        happened = progress_data(progress, None, token)
+        arguments: list[Any] = [token, job_id, happened, *(part for pair in values.items() for part in pair)]
         with reachable():
-            answer = self._write_progress(keys=[_attempt_key(job_id)], args=arguments)
+            answer = self._write_progress(keys=[attempt_key(job_id), events_key(job_id)], args=arguments)
         return self._asked_to_stop(answer, job_id, token)
 
     def complete(self, job_id: str, token: int, outputs: list[Output], timings: Timings) -> Job:
@@ -384,18 +447,22 @@ class JobStore:
         waits = job.status is Status.QUEUED
         # A new job has its message at once; one that comes back may have lost it.
         wake: int | str = "" if held or not waits else self._patience() if before is None else 0
+        happened = _event(before, job)
+        deliver = before is not None and job.status.ended and not before.status.ended and job.wants_webhook
         leave = [key for key in _indexes(before) if key not in _indexes(job)] if before else []
         with reachable():
             answer = self._commit(
                 keys=[
-                    *(record_key(job.id), _attempt_key(job.id), _QUEUED, _LEASES, _UNCLAIMED, _EXPIRY),
+                    *(record_key(job.id), attempt_key(job.id), QUEUED, _LEASES, _UNCLAIMED, _EXPIRY),
+                    *(events_key(job.id), previews_key(job.id), DUE),
                     *leave,
                     *_indexes(job),
                 ],
                 args=[
                     *(old, job.to_json(), job.id, job.attempt if held else "", int(claimed)),
                     *(int(job.cancel_requested_at is not None), _turn(job) if waits else "", self._milliseconds()),
-                    *(wake, int(job.expires_at.timestamp() * 1000), int(guarded), len(leave)),
+                    *(wake, int(job.expires_at.timestamp() * 1000), int(guarded)),
+                    *(happened or "", int(job.status.ended), int(deliver), len(leave)),
                 ],
             )
         if answer == -1:
@@ -421,12 +488,26 @@ def _decoded(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
+def progress_data(progress: Progress | None, queue_position: int | None, attempt: int) -> str:
+    """What an event tells of a job's progress, JSON; None for one that waits."""
+    steps = asdict(progress) if progress else _WAITS
+    return json.dumps({**steps, "queue_position": queue_position, "attempt": attempt}, separators=(",", ":"))
+
+
+def _event(before: Job | None, job: Job) -> Kind | None:
+    """What those who watch are told of a change: nothing where only the holder is another."""
+    if before is not None and (before.status, before.cancel_requested_at) == (job.status, job.cancel_requested_at):
+        return None
+    return Kind(job.status) if job.status.ended else Kind.STATUS
+
+
 def record_key(job_id: str) -> str:
     """Under which Redis keeps the record."""
     return f"duet:job:{job_id}"
 
 
-def _attempt_key(job_id: str) -> str:
+def attempt_key(job_id: str) -> str:
+    """Under which Redis keeps the attempt that is held: its field `attempt` is the token that is current."""
     return f"duet:job:{job_id}:attempt"
 
 

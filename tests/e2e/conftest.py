@@ -58,7 +58,7 @@ class Serve:
         """Process ids of the parts, by name."""
         found = {}
         for pid, command in children(self.process.pid):
-            found[next(name for name in ("redis", "api", "worker") if name in command)] = pid
+            found[next(name for name in ("redis", "api", "worker", "webhooks") if name in command)] = pid
         return found
 
     def family(self) -> list[int]:

@@ -51,7 +51,7 @@ def test_what_dies_is_started_again_and_no_job_is_lost(start_serve: Start, tmp_p
         job = client.post("/generate", json=QUICK | {"steps": 25}).json()["urls"]["self"]
         until(lambda: client.get(job).json()["step"], "the job runs", 60)
         before = serve.processes()
-        for name in ("worker", "api", "redis"):
+        for name in ("worker", "api", "webhooks", "redis"):
             os.kill(before[name], signal.SIGKILL)
 
         def answer() -> dict | None:
@@ -64,9 +64,9 @@ def test_what_dies_is_started_again_and_no_job_is_lost(start_serve: Start, tmp_p
         done = until(answer, "the job has ended", 120)
         assert (done["status"], done["attempt"]) == ("completed", 2)
         after = serve.processes()
-        assert set(after) == {"redis", "api", "worker"}
+        assert set(after) == {"redis", "api", "worker", "webhooks"}
         assert not set(after.values()) & set(before.values())
-    assert sum("started again" in line or "starting it again" in line for line in serve.lines) >= 3
+    assert sum("started again" in line or "starting it again" in line for line in serve.lines) >= 4
 
 
 def test_nothing_outlives_a_command_that_was_killed(start_serve: Start, tmp_path: Path) -> None:

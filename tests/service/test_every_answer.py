@@ -141,6 +141,7 @@ def test_the_description_covers_every_route_with_its_limits(client: httpx.Client
         "/jobs",
         "/jobs/{job_id}",
         "/jobs/{job_id}/cancel",
+        "/jobs/{job_id}/events",
         "/jobs/{job_id}/retry",
         "/jobs/{job_id}/files/{name}",
         "/models",

@@ -40,7 +40,8 @@ def completed_job(store: JobStore, storage: Storage) -> str:
     store.start(job.id, 1)
     outputs = []
     for index, data in enumerate((CLIP, b"the second clip")):
-        files = {"video.mp4": data, "audio.wav": b"RIFF", "manifest.json": b"{}"}
+        files = {"video.mp4": data, "audio.wav": b"RIFF", "poster.webp": b"RIFF", "spectrogram.png": CLIP[:2000]}
+        files["manifest.json"] = b"{}"
         keys = {name: claimed.attempt_key(f"{index}-{name}") for name in files}
         for name, content in files.items():
             storage.put_bytes(keys[name], content, "application/octet-stream")
@@ -79,6 +80,8 @@ def test_a_file_comes_whole_with_its_type(made: Made) -> None:
     assert answer.headers["accept-ranges"] == "bytes"
     assert get(f"{made.url}/audio.wav").headers["content-type"] == "audio/wav"
     assert get(f"{made.url}/manifest.json").headers["content-type"] == "application/json"
+    assert get(f"{made.url}/poster.webp").headers["content-type"] == "image/webp"
+    assert get(f"{made.url}/spectrogram.png").headers["content-type"] == "image/png"
 
 
 def test_further_outputs_have_a_number_before_the_dot(made: Made) -> None:
@@ -88,6 +91,8 @@ def test_further_outputs_have_a_number_before_the_dot(made: Made) -> None:
     assert get(f"{made.url}/video-1.mp4").content == b"the second clip"
     problem(get(f"{made.url}/video-2.mp4"), 404, "unknown_file")
     problem(get(f"{made.url}/video-0.mp4"), 404, "unknown_file")
+    assert job["outputs"][1]["files"]["poster.webp"].endswith("/poster-1.webp")
+    assert get(f"{made.url}/spectrogram-1.png", Range="bytes=5-9").content == CLIP[5:10]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +159,7 @@ def test_a_file_that_storage_lost_is_gone(made: Made) -> None:
 def test_a_running_job_has_no_files_yet(client: httpx.Client, store: JobStore) -> None:
     job = a_job()
     store.create(job)
-    for name in ("video.mp4", "audio.wav", "manifest.json"):
+    for name in ("video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.json"):
         problem(client.get(f"/jobs/{job.id}/files/{name}"), 409, "not_ready")
     for name in ("video-1.mp4", "input.mp4", "nothing", "..%2f..%2fetc%2fpasswd", "%00"):
         assert client.get(f"/jobs/{job.id}/files/{name}").status_code == 404

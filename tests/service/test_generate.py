@@ -99,7 +99,7 @@ def test_a_worker_is_woken_with_the_priority_asked_for(client: httpx.Client, set
         ({"eta": 0.5}, "eta", None),
         ({"guidance": "clean"}, "guidance", None),
         ({"start": 1}, "start", None),
-        ({"webhook": {}}, "webhook", None),
+        ({"webhook": {}}, "webhook.url", None),
     ],
 )
 def test_a_wrong_field_is_named_with_what_is_allowed(

@@ -34,7 +34,7 @@ def test_a_job_runs_to_its_end_and_its_files_say_how_they_were_made(served: Stac
     assert job.attempt == 1
     assert [output.index for output in job.outputs] == [0, 1]
     first = job.outputs[0]
-    assert set(first.files) == {"video.mp4", "audio.wav", "manifest.json"}
+    assert set(first.files) == {"video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.json"}
     assert sorted(key for output in job.outputs for key in output.files.values()) == served.files(job)
     with av.open(str(Path(served.settings.storage_url) / first.files["video.mp4"])) as clip:
         assert "untrained" in clip.metadata["comment"]

@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs when it runs: `duet --help` loads neither torch nor the API."""
+"""Commands that make models: from published checkpoints, and better with clips of their kind."""
 
 from __future__ import annotations
 
@@ -7,99 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.settings import load_settings
 
-app = typer.Typer(
-    name="duet",
-    help="Joint audio-video diffusion as a service.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-@app.command()
-def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1 or DUET_HOST.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; default 8000 or DUET_PORT; 0 takes a free one.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder for jobs and results; default ./data or DUET_DATA.")] = None,
-) -> None:
-    """Run everything on this machine: Redis, worker and API. Ctrl-C stops it."""
-    from service import local
-
-    given = {"host": host, "port": port, "data": data}
-    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
-    try:
-        local.serve(settings)
-    except local.CannotServe as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
-
-
-@app.command()
-def api(
-    descriptor: Annotated[int | None, typer.Option(help="Serve on this inherited, listening socket.")] = None,
-) -> None:
-    """Run the HTTP API alone, on DUET_HOST and DUET_PORT."""
-    import socket
-
-    import uvicorn
-
-    settings = load_settings()
-    config = uvicorn.Config(
-        "service.app:create_app",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=5,
-    )
-    sockets = None if descriptor is None else [socket.socket(fileno=descriptor)]
-    uvicorn.Server(config).run(sockets)
-
-
-@app.command()
-def worker() -> None:
-    """Run a worker alone: it loads the models and works on the jobs of DUET_REDIS_URL."""
-    from workers.app import run
-
-    raise typer.Exit(run(load_settings()))
-
-
-@app.command()
-def key(
-    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, dots, hyphens, underscores.")],
-) -> None:
-    """Make an API key: the key itself for its user, and what DUET_API_KEYS needs to know of it."""
-    from service.api.auth import new_key
-
-    secret, digest = new_key()
-    entry = f"{name}:{digest}"
-    load_settings(api_keys=entry)  # refuses a name that cannot be used
-    typer.echo(f"The key, shown this once:  {secret}")
-    typer.echo(f"Add to DUET_API_KEYS:      {entry}")
-
-
-@app.command()
-def picture(
-    clip: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A video with sound.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write (PNG).")] = Path("sheet.png"),
-) -> None:
-    """Draw a contact sheet: the clip's frames over the spectrogram of its sound."""
-    from model.media import MediaError
-    from model.pictures import contact_sheet
-
-    try:
-        contact_sheet(clip).save(output)
-    except MediaError as error:
-        typer.echo(f"{clip}: {error}", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"wrote {output}")
-
-
-@app.command()
 def convert(
     base: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A published base model, Landscape.pt.")],
     sr: Annotated[
@@ -137,7 +45,6 @@ def convert(
     typer.echo(f"serve it: DUET_MODELS={folder.parent} duet serve")
 
 
-@app.command()
 def calibrate(
     model: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The model's folder.")],
     clips: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of validation videos.")],
@@ -162,7 +69,3 @@ def calibrate(
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
     typer.echo(f"calibrated {model} on {used} clips; jobs of this model use pigdm from now on")
-
-
-if __name__ == "__main__":
-    app()

@@ -1,0 +1,129 @@
+"""One frame that stands for a clip: the sharpest of those that are like the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from PIL import Image
+from torch import Tensor
+
+from model.media.decode import upright_rgb
+from model.media.source import TimedFrame, open_media, video_frames, video_stream
+
+MAX_WIDTH = 640
+"""Pixels. Frames are made smaller where they are wider, and never larger."""
+
+MAX_HEIGHT = 1280
+"""Pixels: what is higher than wide may be twice as high as others are wide."""
+
+QUALITY = 80
+EFFORT = 1
+"""WebP's quality, 0 … 100, and how long to look for fewer bytes, 0 … 6: more than this takes twice the time to save a
+tenth."""
+
+MOST_HELD, PIXELS_HELD = 24, 50_000_000
+"""So many frames of a file are judged at most, and so many pixels of them held: 24 of 1080p, two of 8K."""
+
+VIEW, COARSE = 64, 8
+"""Sides in pixels of the grey pictures that frames are judged by: how sharp they are, and how like the others."""
+
+OUTLYING = 3.0
+
+
+@dataclass(frozen=True)
+class Poster:
+    """A picture of `width`×`height` pixels of what is shown at `time` seconds of the clip."""
+
+    width: int
+    height: int
+    time: float
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Poster:
+        """Raises ValueError or TypeError for what is no poster."""
+        values = json.loads(text)
+        time = float(values.pop("time"))
+        return cls(**{name: int(value) for name, value in values.items()}, time=time)
+
+
+def write_poster(path: str | Path, frames: np.ndarray | Tensor, fps: float) -> Poster:
+    """Write the best of `frames` (frames, height, width, 3) uint8 as WebP."""
+    pictures = frames.numpy(force=True) if isinstance(frames, Tensor) else frames
+    views = np.stack([_view(Image.fromarray(picture)) for picture in pictures])
+    index = choose(views)
+    return _save(Image.fromarray(pictures[index]), path, index / fps)
+
+
+def draw_poster(video: str | Path, path: str | Path) -> str:
+    """Write the best frame of a file as a player shows it: upright, its pixels square. The answer: a Poster as JSON.
+
+    Raises MediaError if the file has no frames.
+    """
+    with open_media(video) as container:
+        aspect = video_stream(container).sample_aspect_ratio or Fraction(1)
+    shown = _spread(video_frames(video, 0))
+    reformatter = VideoReformatter()
+    best = shown[choose(np.stack([_small_view(each.frame, reformatter) for each in shown]))]
+    return _save(displayed(best, aspect, MAX_WIDTH, MAX_HEIGHT), path, float(best.time)).to_json()
+
+
+def choose(views: np.ndarray) -> int:
+    """Which of `views` (frames, VIEW, VIEW), grey in 0 … 255, to show: the one of the sharpest edges.
+
+    What is out of line does not count: a flash, a black frame, the first one after a cut. Its distance from the mean
+    picture is more than `OUTLYING` times the usual one, measured on so few pixels that blur makes no difference.
+    """
+    grey = views.astype(np.float32)
+    edges = np.abs(np.diff(grey, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(grey, axis=2)).mean(axis=(1, 2))
+    blocks = grey.reshape(len(grey), COARSE, VIEW // COARSE, COARSE, VIEW // COARSE).mean(axis=(2, 4))
+    distance = np.abs(blocks - blocks.mean(axis=0)).mean(axis=(1, 2))
+    outlying = distance > OUTLYING * np.median(distance) + 1  # a grey level is nothing to go by in a still clip
+    return int(np.argmax(np.where(outlying, -1, edges)))
+
+
+def displayed(shown: TimedFrame, aspect: Fraction, max_width: int, max_height: int) -> Image.Image:
+    """The frame as a player shows it, within so many pixels. `aspect`: width of a stored pixel by its height."""
+    picture = Image.fromarray(np.ascontiguousarray(upright_rgb(shown)))
+    matrix = shown.display_matrix
+    if matrix is not None and not matrix[0] and not matrix[4]:  # a quarter turn: what was wide is high
+        aspect = 1 / aspect
+    width, height = picture.width * max(aspect, Fraction(1)), picture.height / min(aspect, Fraction(1))
+    scale = min(Fraction(1), max_width / width, max_height / height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def _spread(frames: Iterator[TimedFrame]) -> list[TimedFrame]:
+    """Some of the frames, at equal distances: neighbours look alike, and not all of a large video can be held."""
+    held: list[TimedFrame] = []
+    stride = 1
+    for number, shown in enumerate(frames):
+        if number % stride == 0:
+            held.append(shown)
+        if len(held) > max(2, min(MOST_HELD, PIXELS_HELD // (shown.frame.width * shown.frame.height))):
+            held, stride = held[::2], 2 * stride
+    return held
+
+
+def _small_view(frame: VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+    return reformatter.reformat(frame, VIEW, VIEW, "gray", interpolation=Interpolation.AREA).to_ndarray()
+
+
+def _view(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.convert("L").resize((VIEW, VIEW), Image.Resampling.BOX))
+
+
+def _save(picture: Image.Image, path: str | Path, time: float) -> Poster:
+    picture.thumbnail((MAX_WIDTH, MAX_HEIGHT))
+    picture.save(path, "WEBP", quality=QUALITY, method=EFFORT)
+    return Poster(picture.width, picture.height, round(time, 6))

@@ -1,0 +1,128 @@
+"""What requests and answers look like, for the API's description: whole bodies, every field of them.
+
+tests/service/test_openapi.py holds them to the models that they are examples of.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_ID = "job_01M83RX3VC8P4W7YY66EW4G7A8"
+_FILES = ("video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.json")
+
+JOB: dict[str, Any] = {
+    "id": _ID,
+    "kind": "v2a",
+    "status": "completed",
+    "model": "demo",
+    "stage": None,
+    "step": None,
+    "total_steps": None,
+    "progress": 1.0,
+    "queue_position": None,
+    "eta_seconds": None,
+    "created_at": "2026-11-23T09:41:07.250000Z",
+    "started_at": "2026-11-23T09:41:07.610000Z",
+    "completed_at": "2026-11-23T09:41:16.950000Z",
+    "expires_at": "2026-11-30T09:41:07.250000Z",
+    "cancel_requested_at": None,
+    "retried_from": None,
+    "attempt": 1,
+    "params": {
+        "seed": 7,
+        "num_outputs": 1,
+        "sampler": "dpmpp_2m",
+        "steps": 20,
+        "spacing": "log_snr",
+        "guidance": "replacement",
+        "start": 0.0,
+        "priority": "normal",
+    },
+    "input": {
+        "filename": "beach.mov",
+        "bytes": 834563,
+        "sha256": "3bd1f6ef4dbbc2e33b5a0de8e8c3e8d4ad1c0bd6b6c7e2a1e7b3f2c1d0a99887",
+        "duration": 7.8,
+        "video": {"width": 320, "height": 240, "fps": 30.0},
+        "audio": {"sample_rate": 44100, "channels": 2},
+        "used": {"start": 0.0, "duration": 1.6},
+    },
+    "outputs": [{"index": 0, "seed": 7, "files": {name: f"/jobs/{_ID}/files/{name}" for name in _FILES}}],
+    "error": None,
+    "timings": {"queued": 0.1, "decode": 0.2, "base": 8.6, "sr": 0.0, "encode": 0.3, "upload": 0.1},
+    "metadata": {"project": "seaside"},
+    "webhook": {
+        "url": "https://example.com/hook",
+        "events": ["completed", "failed"],
+        "deliveries": [
+            {
+                "at": "2026-11-23T09:41:17.100000Z",
+                "event": "completed",
+                "attempt": 1,
+                "status": 204,
+                "error": None,
+                "next_attempt_at": None,
+            }
+        ],
+    },
+    "urls": {
+        "self": f"/jobs/{_ID}",
+        "cancel": f"/jobs/{_ID}/cancel",
+        "retry": f"/jobs/{_ID}/retry",
+        "events": f"/jobs/{_ID}/events",
+        "input": f"/jobs/{_ID}/files/input.mov",
+    },
+}
+
+JOBS: dict[str, Any] = {"data": [JOB], "has_more": True, "next": _ID}
+
+MODELS: dict[str, Any] = {
+    "data": [
+        {
+            "name": "demo",
+            "default": True,
+            "trained": False,
+            "description": "A small, untrained model: everything runs, and the clips are noise.",
+            "licence": "MIT",
+            "clip": {"frames": 16, "fps": 10, "height": 32, "width": 32, "sample_rate": 16000, "duration": 1.6},
+            "resolutions": [
+                {"width": 32, "height": 32, "super_resolution": False},
+                {"width": 128, "height": 128, "super_resolution": True},
+            ],
+            "samplers": ["dpmpp_2m", "dpmpp_3m", "dpm_solver", "unipc", "ddim", "ddpm"],
+            "guidance": {
+                "generate": ["decoupling"],
+                "v2a": ["replacement", "gradient", "gradient_code", "decoupling"],
+                "a2v": ["replacement", "gradient", "gradient_code", "decoupling"],
+            },
+            "independent_timesteps": False,
+            "weights_hash": "0f6c1d2e3b4a59687786a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0",
+        }
+    ]
+}
+
+PROBLEM: dict[str, Any] = {
+    "type": "about:blank",
+    "title": "Unprocessable Entity",
+    "status": 422,
+    "detail": "Not as allowed: steps.",
+    "instance": "/generate",
+    "code": "invalid_parameter",
+    "request_id": "6f1f9b0c4c0f4f6f9d7f2a6f0f8a7a52",
+    "errors": [{"field": "steps", "got": 0, "allowed": "an integer 1 … 1000"}],
+}
+
+HEALTH: dict[str, Any] = {"status": "ok"}
+
+GENERATE: dict[str, dict[str, Any]] = {
+    "clip": {"summary": "One clip, whose seed makes it again", "value": {"seed": 7}},
+    "drafts": {
+        "summary": "Four quick drafts",
+        "value": {"num_outputs": 4, "steps": 10, "super_resolution": False, "metadata": {"project": "seaside"}},
+    },
+    "published": {
+        "summary": "With the sampler and the steps of the published scripts",
+        "value": {"seed": 7, "sampler": "dpm_solver", "order": 3, "steps": 20, "sr_sampler": "ddim", "sr_steps": 25},
+    },
+}
+"""Bodies of `POST /generate`, by what they are for."""

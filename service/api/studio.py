@@ -1,0 +1,122 @@
+"""`GET /` and `GET /docs`: the studio page, and the API's description made readable. All of it comes from this machine.
+
+The page's own files ask for no key: they are the same for everybody, and what they fetch asks for one. They are read
+once, so a process serves files of one version for as long as it runs; browsers ask again each time, by ETag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import PurePosixPath
+
+from fastapi import APIRouter, Request, Response
+
+from service.api.etags import is_unchanged
+from service.api.problems import Problem
+
+router = APIRouter(include_in_schema=False)
+
+PAGE_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "media-src 'self' blob:",
+        "connect-src 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+    )
+)
+"""Previews come as `data:` pictures, a file that is not sent yet is shown from a `blob:`; all else is ours."""
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file of a page; `etag` comes with quotes."""
+
+    body: bytes
+    etag: str
+    content_type: str
+
+
+@router.get("/")
+@router.head("/")
+def studio(request: Request) -> Response:
+    """The studio page."""
+    return _answer(request, _studio_files()["index.html"])
+
+
+@router.get("/studio/{path:path}")
+@router.head("/studio/{path:path}")
+def studio_file(path: str, request: Request) -> Response:
+    """A script, a style sheet or a picture of the pages. Raises Problem 404."""
+    return _answer(request, _find(_studio_files(), path, request))
+
+
+@router.get("/docs")
+@router.head("/docs")
+def docs(request: Request) -> Response:
+    """The API's description, to read and to try."""
+    return _answer(request, _studio_files()["docs.html"])
+
+
+@router.get("/docs/{name}")
+@router.head("/docs/{name}")
+def docs_file(name: str, request: Request) -> Response:
+    """Swagger UI, as the package `fastapi-offline` carries it. Raises Problem 404."""
+    return _answer(request, _find(_swagger_files(), name, request))
+
+
+def _find(assets: dict[str, Asset], path: str, request: Request) -> Asset:
+    if path not in assets or path.endswith(".html"):  # the pages themselves have addresses of their own
+        raise Problem(404, "not_found", f"There is nothing at {request.url.path}.")
+    return assets[path]
+
+
+def _answer(request: Request, asset: Asset) -> Response:
+    headers = {"ETag": asset.etag, "Cache-Control": "no-cache"}
+    if asset.content_type.startswith("text/html"):
+        headers["Content-Security-Policy"] = PAGE_POLICY
+    if is_unchanged(request.headers.get("if-none-match"), asset.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(asset.body, headers=headers, media_type=asset.content_type)
+
+
+@cache
+def _studio_files() -> dict[str, Asset]:
+    """The files of `service/studio`, by path."""
+    return {path: _asset(path, file) for path, file in _walk(files("service") / "studio", PurePosixPath())}
+
+
+@cache
+def _swagger_files() -> dict[str, Asset]:
+    """The part of the package's files that the page uses, by name."""
+    folder = files("fastapi_offline") / "static"
+    return {name: _asset(name, folder / name) for name in ("swagger-ui-bundle.js", "swagger-ui.css")}
+
+
+def _walk(folder: Traversable, path: PurePosixPath) -> Iterator[tuple[str, Traversable]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _walk(entry, path / entry.name)
+        elif PurePosixPath(entry.name).suffix in _TYPES:
+            yield str(path / entry.name), entry
+
+
+def _asset(path: str, file: Traversable) -> Asset:
+    body = file.read_bytes()
+    return Asset(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"', _TYPES[PurePosixPath(path).suffix])

@@ -1,0 +1,27 @@
+"""The command line. Each command imports what it needs when it runs: `duet --help` loads neither torch nor the API."""
+
+from __future__ import annotations
+
+import typer
+
+from service.cli import doctor, jobs, making, models, pictures, serving, webhooks, weights
+
+app = typer.Typer(
+    name="duet",
+    help="Joint audio-video diffusion as a service.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_COMMANDS = {
+    "Making": (making.generate, making.v2a, making.a2v),
+    "At a server": (jobs.jobs, jobs.save, jobs.cancel, models.models),
+    "Serving": (serving.serve, serving.api, serving.worker, webhooks.webhooks, serving.key, doctor.doctor),
+    "Models and pictures": (pictures.picture, weights.convert, weights.calibrate),
+}
+"""By the heading that `duet --help` shows them under. A command is named for its function."""
+
+for _heading, _functions in _COMMANDS.items():
+    for _function in _functions:
+        app.command(rich_help_panel=_heading)(_function)

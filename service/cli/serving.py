@@ -1,0 +1,73 @@
+"""Commands that serve: the embedded stack, its parts alone, and keys for its users."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1 or DUET_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default 8000 or DUET_PORT; 0 takes a free one.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder for jobs and results; default ./data or DUET_DATA.")] = None,
+) -> None:
+    """Run everything on this machine: Redis, worker and API. Ctrl-C stops it."""
+    from service import local
+    from service.settings import load_settings
+
+    given = {"host": host, "port": port, "data": data}
+    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    try:
+        local.serve(settings)
+    except local.CannotServe as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+
+
+def api(
+    descriptor: Annotated[int | None, typer.Option(help="Serve on this inherited, listening socket.")] = None,
+) -> None:
+    """Run the HTTP API alone, on DUET_HOST and DUET_PORT."""
+    import socket
+
+    import uvicorn
+
+    from service.settings import load_settings
+
+    settings = load_settings()
+    config = uvicorn.Config(
+        "service.app:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+    sockets = None if descriptor is None else [socket.socket(fileno=descriptor)]
+    uvicorn.Server(config).run(sockets)
+
+
+def worker() -> None:
+    """Run a worker alone: it loads the models and works on the jobs of DUET_REDIS_URL."""
+    from service.settings import load_settings
+    from workers.app import run
+
+    raise typer.Exit(run(load_settings()))
+
+
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, dots, hyphens, underscores.")],
+) -> None:
+    """Make an API key: the key itself for its user, and what DUET_API_KEYS needs to know of it."""
+    from service.api.auth import new_key
+    from service.settings import load_settings
+
+    secret, digest = new_key()
+    entry = f"{name}:{digest}"
+    load_settings(api_keys=entry)  # refuses a name that cannot be used
+    typer.echo(f"The key, shown this once:  {secret}")
+    typer.echo(f"Add to DUET_API_KEYS:      {entry}")

@@ -1,0 +1,106 @@
+"""The outbox of webhooks, for those who send them: any number of processes may.
+
+What is due is claimed for a while. Whoever sent it writes down what came of it, and when it is due again; whoever dies
+in between leaves a claim that runs out, and another sends it once more. So a webhook may come twice, and never not at
+all. The claim's end is its token: what a deliverer brings too late, after another has claimed the same, counts for
+nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+
+from service.jobs.deliveries import DUE, Delivery, deliveries_key
+from service.jobs.record import Job
+from service.jobs.store import NOW, reachable, record_key
+from service.settings import WEBHOOK_SECRET_PREFIX, Settings
+
+_SECRET = "duet:webhook-secret"
+
+_CLAIM = f"""
+{NOW}
+local job = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 1)[1]
+if not job then return false end
+redis.call('ZADD', KEYS[1], now + ARGV[1], job)
+return {{job, string.format('%d', now + ARGV[1])}}
+"""
+_SETTLE = f"""
+{NOW}
+local job, claimed, entry, pause = unpack(ARGV, 1, 4)
+if tonumber(redis.call('ZSCORE', KEYS[1], job) or '') ~= tonumber(claimed) then return 0 end
+if entry ~= '' then redis.call('RPUSH', KEYS[2], entry) end
+if pause == '' then redis.call('ZREM', KEYS[1], job) else redis.call('ZADD', KEYS[1], now + pause, job) end
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A webhook that is ours to send until `until`, milliseconds since 1970 by Redis' clock; that end is its token."""
+
+    job_id: str
+    until: int
+
+
+class Outbox:
+    """In Redis. Every method raises StoreUnavailable."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._redis = client
+        self._claim = client.register_script(_CLAIM)
+        self._settle = client.register_script(_SETTLE)
+
+    async def claim(self, seconds: float) -> Claim | None:
+        """Take the one that has been due for longest, for so long; None where nothing is due."""
+        with reachable():
+            found: Any = await self._claim(keys=[DUE], args=[int(seconds * 1000)])
+        return Claim(found[0].decode(), int(found[1])) if found else None
+
+    async def job(self, claim: Claim) -> Job | None:
+        """The job whose end is to be told; None if it was erased, and its webhook with it."""
+        with reachable():
+            text: Any = await self._redis.get(record_key(claim.job_id))
+        return None if text is None else Job.from_json(text)
+
+    async def sent(self, claim: Claim) -> int:
+        """How often it was sent so far, as far as is written down."""
+        with reachable():
+            return int(await self._redis.llen(deliveries_key(claim.job_id)))
+
+    async def settle(self, claim: Claim, delivery: Delivery, pause: float | None) -> bool:
+        """Write down what came of it, and have it sent again after `pause` seconds, not at all where that is None.
+
+        False if the claim had run out and another took it, or the job was erased: nothing is written then.
+        """
+        return await self._settled(claim, delivery.to_json(), pause)
+
+    async def postpone(self, claim: Claim, pause: float) -> None:
+        """Not now: it is due again after `pause` seconds."""
+        await self._settled(claim, "", pause)
+
+    async def _settled(self, claim: Claim, entry: str, pause: float | None) -> bool:
+        milliseconds = "" if pause is None else int(pause * 1000)
+        with reachable():
+            settled = await self._settle(
+                keys=[DUE, deliveries_key(claim.job_id)], args=[claim.job_id, claim.until, entry, milliseconds]
+            )
+        return bool(settled)
+
+
+async def signing_secrets(client: redis.asyncio.Redis, settings: Settings) -> tuple[str, ...]:
+    """What webhooks are signed with: those of the settings, else one in Redis, drawn by whoever needs it first.
+
+    Raises StoreUnavailable.
+    """
+    if settings.webhook_secrets:
+        return settings.webhook_secrets
+    with reachable():
+        drawn = WEBHOOK_SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+        await client.set(_SECRET, drawn, nx=True)
+        kept: Any = await client.get(_SECRET)
+    return (kept.decode(),)

@@ -1,0 +1,241 @@
+/** The form: how to start, with which parameters; and sending it. */
+
+import { api, Problem, upload } from "./api.js";
+import { h } from "./dom.js";
+import { kindOf } from "./drop.js";
+import { control } from "./fields.js";
+import { announce, asProblem, problemBox } from "./notices.js";
+import { picker, Source } from "./source.js";
+import { bytes, KINDS, label } from "./words.js";
+
+const OPEN = ["model", "start", "seed", "num_outputs", "steps"];
+
+/** Parameters that only go with a certain value of another one. */
+const ONLY_WITH = {
+  order: (values) => values.sampler === "dpm_solver",
+  eta: (values) => values.sampler === "ddim",
+  sr_sampler: (values) => values.super_resolution !== false,
+  sr_steps: (values) => values.super_resolution !== false,
+  guidance_scale: (values, kind) => kind !== "generate" || values.guidance !== undefined,
+};
+
+/** The form of the page. `limits` as readLimits gives them, `models` as /models does; `onJob(job)` once one is made. */
+export class Composer {
+  #controls = new Map();
+  #kind = "generate";
+  #sending = null;
+
+  constructor(form, models, limits, onJob) {
+    this.form = form;
+    this.models = models;
+    this.limits = limits;
+    this.onJob = onJob;
+    this.problems = form.querySelector("#composer-problem");
+    this.submit = form.querySelector("#submit");
+    this.source = new Source(
+      form.querySelector("#source"),
+      () => this.setKind("generate"),
+      (seconds) => this.#beginAt(seconds),
+    );
+    this.source.onDuration = () => this.#follow();
+    form.querySelector("#pickers").append(
+      picker("Choose a video", "film", `video/*,${limits.v2a.accept}`, (file) => this.setFile(file, "v2a")),
+      picker("Choose a sound", "wave", `audio/*,${limits.a2v.accept}`, (file) =>
+        this.setFile(file, kindOf(file) && "a2v"),
+      ),
+    );
+    for (const radio of form.elements.kind) radio.addEventListener("change", () => this.#choose(radio.value));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.send();
+    });
+    form.querySelector("#stop-upload").addEventListener("click", () => this.#sending?.abort());
+    this.setKind("generate");
+  }
+
+  /** Choose how to start. Without a file for it, the form asks for one. */
+  setKind(kind) {
+    if (kind === "generate") this.source.show(null);
+    const kept = this.#values();
+    this.#kind = kind;
+    this.form.elements.kind.value = kind;
+    this.form.dataset.kind = kind;
+    this.submit.querySelector("span").textContent = KINDS[kind].make;
+    this.#clearProblems();
+    this.#build(kept);
+  }
+
+  #beginAt(seconds) {
+    const start = this.#controls.get("start");
+    start.value = seconds;
+    this.#follow(start);
+  }
+
+  #choose(kind) {
+    // A sound cannot be given a sound; what is a video can be either.
+    if (kind === "v2a" && this.source.file && kindOf(this.source.file) === "a2v") this.source.show(null);
+    this.setKind(kind);
+  }
+
+  /** Begin with `file`; as a job of `kind`, or of the one that the file looks like. */
+  setFile(file, kind = null) {
+    this.source.show(file);
+    this.setKind(kind ?? kindOf(file) ?? (this.#kind === "generate" ? "v2a" : this.#kind));
+    announce(`${file.name} is chosen.`);
+  }
+
+  /** Fill in what a job was made with; `file`: its upload, null where it had none. */
+  fill(kind, model, parameters, file) {
+    this.source.show(file);
+    this.setKind(kind);
+    for (const each of this.#controls.values()) each.value = { model, ...parameters }[each.name];
+    this.#follow();
+    this.form.scrollIntoView({ block: "start" });
+    this.submit.focus({ preventScroll: true });
+  }
+
+  /** Check what was entered, and send it. */
+  async send() {
+    if (this.#sending) return;
+    this.#clearProblems();
+    const wrong = this.#check();
+    if (wrong) {
+      this.#show(wrong);
+      return;
+    }
+    const parameters = this.#shownValues();
+    this.#sending = new AbortController();
+    this.#busy(true);
+    try {
+      const job = await this.#post(parameters, this.#sending.signal);
+      this.onJob(job);
+    } catch (error) {
+      if (error.name !== "AbortError") this.#show(asProblem(error));
+      else announce("The upload was stopped.");
+    } finally {
+      this.#sending = null;
+      this.#busy(false);
+    }
+  }
+
+  #post(parameters, signal) {
+    if (this.#kind === "generate") return api.generate(parameters);
+    return upload(this.#kind, this.source.file, parameters, (sent, total) => this.#sent(sent, total), signal);
+  }
+
+  #build(kept) {
+    const before = this.#controls;
+    this.#controls = new Map(
+      this.limits[this.#kind].fields.map((field) => [field.name, control(field, (changed) => this.#follow(changed))]),
+    );
+    const model = this.#controls.get("model");
+    model.offer(this.models.map(({ name }) => name));
+    model.value = kept.model ?? this.models.find((each) => each.default)?.name;
+    for (const [name, each] of this.#controls)
+      if (before.has(name) && name !== "model" && name !== "start") each.value = kept[name];
+    const place = (id, chosen) => this.form.querySelector(id).replaceChildren(...chosen.map((each) => each.element));
+    const all = [...this.#controls.values()];
+    place("#fields-open", OPEN.map((name) => this.#controls.get(name)).filter(Boolean));
+    place(
+      "#fields-more",
+      all.filter(({ name }) => !OPEN.includes(name)),
+    );
+    this.#follow();
+  }
+
+  /** Let the controls follow the model and each other. */
+  #follow(changed) {
+    const model = this.#model();
+    if (!changed || changed.name === "model") {
+      this.#controls.get("sampler")?.offer(model.samplers);
+      this.#controls.get("guidance")?.offer(model.guidance[this.#kind] ?? []);
+      this.#aboutModel(model);
+    }
+    const values = this.#values();
+    const enlarges = model.resolutions.some((size) => size.super_resolution);
+    for (const [name, each] of this.#controls) {
+      let shown = ONLY_WITH[name]?.(values, this.#kind) ?? true;
+      if (name === "super_resolution" || name.startsWith("sr_")) shown &&= enlarges;
+      if (name.startsWith("guidance")) shown &&= (model.guidance[this.#kind] ?? []).length > 0;
+      each.shown = shown;
+    }
+    this.source.mark(values.start ?? 0, model.clip.duration);
+  }
+
+  #aboutModel(model) {
+    const { clip } = model;
+    const sizes = model.resolutions.map(({ width, height }) => `${width}×${height}`).join(" or ");
+    const kilohertz = clip.sample_rate / 1000;
+    const facts = `${clip.duration} s · ${sizes} · ${clip.frames} frames · ${kilohertz} kHz · ${model.licence}`;
+    this.#controls.get("model").hint.replaceChildren(h("span", { title: model.description }, facts));
+    const untrained = document.getElementById("untrained");
+    untrained.hidden = model.trained;
+    untrained.querySelector("strong").textContent = `The model ${model.name} is untrained:`;
+  }
+
+  #model() {
+    const name = this.#controls.get("model").value;
+    return this.models.find((model) => model.name === name) ?? this.models[0];
+  }
+
+  #values() {
+    return Object.fromEntries([...this.#controls].map(([name, each]) => [name, each.value]));
+  }
+
+  #shownValues() {
+    const shown = [...this.#controls].filter(([, each]) => each.shown && each.value !== undefined);
+    return Object.fromEntries(shown.map(([name, each]) => [name, each.value]));
+  }
+
+  /** What is wrong before anything is sent, as the service would put it; null if nothing is. */
+  #check() {
+    if (this.#kind !== "generate" && !this.source.file) {
+      const what = this.#kind === "v2a" ? "a video" : "a sound, or a video whose sound is used";
+      return new Problem(422, { code: "missing_file", detail: `Choose ${what} first.` });
+    }
+    const errors = [...this.#controls.values()]
+      .filter((each) => each.shown && each.problem())
+      .map((each) => ({ field: each.name, got: each.input.value, allowed: each.problem() }));
+    const names = errors.map(({ field }) => label(field)).join(", ");
+    return errors.length
+      ? new Problem(422, { code: "invalid_parameter", detail: `Not as allowed: ${names}.`, errors })
+      : null;
+  }
+
+  #show(problem) {
+    const mine = problem.errors.filter(({ field }) => this.#controls.has(field));
+    for (const { field, allowed } of mine) this.#controls.get(field).fail(allowed);
+    const folded = this.form.querySelector("details");
+    if (mine.some(({ field }) => !OPEN.includes(field))) folded.open = true;
+    const box = problemBox(
+      problem,
+      mine.map(({ field }) => field),
+    );
+    this.problems.replaceChildren(box);
+    const target = mine.length ? this.#controls.get(mine[0].field).input : box;
+    target.focus();
+  }
+
+  #clearProblems() {
+    this.problems.replaceChildren();
+    for (const each of this.#controls.values()) each.fail("");
+  }
+
+  #busy(on) {
+    this.submit.disabled = on;
+    this.form.setAttribute("aria-busy", String(on));
+    const progress = this.form.querySelector("#upload");
+    progress.hidden = !on || this.#kind === "generate";
+    if (on && this.source.file) this.#sent(0, this.source.file.size);
+  }
+
+  #sent(sent, total) {
+    const all = sent >= total;
+    const bar = this.form.querySelector("#upload progress");
+    bar.max = total || 1;
+    bar.value = Math.min(sent, total);
+    this.form.querySelector("#upload-words").textContent = all
+      ? "Looking at the file…"
+      : `${bytes(sent)} of ${bytes(total)} sent`;
+  }
+}

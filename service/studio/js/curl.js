@@ -1,0 +1,25 @@
+/** A job as the command that makes it again. */
+
+import { address } from "./api.js";
+import { key } from "./key.js";
+
+/** The command line. The key itself is never in it: the shell's variable is. */
+export function curl(job) {
+  const lines = [`curl -s ${address(job.kind)}`];
+  if (key()) lines.push('-H "Authorization: Bearer $DUET_API_KEY"');
+  const parameters = JSON.stringify({ model: job.model, ...job.params });
+  if (job.kind === "generate") {
+    lines.push("-H 'Content-Type: application/json'", `-d ${quoted(parameters)}`);
+  } else {
+    lines.push(
+      `-F params=${quoted(parameters)}`,
+      `-F ${quoted(`file=@"${job.input.filename.replace(/["\\]/g, "\\$&")}"`)}`,
+    );
+  }
+  return lines.join(" \\\n  ");
+}
+
+/** For a POSIX shell: nothing within is expanded. */
+function quoted(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}

@@ -1,0 +1,184 @@
+/** One control for each parameter, made from the limits that the API gives. */
+
+import { h, icon } from "./dom.js";
+import { allowed } from "./limits.js";
+import { label } from "./words.js";
+
+/** A labelled control: `name`, `element`, `value` (undefined: left to the service), `problem()`, `fail(words)`. */
+export class Control {
+  constructor(field, onchange) {
+    this.field = field;
+    this.name = field.name;
+    this.id = `field-${field.name}`;
+    this.hint = h("p", { class: "hint", id: `${this.id}-hint` }, field.description);
+    this.error = h("p", { class: "error", id: `${this.id}-error` });
+    this.input = this.make(field);
+    this.input.addEventListener("input", () => {
+      this.fail("");
+      onchange(this);
+    });
+    this.input.setAttribute("aria-describedby", `${this.id}-hint ${this.id}-error`);
+    this.element = h("div", { class: `field field-${field.name}` }, this.arrange(), this.hint, this.error);
+  }
+
+  arrange() {
+    return [h("label", { for: this.id }, label(this.name)), this.input];
+  }
+
+  /** Show `words` as what is wrong; none for nothing. */
+  fail(words) {
+    this.error.textContent = words;
+    if (words) this.input.setAttribute("aria-invalid", "true");
+    else this.input.removeAttribute("aria-invalid");
+  }
+
+  /** What is wrong with what was entered, or null. */
+  problem() {
+    return null;
+  }
+
+  get shown() {
+    return !this.element.hidden;
+  }
+
+  set shown(on) {
+    this.element.hidden = !on;
+  }
+}
+
+class NumberControl extends Control {
+  make({ type, minimum, maximum, default: standard }) {
+    const step = type === "integer" ? 1 : "any";
+    const placeholder = standard === undefined ? "automatic" : null;
+    const mode = type === "integer" ? "numeric" : "decimal";
+    return h("input", {
+      id: this.id,
+      type: "number",
+      min: minimum,
+      max: maximum,
+      step,
+      value: standard,
+      placeholder,
+      inputmode: mode,
+      autocomplete: "off",
+    });
+  }
+
+  arrange() {
+    if (this.field.type !== "integer" || this.name === "seed") return super.arrange();
+    const step = (by) => () => {
+      const { minimum = -Infinity, maximum = Infinity } = this.field;
+      const from =
+        this.input.value === "" ? (this.field.minimum ?? 0) - Math.min(by, 0) : Number(this.input.value) + by;
+      this.input.value = String(Math.min(maximum, Math.max(minimum, from)));
+      this.input.dispatchEvent(new Event("input"));
+    };
+    const side = (symbol, words, by) =>
+      h(
+        "button",
+        { type: "button", class: "step", "aria-label": `${label(this.name)}: ${words}`, onclick: step(by) },
+        icon(symbol),
+      );
+    const stepper = h(
+      "div",
+      { class: "stepper" },
+      side("minus", "one less", -1),
+      this.input,
+      side("plus", "one more", 1),
+    );
+    return [h("label", { for: this.id }, label(this.name)), stepper];
+  }
+
+  get value() {
+    return this.input.value === "" ? undefined : Number(this.input.value);
+  }
+
+  set value(value) {
+    this.input.value = value ?? this.field.default ?? "";
+  }
+
+  problem() {
+    const { badInput, rangeOverflow, rangeUnderflow, stepMismatch } = this.input.validity;
+    const wrong = badInput || rangeOverflow || rangeUnderflow || stepMismatch;
+    return wrong ? `This takes ${allowed(this.field)}.` : null;
+  }
+}
+
+class SeedControl extends NumberControl {
+  make(field) {
+    const input = super.make(field);
+    input.placeholder = "drawn for you";
+    return input;
+  }
+
+  arrange() {
+    const draw = () => {
+      const [high, low] = crypto.getRandomValues(new Uint32Array(2));
+      this.input.value = String((high * 2 ** 32 + low) % (this.field.maximum + 1));
+      this.input.dispatchEvent(new Event("input"));
+    };
+    const dice = h(
+      "button",
+      { type: "button", class: "step", "aria-label": "Draw a new seed", title: "Draw a new seed", onclick: draw },
+      icon("dice"),
+    );
+    return [h("label", { for: this.id }, label(this.name)), h("div", { class: "stepper" }, this.input, dice)];
+  }
+}
+
+class ChoiceControl extends Control {
+  make(field) {
+    const select = h("select", { id: this.id });
+    this.fill(select, field.options ?? []);
+    return select;
+  }
+
+  /** Offer these options only. */
+  offer(options) {
+    const before = this.value;
+    this.fill(this.input, options);
+    if (options.includes(before)) this.value = before;
+  }
+
+  fill(select, options) {
+    const standard = this.field.default;
+    const automatic = standard === undefined && this.name !== "model" ? [h("option", { value: "" }, "automatic")] : [];
+    select.replaceChildren(...automatic, ...options.map((name) => h("option", { value: name }, name)));
+    if (options.includes(standard)) select.value = standard;
+  }
+
+  get value() {
+    return this.input.value || undefined;
+  }
+
+  set value(value) {
+    this.input.value = value ?? this.field.default ?? "";
+    if (this.input.selectedIndex < 0) this.input.selectedIndex = 0;
+  }
+}
+
+class SwitchControl extends Control {
+  make(field) {
+    return h("input", { id: this.id, type: "checkbox", role: "switch", checked: field.default ?? true });
+  }
+
+  arrange() {
+    return h("div", { class: "switch" }, this.input, h("label", { for: this.id }, label(this.name)));
+  }
+
+  get value() {
+    return this.input.checked;
+  }
+
+  set value(value) {
+    this.input.checked = value ?? this.field.default ?? true;
+  }
+}
+
+/** The control for a field; `onchange(control)` whenever the user changes it. */
+export function control(field, onchange) {
+  if (field.name === "seed") return new SeedControl(field, onchange);
+  if (field.type === "boolean") return new SwitchControl(field, onchange);
+  if (field.type === "string") return new ChoiceControl(field, onchange);
+  return new NumberControl(field, onchange);
+}

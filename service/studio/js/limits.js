@@ -1,0 +1,50 @@
+/** What each kind of job takes, read from the API's own description: no limit or default is written down here. */
+
+const KINDS = ["generate", "v2a", "a2v"];
+
+/**
+ * Parameters by kind of job: `{fields: Field[], accept: string}`, where `accept` names the usual media types of the
+ * upload. A Field is `{name, type, options, minimum, maximum, default, description}`; `default` is undefined where the
+ * service chooses. Parameters that are no single value (metadata, webhooks) have no field on this page.
+ */
+export function readLimits(description) {
+  return Object.fromEntries(KINDS.map((kind) => [kind, ofKind(description, kind)]));
+}
+
+function ofKind(description, kind) {
+  const [body] = Object.values(description.paths[`/${kind}`].post.requestBody.content);
+  const { properties } = resolve(description, body.schema);
+  const fields = Object.entries(properties)
+    .filter(([name]) => name !== "file" && name !== "params")
+    .map(([name, schema]) => field(name, resolve(description, schema)))
+    .filter(Boolean);
+  return { fields, accept: body.encoding?.file?.contentType ?? "" };
+}
+
+function resolve(description, schema) {
+  const name = schema.$ref?.split("/").pop();
+  return name ? { ...description.components.schemas[name], ...schema } : schema;
+}
+
+function field(name, schema) {
+  const plain = { ...schema, ...schema.anyOf?.find((choice) => choice.type !== "null") };
+  if (!["integer", "number", "boolean", "string"].includes(plain.type)) return null;
+  if (plain.type === "string" && !plain.enum && name !== "model") return null;
+  return {
+    name,
+    type: plain.type,
+    options: plain.enum ?? null,
+    minimum: plain.minimum,
+    maximum: plain.maximum,
+    default: schema.default ?? undefined,
+    description: plain.description ?? "",
+  };
+}
+
+/** What a field takes, in words. */
+export function allowed({ type, minimum, maximum, options }) {
+  if (options) return `one of ${options.join(", ")}`;
+  const words = type === "integer" ? "a whole number" : "a number";
+  if (minimum !== undefined && maximum !== undefined) return `${words} from ${minimum} to ${maximum}`;
+  return minimum === undefined ? words : `${words} of at least ${minimum}`;
+}

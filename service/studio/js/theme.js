@@ -1,0 +1,8 @@
+/** Dark or light before the first paint: a classic script, so that nothing flashes. theme-switch.js changes it. */
+
+try {
+  const chosen = localStorage.getItem("duet.theme");
+  if (chosen === "dark" || chosen === "light") document.documentElement.dataset.theme = chosen;
+} catch {
+  // A browser that keeps nothing for us: the system's choice it is.
+}

@@ -1,0 +1,118 @@
+/** How things are said: kinds, states, times, and what to do about each problem. */
+
+/** Kinds of job: `title` as a heading, `from` as a choice, `make` on the button. */
+export const KINDS = {
+  generate: { title: "Clip from nothing", from: "Nothing", make: "Make a clip", symbol: "spark" },
+  v2a: { title: "Sound for a video", from: "A video", make: "Make its sound", symbol: "wave" },
+  a2v: { title: "Video for a sound", from: "A sound", make: "Make its video", symbol: "film" },
+};
+
+/** States of a job. */
+export const STATUS = {
+  queued: "Waiting",
+  in_progress: "Running",
+  completed: "Done",
+  failed: "Failed",
+  canceled: "Canceled",
+};
+
+/** What the worker is doing, for a kind of job. */
+export function stageWords(kind, stage) {
+  if (stage === "sr") return "Enlarging the frames";
+  if (stage !== "base") return "Getting ready";
+  return { generate: "Drawing picture and sound", v2a: "Composing the sound", a2v: "Drawing the picture" }[kind];
+}
+
+/** Names of parameters for people; others are called by the API's own name. */
+export const LABELS = {
+  model: "Model",
+  seed: "Seed",
+  num_outputs: "Outputs",
+  steps: "Steps",
+  start: "Begin at",
+  sampler: "Sampler",
+  spacing: "Spacing of steps",
+  order: "Order of the solver",
+  eta: "Noise added per step (eta)",
+  guidance: "Guidance",
+  guidance_scale: "Strength of guidance",
+  super_resolution: "Enlarge the frames",
+  sr_sampler: "Sampler for enlarging",
+  sr_steps: "Steps for enlarging",
+  priority: "Priority",
+};
+
+/** The name of a parameter for people. */
+export function label(name) {
+  return LABELS[name] ?? name.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
+}
+
+const ADVICE = {
+  no_answer: "Check that Duet is running and that you are connected, then try again. Nothing you entered is lost.",
+  unauthorized: "Enter a key that this service knows.",
+  rate_limited: "Wait a little, then try again.",
+  too_many_queued: "Wait until some of your jobs have ended, or cancel those you no longer need.",
+  queue_full: "Many jobs are waiting. Try again in some minutes.",
+  queue_unavailable: "Try again in a moment. If it stays like this, whoever runs the service has to look at its queue.",
+  storage_unavailable:
+    "Try again in a moment. If it stays like this, whoever runs the service has to look at its storage.",
+  storage_full: "Delete jobs you no longer need, or ask whoever runs the service for room.",
+  probe_unavailable: "Try again in a moment.",
+  too_large: "Cut the file shorter or export it smaller, then drop it again.",
+  unsupported_media_type:
+    "Export it as MP4, MOV, WebM or MKV, or for sound as WAV, MP3, FLAC or OGG, then drop it again.",
+  undecodable: "The file may be damaged. Try to play it; if it plays, export it again as MP4 or WAV.",
+  empty_file: "Choose the file again: nothing was in it.",
+  no_video_track: "Choose a file with a picture, or make a video for its sound instead.",
+  no_audio_track: "Choose a file with sound, or make a new sound for its video instead.",
+  too_long: "Cut it to the part you want; the job uses only a short window anyway.",
+  too_short: "Choose a longer file, or an earlier beginning.",
+  too_many_pixels: "Export the video smaller, then drop it again.",
+  missing_file: "Drop it on the page, or use the buttons above.",
+  invalid_parameter: "Correct the fields that are marked.",
+  unknown_model: "Choose one of the models in the list.",
+  upload_gone: "Drop the file again.",
+  gone: "Results are kept for a limited time. Make it again with the same seed.",
+  unknown_job: "It may belong to another key, or have been deleted.",
+  already_ended: "There is nothing left to cancel.",
+  internal_error: "Try again. If it happens again, give the request id below to whoever runs the service.",
+  input_missing: "Drop the file again.",
+  out_of_memory: "Try fewer outputs, or a smaller model.",
+  worker_died: "Try other parameters: this job ended its worker several times.",
+};
+
+/** What to do about a problem, by its code. */
+export function advice(problem) {
+  const wait = problem.retryAfter > 5 ? ` Try again in ${problem.retryAfter} s.` : "";
+  return (ADVICE[problem.code] ?? "Try again. If it happens again, change what you asked for.") + wait;
+}
+
+/** Seconds as people say them: `4 s`, `1 min 20 s`. */
+export function seconds(value) {
+  const whole = Math.max(0, Math.round(value));
+  if (whole < 60) return `${whole} s`;
+  return whole % 60 && whole < 600 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : `${Math.round(whole / 60)} min`;
+}
+
+/** A position in a clip: `0:01.6`. */
+export function clock(value) {
+  const tenths = Math.floor(value * 10 + 1e-6);
+  return `${Math.floor(tenths / 600)}:${String(Math.floor(tenths / 10) % 60).padStart(2, "0")}.${tenths % 10}`;
+}
+
+/** Bytes as people say them. */
+export function bytes(value) {
+  if (value < 1000) return `${value} bytes`;
+  return value < 1e6 ? `${Math.round(value / 1e3)} kB` : `${(value / 1e6).toFixed(1)} MB`;
+}
+
+const AGO = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+
+/** How long ago something was. */
+export function ago(time) {
+  const minutes = (Date.now() - new Date(time)) / 60_000;
+  if (minutes < 1) return "just now";
+  if (minutes < 60) return AGO.format(-Math.floor(minutes), "minute");
+  if (minutes < 60 * 24) return AGO.format(-Math.floor(minutes / 60), "hour");
+  return AGO.format(-Math.floor(minutes / 1440), "day");
+}

@@ -1,0 +1,90 @@
+"""The studio page and /docs as they are served: open, whole, and from here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib.resources import files
+
+import httpx
+import pytest
+
+from service.settings import Settings
+from tests.conftest import RunningApi
+from tests.service.answers import problem
+from tests.service.keys import client_of, with_keys
+
+
+def linked(page: str) -> list[str]:
+    """What a page loads: scripts, style sheets, pictures."""
+    return re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"]+)"', page)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_page_loads_only_what_is_served_here(client: httpx.Client, path: str) -> None:
+    page = client.get(path)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert "style=" not in page.text
+    assert not re.search(r"<script[^>]*>[^<]", page.text), "a script within the page would not run"
+    assert len(linked(page.text)) > 3
+    for name in linked(page.text):
+        file = client.get(f"/{name}")
+        assert file.status_code == 200, name
+        kind = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}[name.rsplit(".", 1)[1]]
+        assert file.headers["content-type"].startswith(kind), name
+        assert file.headers["x-content-type-options"] == "nosniff"
+
+
+def test_every_module_that_is_imported_is_there(client: httpx.Client) -> None:
+    imported = set()
+    for module in (files("service") / "studio" / "js").iterdir():
+        text = client.get(f"/studio/js/{module.name}").raise_for_status().text
+        imported |= set(re.findall(r'from "\./([\w-]+\.js)"', text))
+    assert len(imported) > 15
+    for name in imported:
+        assert client.head(f"/studio/js/{name}").status_code == 200, name
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/studio/js/main.js", "/docs/swagger-ui-bundle.js"])
+def test_what_the_browser_has_is_not_sent_again(client: httpx.Client, path: str) -> None:
+    first = client.get(path)
+    assert first.headers["cache-control"] == "no-cache"
+    again = client.get(path, headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.head(path).headers["content-length"] == str(len(first.content))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/studio",
+        "/studio/",
+        "/studio/index.html",
+        "/studio/docs.html",
+        "/studio/../settings.py",
+        "/studio/%2e%2e/settings.py",
+        "/studio/js/..%2f..%2fapp.py",
+        "/docs/redoc.standalone.js",
+        "/docs/..%2f__init__.py",
+    ],
+)
+def test_nothing_else_is_served(client: httpx.Client, path: str) -> None:
+    problem(client.get(path), 404, "not_found")
+
+
+def test_the_pages_ask_for_no_key_and_what_they_show_does(
+    run_api: Callable[[Settings], RunningApi], settings: Settings
+) -> None:
+    with client_of(run_api(with_keys(settings)), None) as nobody:
+        for path in ("/", "/studio/js/main.js", "/docs", "/docs/swagger-ui.css", "/openapi.json"):
+            assert nobody.get(path).status_code == 200, path
+        for path in ("/models", "/jobs"):
+            assert nobody.get(path).status_code == 401, path
+
+
+def test_the_pages_are_no_part_of_the_description(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    assert not [path for path in paths if path == "/" or path.startswith(("/studio", "/docs"))]

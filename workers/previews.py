@@ -1,0 +1,90 @@
+"""Pictures of a clip as it emerges, small enough to be sent every few steps: a WebP sprite and a waveform.
+
+Made on the processor beside the model, so cheap goes before pretty: the fastest encoder there is, and a second, coarser
+run only where the first one is too large, as noise is.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.jobs.events import Preview, Sprite
+
+COLUMNS = 4
+"""Frames side by side."""
+
+MOST_FRAMES = 16
+LONGEST_SIDE = 64
+"""Pixels of a frame. A larger clip is shown smaller, a longer one by some of its frames."""
+
+BUCKETS = 160
+"""Pairs of a waveform."""
+
+LARGEST = 20 * 1024
+"""Bytes of a sprite, as far as the qualities reach: what else it has is dropped."""
+
+_QUALITIES = (60, 30, 5, 0)
+
+
+def preview(
+    frames: NDArray[np.uint8] | None,
+    audio: NDArray[np.floating] | None,
+    *,
+    index: int,
+    stage: str,
+    step: int,
+    total_steps: int,
+) -> Preview:
+    """What emerges after `step` of `total_steps` in `stage`, of output `index`.
+
+    `frames` (frames, height, width, 3), 0 … 255; `audio` (samples,), shown clipped to [-1, 1]. A side that the user
+    brought along is None.
+    """
+    return Preview(
+        index,
+        stage,
+        step,
+        total_steps,
+        None if frames is None else sprite(frames),
+        None if audio is None else waveform(audio),
+    )
+
+
+def sprite(frames: NDArray[np.uint8]) -> Sprite | None:
+    """Frames (frames, height, width, 3) in one picture, COLUMNS in a row; None if none of the qualities makes it small
+    enough."""
+    count, height, width, _ = frames.shape
+    if count > MOST_FRAMES:  # evenly, the first and the last among them
+        frames = frames[np.linspace(0, count - 1, MOST_FRAMES).round().astype(int)]
+        count = MOST_FRAMES
+    columns = min(COLUMNS, count)
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
+    sheet[:count] = frames
+    sheet = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    picture = Image.fromarray(sheet)
+    scale = min(1.0, LONGEST_SIDE / max(height, width))
+    if scale < 1:
+        width, height = max(1, round(width * scale)), max(1, round(height * scale))
+        picture = picture.resize((columns * width, rows * height), Image.Resampling.BOX)
+    for quality in _QUALITIES:
+        file = io.BytesIO()
+        picture.save(file, "WEBP", quality=quality, method=0)
+        if file.tell() <= LARGEST:
+            return Sprite(file.getvalue(), columns, rows, count, width, height)
+    return None
+
+
+def waveform(audio: NDArray[np.floating]) -> tuple[tuple[float, float], ...]:
+    """The least and the greatest of each of BUCKETS equal parts of `audio` (samples,), rounded to what can be seen."""
+    bounded = np.clip(np.nan_to_num(audio.astype(np.float64)), -1.0, 1.0)
+    edges = np.linspace(0, len(bounded), BUCKETS + 1).astype(int)
+    # A sound of fewer samples than buckets says some of them twice.
+    starts = np.minimum(edges[:-1], len(bounded) - 1)
+    low = np.minimum.reduceat(bounded, starts)
+    high = np.maximum.reduceat(bounded, starts)
+    return tuple(zip(low.round(3).tolist(), high.round(3).tolist(), strict=True))
