@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,7 +53,16 @@ class CannotBeMade(Exception):
 
 
 class Maker(Protocol):
-    """Makes the outputs of a job."""
+    """Makes the outputs of jobs, side by side."""
+
+    slots: int
+    """Jobs that keep it busy."""
+
+    def stop(self) -> None:
+        """Let all jobs go that are being made, at once: `make` raises BackInQueue for each."""
+
+    def close(self) -> None:
+        """After `stop`: wait until the device is at rest."""
 
     def make(self, attempt: Attempt) -> list[Files]:
         """Write the files of every output to the attempt's folder; return them by name.
@@ -76,17 +85,26 @@ class Attempt:
         self._runner = runner
         self._silent_until = 0.0
 
-    def begin(self) -> None:
-        """The engine begins. Raises as `report`."""
-        with self._held.waiting():
-            self._runner.begin(self.job)
+    def waiting(self) -> AbstractContextManager[None]:
+        """For what may take any time without being a sign that the device hangs: the job's turn there, say."""
+        return self._held.waiting()
+
+    def check(self) -> None:
+        """Raise BackInQueue, Cancelled or StaleClaim if the job is not to go on here."""
         self._runner.check(self._held)
 
+    def begin(self) -> None:
+        """The engine begins. Raises as `check`."""
+        self.check()
+        with self._held.waiting():
+            self._runner.begin(self.job)
+        self.check()
+
     def report(self, step: Progress) -> None:
-        """A step is done. Raises BackInQueue, Cancelled or StaleClaim if it was the last one to be made."""
+        """A step is done. Raises as `check`."""
         self._held.step()
         now = time.monotonic()
-        self._runner.check(self._held)
+        self.check()
         if now < self._silent_until and step.step < step.total_steps:
             return
         self._silent_until = now + PROGRESS_INTERVAL
@@ -95,7 +113,7 @@ class Attempt:
         except StoreUnavailable as error:
             log.warning("progress not reported", job=self.job.id, error=str(error))
             self._silent_until = time.monotonic() + SILENCE
-        self._runner.check(self._held)
+        self.check()
 
 
 class Clock:
@@ -119,8 +137,8 @@ class Clock:
 
 
 class Runner:
-    """Runs jobs for the worker `name`, `slots` at a time. `scratch` is a folder for temporary files, on the spool's
-    disk."""
+    """Runs jobs for the worker `name`, `slots` at a time, by default as many as keep the maker busy. `scratch` is a
+    folder for temporary files, on the spool's disk."""
 
     def __init__(
         self,
@@ -131,7 +149,7 @@ class Runner:
         leases: Leases,
         spool: Spool,
         scratch: Path,
-        slots: int = 1,
+        slots: int | None = None,
     ) -> None:
         self.store = store
         self._name = name
@@ -140,15 +158,16 @@ class Runner:
         self._leases = leases
         self._spool = spool
         self._scratch = scratch
-        self._slots = slots
+        self.slots = slots or maker.slots
         self._gate = Gate()
         self._in_hand: set[str] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Let the running jobs go at their next step, and take no other."""
+        """Let the running jobs go, and take no other."""
         self._stopping.set()
+        self._maker.stop()
 
     def hand_back_all(self) -> None:
         """Let all jobs go, whatever is being done to them. For a process that ends right afterwards."""
@@ -194,7 +213,7 @@ class Runner:
     def _run(self, job_id: str) -> bool:
         """False if the job has to be taken up once more, because it is to run alone."""
         try:
-            alone = self._slots == 1 or self._insist(lambda: self.store.get(job_id)).alone
+            alone = self.slots == 1 or self._insist(lambda: self.store.get(job_id)).alone
         except UnknownJob:
             return True
         with self._gate.enter(alone):
