@@ -43,14 +43,15 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     """
     configure_logging(settings)
     name = worker_name()
-    store = JobStore(connect(settings), settings.lease)
+    ageing = settings.ageing.total_seconds()
+    store = JobStore(connect(settings), settings.lease, ageing)
     storage = open_storage(settings)
     maker = load(settings)
     leases = Leases(store, settings.step_deadline, settings.job_deadline, end_hung)
     spool = Spool(settings.spool, store, storage, leases)
     runner = Runner(name, store, storage, maker, leases, spool, settings.temporary, settings.slots or None)
     queue = JobQueue(settings)
-    parts = (leases, spool, Reaper(store, queue), Presence(name, store))
+    parts = (leases, spool, Reaper(store, queue, ageing), Presence(name, store))
     celery = create_celery(settings, runner)
 
     def ready(**_: object) -> None:

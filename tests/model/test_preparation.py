@@ -30,9 +30,7 @@ def test_a_cpu_with_room_gets_its_usual_batch_sizes(pipeline: Pipeline) -> None:
     assert sizes(pipeline) == SIZES_CPU
 
 
-def test_little_memory_means_small_batches_but_never_none(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_little_memory_means_small_batches_but_never_none(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     peaks = iter([0, 100, 0, 100])
     monkeypatch.setattr(preparation, "_peak_memory", lambda: next(peaks))
     monkeypatch.setattr(preparation, "_free_memory", lambda: 450.0)
