@@ -67,10 +67,10 @@ class Evaluator:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the networks compute in: the narrowest type of their weights, some of which may stay in float32."""
+        """What the networks compute in."""
         network = self.base if self.base is not None else self.sr
         assert network is not None
-        return min((weight.dtype for weight in network.parameters()), key=lambda dtype: dtype.itemsize)
+        return network.dtype
 
     def use_buckets(self, buckets: Buckets | None) -> None:
         """From now on. A backward takes several times the memory of a forward, so it keeps count by itself."""
