@@ -232,7 +232,8 @@ class Pipeline:
 
 
 class _Reporter:
-    """Turns finished steps into Progress, and keeps a running mean of their seconds for the time that is left."""
+    """Turns finished steps into Progress. What a step takes is at first what it took for others, `step_seconds`, and soon
+    what it takes here: that depends on who shares the device."""
 
     def __init__(
         self,
@@ -244,6 +245,7 @@ class _Reporter:
         self._left = dict(steps)
         self._total = dict(steps)
         self._step_seconds = step_seconds
+        self._expected = dict(step_seconds)
         self._preview = preview
         self._notify = notify
         self.timings = dict.fromkeys(steps, 0.0)
@@ -260,8 +262,8 @@ class _Reporter:
         return guidance.respond(sampler, answer)
 
     def _step(self, stage: str, seconds: float, preview: Callable[[], Preview]) -> None:
-        before = self._step_seconds.get(stage, seconds)
-        self._step_seconds[stage] = 0.8 * before + 0.2 * seconds
+        for known, weight in ((self._step_seconds, 0.2), (self._expected, 0.4)):
+            known[stage] = (1 - weight) * known.get(stage, seconds) + weight * seconds
         self.timings[stage] += seconds
         self._left[stage] -= 1
         done = self._total[stage] - self._left[stage]
@@ -269,15 +271,15 @@ class _Reporter:
 
     def _fraction(self) -> float:
         """Stages weigh as much as they take, where that is known."""
-        typical = sum(self._step_seconds.values()) / len(self._step_seconds)
-        cost = {stage: self._step_seconds.get(stage, typical) for stage in self._total}
+        typical = sum(self._expected.values()) / len(self._expected)
+        cost = {stage: self._expected.get(stage, typical) for stage in self._total}
         total = sum(cost[stage] * count for stage, count in self._total.items())
         return 1.0 - sum(cost[stage] * count for stage, count in self._left.items()) / total
 
     def _eta(self) -> float | None:
-        if not all(stage in self._step_seconds for stage in self._total):
+        if not all(stage in self._expected for stage in self._total):
             return None
-        return sum(self._step_seconds[stage] * count for stage, count in self._left.items())
+        return sum(self._expected[stage] * count for stage, count in self._left.items())
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -27,6 +28,10 @@ from workers.leases import Leases
 from workers.runner import Maker, Runner
 from workers.spool import Spool
 
+SWITCH = 0.0005
+"""Seconds for which a thread may keep Python to itself while others want it. The engine's thread asks for it hundreds
+of times between two forwards; at Python's own 5 ms the encoding of other jobs would keep the device waiting."""
+
 
 def load_models(settings: Settings) -> Maker:
     """The maker of a real worker. Raises ManifestError or CheckpointError if a model cannot be loaded."""
@@ -42,6 +47,7 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     is over. Raises what `load` raises.
     """
     configure_logging(settings)
+    sys.setswitchinterval(SWITCH)
     name = worker_name()
     ageing = settings.ageing.total_seconds()
     store = JobStore(connect(settings), settings.lease, ageing)

@@ -26,10 +26,11 @@ from service.log import log
 from service.settings import Settings
 from workers.decoding import confined, warm
 from workers.ending import end_lost
-from workers.following import Following, Typical
+from workers.following import Following
 from workers.outputs import write_files
 from workers.runner import Attempt, BackInQueue, CannotBeMade
 from workers.spool import Files
+from workers.typical import Typical
 
 LOOK = 0.5
 """Seconds between two looks whether the job is still wanted, while its next step takes longer."""
@@ -125,7 +126,7 @@ class ModelMaker:
         """Report the steps of all outputs and write each as soon as it is made, while the engine goes on with the
         others."""
         job, clock = attempt.job, attempt.clock
-        following = Following(job.params.num_outputs, self._encoding)
+        following = Following(job.params.num_outputs, lambda: self._encoding.seconds + attempt.afterwards)
         made: dict[int, Files] = {}
         seconds: dict[str, float] = {}
         while len(made) < job.params.num_outputs:

@@ -26,6 +26,7 @@ from service.storage import ObjectNotFound, Storage, StorageUnavailable
 from workers.gate import Gate
 from workers.leases import Held, Leases
 from workers.spool import OVERTAKEN, Files, Spool, erase_attempt
+from workers.typical import Typical
 
 PROGRESS_INTERVAL = 0.2
 """Seconds between two progress reports, where steps are shorter."""
@@ -74,13 +75,15 @@ class Maker(Protocol):
 
 
 class Attempt:
-    """One attempt as the maker sees it: the job, the upload's file if it has one, a folder to write to, and a clock."""
+    """One attempt as the maker sees it: the job, the upload's file if it has one, a folder to write to, a clock, and
+    the seconds that a job typically takes from there until it is completed."""
 
     def __init__(self, job: Job, source: Path | None, folder: Path, clock: Clock, held: Held, runner: Runner) -> None:
         self.job = job
         self.source = source
         self.folder = folder
         self.clock = clock
+        self.afterwards = runner.delivering.seconds
         self._held = held
         self._runner = runner
         self._silent_until = 0.0
@@ -159,6 +162,7 @@ class Runner:
         self._spool = spool
         self._scratch = scratch
         self.slots = slots or maker.slots
+        self.delivering = Typical()
         self._gate = Gate()
         self._in_hand: set[str] = set()
         self._lock = threading.Lock()
@@ -255,9 +259,11 @@ class Runner:
             source = self._fetch(job, folder, held)
             made = self._maker.make(Attempt(job, source, folder, clock, held, self))
             held.made()
+            began = time.perf_counter()
             result = self._spool.add(job, made, clock.timings())
         try:
             self._spool.deliver(result)
+            self.delivering.add(time.perf_counter() - began)
         except StorageUnavailable as error:
             log.warning("the result waits for storage", job=job.id, attempt=job.attempt, error=str(error))
             return

@@ -6,21 +6,16 @@ import pytest
 
 from model.pipeline import Preview
 from model.pipeline import Progress as ClipProgress
-from workers.following import Following, Typical
+from workers.following import Following
+from workers.typical import Typical
 
 
 def step(number: int, fraction: float, eta: float | None) -> ClipProgress:
     return ClipProgress("base", number, 20, fraction, eta, lambda: Preview(None, None))
 
 
-def encoding(seconds: float) -> Typical:
-    typical = Typical()
-    typical.add(seconds)
-    return typical
-
-
 def test_a_job_is_where_its_slowest_output_is_and_all_outputs_count_for_its_share() -> None:
-    following = Following(2, encoding(0.5))
+    following = Following(2, lambda: 0.5)
     following.step(0, step(12, 0.6, 4.0))
     following.step(1, step(8, 0.4, 6.0))
     assert following.news
@@ -30,7 +25,7 @@ def test_a_job_is_where_its_slowest_output_is_and_all_outputs_count_for_its_shar
 
 
 def test_outputs_that_wait_for_their_turn_add_theirs() -> None:
-    following = Following(3, encoding(0.0))
+    following = Following(3, lambda: 0.0)
     following.step(0, step(10, 0.5, 5.0))
     following.step(1, step(10, 0.5, 5.0))
     progress = following.progress()
@@ -39,7 +34,7 @@ def test_outputs_that_wait_for_their_turn_add_theirs() -> None:
 
 
 def test_nothing_is_promised_before_step_times_are_known() -> None:
-    following = Following(1, encoding(0.5))
+    following = Following(1, lambda: 0.5)
     following.step(0, step(1, 0.05, None))
     assert following.progress().eta_seconds is None
 
