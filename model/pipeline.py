@@ -232,8 +232,8 @@ class Pipeline:
 
 
 class _Reporter:
-    """Turns finished steps into Progress. What a step takes is at first what it took for others, `step_seconds`, and soon
-    what it takes here: that depends on who shares the device."""
+    """Turns finished steps into Progress. What a step takes is at first what it took for others, `step_seconds`, and
+    soon what it takes here: that depends on who shares the device."""
 
     def __init__(
         self,
