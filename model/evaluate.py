@@ -3,6 +3,7 @@ share."""
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.buckets import Buckets
 from model.config import MODALITIES
 from model.coupled_unet import CoupledUNet
 from model.latents import Latents
 from model.samplers import Evaluate, Prediction
 from model.schedule import NoiseSchedule
 from model.super_resolution import SRUNet
+
+GRAPHS = 64
+"""Compiled graphs of one network at most: batch sizes, with and without RS-MMA, with and without a gradient."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +44,45 @@ class Evaluator:
 
     Requests share a forward where they ask for the same thing of clips of the same shape, whatever their times. Those
     that want a gradient share one backward of the sum of their objectives: samples do not depend on each other.
-    `frames_per_forward` bounds the memory that super-resolution takes.
+
+    `buckets`: the batch sizes of the base network, for clips one by one; where they are not given a group is one
+    forward, whatever its size. `frames_per_forward` bounds the memory that super-resolution takes. A forward that runs
+    out of memory is repeated at half the size, which is kept from then on; a single clip or frame that does not fit
+    raises.
     """
 
     def __init__(
-        self, base: CoupledUNet | None, sr: SRUNet | None, schedule: NoiseSchedule, frames_per_forward: int = 16
+        self,
+        base: CoupledUNet | None,
+        sr: SRUNet | None,
+        schedule: NoiseSchedule,
+        frames_per_forward: int = 16,
+        buckets: Buckets | None = None,
     ) -> None:
         self.base = base.eval().requires_grad_(False) if base is not None else None
         self.sr = sr.eval().requires_grad_(False) if sr is not None else None
         self.schedule = schedule
         self.frames_per_forward = frames_per_forward
+        self.use_buckets(buckets)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in."""
+        network = self.base if self.base is not None else self.sr
+        assert network is not None
+        return network.dtype
+
+    def use_buckets(self, buckets: Buckets | None) -> None:
+        """From now on. A backward takes several times the memory of a forward, so it keeps count by itself."""
+        self.buckets = buckets
+        self._gradient_buckets = Buckets(buckets.sizes) if buckets is not None else None
+
+    def compile(self) -> None:
+        """Compile both networks: one graph for each batch size, when it is first run (see `preparation`)."""
+        torch._dynamo.config.recompile_limit = GRAPHS
+        for network in (self.base, self.sr):
+            if network is not None:
+                network.compile(dynamic=False)
 
     def __call__(self, requests: Sequence[Request]) -> list[Prediction]:
         groups: dict[Hashable, list[int]] = defaultdict(list)
@@ -61,7 +97,22 @@ class Evaluator:
     def _answer(self, requests: Sequence[Any]) -> list[Prediction]:
         if isinstance(requests[0], EvaluateFrames):
             return self._super_resolution(requests)
-        return self._base(requests)
+        buckets = self.buckets if requests[0].wrt is None else self._gradient_buckets
+        if buckets is None or any(request.x.batch != 1 for request in requests):
+            return self._base(requests)
+        answers: list[Prediction] = []
+        while len(answers) < len(requests):
+            size = buckets.plan(len(requests) - len(answers))[0]
+            batch = requests[len(answers) : len(answers) + size]
+            padding = [batch[-1]] * (size - len(batch))
+            try:
+                answers += self._base([*batch, *padding])[: len(batch)]
+            except Exception as error:
+                if not (is_out_of_memory(error) and buckets.halve(size)):
+                    raise
+                _log.warning("out of memory with %d clips: at most %d from now on", size, buckets.largest)
+                torch.cuda.empty_cache()
+        return answers
 
     def _base(self, requests: Sequence[Evaluate]) -> list[Prediction]:
         sizes = [request.x.batch for request in requests]
@@ -105,15 +156,35 @@ class Evaluator:
         low_res = torch.cat([request.low_res for request in requests])
         values = [self.schedule.model_time(request.t) for request in requests for _ in request.x]
         times = torch.tensor(values, device=x.device)
+        parts: list[tuple[Tensor, Tensor | None]] = []
+        done = 0
+        while done < len(x):
+            upto = slice(done, done + self.frames_per_forward)
+            try:
+                with torch.inference_mode():
+                    parts.append(self.sr(x[upto], low_res[upto], times[upto]))
+            except Exception as error:
+                frames = min(self.frames_per_forward, len(x) - done)
+                if not is_out_of_memory(error) or frames == 1:
+                    raise
+                self.frames_per_forward = frames // 2
+                _log.warning("out of memory with %d frames: at most %d from now on", frames, self.frames_per_forward)
+                torch.cuda.empty_cache()
+                continue
+            done += self.frames_per_forward
         with torch.inference_mode():
-            parts = [
-                self.sr(*chunk)
-                for chunk in zip(*(value.split(self.frames_per_forward) for value in (x, low_res, times)), strict=True)
-            ]
             eps = torch.cat([part[0] for part in parts])
-            variance = torch.cat([part[1] for part in parts]) if parts[0][1] is not None else None
+            learned = [part[1] for part in parts if part[1] is not None]
+            variance = torch.cat(learned) if learned else None
         shares = variance.split(sizes) if variance is not None else [None] * len(sizes)
         return [Prediction(part, variance=share) for part, share in zip(eps.split(sizes), shares, strict=True)]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether less at a time might do. On a CPU PyTorch raises a plain RuntimeError, told by its words alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def drive(generator: Generator[Any, Any, Any], evaluator: Evaluator) -> Any:

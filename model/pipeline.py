@@ -6,16 +6,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from model import guidance, samplers
 from model.calibration import error_variance
 from model.checkpoint import load_model
 from model.config import MODALITIES
-from model.evaluate import Evaluator, drive
+from model.evaluate import Evaluator, Request, drive
 from model.latents import Latents, clip, unchanged
 from model.manifest import Manifest
 from model.randomness import RandomStream
@@ -38,13 +40,24 @@ class ClipRequest:
 @dataclass(frozen=True)
 class Progress:
     """After each step: `step` of `total_steps` in `stage` ("base" or "sr"), the fraction of the clip's work that is
-    done, and the seconds left, None until the step times of this model have been measured."""
+    done, and the seconds left, None until the step times of this model have been measured. `preview` computes what the
+    clip looks like so far; it may be called in any thread."""
 
     stage: str
     step: int
     total_steps: int
     fraction: float
     eta_seconds: float | None
+    preview: Callable[[], Preview] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """x̂_0 at some step: `frames` uint8 (frames, height, width, 3) at the base stage's size, `audio` (samples,) in
+    [-1, 1]; each None where that side is not being made, or not at this stage."""
+
+    frames: Tensor | None
+    audio: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,8 @@ class Clip:
 
 
 class Pipeline:
-    """A loaded model. Not thread-safe: one thread owns the device."""
+    """A loaded model. `run` makes a clip alone, in the caller's thread; an engine runs many `program`s together. Not
+    both at once: one thread owns the device."""
 
     def __init__(self, manifest: Manifest, evaluator: Evaluator, device: torch.device) -> None:
         self.manifest = manifest
@@ -70,38 +84,66 @@ class Pipeline:
         self._step_seconds: dict[str, float] = {}
 
     @classmethod
-    def load(cls, manifest: Manifest, device: str = "auto", dtype: str = "auto") -> Pipeline:
+    def load(cls, manifest: Manifest, device: str = "auto", dtype: str = "auto", compiled: bool = False) -> Pipeline:
         """Load weights to `device` ("auto": a GPU if there is one) to compute in `dtype` ("auto", "float32",
-        "bfloat16", "float16"). Raises CheckpointError if the weights do not fit the manifest."""
+        "bfloat16", "float16"); auto is bfloat16 where the device has it. `compiled`: by torch.compile, one graph for
+        each batch size. Raises CheckpointError if the weights do not fit the manifest."""
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         if dtype == "auto":
-            dtype = "bfloat16" if place.type == "cuda" else "float32"
+            dtype = "bfloat16" if computes_in_bfloat16(place) else "float32"
         base, sr = load_model(manifest, place, getattr(torch, dtype))
-        return cls(manifest, Evaluator(base, sr, NoiseSchedule.from_config(manifest.config.schedule)), place)
+        evaluator = Evaluator(base, sr, NoiseSchedule.from_config(manifest.config.schedule))
+        if compiled:
+            evaluator.compile()
+        return cls(manifest, evaluator, place)
 
     def run(self, request: ClipRequest, on_progress: Callable[[Progress], None] = lambda _: None) -> Clip:
         """Make one clip; the same request gives the same clip. `on_progress` is called after every step, and what it
         raises ends the run. Raises RequestError for what this model cannot do."""
+        made = drive(self.program(request, on_progress), self.evaluator)
+        assert isinstance(made, Clip)
+        return made
+
+    def program(
+        self, request: ClipRequest, on_progress: Callable[[Progress], None] = lambda _: None
+    ) -> Generator[Request, samplers.Prediction, Clip]:
+        """The same as a generator that asks for every evaluation and returns the clip."""
         config = self.manifest.config
         params = request.params.resolve(request.kind, self.manifest)
         stream = RandomStream(params.seed, request.index)
         steps = {"base": params.steps}
         if params.super_resolution:
             steps["sr"] = params.sr_steps or 0
-        report = _Reporter(steps, self._step_seconds, on_progress)
+        report = _Reporter(steps, self._step_seconds, self._previewed, on_progress)
 
-        latents = drive(self._base_stage(request, params, stream, report), self.evaluator)
+        latents = yield from self._base_stage(request, params, stream, report)
         video, audio = latents.video, latents.audio
         if video is not None and self.manifest.mirrored:
             video = video.flip(-1)
         if "sr" in steps:
-            video = drive(self._sr_stage(video[0], params, stream, report), self.evaluator)[None]
+            video = (yield from self._sr_stage(video[0], params, stream, report))[None]
         return Clip(
             frames=to_uint8(video[0]).cpu() if video is not None else None,
             fps=config.clip.fps,
             audio=audio[0].float().clamp(-1, 1).cpu() if audio is not None else None,
             sample_rate=config.clip.sample_rate,
             timings=report.timings,
+        )
+
+    def _previewed(self, request: samplers.Evaluate, prediction: samplers.Prediction) -> Preview:
+        """What a sampler's own prediction says of the clip; frames of super-resolution at the base stage's size."""
+        x0 = clip(self.schedule.to_x0(request.x, prediction.eps, request.t))
+        spec = self.manifest.config.clip
+        video, audio = (x0.video, x0.audio) if isinstance(x0, Latents) else (x0, None)
+        if video is None:
+            frames = None
+        elif isinstance(x0, Latents):
+            frames = to_uint8(video[0].flip(-1) if self.manifest.mirrored else video[0])
+        else:
+            frames = to_uint8(functional.interpolate(video.float(), (spec.height, spec.width), mode="area"))
+        return Preview(
+            frames=frames.cpu() if frames is not None else None,
+            audio=audio[0, 0].float().cpu() if audio is not None else None,
         )
 
     def _base_stage(
@@ -190,14 +232,21 @@ class Pipeline:
 
 
 class _Reporter:
-    """Turns finished steps into Progress, and keeps a running mean of their seconds for the time that is left."""
+    """Turns finished steps into Progress. What a step takes is at first what it took for others, `step_seconds`, and
+    soon what it takes here: that depends on who shares the device."""
 
     def __init__(
-        self, steps: dict[str, int], step_seconds: dict[str, float], notify: Callable[[Progress], None]
+        self,
+        steps: dict[str, int],
+        step_seconds: dict[str, float],
+        preview: Callable[[samplers.Evaluate, samplers.Prediction], Preview],
+        notify: Callable[[Progress], None],
     ) -> None:
         self._left = dict(steps)
         self._total = dict(steps)
         self._step_seconds = step_seconds
+        self._expected = dict(step_seconds)
+        self._preview = preview
         self._notify = notify
         self.timings = dict.fromkeys(steps, 0.0)
 
@@ -207,30 +256,38 @@ class _Reporter:
         def answer(request: samplers.Evaluate) -> guidance.Answer:
             started = time.perf_counter()
             prediction = yield request
-            self._step(stage, time.perf_counter() - started)
+            self._step(stage, time.perf_counter() - started, partial(self._preview, request, prediction))
             return prediction
 
         return guidance.respond(sampler, answer)
 
-    def _step(self, stage: str, seconds: float) -> None:
-        before = self._step_seconds.get(stage, seconds)
-        self._step_seconds[stage] = 0.8 * before + 0.2 * seconds
+    def _step(self, stage: str, seconds: float, preview: Callable[[], Preview]) -> None:
+        for known, weight in ((self._step_seconds, 0.2), (self._expected, 0.4)):
+            known[stage] = (1 - weight) * known.get(stage, seconds) + weight * seconds
         self.timings[stage] += seconds
         self._left[stage] -= 1
         done = self._total[stage] - self._left[stage]
-        self._notify(Progress(stage, done, self._total[stage], self._fraction(), self._eta()))
+        self._notify(Progress(stage, done, self._total[stage], self._fraction(), self._eta(), preview))
 
     def _fraction(self) -> float:
         """Stages weigh as much as they take, where that is known."""
-        typical = sum(self._step_seconds.values()) / len(self._step_seconds)
-        cost = {stage: self._step_seconds.get(stage, typical) for stage in self._total}
+        typical = sum(self._expected.values()) / len(self._expected)
+        cost = {stage: self._expected.get(stage, typical) for stage in self._total}
         total = sum(cost[stage] * count for stage, count in self._total.items())
         return 1.0 - sum(cost[stage] * count for stage, count in self._left.items()) / total
 
     def _eta(self) -> float | None:
-        if not all(stage in self._step_seconds for stage in self._total):
+        if not all(stage in self._expected for stage in self._total):
             return None
-        return sum(self._step_seconds[stage] * count for stage, count in self._left.items())
+        return sum(self._expected[stage] * count for stage, count in self._left.items())
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster there than float32: on GPUs, and on processors with instructions for it."""
+    if device.type != "cpu":
+        return device.type == "cuda"
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def to_uint8(video: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if abandoned:
             log.info("abandoned uploads removed", count=abandoned)
         client = connect(chosen)
-        store = JobStore(client)
+        store = JobStore(client, chosen.lease, chosen.ageing.total_seconds())
         queue = JobQueue(chosen)
         try:
             store.ping()

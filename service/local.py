@@ -216,8 +216,9 @@ class _Stack:
         from service.jobs.reaper import Reaper
         from service.jobs.store import JobStore, connect
 
-        store = JobStore(connect(self.settings), self.settings.lease)
-        self.reaper = Reaper(store, JobQueue(self.settings))
+        ageing = self.settings.ageing.total_seconds()
+        store = JobStore(connect(self.settings), self.settings.lease, ageing)
+        self.reaper = Reaper(store, JobQueue(self.settings), ageing)
         if count := await self._recover(self.reaper.nobody_works):
             _report("duet", f"{count} unfinished job{'s' * (count > 1)} from before: taken up again")
 

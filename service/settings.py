@@ -59,7 +59,20 @@ class Settings(BaseSettings):
         description="where the worker computes: cpu, cuda, cuda:1 …; auto takes a GPU if there is one",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="what the networks compute in; auto is bfloat16 on a GPU, float32 elsewhere"
+        default="auto",
+        description="what the networks compute in; auto is bfloat16 where the device computes in it, float32 elsewhere",
+    )
+    threads: int = Field(
+        default=0, ge=0, le=1024, description="threads that a worker computes with on a CPU; 0: the cores there are"
+    )
+    compile: bool = Field(
+        default=False, description="compile the networks at start: takes minutes, worth it on a GPU that stays busy"
+    )
+    buckets: str = Field(
+        default="auto",
+        pattern=r"^(auto|[1-9]\d{0,2}(,\s*[1-9]\d{0,2})*)$",
+        description="batch sizes of the base network, as `1,2,4,8`; auto chooses by device and memory. With a single "
+        "size, batches are filled up to it, and a clip is the same to the bit whoever else is served",
     )
     host: str = Field(default="127.0.0.1", description="address the API listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port the API listens on; 0 takes a free one")
@@ -118,9 +131,17 @@ class Settings(BaseSettings):
         description="seconds for which a worker holds a job without a sign of life; the same in all processes",
     )
     slots: int = Field(
-        default=1, ge=1, le=64, description="jobs that a worker runs side by side; one thread of a device is enough"
+        default=0,
+        ge=0,
+        le=1024,
+        description="jobs that a worker has in hand at a time; 0: as many as its largest batch, and some to decode and "
+        "encode meanwhile",
     )
     workers: int = Field(default=1, ge=1, le=64, description="worker processes of `duet serve`")
+    ageing: Annotated[timedelta, BeforeValidator(_duration)] = Field(
+        default=timedelta(minutes=5),
+        description="a job that has waited so long counts as one of the next higher priority, so that none starves",
+    )
     step_deadline: Annotated[timedelta, BeforeValidator(_duration)] = Field(
         default=timedelta(minutes=10),
         description="a job that finishes no step for so long hangs: its worker ends and is to be started again",
@@ -191,7 +212,7 @@ class Settings(BaseSettings):
                 raise ValueError("must be durations such as 5s 5m 2h, separated by spaces")
         return pauses
 
-    @field_validator("retention", "remember_erased", "step_deadline", "job_deadline")
+    @field_validator("retention", "remember_erased", "ageing", "step_deadline", "job_deadline")
     @classmethod
     def _longer_than_nothing(cls, duration: timedelta) -> timedelta:
         if duration <= timedelta():
@@ -205,6 +226,11 @@ class Settings(BaseSettings):
             if not _KEY.fullmatch(pair):
                 raise ValueError(f"entry {number} is not of the form name:sha256 that `duet key NAME` prints")
         return keys
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...] | None:
+        """The sizes of `buckets`; None where the device decides."""
+        return None if self.buckets == "auto" else tuple(int(size) for size in self.buckets.split(","))
 
     @property
     def key_hashes(self) -> tuple[tuple[str, bytes], ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -22,12 +23,14 @@ from service.log import configure_logging, log
 from service.settings import Settings
 from service.storage import open_storage
 from workers import tasks, transport
-from workers.leases import Held, Leases
+from workers.ending import end_hung
+from workers.leases import Leases
 from workers.runner import Maker, Runner
 from workers.spool import Spool
 
-HUNG = 70
-"""Exit status of a worker whose device hangs: whoever runs workers starts another."""
+SWITCH = 0.0005
+"""Seconds for which a thread may keep Python to itself while others want it. The engine's thread asks for it hundreds
+of times between two forwards; at Python's own 5 ms the encoding of other jobs would keep the device waiting."""
 
 
 def load_models(settings: Settings) -> Maker:
@@ -40,25 +43,27 @@ def load_models(settings: Settings) -> Maker:
 def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> int:
     """Load the models and work until SIGTERM or SIGINT; return the exit status.
 
-    On the signal the running jobs go back to the queue after their current step, or in the midst of it once the grace
+    On the signal the running jobs go back to the queue at once; what is on its way to storage may go on until the grace
     is over. Raises what `load` raises.
     """
     configure_logging(settings)
+    sys.setswitchinterval(SWITCH)
     name = worker_name()
-    store = JobStore(connect(settings), settings.lease)
+    ageing = settings.ageing.total_seconds()
+    store = JobStore(connect(settings), settings.lease, ageing)
     storage = open_storage(settings)
     maker = load(settings)
-    leases = Leases(store, settings.step_deadline, settings.job_deadline, _end_hung)
+    leases = Leases(store, settings.step_deadline, settings.job_deadline, end_hung)
     spool = Spool(settings.spool, store, storage, leases)
-    runner = Runner(name, store, storage, maker, leases, spool, settings.temporary, settings.slots)
+    runner = Runner(name, store, storage, maker, leases, spool, settings.temporary, settings.slots or None)
     queue = JobQueue(settings)
-    parts = (leases, spool, Reaper(store, queue), Presence(name, store))
+    parts = (leases, spool, Reaper(store, queue, ageing), Presence(name, store))
     celery = create_celery(settings, runner)
 
     def ready(**_: object) -> None:
         for part in parts:
             part.start()
-        log.info("waiting for jobs", worker=name, slots=settings.slots)
+        log.info("waiting for jobs", worker=name, slots=runner.slots)
 
     def stopping(**_: object) -> None:
         log.info("stopping: the running jobs, if any, go back to the queue")
@@ -79,6 +84,7 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     worker.start()
     for part in reversed(parts):
         part.stop()
+    maker.close()
     queue.close()
     return worker.exitcode or 0
 
@@ -100,7 +106,7 @@ def create_celery(settings: Settings, runner: Runner) -> Celery:
     celery.conf.update(
         celery_config(settings),
         worker_pool="threads",
-        worker_concurrency=settings.slots,
+        worker_concurrency=runner.slots,
         worker_redirect_stdouts=False,
     )
     tasks.register(celery, runner)
@@ -140,12 +146,6 @@ class Presence:
             self._store.forget_worker(self._name)
         except StoreUnavailable as error:
             log.warning("could not sign off", error=str(error))
-
-
-def _end_hung(held: Held) -> None:
-    """End the process: a device that hangs lets no thread go. The lease runs out, and the job is tried elsewhere."""
-    log.error("a job hangs: this worker ends", job=held.job_id, attempt=held.token)
-    os._exit(HUNG)
 
 
 def _end_stopped(runner: Runner, store: JobStore, name: str) -> None:

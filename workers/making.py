@@ -1,53 +1,90 @@
-"""Outputs from the real models: decode what the network must see, run the pipeline, have the files written."""
+"""Outputs from the real models: decode what the network must see, let the engine run, have the files written."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import torch
 from torch import Tensor
 
 from model.allocator import keep_freed_memory
+from model.engine import Engine, Run
 from model.manifest import find_models
 from model.media import MediaError, decode_audio, decode_video
 from model.pipeline import ClipRequest, Pipeline
 from model.pipeline import Progress as ClipProgress
+from model.preparation import prepare
 from model.request import RequestError
-from service.jobs.record import Job, Progress
+from model.threads import available_cores
+from service.jobs.record import Job
 from service.log import log
 from service.settings import Settings
 from workers.decoding import confined, warm
+from workers.ending import end_lost
+from workers.following import Following
 from workers.outputs import write_files
-from workers.runner import Attempt, CannotBeMade
+from workers.runner import Attempt, BackInQueue, CannotBeMade
 from workers.spool import Files
+from workers.typical import Typical
+
+LOOK = 0.5
+"""Seconds between two looks whether the job is still wanted, while its next step takes longer."""
 
 
 class ModelMaker:
-    """Makes outputs with the given models, by name."""
+    """Makes outputs with the given models, by name; all jobs share one engine, which this starts."""
 
-    def __init__(self, pipelines: Mapping[str, Pipeline]) -> None:
+    def __init__(
+        self, pipelines: Mapping[str, Pipeline], on_lost: Callable[[BaseException], None] | None = None
+    ) -> None:
         self._pipelines = pipelines
-        self._device = threading.Lock()
+        buckets = [pipeline.evaluator.buckets for pipeline in pipelines.values()]
+        capacity = max((each.largest for each in buckets if each is not None), default=1)
+        frames = max((pipeline.evaluator.frames_per_forward for pipeline in pipelines.values()), default=1)
+        self.engine = Engine(capacity, frames, on_lost)
+        self.engine.start()
+        # The engine is full while some more jobs have their upload decoded or their result encoded.
+        self.slots = capacity + max(1, capacity // 4)
+        self._encoding = Typical()
 
     @classmethod
     def load(cls, settings: Settings) -> ModelMaker:
-        """With every model of DUET_MODELS and every built-in one. Raises ManifestError or CheckpointError."""
+        """With every model of DUET_MODELS and every built-in one, ready to run. Raises ManifestError or
+        CheckpointError."""
         keep_freed_memory()
+        torch.set_num_threads(settings.threads or max(1, available_cores() // settings.workers))
         pipelines = {}
         for name, manifest in find_models(settings.models).items():
-            pipelines[name] = pipeline = Pipeline.load(manifest, settings.device, settings.dtype)
+            pipelines[name] = pipeline = Pipeline.load(manifest, settings.device, settings.dtype, settings.compile)
+            prepare(pipeline, settings.batch_sizes)
+            assert pipeline.evaluator.buckets is not None
+            facts = {
+                "model": name,
+                "device": str(pipeline.device),
+                "dtype": str(pipeline.evaluator.dtype).removeprefix("torch."),
+                "batches": pipeline.evaluator.buckets.sizes,
+            }
             if manifest.trained:
-                log.info("model loaded", model=name, device=str(pipeline.device))
+                log.info("model loaded", **facts)
             else:
                 log.warning(
-                    "model loaded, but it is untrained: its networks are random and its clips are noise",
-                    model=name,
-                    device=str(pipeline.device),
+                    "model loaded, but it is untrained: its networks are random and its clips are noise", **facts
                 )
         warm()
-        return cls(pipelines)
+        return cls(pipelines, end_lost)
+
+    def stop(self) -> None:
+        """Every job that is being made goes back to the queue now: whoever waits for the engine gets BackInQueue."""
+        self.engine.close(BackInQueue("this worker stops"))
+
+    def close(self) -> None:
+        """Wait for the step that the device was in."""
+        self.engine.join()
 
     def make(self, attempt: Attempt) -> list[Files]:
         """See `workers.runner.Maker`."""
@@ -57,8 +94,6 @@ class ModelMaker:
             raise CannotBeMade("invalid_request", str(error)) from error
         except MediaError as error:
             raise CannotBeMade("undecodable_input", str(error)) from error
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(str(error)) from error
 
     def _make(self, attempt: Attempt) -> list[Files]:
         job, clock = attempt.job, attempt.clock
@@ -67,31 +102,73 @@ class ModelMaker:
             raise RequestError("model", f"this worker does not serve the model {job.model!r}")
         with clock.time("decode"):
             condition = _condition(job, pipeline, attempt.source)
-        made = []
-        for index in range(job.params.num_outputs):
-            request = ClipRequest(job.kind, job.params, index, condition)
-            with self._device:  # one thread at a time owns it
-                if index == 0:
-                    attempt.begin()
-                clip = pipeline.run(request, _reporter(attempt, index))
-            clock.add(clip.timings)
-            with clock.time("encode"):
-                made.append(write_files(job, pipeline, index, clip, attempt.source, attempt.folder))
-        return made
+        news: SimpleQueue[News] = SimpleQueue()
+        started = threading.Event()
+        runs: list[Run] = []
+        try:
+            for index in range(job.params.num_outputs):
+                request = ClipRequest(job.kind, job.params, index, condition)
+                program = pipeline.program(request, partial(_tell, news, index))
+                run = self.engine.submit(pipeline.evaluator, program, started.set)
+                run.add_done_callback(partial(_tell_end, news, index, started))
+                runs.append(run)
+            with attempt.waiting():
+                while not started.wait(LOOK):
+                    attempt.check()
+            attempt.begin()
+            return self._follow(attempt, pipeline, news)
+        except BaseException as error:
+            for run in runs:
+                run.leave(error)
+            raise
+
+    def _follow(self, attempt: Attempt, pipeline: Pipeline, news: SimpleQueue[News]) -> list[Files]:
+        """Report the steps of all outputs and write each as soon as it is made, while the engine goes on with the
+        others."""
+        job, clock = attempt.job, attempt.clock
+        following = Following(job.params.num_outputs, lambda: self._encoding.seconds + attempt.afterwards)
+        made: dict[int, Files] = {}
+        seconds: dict[str, float] = {}
+        while len(made) < job.params.num_outputs:
+            attempt.check()
+            for index, item in _take(news, LOOK):
+                if isinstance(item, ClipProgress):
+                    following.step(index, item)
+                    continue
+                clip = item.result()
+                # Outputs are made side by side: a stage takes as long as the slowest of them.
+                seconds = {stage: max(spent, seconds.get(stage, 0.0)) for stage, spent in clip.timings.items()}
+                attempt.report(following.progress())
+                with clock.time("encode"), self._encoding.measured():
+                    made[index] = write_files(job, pipeline, index, clip, attempt.source, attempt.folder)
+            if following.news:
+                attempt.report(following.progress())
+        clock.add(seconds)
+        return [made[index] for index in range(job.params.num_outputs)]
 
 
-def _reporter(attempt: Attempt, index: int) -> Callable[[ClipProgress], None]:
-    """What the pipeline calls after every step of output `index`."""
-    outputs = attempt.job.params.num_outputs
+News = tuple[int, ClipProgress | Run]
+"""What the engine's thread has to say of an output: a step, or that its run has ended."""
 
-    def report(step: ClipProgress) -> None:
-        left = step.eta_seconds
-        if left is not None and step.fraction < 1:
-            left += left / (1 - step.fraction) * (outputs - index - 1)
-        done = (index + step.fraction) / outputs
-        attempt.report(Progress(step.stage, step.step, step.total_steps, round(done, 4), left))
 
-    return report
+def _tell(news: SimpleQueue[News], index: int, step: ClipProgress) -> None:
+    news.put((index, step))
+
+
+def _tell_end(news: SimpleQueue[News], index: int, started: threading.Event, run: Run) -> None:
+    news.put((index, run))
+    started.set()
+
+
+def _take(news: SimpleQueue[News], seconds: float) -> list[News]:
+    """All that is there; waits for the first. Of several steps of one output only the last, which says it all."""
+    taken: list[News] = []
+    with suppress(Empty):
+        taken.append(news.get(timeout=seconds))
+        while True:
+            taken.append(news.get_nowait())
+    last = {index: item for index, item in taken if isinstance(item, ClipProgress)}
+    return [(index, item) for index, item in taken if not isinstance(item, ClipProgress) or item is last[index]]
 
 
 def _condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tensor | None:

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from service.storage import ObjectNotFound, Storage, StorageUnavailable
 from workers.gate import Gate
 from workers.leases import Held, Leases
 from workers.spool import OVERTAKEN, Files, Spool, erase_attempt
+from workers.typical import Typical
 
 PROGRESS_INTERVAL = 0.2
 """Seconds between two progress reports, where steps are shorter."""
@@ -53,7 +54,16 @@ class CannotBeMade(Exception):
 
 
 class Maker(Protocol):
-    """Makes the outputs of a job."""
+    """Makes the outputs of jobs, side by side."""
+
+    slots: int
+    """Jobs that keep it busy."""
+
+    def stop(self) -> None:
+        """Let all jobs go that are being made, at once: `make` raises BackInQueue for each."""
+
+    def close(self) -> None:
+        """After `stop`: wait until the device is at rest."""
 
     def make(self, attempt: Attempt) -> list[Files]:
         """Write the files of every output to the attempt's folder; return them by name.
@@ -65,28 +75,39 @@ class Maker(Protocol):
 
 
 class Attempt:
-    """One attempt as the maker sees it: the job, the upload's file if it has one, a folder to write to, and a clock."""
+    """One attempt as the maker sees it: the job, the upload's file if it has one, a folder to write to, a clock, and
+    the seconds that a job typically takes from there until it is completed."""
 
     def __init__(self, job: Job, source: Path | None, folder: Path, clock: Clock, held: Held, runner: Runner) -> None:
         self.job = job
         self.source = source
         self.folder = folder
         self.clock = clock
+        self.afterwards = runner.delivering.seconds
         self._held = held
         self._runner = runner
         self._silent_until = 0.0
 
-    def begin(self) -> None:
-        """The engine begins. Raises as `report`."""
-        with self._held.waiting():
-            self._runner.begin(self.job)
+    def waiting(self) -> AbstractContextManager[None]:
+        """For what may take any time without being a sign that the device hangs: the job's turn there, say."""
+        return self._held.waiting()
+
+    def check(self) -> None:
+        """Raise BackInQueue, Cancelled or StaleClaim if the job is not to go on here."""
         self._runner.check(self._held)
 
+    def begin(self) -> None:
+        """The engine begins. Raises as `check`."""
+        self.check()
+        with self._held.waiting():
+            self._runner.begin(self.job)
+        self.check()
+
     def report(self, step: Progress) -> None:
-        """A step is done. Raises BackInQueue, Cancelled or StaleClaim if it was the last one to be made."""
+        """A step is done. Raises as `check`."""
         self._held.step()
         now = time.monotonic()
-        self._runner.check(self._held)
+        self.check()
         if now < self._silent_until and step.step < step.total_steps:
             return
         self._silent_until = now + PROGRESS_INTERVAL
@@ -95,7 +116,7 @@ class Attempt:
         except StoreUnavailable as error:
             log.warning("progress not reported", job=self.job.id, error=str(error))
             self._silent_until = time.monotonic() + SILENCE
-        self._runner.check(self._held)
+        self.check()
 
 
 class Clock:
@@ -119,8 +140,8 @@ class Clock:
 
 
 class Runner:
-    """Runs jobs for the worker `name`, `slots` at a time. `scratch` is a folder for temporary files, on the spool's
-    disk."""
+    """Runs jobs for the worker `name`, `slots` at a time, by default as many as keep the maker busy. `scratch` is a
+    folder for temporary files, on the spool's disk."""
 
     def __init__(
         self,
@@ -131,7 +152,7 @@ class Runner:
         leases: Leases,
         spool: Spool,
         scratch: Path,
-        slots: int = 1,
+        slots: int | None = None,
     ) -> None:
         self.store = store
         self._name = name
@@ -140,15 +161,17 @@ class Runner:
         self._leases = leases
         self._spool = spool
         self._scratch = scratch
-        self._slots = slots
+        self.slots = slots or maker.slots
+        self.delivering = Typical()
         self._gate = Gate()
         self._in_hand: set[str] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Let the running jobs go at their next step, and take no other."""
+        """Let the running jobs go, and take no other."""
         self._stopping.set()
+        self._maker.stop()
 
     def hand_back_all(self) -> None:
         """Let all jobs go, whatever is being done to them. For a process that ends right afterwards."""
@@ -194,7 +217,7 @@ class Runner:
     def _run(self, job_id: str) -> bool:
         """False if the job has to be taken up once more, because it is to run alone."""
         try:
-            alone = self._slots == 1 or self._insist(lambda: self.store.get(job_id)).alone
+            alone = self.slots == 1 or self._insist(lambda: self.store.get(job_id)).alone
         except UnknownJob:
             return True
         with self._gate.enter(alone):
@@ -236,9 +259,11 @@ class Runner:
             source = self._fetch(job, folder, held)
             made = self._maker.make(Attempt(job, source, folder, clock, held, self))
             held.made()
+            began = time.perf_counter()
             result = self._spool.add(job, made, clock.timings())
         try:
             self._spool.deliver(result)
+            self.delivering.add(time.perf_counter() - began)
         except StorageUnavailable as error:
             log.warning("the result waits for storage", job=job.id, attempt=job.attempt, error=str(error))
             return

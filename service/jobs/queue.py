@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -16,7 +17,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from service.jobs.record import Job
+from service.jobs.record import Job, made_at
 from service.settings import Settings
 
 RUN_JOB = "duet.run_job"
@@ -29,6 +30,13 @@ _PRIORITY = {"high": 3, "normal": 6, "low": 9}
 
 _AGAIN = 0
 """For a job that was claimed before: it has waited its turn, and the queue may have become long since."""
+
+_STEP = 3
+"""Between one of these numbers and the next."""
+
+_MOVE = """
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[1]) end
+"""
 
 
 class QueueUnavailable(Exception):
@@ -127,6 +135,26 @@ class JobQueue:
             channel = connection.default_channel
             lists = [channel._q_for_pri(QUEUE, priority) for priority in channel.priority_steps]
             return {json.loads(raw)["headers"]["id"] for name in lists for raw in channel.client.lrange(name, 0, -1)}
+
+    def age(self, seconds: float) -> None:
+        """Move each message that has waited for `seconds` to the next higher priority, once for each such time.
+
+        Redis' lists are strict: whoever comes out of a higher one comes first. So without this one urgent job after
+        another could keep the others waiting for good. Raises QueueUnavailable.
+        """
+        now = time.time()
+        with _reachable(), self._celery.connection_for_read() as connection:
+            channel = connection.default_channel
+            for place in (_PRIORITY["normal"], _PRIORITY["low"]):
+                messages: list[bytes] = channel.client.lrange(channel._q_for_pri(QUEUE, place), 0, -1)
+                for raw in reversed(messages):  # the one that has waited longest comes out, and is moved, first
+                    message = json.loads(raw)
+                    waited = now - made_at(message["headers"]["id"])
+                    due = message["properties"]["priority"] - _STEP * int(waited / seconds)
+                    due = max(due, _PRIORITY["high"])
+                    if due < place:
+                        keys = [channel._q_for_pri(QUEUE, priority) for priority in (place, due)]
+                        channel.client.eval(_MOVE, 2, *keys, raw)
 
     def close(self) -> None:
         self._celery.close()

@@ -3,13 +3,14 @@
 It keeps nothing that matters: any number of them may run, and each may do all of the work again. A job is taken away by
 the state machine (`record.abandon`) behind the compare-and-set of the store; a message too many finds nothing to claim.
 
-Two things are looked for:
+Three things are looked for:
 
 - Leases that ran out: the worker is dead, hangs, or is cut off from Redis. The job waits again, with one strike more
   if it was alone. For one lease after Redis came back nothing is taken: live workers need the time to renew theirs.
 - Jobs that wait, that nobody holds, and for which no message is in the queue. Redis' transport drops a message whose
   reader dies between taking it off the list and writing down that it did (kombu #305, celery #7950); a worker that is
   killed takes its messages with it until the visibility timeout; and who accepted a job may die before it sent any.
+- Messages that have waited so long that they count as more urgent now (`JobQueue.age`).
 """
 
 from __future__ import annotations
@@ -20,19 +21,27 @@ import time
 
 from service.jobs.queue import JobQueue, QueueUnavailable
 from service.jobs.record import SPOOL, IllegalTransition, Job, StaleClaim, Status
-from service.jobs.store import JobStore, StoreUnavailable, UnknownJob
+from service.jobs.store import AGEING, JobStore, StoreUnavailable, UnknownJob
 from service.log import log
 
 INTERVAL = 1.0
 """Seconds between two rounds."""
 
+AGEING_ROUNDS = 60
+"""How often a message is looked at before it counts as more urgent: it reads the whole queue."""
+
 
 class Reaper:
-    """Goes its rounds in a thread from `start()` to `stop()`; `round()` can be called alone."""
+    """Goes its rounds in a thread from `start()` to `stop()`; `round()` can be called alone.
 
-    def __init__(self, store: JobStore, queue: JobQueue) -> None:
+    `ageing`: seconds of waiting that raise a job's priority by one.
+    """
+
+    def __init__(self, store: JobStore, queue: JobQueue, ageing: float = AGEING) -> None:
         self._store = store
         self._queue = queue
+        self._ageing = ageing
+        self._aged = 0.0
         self._away = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
@@ -53,6 +62,9 @@ class Reaper:
                 if job := self._store.abandon(job_id):
                     _report(job)
         self.wake()
+        if time.monotonic() - self._aged >= self._ageing / AGEING_ROUNDS:
+            self._aged = time.monotonic()
+            self._queue.age(self._ageing)
 
     def worker_died(self, name: str) -> None:
         """For whoever knows that the worker whose name begins so is dead: take what it held at once.

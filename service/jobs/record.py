@@ -230,6 +230,14 @@ def new_job_id(now: float | None = None) -> str:
     return "job_" + "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 
+def made_at(job_id: str) -> float:
+    """When an id was made, in seconds since 1970."""
+    milliseconds = 0
+    for character in job_id.removeprefix("job_")[:10]:
+        milliseconds = milliseconds << 5 | _CROCKFORD.index(character)
+    return milliseconds / 1000
+
+
 def new_job(
     kind: str,
     model: str,

@@ -54,6 +54,9 @@ from service.settings import Settings
 LEASE = 20.0
 """Seconds for which a claim is good unless it is renewed."""
 
+AGEING = 300.0
+"""Seconds of waiting that raise a job's priority by one."""
+
 NOW = "local time = redis.call('TIME') local now = time[1] * 1000 + math.floor(time[2] / 1000)"
 """Lua: `now`, milliseconds since 1970 by Redis' clock."""
 
@@ -162,11 +165,13 @@ def connect_async(settings: Settings) -> redis.asyncio.Redis:
 class JobStore:
     """Job records in Redis. Every method raises StoreUnavailable where Redis does not answer or refuses to write.
 
-    `lease`: seconds for which a claim is good unless it is renewed; the same in all processes.
+    `lease`: seconds for which a claim is good unless it is renewed; `ageing`: seconds of waiting that raise a job's
+    priority by one. The same in all processes.
     """
 
-    def __init__(self, client: redis.Redis, lease: float = LEASE) -> None:
+    def __init__(self, client: redis.Redis, lease: float = LEASE, ageing: float = AGEING) -> None:
         self.lease = lease
+        self._ageing = ageing
         self._redis = client
         self._commit = client.register_script(_COMMIT)
         self._erase = client.register_script(_ERASE)
@@ -460,7 +465,11 @@ class JobStore:
                 ],
                 args=[
                     *(old, job.to_json(), job.id, job.attempt if held else "", int(claimed)),
-                    *(int(job.cancel_requested_at is not None), _turn(job) if waits else "", self._milliseconds()),
+                    *(
+                        int(job.cancel_requested_at is not None),
+                        _turn(job, self._ageing) if waits else "",
+                        self._milliseconds(),
+                    ),
                     *(wake, int(job.expires_at.timestamp() * 1000), int(guarded)),
                     *(happened or "", int(job.status.ended), int(deliver), len(leave)),
                 ],
@@ -525,9 +534,10 @@ def _indexes(job: Job) -> list[str]:
     return [_index(*part) for part in itertools.product(owners, (None, job.status), (None, job.kind))]
 
 
-def _turn(job: Job) -> int:
-    """Sorts as the queue does: what was claimed before, then by priority, then by age; exact in a double, which is what
-    Redis sorts by."""
-    age = int(job.created_at.timestamp() * 1000)
-    rank = 0 if job.attempt else len(PRIORITIES) - PRIORITIES.index(job.priority)
-    return rank * 10**13 + age
+def _turn(job: Job, ageing: float) -> int:
+    """Sorts as the queue does: what was claimed before, then by age, where each priority below the highest counts as
+    `ageing` seconds of it; exact in a double, which is what Redis sorts by."""
+    created = int(job.created_at.timestamp() * 1000)
+    if job.attempt:
+        return created - 10**13
+    return created + int(1000 * ageing) * (len(PRIORITIES) - 1 - PRIORITIES.index(job.priority))

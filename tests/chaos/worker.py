@@ -33,6 +33,14 @@ class FakeMaker:
         self._ledger = ledger
         self._step_seconds = step_seconds
 
+    slots = 1
+
+    def stop(self) -> None:
+        """Each step ends by itself soon, and the report after it lets the job go."""
+
+    def close(self) -> None:
+        """Nothing of it goes on beside `make`."""
+
     def make(self, attempt: Attempt) -> list[Files]:
         job = attempt.job
         if job.input is not None:

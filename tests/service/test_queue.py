@@ -11,6 +11,7 @@ from kombu import Connection
 from kombu.simple import SimpleQueue
 
 from service.jobs.queue import RUN_JOB, JobQueue, QueueUnavailable, broker_url, celery_config
+from service.jobs.record import made_at, new_job_id
 from service.settings import Settings
 from tests.conftest import RedisServer
 from tests.service.jobs import a_job
@@ -43,6 +44,20 @@ def test_urgent_jobs_come_out_first_and_equal_ones_in_order(queue: JobQueue, set
     with reading(settings) as messages:
         order = [messages.get(timeout=5).payload[0][0] for _ in jobs]
     assert order == [jobs[index].id for index in (2, 4, 1, 3, 0, 5)]
+
+
+def test_who_has_waited_long_counts_as_more_urgent_so_that_none_starves(queue: JobQueue, settings: Settings) -> None:
+    """60 s are worth one priority: low for 130 s is high by now, low for 70 s and normal count alike."""
+    now = time.time()
+    ages = [("low", 130), ("low", 70), ("normal", 65), ("normal", 0), ("high", 0), ("low", 0)]
+    jobs = [a_job(priority=name, job_id=new_job_id(now - age)) for name, age in ages]
+    for job in jobs:
+        queue.enqueue(job)
+    queue.age(60)
+    queue.age(60)  # once more changes nothing
+    with reading(settings) as messages:
+        order = [messages.get(timeout=5).payload[0][0] for _ in jobs]
+    assert order == [jobs[index].id for index in (4, 2, 0, 3, 1, 5)]
 
 
 def test_what_was_under_way_before_comes_out_first(queue: JobQueue, settings: Settings) -> None:
@@ -83,3 +98,7 @@ def test_an_absent_redis_is_noticed_quickly_and_its_return_too(own_redis: RedisS
 )
 def test_redis_addresses_as_celery_writes_them(redis_url: str, for_celery: str) -> None:
     assert broker_url(redis_url) == for_celery
+
+
+def test_an_id_tells_when_it_was_made() -> None:
+    assert made_at(new_job_id(1_700_000_000.25)) == 1_700_000_000.25

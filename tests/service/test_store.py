@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,16 @@ def test_the_position_counts_urgent_jobs_first_and_running_ones_not(store: JobSt
     store.claim(low.id, "w")
     store.hand_back(low.id, 1)
     assert [store.queue_position(job) for job in (low, later)] == [0, 1]
+
+
+def test_the_position_counts_waiting_too(store: JobStore) -> None:
+    """Five minutes are worth one priority, so an old job of low priority goes before a new one of normal."""
+    now = datetime.now(UTC)
+    old, new = a_job(priority="low"), a_job(priority="normal")
+    old = replace(old, created_at=now - timedelta(minutes=6))
+    for job in (old, new):
+        store.create(job)
+    assert [store.queue_position(job) for job in (old, new)] == [0, 1]
 
 
 def test_pages_go_from_the_newest_to_the_oldest_and_filter(store: JobStore) -> None:

@@ -1,0 +1,82 @@
+"""A worker as it is, but for its networks: they take a known time, asleep as a CPU is while a GPU works.
+
+So what a benchmark sees beyond that time is the service's own. `python -m benchmarks.timed [worker]`: the stack or one
+worker of it, with the settings of the environment and these:
+
+    DUET_TIMED_CALL     seconds of a forward, whatever its size   (default 0.02)
+    DUET_TIMED_CLIP     seconds more for each clip in it          (default 0.005)
+    DUET_TIMED_LEDGER   a file that gets a line for each forward: when it ended, its seconds, its clips
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from model.allocator import keep_freed_memory
+from model.buckets import Buckets
+from model.evaluate import Evaluator
+from model.manifest import Manifest, find_models
+from model.pipeline import Pipeline
+from model.schedule import NoiseSchedule
+from service.local import serve
+from service.settings import Settings, load_settings
+from workers.app import run
+from workers.decoding import warm
+from workers.ending import end_lost
+from workers.making import ModelMaker
+
+CALL, CLIP, LEDGER = "DUET_TIMED_CALL", "DUET_TIMED_CLIP", "DUET_TIMED_LEDGER"
+SIZES = (1, 2, 4, 8, 16)
+
+
+class TimedNetwork(nn.Module):
+    """Shaped as the coupled U-Net; predicts next to no noise after `call` seconds and `clip` more for each clip."""
+
+    def __init__(self, call: float, clip: float) -> None:
+        super().__init__()
+        self.call, self.clip = call, clip
+        self.ledger = Path(os.environ[LEDGER]).open("a", buffering=1) if LEDGER in os.environ else None  # noqa: SIM115
+        self.dtype = torch.float32
+
+    def forward(self, video: Tensor, audio: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+        began = time.time()
+        time.sleep(self.call + self.clip * len(video))
+        if self.ledger is not None:
+            self.ledger.write(f"{time.time()} {time.time() - began} {len(video)}\n")
+        return 0.1 * video, 0.1 * audio
+
+
+def timed_manifest() -> Manifest:
+    """The demo model's clips, without super-resolution."""
+    demo = find_models(None)["demo"]
+    return replace(demo, config=replace(demo.config, sr=None), sr_weights=None)
+
+
+def timed_pipeline(sizes: tuple[int, ...] | None = None) -> Pipeline:
+    """With the times of the environment."""
+    manifest = timed_manifest()
+    network = TimedNetwork(float(os.environ.get(CALL, "0.02")), float(os.environ.get(CLIP, "0.005")))
+    schedule = NoiseSchedule.from_config(manifest.config.schedule)
+    buckets = Buckets(sizes or SIZES, {size: network.call + network.clip * size for size in sizes or SIZES})
+    return Pipeline(manifest, Evaluator(network, None, schedule, buckets=buckets), torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def load(settings: Settings) -> ModelMaker:
+    """The maker of a worker with these networks."""
+    keep_freed_memory()
+    torch.set_num_threads(1)  # the networks compute nothing
+    warm()
+    return ModelMaker({"demo": timed_pipeline(settings.batch_sizes)}, end_lost)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["worker"]:
+        raise SystemExit(run(load_settings(), load))
+    serve(load_settings(), worker=("-m", "benchmarks.timed", "worker"))

@@ -1,0 +1,61 @@
+"""Batch sizes that a network is run at. Few sizes keep compiled graphs warm; a plan covers any number with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+SIZES = (1, 2, 4, 8, 16)
+"""On a GPU."""
+
+SIZES_CPU = (1, 2, 4)
+"""Two cores are full with one clip: larger batches gain little there, and every clip waits for all of them."""
+
+
+class Buckets:
+    """The batch sizes in use, the largest one bounded by memory: `halve` after a forward that did not fit.
+
+    Samples beyond a batch's own are padding. By itself a batch of n is taken to cost n times a single one, so that
+    nothing is padded where a size fits; `measured` costs, in any unit, tell when padding pays.
+    """
+
+    def __init__(self, sizes: Sequence[int], measured: Mapping[int, float] | None = None) -> None:
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"batch sizes must be 1 or more; got {list(sizes)}")
+        self._sizes = tuple(sorted(set(sizes)))
+        self._costs = dict(measured or {})
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Ascending."""
+        return self._sizes
+
+    @property
+    def largest(self) -> int:
+        return self._sizes[-1]
+
+    def plan(self, count: int) -> list[int]:
+        """Sizes of the forwards that cover `count` samples at the least cost, large ones first.
+
+        Their sum is at least `count`; what is over is padding, and never a whole forward.
+        """
+        # best[k]: cost of covering k samples, number of forwards, first size.
+        best: list[tuple[float, int, int]] = [(0.0, 0, 0)]
+        for k in range(1, count + 1):
+            options = []
+            for size in self._sizes:
+                cost, forwards, _ = best[max(0, k - size)]
+                options.append((cost + self._costs.get(size, float(size)), forwards + 1, size))
+            best.append(min(options, key=lambda option: (option[0], option[1])))
+        sizes = []
+        while count > 0:
+            sizes.append(best[count][2])
+            count -= sizes[-1]
+        return sorted(sizes, reverse=True)
+
+    def halve(self, size: int) -> bool:
+        """A batch of `size` did not fit: use none above half of it any more. False if it was a single sample."""
+        if size <= 1:
+            return False
+        kept = tuple(each for each in self._sizes if each <= size // 2)
+        self._sizes = kept or (size // 2,)
+        return True

@@ -1,0 +1,130 @@
+"""Before the first job: batch sizes that fit the memory of this machine, and networks that are warm.
+
+On a GPU every batch size is run, so that nothing is compiled or tuned while a job waits, and its time is kept: it tells
+when padding pays. On a CPU nothing is compiled; one forward is run, and memory is reckoned from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from model.buckets import SIZES, SIZES_CPU, Buckets
+from model.evaluate import EvaluateFrames, Request, is_out_of_memory
+from model.latents import Latents
+from model.pipeline import Pipeline
+from model.samplers import Evaluate
+
+SHARE = 0.5
+"""Of the memory that is free, how much a CPU's batch may take: other processes want some."""
+
+FRAMES = 64
+"""Frames of super-resolution in one forward on a GPU, four clips; half of it and so on where they do not fit."""
+
+_log = logging.getLogger(__name__)
+
+
+def prepare(pipeline: Pipeline, sizes: Sequence[int] | None = None) -> None:
+    """Give the pipeline's evaluator its batch sizes, and run each network once or more.
+
+    `sizes` are used as they are, as far as they fit; by default the device decides. Raises what a single clip raises.
+    """
+    if pipeline.device.type == "cpu":
+        _prepare_cpu(pipeline, sizes)
+    else:
+        _prepare_gpu(pipeline, sizes or SIZES)
+
+
+def _prepare_cpu(pipeline: Pipeline, sizes: Sequence[int] | None) -> None:
+    evaluator = pipeline.evaluator
+    smallest = min(sizes) if sizes else 1
+    before = _peak_memory()
+    evaluator(_clips(pipeline, smallest))
+    if evaluator.sr is not None:
+        evaluator([_frames(pipeline, pipeline.manifest.config.clip.frames)])
+    if sizes is None:
+        each = (_peak_memory() - before) / smallest
+        room = SHARE * _free_memory()
+        fitting = [size for size in SIZES_CPU if size == 1 or size * each <= room]
+        sizes = fitting
+    evaluator.use_buckets(Buckets(sizes))
+
+
+def _prepare_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
+    evaluator = pipeline.evaluator
+    seconds: dict[int, float] = {}
+    for size in sorted(sizes):
+        try:
+            seconds[size] = _timed(pipeline, lambda size=size: _clips(pipeline, size))  # type: ignore[misc]
+        except Exception as error:
+            if not is_out_of_memory(error) or not seconds:
+                raise
+            _log.warning("batches of %d clips and more do not fit the device", size)
+            torch.cuda.empty_cache()
+            break
+    evaluator.use_buckets(Buckets(list(seconds), seconds))
+    if evaluator.sr is None:
+        return
+    evaluator.frames_per_forward = FRAMES
+    _timed(pipeline, lambda: [_frames(pipeline, evaluator.frames_per_forward)])  # halves by itself what does not fit
+
+
+def _timed(pipeline: Pipeline, requests: Callable[[], list[Request]]) -> float:
+    """Seconds of the second of two runs: the first compiles."""
+    seconds = 0.0
+    for _ in range(2):
+        asked = requests()
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        pipeline.evaluator(asked)
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    return seconds
+
+
+def _clips(pipeline: Pipeline, count: int) -> list[Request]:
+    """What `count` jobs would ask of the base network."""
+    config, device = pipeline.manifest.config, pipeline.device
+    shifts = torch.zeros(1, len(config.base.max_shifts(config.clip.frames)), dtype=torch.long)
+    latents = Latents(
+        torch.zeros(1, *config.clip.video_shape, device=device) if "video" in config.base.modalities else None,
+        torch.zeros(1, *config.clip.audio_shape, device=device) if "audio" in config.base.modalities else None,
+    )
+    return [Evaluate(latents, t=500.0, s=400.0, shifts=shifts) for _ in range(count)]
+
+
+def _frames(pipeline: Pipeline, count: int) -> Request:
+    height, width = pipeline.manifest.config.output_size
+    frames = torch.zeros(count, 3, height, width, device=pipeline.device)
+    return EvaluateFrames(frames, frames, 500.0)
+
+
+def _peak_memory() -> int:
+    """Bytes that this process ever had resident."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _free_memory() -> float:
+    """Bytes that could be had without swapping; no limit where the system does not say."""
+    free = float("inf")
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith("MemAvailable:"):
+            free = 1024.0 * int(line.split()[1])
+    limit, used = _lines(Path("/sys/fs/cgroup/memory.max")), _lines(Path("/sys/fs/cgroup/memory.current"))
+    if limit and used and limit[0].isdigit():
+        free = min(free, float(int(limit[0]) - int(used[0])))
+    return free
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
