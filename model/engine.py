@@ -95,6 +95,7 @@ class Engine:
         self._changed = threading.Condition()
         self._closed: BaseException | None = None
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._threads = torch.get_num_threads()
         self._events: deque[torch.cuda.Event] = deque()
 
     def start(self) -> None:
@@ -128,6 +129,7 @@ class Engine:
             self._thread.join()
 
     def _loop(self) -> None:
+        torch.set_num_threads(self._threads)  # each thread has its own number, and others here may ask for less
         try:
             while self._closed is None:
                 self._join_and_drop()

@@ -50,5 +50,5 @@ def configure_logging(settings: Settings) -> None:
     # Each request has its line already, and uvicorn's would show the query, which lets who reads it fetch signed URLs.
     logging.getLogger("uvicorn.access").disabled = True
     # What these libraries tell of themselves at the lower levels helps nobody who runs Duet.
-    for name in ("botocore", "boto3", "urllib3", "s3transfer", "kombu", "celery"):
+    for name in ("botocore", "boto3", "urllib3", "s3transfer", "kombu", "celery", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

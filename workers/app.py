@@ -16,6 +16,7 @@ from collections.abc import Callable
 from celery import Celery, signals
 from celery.platforms import SecurityWarning
 
+from service.jobs.events import Previews
 from service.jobs.queue import JobQueue, celery_config
 from service.jobs.reaper import Reaper
 from service.jobs.store import JobStore, StoreUnavailable, connect
@@ -50,12 +51,15 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     sys.setswitchinterval(SWITCH)
     name = worker_name()
     ageing = settings.ageing.total_seconds()
-    store = JobStore(connect(settings), settings.lease, ageing)
+    client = connect(settings)
+    store = JobStore(client, settings.lease, ageing)
     storage = open_storage(settings)
     maker = load(settings)
     leases = Leases(store, settings.step_deadline, settings.job_deadline, end_hung)
     spool = Spool(settings.spool, store, storage, leases)
-    runner = Runner(name, store, storage, maker, leases, spool, settings.temporary, settings.slots or None)
+    runner = Runner(
+        name, store, Previews(client), storage, maker, leases, spool, settings.temporary, settings.slots or None
+    )
     queue = JobQueue(settings)
     parts = (leases, spool, Reaper(store, queue, ageing), Presence(name, store))
     celery = create_celery(settings, runner)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -28,12 +28,19 @@ from workers.decoding import confined, warm
 from workers.ending import end_lost
 from workers.following import Following
 from workers.outputs import write_files
+from workers.pace import Pace
+from workers.previews import preview
 from workers.runner import Attempt, BackInQueue, CannotBeMade
 from workers.spool import Files
 from workers.typical import Typical
 
 LOOK = 0.5
 """Seconds between two looks whether the job is still wanted, while its next step takes longer."""
+
+
+EACH_PREVIEW, ANY_PREVIEW = 1.0, 0.25
+"""Seconds between two previews of one output, and between any two of this worker: each costs some milliseconds of a
+processor that others want."""
 
 
 class ModelMaker:
@@ -51,6 +58,7 @@ class ModelMaker:
         # The engine is full while some more jobs have their upload decoded or their result encoded.
         self.slots = capacity + max(1, capacity // 4)
         self._encoding = Typical()
+        self._pace = Pace(ANY_PREVIEW)
 
     @classmethod
     def load(cls, settings: Settings) -> ModelMaker:
@@ -116,11 +124,21 @@ class ModelMaker:
                 while not started.wait(LOOK):
                     attempt.check()
             attempt.begin()
-            return self._follow(attempt, pipeline, news)
+            with _one_thread():
+                return self._follow(attempt, pipeline, news)
         except BaseException as error:
             for run in runs:
                 run.leave(error)
             raise
+
+    def _show(self, attempt: Attempt, index: int, step: ClipProgress) -> None:
+        """What output `index` looks and sounds like so far."""
+        seen = step.preview()
+        frames = seen.frames.numpy() if seen.frames is not None else None
+        audio = seen.audio.numpy() if seen.audio is not None else None
+        attempt.show(
+            preview(frames, audio, index=index, stage=step.stage, step=step.step, total_steps=step.total_steps)
+        )
 
     def _follow(self, attempt: Attempt, pipeline: Pipeline, news: SimpleQueue[News]) -> list[Files]:
         """Report the steps of all outputs and write each as soon as it is made, while the engine goes on with the
@@ -129,11 +147,14 @@ class ModelMaker:
         following = Following(job.params.num_outputs, lambda: self._encoding.seconds + attempt.afterwards)
         made: dict[int, Files] = {}
         seconds: dict[str, float] = {}
+        paces = [Pace(EACH_PREVIEW * job.params.num_outputs, self._pace) for _ in range(job.params.num_outputs)]
         while len(made) < job.params.num_outputs:
             attempt.check()
             for index, item in _take(news, LOOK):
                 if isinstance(item, ClipProgress):
                     following.step(index, item)
+                    if item.fraction < 1 and paces[index].due():
+                        self._show(attempt, index, item)
                     continue
                 clip = item.result()
                 # Outputs are made side by side: a stage takes as long as the slowest of them.
@@ -145,6 +166,17 @@ class ModelMaker:
                 attempt.report(following.progress())
         clock.add(seconds)
         return [made[index] for index in range(job.params.num_outputs)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in this thread alone: what is left to do here is little, and the cores are the engine's."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 News = tuple[int, ClipProgress | Run]

@@ -44,8 +44,6 @@ def describe(
     `video` and `audio` say in words how each side came to be; `files` are the output's other files by name.
     """
     manifest = pipeline.manifest
-    base = pipeline.evaluator.base
-    assert base is not None
     return {
         "schema_version": SCHEMA_VERSION,
         "generated": comment(manifest, job, index),
@@ -60,7 +58,7 @@ def describe(
         "files": {name: _file(path) for name, path in files.items()},
         "pictures": _pictures(pictures),
         "device": str(pipeline.device),
-        "dtype": str(base.dtype).removeprefix("torch."),
+        "dtype": str(pipeline.evaluator.dtype).removeprefix("torch."),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from service.jobs.events import Preview, Previews
 from service.jobs.record import Job, JobError, Progress, StaleClaim, Status, Timings
 from service.jobs.store import JobStore, StoreUnavailable, UnknownJob
 from service.log import log
@@ -118,6 +119,13 @@ class Attempt:
             self._silent_until = time.monotonic() + SILENCE
         self.check()
 
+    def show(self, preview: Preview) -> None:
+        """Let those who watch see what emerges. Raises StaleClaim as `check`."""
+        try:
+            self._runner.previews.publish(self.job.id, self.job.attempt, preview)
+        except StoreUnavailable as error:
+            log.warning("preview not shown", job=self.job.id, error=str(error))
+
 
 class Clock:
     """Seconds spent in each stage, summed over the outputs."""
@@ -140,21 +148,23 @@ class Clock:
 
 
 class Runner:
-    """Runs jobs for the worker `name`, `slots` at a time, by default as many as keep the maker busy. `scratch` is a
+    """Runs jobs for the worker `name`, `slots` at a time, 0 for as many as keep the maker busy. `scratch` is a
     folder for temporary files, on the spool's disk."""
 
     def __init__(
         self,
         name: str,
         store: JobStore,
+        previews: Previews,
         storage: Storage,
         maker: Maker,
         leases: Leases,
         spool: Spool,
         scratch: Path,
-        slots: int | None = None,
+        slots: int = 0,
     ) -> None:
         self.store = store
+        self.previews = previews
         self._name = name
         self._storage = storage
         self._maker = maker

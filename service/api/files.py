@@ -27,14 +27,9 @@ MADE = ("video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.js
 
 
 FileName = Annotated[
-    str,
-    Path(
-        description="one of the names that the job gives in `outputs` and `input`",
-        examples=["video.mp4"],
-        json_schema_extra={"maxLength": 255},
-    ),
+    str, Path(description="one of the names that the job gives in `outputs` and `input`", examples=["video.mp4"])
 ]
-"""A path parameter. Described but not checked: what no job has is not there, 404 and not 422."""
+"""A path parameter. Not checked: what no job has is not there, 404 and not 422."""
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _CONTENT = dict.fromkeys(("application/octet-stream", *CONTENT_TYPES.values()), _BINARY)

@@ -34,12 +34,16 @@ def api(
 
     import uvicorn
 
+    from service.app import create_app
+    from service.log import configure_logging
+    from service.server import Server
     from service.settings import load_settings
 
     settings = load_settings()
+    configure_logging(settings)
+    app = create_app(settings)
     config = uvicorn.Config(
-        "service.app:create_app",
-        factory=True,
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -48,7 +52,7 @@ def api(
         timeout_graceful_shutdown=5,
     )
     sockets = None if descriptor is None else [socket.socket(fileno=descriptor)]
-    uvicorn.Server(config).run(sockets)
+    Server(config, app).run(sockets)
 
 
 def worker() -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from service.jobs.events import Previews
+from service.jobs.store import connect
 from service.settings import Settings
 from service.storage import Storage, open_storage
 from tests.chaos.worker import LEDGER, FakeMaker
@@ -56,5 +58,6 @@ def parts(
     leases = Leases(stack.store, settings.step_deadline, settings.job_deadline, lambda held: None)
     spool = Spool(settings.spool, stack.store, storage, leases)
     maker = maker or FakeMaker(settings.data.parent / "ledger", 0.01)
-    runner = Runner(worker_name(), stack.store, storage, maker, leases, spool, settings.temporary, slots)
+    previews = Previews(connect(settings))
+    runner = Runner(worker_name(), stack.store, previews, storage, maker, leases, spool, settings.temporary, slots)
     return runner, leases, spool
