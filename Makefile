@@ -8,7 +8,7 @@ SOURCES := model service workers
 CHECKED := $(SOURCES) tests benchmarks
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test contract chaos lint format install clean
+.PHONY: serve test test-browser contract chaos lint format install clean
 .DEFAULT_GOAL := serve
 
 serve: install
@@ -16,6 +16,10 @@ serve: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# The studio page in the system's Chromium, as people use it; pictures of every state go to build/screenshots.
+test-browser: install
+	$(BIN)/python -m pytest -m browser tests/browser
 
 # Thousands of requests made by chance from the API's own description; `make test` does not include it.
 contract: install

@@ -57,9 +57,7 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     maker = load(settings)
     leases = Leases(store, settings.step_deadline, settings.job_deadline, end_hung)
     spool = Spool(settings.spool, store, storage, leases)
-    runner = Runner(
-        name, store, Previews(client), storage, maker, leases, spool, settings.temporary, settings.slots or None
-    )
+    runner = Runner(name, store, Previews(client), storage, maker, leases, spool, settings.temporary, settings.slots)
     queue = JobQueue(settings)
     parts = (leases, spool, Reaper(store, queue, ageing), Presence(name, store))
     celery = create_celery(settings, runner)

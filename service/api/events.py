@@ -49,7 +49,7 @@ _EVENT = {
     "type": "object",
     "required": ["event", "id", "data"],
     "properties": {
-        "event": {"type": "string", "enum": [kind.value for kind in Kind]},
+        "event": {"type": "string", "enum": [kind.value for kind in Kind], "description": "what kind of news it is"},
         "id": {"type": "string", "description": "what to send as `Last-Event-ID`", "examples": ["1795492765064-0"]},
         "data": {
             "type": "string",

@@ -194,7 +194,7 @@ def test_the_manifest_says_what_it_was_made_with(make_output: Callable[..., Made
 
     assert manifest["schema_version"] == 1
     assert manifest["input"] is None
-    assert (manifest["device"], manifest["dtype"]) == ("cpu", "float32")
+    assert (manifest["device"], manifest["dtype"], manifest["batch_sizes"]) == ("cpu", "float32", None)
     assert torch.__version__.startswith(manifest["versions"]["torch"])
     assert manifest["versions"]["av"] == av.__version__
     assert {"python", "duet-av", "torchaudio", "numpy", "pillow"} <= manifest["versions"].keys()

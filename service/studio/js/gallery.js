@@ -8,7 +8,7 @@ import { ago, KINDS, STATUS } from "./words.js";
 
 const PAGE = 12;
 const LOOK_AGAIN = 4000;
-const LOOK_SELDOM = 30_000;
+const LOOK_SELDOM = 10_000;
 
 /** `onOpen(job)` when one is chosen. */
 export class Gallery {
