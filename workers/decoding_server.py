@@ -47,7 +47,20 @@ class _Child:
 
 def main(control_fd: int, limits: DecodingLimits) -> None:
     """Serve calls that come over the socket `control_fd` until its other end closes."""
-    import model.media  # noqa: F401 - loaded once, for all children
+    import gc
+
+    import numpy.ma  # noqa: F401
+    import PIL.Image
+    import torch
+
+    import model.media
+    import model.poster
+    import model.spectrogram
+
+    # Loaded and run once, for all children, and frozen: their first garbage collection would copy the whole heap.
+    PIL.Image.init()
+    model.spectrogram.spectrogram(torch.zeros(1, 25_600), 16_000)
+    gc.freeze()
 
     with socket.socket(fileno=control_fd) as control:
         control.setblocking(False)

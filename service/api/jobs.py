@@ -16,7 +16,7 @@ from service.api.auth import CallerHere
 from service.api.context import privacy
 from service.api.etags import is_unchanged
 from service.api.examples import JOB
-from service.api.lookup import ID_PATTERN, JobId, Viewer, find
+from service.api.lookup import ID_PATTERN, JobId, Viewer, find, look
 from service.api.problems import Problem, responses
 from service.api.schemas import JobList, JobView
 from service.api.services import Services, ServicesHere
@@ -59,7 +59,7 @@ def jobs(
 @router.head("/jobs/{job_id}", include_in_schema=False)
 def job(job_id: JobId, request: Request, services: ServicesHere, caller: CallerHere) -> Response:
     """Where the job is: status, stage, step and progress; once completed, where its files are."""
-    body = Viewer(request, services, caller)(find(services, caller, job_id)).model_dump_json().encode()
+    body = Viewer(request, services, caller).show(look(services, caller, job_id)).model_dump_json().encode()
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Cache-Control": privacy(services.settings)}
     if is_unchanged(request.headers.get("if-none-match"), etag):

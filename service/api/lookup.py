@@ -14,9 +14,11 @@ from service.api.problems import Problem
 from service.api.schemas import JobView, job_view
 from service.api.services import Services, prefix
 from service.jobs.record import Job, Status
-from service.jobs.store import UnknownJob
+from service.jobs.store import Sight, UnknownJob
 
 ID_PATTERN = r"^job_[0-9A-HJKMNP-TV-Z]{26}$"
+
+_ID = re.compile(ID_PATTERN)
 
 JobId = Annotated[
     str, Path(description="the id of a job", examples=[JOB["id"]], json_schema_extra={"pattern": ID_PATTERN})
@@ -34,27 +36,37 @@ class Viewer:
         self._sign = UrlSigner(services, caller, request.scope.get("root_path", ""))
 
     def __call__(self, job: Job) -> JobView:
-        """Raises StoreUnavailable."""
-        progress = self._store.progress_of(job) if not job.status.ended else None
-        position = self._store.queue_position(job) if job.status is Status.QUEUED else None
-        deliveries = self._store.deliveries(job)
-        return job_view(job, progress, position, self._prefix, self._sign, deliveries)
+        """The job with what is known about it now. Raises StoreUnavailable."""
+        progress = self._store.progress_of(job)
+        return self.show(Sight(job, progress, self._store.queue_position(job), tuple(self._store.deliveries(job))))
+
+    def show(self, sight: Sight) -> JobView:
+        """What was seen."""
+        status = sight.job.status
+        progress = sight.progress if not status.ended else None
+        position = sight.queue_position if status is Status.QUEUED else None
+        return job_view(sight.job, progress, position, self._prefix, self._sign, sight.deliveries)
 
 
 def find(services: Services, caller: Caller, job_id: str) -> Job:
     """The caller's job. Raises Problem 404, for a while 410 if it was erased; StoreUnavailable."""
-    job = None
-    if re.fullmatch(ID_PATTERN, job_id):
+    return look(services, caller, job_id).job
+
+
+def look(services: Services, caller: Caller, job_id: str) -> Sight:
+    """The caller's job and all that is known about it. Raises as `find`."""
+    sight = None
+    if _ID.fullmatch(job_id):
         try:
-            job = services.store.get(job_id)
+            sight = services.store.look(job_id)
         except UnknownJob:
             if _was_erased(services, caller, job_id):
                 raise _gone(job_id) from None
-    if job is None or not caller.sees(job.owner):
+    if sight is None or not caller.sees(sight.job.owner):
         raise Problem(404, "unknown_job", f"There is no job {job_id}.")
-    if job.expires_at <= datetime.now(UTC):  # nobody has swept yet
+    if sight.job.expires_at <= datetime.now(UTC):  # nobody has swept yet
         raise _gone(job_id)
-    return job
+    return sight
 
 
 def _was_erased(services: Services, caller: Caller, job_id: str) -> bool:

@@ -20,16 +20,15 @@ is sent again.
 
 from __future__ import annotations
 
-import json
 import secrets
 import threading
 import time
-import types
-import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from model.request import SamplingParams
 
@@ -203,12 +202,12 @@ class Job:
         return f"{self.storage_prefix}attempt-{self.attempt}/{name}"
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), default=_encode, separators=(",", ":"), ensure_ascii=False)
+        return _codec.dump_json(self).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Job:
         """Read a record. Fields that this version does not know are passed over: a newer one may have written it."""
-        return _decode(cls, json.loads(text))
+        return _codec.validate_json(text)
 
 
 def storage_prefix(job_id: str) -> str:
@@ -387,25 +386,5 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _encode(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no place in a job record")
-
-
-def _decode(annotation: Any, value: Any) -> Any:
-    """Rebuild a value of the type `annotation` from JSON: nested dataclasses, tuples of them, dates, enumerations."""
-    if value is None:
-        return None
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (types.UnionType, typing.Union):
-        return _decode(next(a for a in arguments if a is not types.NoneType), value)
-    if origin is tuple:
-        return tuple(_decode(arguments[0], item) for item in value)
-    if isinstance(annotation, type) and is_dataclass(annotation):
-        hints = typing.get_type_hints(annotation)
-        known = (f.name for f in fields(annotation) if f.name in value)
-        return annotation(**{name: _decode(hints[name], value[name]) for name in known})
-    if annotation is datetime:
-        return datetime.fromisoformat(value)
-    return Status(value) if annotation is Status else value
+_codec = TypeAdapter(Job)
+"""Reads and writes records. Compiled: at a thousand requests a second it is what a request would mostly wait for."""

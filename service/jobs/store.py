@@ -26,7 +26,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -162,6 +162,16 @@ def connect_async(settings: Settings) -> redis.asyncio.Redis:
     )
 
 
+@dataclass(frozen=True)
+class Sight:
+    """A job as it stands: how far its attempt is, how many run before it, what became of its webhook."""
+
+    job: Job
+    progress: Progress | None
+    queue_position: int | None
+    deliveries: tuple[Delivery, ...]
+
+
 class JobStore:
     """Job records in Redis. Every method raises StoreUnavailable where Redis does not answer or refuses to write.
 
@@ -221,20 +231,22 @@ class JobStore:
         with reachable():
             return int(self._redis.zcard(_index(owner, Status.QUEUED, None)))
 
+    def look(self, job_id: str) -> Sight:
+        """The job and all that is known about it, in one round trip. Raises UnknownJob."""
+        with reachable():
+            asked: Any = self._redis.pipeline(transaction=False)
+            asked.get(record_key(job_id)).hgetall(attempt_key(job_id)).zrank(QUEUED, job_id)
+            text, attempt, position, deliveries = asked.lrange(deliveries_key(job_id), 0, -1).execute()
+        if text is None:
+            raise UnknownJob(job_id)
+        return Sight(
+            Job.from_json(text), _progress(attempt), position, tuple(Delivery.from_json(entry) for entry in deliveries)
+        )
+
     def progress_of(self, job: Job) -> Progress | None:
         """How far the job is; None where no attempt has reported anything yet."""
         with reachable():
-            stored = self._redis.hgetall(attempt_key(job.id))
-        values = {_decoded(key): _decoded(value) for key, value in stored.items()}
-        if "stage" not in values:
-            return None
-        return Progress(
-            stage=values["stage"],
-            step=int(values["step"]),
-            total_steps=int(values["total_steps"]),
-            progress=float(values["progress"]),
-            eta_seconds=float(values["eta_seconds"]) if values["eta_seconds"] else None,
-        )
+            return _progress(self._redis.hgetall(attempt_key(job.id)))
 
     def queue_position(self, job: Job) -> int | None:
         """Jobs that will run before this one; None once it runs or has ended."""
@@ -508,6 +520,20 @@ def _event(before: Job | None, job: Job) -> Kind | None:
     if before is not None and (before.status, before.cancel_requested_at) == (job.status, job.cancel_requested_at):
         return None
     return Kind(job.status) if job.status.ended else Kind.STATUS
+
+
+def _progress(attempt: Any) -> Progress | None:
+    """What an attempt has reported last."""
+    values = {_decoded(key): _decoded(value) for key, value in attempt.items()}
+    if "stage" not in values:
+        return None
+    return Progress(
+        stage=values["stage"],
+        step=int(values["step"]),
+        total_steps=int(values["total_steps"]),
+        progress=float(values["progress"]),
+        eta_seconds=float(values["eta_seconds"]) if values["eta_seconds"] else None,
+    )
 
 
 def record_key(job_id: str) -> str:

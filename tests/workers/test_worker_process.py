@@ -14,6 +14,7 @@ from model.media import write_clip
 from service.jobs.record import Status
 from tests.waiting import until
 from tests.workers.conftest import TINY, Stack, WorkerProcess
+from workers.outputs import NAMES
 
 StartWorker = Callable[[], WorkerProcess]
 
@@ -34,7 +35,7 @@ def test_a_job_runs_to_its_end_and_its_files_say_how_they_were_made(served: Stac
     assert job.attempt == 1
     assert [output.index for output in job.outputs] == [0, 1]
     first = job.outputs[0]
-    assert set(first.files) == {"video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.json"}
+    assert set(first.files) == set(NAMES)
     assert sorted(key for output in job.outputs for key in output.files.values()) == served.files(job)
     with av.open(str(Path(served.settings.storage_url) / first.files["video.mp4"])) as clip:
         assert "untrained" in clip.metadata["comment"]
@@ -82,7 +83,7 @@ def test_a_message_that_comes_three_times_runs_the_job_once(served: Stack) -> No
     served.ended(served.submit())  # one thread, first in, first out: the copies were taken before this one
     assert served.store.get(job.id) == done
     assert done.attempt == 1
-    assert len(served.files(job)) == 3
+    assert len(served.files(job)) == len(NAMES)
 
 
 def test_a_broken_upload_fails_its_own_job_only(served: Stack, tmp_path: Path) -> None:

@@ -1,0 +1,166 @@
+"""How fast the API answers, with no worker: `python -m benchmarks.api [--seconds 10] [--processes 1]`. Prints JSON.
+
+A Redis that writes everything to disk before it answers, as in `duet serve`; API processes that share one socket; this
+process asks, over plain sockets.
+
+- `GET /jobs/{id}`: answers a second over 16 connections, each asking again as soon as it is answered.
+- `POST /generate`: 100 requests a second at fixed times; each time counts from when the request was due.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+import uvloop
+
+from benchmarks.end_to_end import surroundings
+from service.local import redis_program
+
+CONNECTIONS = 16
+RATE = 100
+"""Requests a second."""
+
+JOB = b"{}"
+
+
+class Connection:
+    """HTTP/1.1 over one connection that stays open; no more than the benchmark needs."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def __aenter__(self) -> Connection:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+
+    async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Status and body of the answer."""
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        self._writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+        answer = await self._reader.readuntil(b"\r\n\r\n")
+        lengths = [line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        length = int(lengths[0].partition(b":")[2])
+        return int(answer.split(b" ", 2)[1]), await self._reader.readexactly(length)
+
+
+async def measure(port: int, seconds: float) -> dict[str, Any]:
+    """Both figures."""
+    async with Connection(port) as connection:
+        for _ in range(20):
+            _, body = await connection.ask("POST", "/generate", JOB)
+        job = json.loads(body)["id"]
+    await _reads(port, job, 1.0)
+    reads = await _reads(port, job, seconds)
+    writes = sorted(await _writes(port, seconds))
+    percentiles = statistics.quantiles(writes, n=100, method="inclusive")
+    return {
+        "get_per_s": _figure(reads / seconds, 1500, most=False),
+        "post_p99_ms": _figure(1000 * percentiles[98], 30, most=True),
+        "post_p50_ms": round(1000 * percentiles[49], 2),
+        "post_requests": len(writes),
+    }
+
+
+async def _reads(port: int, job: str, seconds: float) -> int:
+    ends = time.perf_counter() + seconds
+
+    async def ask_again_and_again() -> int:
+        answered = 0
+        async with Connection(port) as connection:
+            while time.perf_counter() < ends:
+                status, _ = await connection.ask("GET", f"/jobs/{job}")
+                assert status == 200, status
+                answered += 1
+        return answered
+
+    return sum(await asyncio.gather(*(ask_again_and_again() for _ in range(CONNECTIONS))))
+
+
+async def _writes(port: int, seconds: float) -> list[float]:
+    began = time.perf_counter() + 0.1
+
+    async def ask_every_so_often(number: int) -> list[float]:
+        took = []
+        async with Connection(port) as connection:
+            for request in range(number, int(RATE * seconds), CONNECTIONS):
+                due = began + request / RATE
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                status, body = await connection.ask("POST", "/generate", JOB)
+                assert status == 202, body
+                took.append(time.perf_counter() - due)
+        return took
+
+    return [value for took in await asyncio.gather(*map(ask_every_so_often, range(CONNECTIONS))) for value in took]
+
+
+def _figure(value: float, target: float, most: bool) -> dict[str, Any]:
+    met = value <= target if most else value >= target
+    return {"value": round(value, 1), "target": f"at {'most' if most else 'least'} {target}", "met": met}
+
+
+@contextmanager
+def _serving(folder: Path, processes: int) -> Iterator[int]:
+    """Redis and API; yields the port."""
+    with ExitStack() as stack:
+        command = [str(redis_program()), "--port", "0", "--unixsocket", "redis.sock", "--save", '""']
+        command += ["--appendonly", "yes", "--appendfsync", "always"]
+        _started(stack, command, folder)
+        url = f"unix://{folder / 'redis.sock'}"
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
+        own = {"DUET_REDIS_URL": url, "DUET_DATA": str(folder / "data"), "DUET_MAX_QUEUED": "1000000"}
+        command = [sys.executable, "-m", "service.cli", "api", "--descriptor", str(listener.fileno())]
+        log = stack.enter_context((folder / "log").open("w"))
+        for _ in range(processes):
+            _started(stack, command, Path.cwd(), env={**os.environ, **own}, pass_fds=[listener.fileno()], stderr=log)
+        port: int = listener.getsockname()[1]
+        asyncio.run(_answers(port, url, processes))
+        yield port
+
+
+def _started(stack: ExitStack, command: list[str], folder: Path, **options: Any) -> None:
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, **options)
+    stack.callback(process.wait, 20)
+    stack.callback(process.terminate)
+
+
+async def _answers(port: int, url: str, processes: int) -> None:
+    """Wait until all processes are connected to Redis: each has a reader of its own there."""
+    async with Connection(port) as connection:
+        await connection.ask("GET", "/healthz")
+    with redis.Redis.from_url(url) as client:
+        while len(client.client_list(_type="pubsub")) < processes:
+            await asyncio.sleep(0.1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=10, help="length of each measurement (default 10)")
+    parser.add_argument("--processes", type=int, default=1, help="API processes (default 1)")
+    arguments = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="duet-benchmark-") as folder,
+        _serving(Path(folder), arguments.processes) as port,
+    ):
+        figures = uvloop.run(measure(port, arguments.seconds))
+    print(json.dumps({**surroundings(), "processes": arguments.processes, "figures": figures}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

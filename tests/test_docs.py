@@ -1,0 +1,151 @@
+"""What README and docs/ name exists: files, headings, commands and their options, settings, codes of errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from service.cli import app
+from service.settings import PREFIX, Settings
+from tests import settings_table
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+SOURCES = ("model", "service", "workers")
+
+OF_TESTS = re.compile(r"DUET_(TEST|GOLDEN|CLIPS)_\w*")
+"""Variables of the tests, which CONTRIBUTING explains."""
+
+OF_THE_COMMAND_LINE = {"DUET_URL", "DUET_KEY"}
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may say."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def code(page: Path) -> Iterator[str]:
+    """Every line of code on the page, in blocks and in the text."""
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        yield from block.splitlines()
+    yield from re.findall(r"`([^`\n]+)`", prose(page))
+
+
+def commands() -> dict[str, TyperCommand]:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    return {name: command for name, command in group.commands.items() if isinstance(command, TyperCommand)}
+
+
+def sources() -> str:
+    """The source of everything that can say something to a user, its strings that go over several lines in one."""
+    paths = [path for folder in SOURCES for path in (ROOT / folder).rglob("*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in [*paths, ROOT / "Makefile"])
+    return re.sub(r'"\s*\n\s*f?"', "", text)
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = unquote(link).partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_relative_to(ROOT), f"{link} leads out of the project"
+        assert target.exists(), f"{link} leads nowhere"
+        if anchor:
+            assert anchor in anchors(target), f"{link}: no such heading"
+
+
+@pages
+def test_pictures_are_described_and_not_too_large(page: Path) -> None:
+    for described, path in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", prose(page)):
+        assert len(described) > 20, path
+        assert (page.parent / path).stat().st_size < 256 * 1024, path
+
+
+@pages
+def test_commands_and_their_options_exist(page: Path) -> None:
+    known = commands()
+    for line in code(page):
+        for name, rest in re.findall(r"(?:^|[ (/])duet ([a-z0-9-]+)([^|#)]*)", line):
+            assert name in known, f"{line}: there is no `duet {name}`"
+            options = {option for each in known[name].params for option in (*each.opts, *each.secondary_opts)}
+            for option in re.findall(r"(?<!\S)(--?[a-z][a-z0-9-]*)", rest):
+                assert option in options | {"--help"}, f"{line}: `duet {name}` has no {option}"
+
+
+@pages
+def test_settings_exist(page: Path) -> None:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OF_THE_COMMAND_LINE
+    for name in set(re.findall(r"\bDUET_[A-Z0-9_]+\b", page.read_text(encoding="utf-8"))):
+        assert name in known or OF_TESTS.match(name), f"there is no setting {name}"
+
+
+@pages
+def test_targets_of_make_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for line in code(page):
+        for target in re.findall(r"(?:^|[ `;])make ([a-z][a-z-]*)(?= |$)", line):
+            assert target in targets, f"{line}: there is no target {target}"
+
+
+@pages
+def test_modules_and_files_of_the_project_exist(page: Path) -> None:
+    for line in code(page):
+        for module in re.findall(r"python -m ((?:model|service|workers|benchmarks|tests)[\w.]*)", line):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{line}: no {module}"
+        for path in re.findall(r"(?<![\w/.-])((?:model|service|workers|benchmarks|tests)/[\w/.]+\w/?)", line):
+            assert (ROOT / path).exists(), f"there is no {path}"
+
+
+def test_the_table_of_settings_is_not_stale() -> None:
+    assert settings_table.written() == settings_table.table(), "run: python -m tests.settings_table"
+
+
+def test_errors_that_troubleshooting_explains_are_said_by_the_code() -> None:
+    said = sources()
+    page = ROOT / "docs" / "troubleshooting.md"
+    symptoms = [row.split("|")[1] for row in page.read_text(encoding="utf-8").splitlines() if row.startswith("|")]
+    quoted = [text for symptom in symptoms for text in re.findall(r"`([^`]+)`", symptom)]
+    assert len(quoted) > 40
+    for text in quoted:
+        if not text.startswith(("/", "python ")):
+            assert text in said, f"the code says nothing like: {text}"
+
+
+def test_every_error_of_the_api_is_explained() -> None:
+    raised = set(re.findall(r"Problem\(\s*\d{3},\s*\"([a-z_]+)\"", sources()))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    obvious = {"not_found", "range_not_satisfiable", "unknown_file", "internal_error", "unsupported_media_type"}
+    missing = {name for name in raised - obvious if f"`{name}`" not in page}
+    assert not missing, f"docs/troubleshooting.md does not explain {missing}"
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    reached, pages = set(), [index]
+    while pages:
+        page = pages.pop()
+        reached.add(page)
+        links = re.findall(r"\]\(([^)\s#]+\.md)", prose(page))
+        found = {(page.parent / link).resolve() for link in links if not link.startswith("http")}
+        pages += [each for each in found if each.exists() and each not in reached and each not in pages]
+    unreached = {path.name for path in ROOT.glob("docs/**/*.md")} - {page.name for page in reached}
+    assert not unreached, f"nothing leads to {unreached}"
