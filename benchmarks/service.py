@@ -72,7 +72,7 @@ def main() -> None:
     bare = _bare(1), _bare(FLIGHT)
     with tempfile.TemporaryDirectory(prefix="duet-benchmark-") as folder:
         ledger = Path(folder) / "ledger"
-        with _serving(Path(folder), ledger) as url:
+        with serving(Path(folder), ledger) as url:
             asyncio.run(_many(url, 2 * FLIGHT, FLIGHT))  # connections, codecs, the first pages of memory
             single = asyncio.run(_many(url, arguments.jobs, 1))
             began = time.time()
@@ -146,7 +146,7 @@ async def _one(client: httpx.AsyncClient, number: int) -> Seen:
     answer.raise_for_status()
     promises = []
     async with client.stream("GET", f"{answer.headers['location']}/events") as response:
-        async for name, data in _events(response):
+        async for name, data in events(response):
             now = time.perf_counter()
             if name == "progress" and data["eta_seconds"] is not None and data["stage"] == "base":
                 promises.append((now, data["eta_seconds"]))
@@ -157,7 +157,7 @@ async def _one(client: httpx.AsyncClient, number: int) -> Seen:
     raise SystemExit("the events ended before the job did")
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
+async def events(response: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
     name = ""
     async for line in response.aiter_lines():
         if line.startswith("event:"):
@@ -174,7 +174,7 @@ def _device(ledger: Path, began: float, ended: float) -> tuple[float, float]:
 
 
 @contextmanager
-def _serving(folder: Path, ledger: Path) -> Iterator[str]:
+def serving(folder: Path, ledger: Path) -> Iterator[str]:
     log = folder / "log"
     own = {"DUET_PORT": "0", "DUET_DATA": str(folder / "data"), "DUET_BUCKETS": "1,2,4,8,16", LEDGER: str(ledger)}
     environment = {**os.environ, **own}

@@ -6,6 +6,8 @@ worker of it, with the settings of the environment and these:
     DUET_TIMED_CALL     seconds of a forward, whatever its size   (default 0.02)
     DUET_TIMED_CLIP     seconds more for each clip in it          (default 0.005)
     DUET_TIMED_LEDGER   a file that gets a line for each forward: when it ended, its seconds, its clips
+
+A job whose seed is BROKEN or more raises after three steps.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +24,10 @@ from torch import Tensor, nn
 
 from model.allocator import keep_freed_memory
 from model.buckets import Buckets
-from model.evaluate import Evaluator
+from model.evaluate import Evaluator, Request
 from model.manifest import Manifest, find_models
-from model.pipeline import Pipeline
+from model.pipeline import Clip, ClipRequest, Pipeline, Progress
+from model.samplers import Prediction
 from model.schedule import NoiseSchedule
 from service.local import serve
 from service.settings import Settings, load_settings
@@ -34,6 +38,7 @@ from workers.making import ModelMaker
 
 CALL, CLIP, LEDGER = "DUET_TIMED_CALL", "DUET_TIMED_CLIP", "DUET_TIMED_LEDGER"
 SIZES = (1, 2, 4, 8, 16)
+BROKEN = 10**9
 
 
 class TimedNetwork(nn.Module):
@@ -53,6 +58,21 @@ class TimedNetwork(nn.Module):
         return 0.1 * video, 0.1 * audio
 
 
+class TimedPipeline(Pipeline):
+    """Whose programs break for some seeds."""
+
+    def program(
+        self, request: ClipRequest, on_progress: Callable[[Progress], None] = lambda _: None
+    ) -> Generator[Request, Prediction, Clip]:
+        program = super().program(request, on_progress)
+        if request.params.seed < BROKEN:
+            return (yield from program)
+        asked = next(program)
+        for _ in range(3):
+            asked = program.send((yield asked))
+        raise RuntimeError("this job raises, as its seed says")
+
+
 def timed_manifest() -> Manifest:
     """The demo model's clips, without super-resolution."""
     demo = find_models(None)["demo"]
@@ -65,7 +85,7 @@ def timed_pipeline(sizes: tuple[int, ...] | None = None) -> Pipeline:
     network = TimedNetwork(float(os.environ.get(CALL, "0.02")), float(os.environ.get(CLIP, "0.005")))
     schedule = NoiseSchedule.from_config(manifest.config.schedule)
     buckets = Buckets(sizes or SIZES, {size: network.call + network.clip * size for size in sizes or SIZES})
-    return Pipeline(manifest, Evaluator(network, None, schedule, buckets=buckets), torch.device("cpu"))  # type: ignore[arg-type]
+    return TimedPipeline(manifest, Evaluator(network, None, schedule, buckets=buckets), torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def load(settings: Settings) -> ModelMaker:

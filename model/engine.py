@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -207,7 +208,7 @@ class Engine:
             if is_device_lost(error):
                 raise
             if len(runs) == 1:
-                runs[0].leave(_named(error))
+                runs[0].leave(_plain(error))
                 return
             for run in runs:
                 self._serve(evaluator, [run])
@@ -222,7 +223,7 @@ class Engine:
         except Exception as error:
             if is_device_lost(error):
                 raise
-            run.leave(_named(error))
+            run.leave(_plain(error))
 
     def _count(self, requests: Sequence[Request]) -> None:
         clips = sum(not isinstance(request, EvaluateFrames) for request in requests)
@@ -250,6 +251,11 @@ def is_device_lost(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
-def _named(error: Exception) -> Exception:
-    """An error for whoever waits for the run: a lack of memory under one name, whatever the device calls it."""
-    return MemoryError(str(error)) if is_out_of_memory(error) else error
+def _plain(error: Exception) -> Exception:
+    """An error for whoever waits for the run: a lack of memory under one name, whatever the device calls it, and where
+    it came from in words. Frames would keep the tensors in them, of all runs of the tick, as long as the error is kept.
+    """
+    where = "".join(traceback.format_tb(error.__traceback__))
+    plain = MemoryError(str(error)) if is_out_of_memory(error) else error.with_traceback(None)
+    plain.add_note(f"In the engine:\n{where}")
+    return plain

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import socket
@@ -61,6 +62,11 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     queue = JobQueue(settings)
     parts = (leases, spool, Reaper(store, queue, ageing), Presence(name, store))
     celery = create_celery(settings, runner)
+
+    # What is there by now stays. Left among the objects that are looked through, hundreds of thousands of them would
+    # put off the next full collection for hours.
+    gc.collect()
+    gc.freeze()
 
     def ready(**_: object) -> None:
         for part in parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -97,11 +98,19 @@ class ModelMaker:
     def make(self, attempt: Attempt) -> list[Files]:
         """See `workers.runner.Maker`."""
         try:
-            return self._make(attempt)
+            return self._released(attempt)
         except RequestError as error:
             raise CannotBeMade("invalid_request", str(error)) from error
         except MediaError as error:
             raise CannotBeMade("undecodable_input", str(error)) from error
+
+    def _released(self, attempt: Attempt) -> list[Files]:
+        try:
+            return self._make(attempt)
+        except Exception as error:
+            # Errors are garbage in cycles, found late; their frames would keep the tensors of the clip until then.
+            traceback.clear_frames(error.__traceback__)
+            raise
 
     def _make(self, attempt: Attempt) -> list[Files]:
         job, clock = attempt.job, attempt.clock

@@ -19,9 +19,10 @@ export class Player {
   constructor(job, output, onStale) {
     this.job = job;
     this.clip = video(output.files["video.mp4"], `Output ${output.index + 1}`);
-    if (output.files["poster.webp"]) this.clip.poster = output.files["poster.webp"];
     this.clip.addEventListener("error", onStale);
     this.companion = this.#companion(output);
+    // Beside the user's own video both show the same moment; a poster would be another one.
+    if (output.files["poster.webp"] && !job.input?.video) this.clip.poster = output.files["poster.webp"];
     this.spectrogram = output.files["spectrogram.png"] ? new Spectrogram(output.files, (to) => this.seek(to)) : null;
     this.toggle = h("button", { type: "button", class: "play", onclick: () => this.#playOrPause() });
     this.position = h("input", {

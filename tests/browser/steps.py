@@ -1,0 +1,109 @@
+"""What users do on the page, and what they see and hear of a clip."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from playwright.sync_api import Locator, Page, expect
+
+T = TypeVar("T")
+
+LONG = 1000
+"""Steps of a job that does not end by itself while a test looks at it."""
+
+_DROP = """
+({name, type, data}) => {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const carried = new DataTransfer();
+  carried.items.add(new File([bytes], name, { type }));
+  for (const event of ["dragover", "drop"]) {
+    document.body.dispatchEvent(new DragEvent(event, { dataTransfer: carried, bubbles: true, cancelable: true }));
+  }
+}
+"""
+
+_LOUDNESS = """
+async (url) => {
+  const answer = await fetch(url);
+  const sound = await new OfflineAudioContext(1, 1, 48000).decodeAudioData(await answer.arrayBuffer());
+  const samples = sound.getChannelData(0);
+  const power = samples.reduce((sum, each) => sum + each * each, 0) / samples.length;
+  return { rms: Math.sqrt(power), seconds: sound.duration };
+}
+"""
+
+
+def soon(page: Page, condition: Callable[[], T], what: str, seconds: float = 30.0) -> T:
+    """As `tests.waiting.until`, but lets Playwright hear of what happens on the page between the looks."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        page.wait_for_timeout(50)
+    return value
+
+
+def choose(page: Page, *, steps: int = 4, outputs: int = 1, enlarge: bool = False) -> None:
+    """Fill in the form for a job that is quick, or with LONG steps for one that is not. Enlarging is slow: one step."""
+    page.get_by_label("Steps", exact=True).fill(str(steps))
+    page.get_by_label("Outputs", exact=True).fill(str(outputs))
+    more = page.get_by_text("More settings")
+    if page.locator(".composer details:not([open])").count():
+        more.click()
+    switch = page.get_by_role("switch", name="Enlarge the frames")
+    if switch.count():
+        switch.set_checked(enlarge)
+    if enlarge:
+        page.get_by_label("Steps for enlarging", exact=True).fill("1")
+    more.click()
+
+
+def start(page: Page, button: str = "Make a clip") -> None:
+    """Send the form, and wait until the job is shown."""
+    page.get_by_role("button", name=button).click()
+    expect(page.locator(".stage-head")).to_be_visible()
+
+
+def result(page: Page) -> Locator:
+    """The player of the job's outcome, once it is there and its video can be played."""
+    player = page.locator(".player")
+    expect(player).to_be_visible(timeout=90_000)
+    soon(page, lambda: clip(player).evaluate("media => media.readyState") >= 2, "the clip can be played")
+    return player
+
+
+def clip(player: Locator) -> Locator:
+    """The video that was made; beside it there may be the user's own."""
+    return player.locator(".screen").last.locator("video")
+
+
+def drop(page: Page, file: Path, media_type: str) -> None:
+    """Drop the file on the page, as from a file manager."""
+    data = base64.b64encode(file.read_bytes()).decode()
+    page.evaluate(_DROP, {"name": file.name, "type": media_type, "data": data})
+
+
+def plays(player: Locator) -> None:
+    """Press play; fails unless the clip's time goes on and the line on the spectrogram with it."""
+    video, line = clip(player), player.locator(".playhead")
+    player.get_by_role("button", name="Play").click()
+    soon(player.page, lambda: video.evaluate("media => media.currentTime") > 0.2, "the clip plays")
+    where = "line => line.getBoundingClientRect().x"
+    before = line.evaluate(where)
+    soon(player.page, lambda: abs(line.evaluate(where) - before) > 5, "the line moves with the sound")
+    player.get_by_role("button", name="Pause").click()
+
+
+def loudness(page: Page, url: str) -> tuple[float, float]:
+    """Root mean square (full scale is 1) and seconds of the sound in the file at `url`, as the browser decodes it."""
+    heard = page.evaluate(_LOUDNESS, url)
+    return heard["rms"], heard["seconds"]
+
+
+def drawn(canvas: Locator) -> bool:
+    """Whether anything is on the canvas."""
+    pixels = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((value) => value > 0)"
+    return bool(canvas.evaluate(pixels))

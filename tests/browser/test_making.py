@@ -1,0 +1,150 @@
+"""The three ways to a clip, from the first click to the sound."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import wave
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Studio
+from tests.browser.steps import choose, clip, drawn, drop, loudness, plays, result, soon, start
+
+
+def test_a_clip_from_nothing(studio: Studio, tmp_path: Path) -> None:
+    page = studio.visit()
+    expect(page.get_by_text("The model demo is untrained: its clips are noise.")).to_be_visible()
+    studio.look("empty")
+
+    choose(page, outputs=2, enlarge=True)
+    start(page)
+    expect(page.locator(".progress-detail")).to_contain_text(re.compile(r"step \d of 4"))
+    studio.look("running")
+
+    player = result(page)
+    studio.look("done")
+    plays(player)
+    rms, seconds = loudness(page, clip(player).evaluate("media => media.src"))
+    assert rms > 0.01
+    assert 1.5 < seconds < 1.8
+    assert clip(player).evaluate("media => media.videoWidth") == 128
+    picture = player.get_by_alt_text("Spectrogram of the sound")
+    there = "image => image.complete && image.naturalWidth > 0"
+    soon(page, lambda: picture.evaluate(there), "the spectrogram is there")
+
+    outputs = page.get_by_role("list", name="Outputs").get_by_role("button")
+    expect(outputs).to_have_count(2)
+    outputs.last.click()
+    expect(outputs.last).to_have_attribute("aria-pressed", "true")
+    assert page.url.endswith("output=2")
+    assert "video-1.mp4" in clip(result(page)).evaluate("media => media.src")
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    download.value.save_as(tmp_path / "clip.mp4")
+    assert b"ftyp" in (tmp_path / "clip.mp4").read_bytes()[:12]
+
+
+def test_a_sound_for_a_dropped_video(studio: Studio, film: Path) -> None:
+    page = studio.visit()
+    drop(page, film, "video/mp4")
+    expect(page.locator(".source-name")).to_have_text(film.name)
+    expect(page.get_by_role("radio", name="A video")).to_be_checked()
+    page.get_by_label("Begin at").fill("1.2")
+    expect(page.get_by_text("Uses 0:01.2 – 0:02.8")).to_be_visible()
+    studio.look("v2a-file")
+
+    choose(page)
+    start(page, "Make its sound")
+    player = result(page)
+    studio.look("v2a-done")
+    plays(player)
+    rms, _ = loudness(page, clip(player).evaluate("media => media.src"))
+    assert rms > 0.01
+
+    own, made = player.locator("video").first, clip(player)
+    muted = "media => media.muted"
+    assert (own.evaluate(muted), made.evaluate(muted)) == (True, False)
+    player.get_by_role("radio", name="Your sound").check()
+    assert (own.evaluate(muted), made.evaluate(muted)) == (False, True)
+    player.get_by_label("Position").fill("0.5")
+    time = "media => media.currentTime"
+    soon(page, lambda: abs(own.evaluate(time) - 1.2 - made.evaluate(time)) < 0.05, "both are at the same position")
+    assert abs(made.evaluate(time) - 0.8) < 0.05
+
+
+def test_a_video_for_a_chosen_sound(studio: Studio, music: Path) -> None:
+    page = studio.visit()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose a sound").click()
+    chooser.value.set_files(music)
+    expect(page.get_by_role("radio", name="A sound")).to_be_checked()
+    studio.look("a2v-file")
+
+    choose(page)
+    start(page, "Make its video")
+    player = result(page)
+    soon(page, lambda: drawn(player.locator("canvas.own-wave")), "the waveform of the user's sound is drawn")
+    studio.look("a2v-done")
+    plays(player)
+
+
+def test_the_clip_is_seen_while_it_emerges(studio: Studio) -> None:
+    page = studio.visit()
+    choose(page, steps=12)
+    start(page)
+    tile = page.locator(".emerging-tile")
+    expect(tile).to_be_visible()
+    soon(page, lambda: drawn(tile.get_by_role("img", name="frames so far")), "frames are drawn")
+    soon(page, lambda: drawn(tile.get_by_role("img", name="waveform so far")), "the waveform is drawn")
+    studio.look("emerging")
+    result(page)
+
+
+def test_a_clip_can_be_made_again_and_varied(studio: Studio) -> None:
+    page = studio.visit()
+    page.get_by_label("Seed", exact=True).fill("42")
+    choose(page, steps=3)
+    start(page)
+    result(page)
+    first = studio.job_id()
+
+    page.get_by_role("button", name="Copy as curl").click()
+    expect(page.get_by_text("The command that makes it again: copied.")).to_be_visible()
+    command = shlex.split(page.evaluate("navigator.clipboard.readText()").replace("\\\n", ""))
+    assert command[2] == f"{studio.url}/generate"
+    assert json.loads(command[-1])["seed"] == 42
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.get_by_text("Link to this clip: copied.")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+
+    page.get_by_role("button", name="Vary").click()
+    expect(page).not_to_have_url(re.compile(first))
+    result(page)
+    page.get_by_text("How it was made").click()
+    expect(page.locator(".facts dl")).to_contain_text("Steps3", ignore_case=True)
+    expect(page.locator(".facts .seed")).not_to_have_text("seed 42")
+
+    page.go_back()
+    expect(page.locator(".facts .seed")).to_have_text("seed 42")
+    page.get_by_label("Seed", exact=True).fill("")
+    page.get_by_role("button", name="Use this seed").click()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("42")
+    expect(page.get_by_label("Steps", exact=True)).to_have_value("3")
+
+
+def test_a_dropped_sound_is_heard_as_it_was(studio: Studio, tmp_path: Path) -> None:
+    """Two seconds of silence, and it is told that they are silent: what is heard is the file's own sound."""
+    silence = tmp_path / "silence.wav"
+    with wave.open(str(silence), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 32_000))
+    page = studio.visit()
+    drop(page, silence, "audio/wav")
+    choose(page, steps=2)
+    start(page, "Make its video")
+    rms, _ = loudness(page, clip(result(page)).evaluate("media => media.src"))
+    assert rms < 1e-3
