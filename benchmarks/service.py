@@ -1,6 +1,6 @@
 """What the service costs on top of the model, with networks of known timing (`benchmarks.timed`). Prints JSON.
 
-    python -m benchmarks.service [--jobs 40] [--load 96]
+    python -m benchmarks.service [--jobs 40] [--load 320]
 
 - overhead: from sending `POST /generate` to the `completed` event, one job at a time, less what the bare pipeline takes
   for the same work, the clip and its files, in a process of its own, before and after. `overhead_with_files` counts the
@@ -67,7 +67,7 @@ class Seen:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=40, help="jobs one at a time (default 40)")
-    parser.add_argument("--load", type=int, default=96, help="jobs with 16 in flight (default 96)")
+    parser.add_argument("--load", type=int, default=320, help="jobs with 16 in flight (default 320)")
     arguments = parser.parse_args()
     bare = _bare(1), _bare(FLIGHT)
     with tempfile.TemporaryDirectory(prefix="duet-benchmark-") as folder:

@@ -97,6 +97,7 @@ class Engine:
         self._closed: BaseException | None = None
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._threads = torch.get_num_threads()
+        self._news: list[Callable[[], object]] = []
         self._events: deque[torch.cuda.Event] = deque()
 
     def start(self) -> None:
@@ -115,6 +116,17 @@ class Engine:
                 self._waiting.append(run)
                 self._changed.notify()
         return run
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """For what a program has to tell other threads: call it when the device is about to be busy.
+
+        Told at once, they would wake up and keep Python from the engine while it prepares the next forward. From any
+        other thread than the engine's it is called now.
+        """
+        if threading.current_thread() is self._thread:
+            self._news.append(callback)
+        else:
+            callback()
 
     def close(self, reason: BaseException) -> None:
         """End every run with `reason`, now and those to come. The thread ends after the tick that it is in."""
@@ -135,6 +147,7 @@ class Engine:
             while self._closed is None:
                 self._join_and_drop()
                 asking = [run for run in self._live if run.asks]
+                self._tell()
                 if asking:
                     self._tick(asking)
                 else:
@@ -146,10 +159,16 @@ class Engine:
                 raise
             self._on_lost(error)
         finally:
+            self._tell()
             for run in self._live:
                 assert self._closed is not None
                 run.leave(self._closed)  # one that was just joining when the engine was closed
                 run.drop()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, []
+        for callback in news:
+            callback()
 
     def _join_and_drop(self) -> None:
         """Let go of the runs that have ended or were told to leave, and begin with those whose turn it is."""

@@ -59,6 +59,9 @@ class ModelMaker:
         # The engine is full while some more jobs have their upload decoded or their result encoded.
         self.slots = capacity + max(1, capacity // 4)
         self._encoding = Typical()
+        # The engine's thread asks for Python hundreds of times between two forwards: it must not stand in line behind
+        # all the jobs of a batch that ended together and are written now.
+        self._writers = threading.Semaphore(max(1, available_cores() // 2))
         self._pace = Pace(ANY_PREVIEW)
 
     @classmethod
@@ -125,9 +128,9 @@ class ModelMaker:
         try:
             for index in range(job.params.num_outputs):
                 request = ClipRequest(job.kind, job.params, index, condition)
-                program = pipeline.program(request, partial(_tell, news, index))
+                program = pipeline.program(request, partial(self._tell, news, index))
                 run = self.engine.submit(pipeline.evaluator, program, started.set)
-                run.add_done_callback(partial(_tell_end, news, index, started))
+                run.add_done_callback(partial(self._tell_end, news, index, started))
                 runs.append(run)
             with attempt.waiting():
                 while not started.wait(LOOK):
@@ -139,6 +142,16 @@ class ModelMaker:
             for run in runs:
                 run.leave(error)
             raise
+
+    def _tell(self, news: SimpleQueue[News], index: int, step: ClipProgress) -> None:
+        self.engine.soon(lambda: news.put((index, step)))
+
+    def _tell_end(self, news: SimpleQueue[News], index: int, started: threading.Event, run: Run) -> None:
+        def tell() -> None:
+            news.put((index, run))
+            started.set()
+
+        self.engine.soon(tell)
 
     def _show(self, attempt: Attempt, index: int, step: ClipProgress) -> None:
         """What output `index` looks and sounds like so far."""
@@ -169,7 +182,7 @@ class ModelMaker:
                 # Outputs are made side by side: a stage takes as long as the slowest of them.
                 seconds = {stage: max(spent, seconds.get(stage, 0.0)) for stage, spent in clip.timings.items()}
                 attempt.report(following.progress())
-                with clock.time("encode"), self._encoding.measured():
+                with clock.time("encode"), self._encoding.measured(), self._writers:
                     made[index] = write_files(job, pipeline, index, clip, attempt.source, attempt.folder)
             if following.news:
                 attempt.report(following.progress())
@@ -190,15 +203,6 @@ def _one_thread() -> Iterator[None]:
 
 News = tuple[int, ClipProgress | Run]
 """What the engine's thread has to say of an output: a step, or that its run has ended."""
-
-
-def _tell(news: SimpleQueue[News], index: int, step: ClipProgress) -> None:
-    news.put((index, step))
-
-
-def _tell_end(news: SimpleQueue[News], index: int, started: threading.Event, run: Run) -> None:
-    news.put((index, run))
-    started.set()
 
 
 def _take(news: SimpleQueue[News], seconds: float) -> list[News]:

@@ -6,7 +6,7 @@ import { key } from "./key.js";
 /** The command line. The key itself is never in it: the shell's variable is. */
 export function curl(job) {
   const lines = [`curl -s ${address(job.kind)}`];
-  if (key()) lines.push('-H "Authorization: Bearer $DUET_API_KEY"');
+  if (key()) lines.push('-H "Authorization: Bearer $DUET_KEY"');
   const parameters = JSON.stringify({ model: job.model, ...job.params });
   if (job.kind === "generate") {
     lines.push("-H 'Content-Type: application/json'", `-d ${quoted(parameters)}`);
