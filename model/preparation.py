@@ -45,9 +45,9 @@ def _prepare_cpu(pipeline: Pipeline, sizes: Sequence[int] | None) -> None:
     evaluator = pipeline.evaluator
     smallest = min(sizes) if sizes else 1
     before = _peak_memory()
-    evaluator(_clips(pipeline, smallest))
+    evaluator(typical_clips(pipeline, smallest))
     if evaluator.sr is not None:
-        evaluator([_frames(pipeline, pipeline.manifest.config.clip.frames)])
+        evaluator([typical_frames(pipeline, pipeline.manifest.config.clip.frames)])
     if sizes is None:
         each = (_peak_memory() - before) / smallest
         room = SHARE * _free_memory()
@@ -61,7 +61,7 @@ def _prepare_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
     seconds: dict[int, float] = {}
     for size in sorted(sizes):
         try:
-            seconds[size] = _timed(pipeline, lambda size=size: _clips(pipeline, size))  # type: ignore[misc]
+            seconds[size] = _timed(pipeline, lambda size=size: typical_clips(pipeline, size))  # type: ignore[misc]
         except Exception as error:
             if not is_out_of_memory(error) or not seconds:
                 raise
@@ -71,8 +71,8 @@ def _prepare_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
     evaluator.use_buckets(Buckets(list(seconds), seconds))
     if evaluator.sr is None:
         return
-    evaluator.frames_per_forward = FRAMES
-    _timed(pipeline, lambda: [_frames(pipeline, evaluator.frames_per_forward)])  # halves by itself what does not fit
+    evaluator.frames_per_forward = FRAMES  # it halves by itself what does not fit
+    _timed(pipeline, lambda: [typical_frames(pipeline, evaluator.frames_per_forward)])
 
 
 def _timed(pipeline: Pipeline, requests: Callable[[], list[Request]]) -> float:
@@ -88,7 +88,7 @@ def _timed(pipeline: Pipeline, requests: Callable[[], list[Request]]) -> float:
     return seconds
 
 
-def _clips(pipeline: Pipeline, count: int) -> list[Request]:
+def typical_clips(pipeline: Pipeline, count: int) -> list[Request]:
     """What `count` jobs would ask of the base network."""
     config, device = pipeline.manifest.config, pipeline.device
     shifts = torch.zeros(1, len(config.base.max_shifts(config.clip.frames)), dtype=torch.long)
@@ -99,7 +99,7 @@ def _clips(pipeline: Pipeline, count: int) -> list[Request]:
     return [Evaluate(latents, t=500.0, s=400.0, shifts=shifts) for _ in range(count)]
 
 
-def _frames(pipeline: Pipeline, count: int) -> Request:
+def typical_frames(pipeline: Pipeline, count: int) -> Request:
     height, width = pipeline.manifest.config.output_size
     frames = torch.zeros(count, 3, height, width, device=pipeline.device)
     return EvaluateFrames(frames, frames, 500.0)

@@ -120,15 +120,18 @@ class _Stack:
             ),
             _report,
         )
-        self.api = Supervised(
-            Program(
-                "api",
-                [*duet, "api", "--descriptor", str(listener.fileno())],
-                environment,
-                descriptors=(listener.fileno(),),
-            ),
-            _report,
-        )
+        self.apis = [
+            Supervised(
+                Program(
+                    f"api-{number + 1}" if number else "api",
+                    [*duet, "api", "--descriptor", str(listener.fileno())],
+                    environment,
+                    descriptors=(listener.fileno(),),
+                ),
+                _report,
+            )
+            for number in range(settings.api_processes)
+        ]
         names = ["worker"] if settings.workers == 1 else [f"worker-{number + 1}" for number in range(settings.workers)]
         self.workers = [
             Supervised(
@@ -147,7 +150,7 @@ class _Stack:
         ]
         self.webhooks = Supervised(Program("webhooks", [*duet, "webhooks"], environment), _report)
         self.is_ready = asyncio.Event()
-        self.parts = (self.api, *self.workers, self.webhooks, self.redis)
+        self.parts = (*self.apis, *self.workers, self.webhooks, self.redis)
 
     async def run(self) -> None:
         stop = asyncio.Event()
@@ -174,7 +177,7 @@ class _Stack:
         finally:
             start.cancel()
             await asyncio.wait((start,))
-            await self.api.stop()
+            await asyncio.gather(*(api.stop() for api in self.apis))
             await asyncio.gather(*(each.stop() for each in (*self.workers, self.webhooks)))
             await self.redis.stop()
             if self.socket_folder:
@@ -189,10 +192,10 @@ class _Stack:
         await self.redis.start()
         await self._redis_answers()
         await self._take_up()
-        await self.api.start()
+        await self.apis[0].start()
         for worker in self.workers:
             await worker.start()
-        await asyncio.gather(self._ready(), self._start_webhooks())
+        await asyncio.gather(self._ready(), self._start_others())
 
     async def _redis_answers(self) -> None:
         import redis.asyncio
@@ -222,11 +225,12 @@ class _Stack:
         if count := await self._recover(self.reaper.nobody_works):
             _report("duet", f"{count} unfinished job{'s' * (count > 1)} from before: taken up again")
 
-    async def _start_webhooks(self) -> None:
+    async def _start_others(self) -> None:
         """After the rest, whose start it would slow; but not never, where the rest does not get ready."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.is_ready.wait(), START_PATIENCE)
-        await self.webhooks.start()
+        for part in (self.webhooks, *self.apis[1:]):
+            await part.start()
 
     async def _worker_died(self, pid: int) -> None:
         """What it held need not wait for the leases to run out."""

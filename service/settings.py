@@ -137,6 +137,7 @@ class Settings(BaseSettings):
         description="jobs that a worker has in hand at a time; 0: as many as its largest batch, and some to decode and "
         "encode meanwhile",
     )
+    api_processes: int = Field(default=2, ge=1, le=64, description="API processes of `duet serve`, on one socket")
     workers: int = Field(default=1, ge=1, le=64, description="worker processes of `duet serve`")
     ageing: Annotated[timedelta, BeforeValidator(_duration)] = Field(
         default=timedelta(minutes=5),
