@@ -38,8 +38,12 @@ def main() -> None:
     rows = []
     for batch in options.batches:
         try:
+            pipeline.evaluator.use_buckets(None)
             prepare(pipeline, (batch,))
-            rows.append({"batch": batch, **_measured(pipeline, batch, options, per_clip)})
+            row = {"batch": batch, **_measured(pipeline, batch, options, per_clip)}
+            rows.append(
+                row | {"forwards_of": pipeline.evaluator.buckets.largest if pipeline.evaluator.buckets else batch}
+            )
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -83,14 +83,23 @@ class Engine:
     """Runs up to `capacity` programs side by side, others wait their turn; `frame_budget` bounds the frames of a tick.
 
     `on_lost` is called in the engine's thread if the device fails for good (an error of the driver, after which every
-    call fails) or the engine itself does; it is to end the process.
+    call fails) or the engine itself does; it is to end the process. `device`: where the evaluators compute, if it is
+    one of several GPUs.
     """
 
-    def __init__(self, capacity: int, frame_budget: int = 16, on_lost: Callable[[BaseException], None] | None = None):
+    def __init__(
+        self,
+        capacity: int,
+        frame_budget: int = 16,
+        on_lost: Callable[[BaseException], None] | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         self.capacity = capacity
         self.frame_budget = frame_budget
         self.statistics = Statistics()
         self._on_lost = on_lost
+        self._device = device
+        self._busy_since: float | None = None
         self._waiting: deque[Run] = deque()
         self._live: list[Run] = []
         self._changed = threading.Condition()
@@ -116,6 +125,12 @@ class Engine:
                 self._waiting.append(run)
                 self._changed.notify()
         return run
+
+    @property
+    def busy_for(self) -> float:
+        """Seconds since the step began that the engine is in; 0 while it waits for something to do."""
+        since = self._busy_since
+        return time.monotonic() - since if since is not None else 0.0
 
     def soon(self, callback: Callable[[], object]) -> None:
         """For what a program has to tell other threads: call it when the device is about to be busy.
@@ -144,13 +159,17 @@ class Engine:
     def _loop(self) -> None:
         torch.set_num_threads(self._threads)  # each thread has its own number, and others here may ask for less
         try:
+            if self._device is not None and self._device.type == "cuda":
+                torch.cuda.set_device(self._device)
             while self._closed is None:
+                self._busy_since = time.monotonic()
                 self._join_and_drop()
                 asking = [run for run in self._live if run.asks]
                 self._tell()
                 if asking:
                     self._tick(asking)
                 else:
+                    self._busy_since = None
                     with self._changed:
                         self._changed.wait_for(lambda: self._waiting or self._live or self._closed)
         except BaseException as error:
@@ -159,11 +178,12 @@ class Engine:
                 raise
             self._on_lost(error)
         finally:
-            self._tell()
+            self._busy_since = None
             for run in self._live:
                 assert self._closed is not None
                 run.leave(self._closed)  # one that was just joining when the engine was closed
                 run.drop()
+            self._tell()
 
     def _tell(self) -> None:
         news, self._news = self._news, []
@@ -182,9 +202,8 @@ class Engine:
                 run = self._waiting.popleft()
             if run.done():
                 continue
+            self._live.append(run)
             self._begin(run)
-            if not run.done():
-                self._live.append(run)
 
     def _begin(self, run: Run) -> None:
         try:
@@ -201,7 +220,7 @@ class Engine:
             self._serve(evaluator, [run for run in chosen if run.evaluator is evaluator])
         self._settle()
         # Those whose frames had no room are first in line at the next tick.
-        self._live.sort(key=lambda run: run in chosen)
+        self._live = sorted(self._live, key=lambda run: run in chosen)
         self.statistics.ticks += 1
         self.statistics.working += time.perf_counter() - began
 
@@ -221,16 +240,19 @@ class Engine:
         """Answer these runs. If their batch fails each is tried alone, so that only the one to blame does."""
         requests = [run.request for run in runs if run.request is not None]
         self._count(requests)
+        failure = None
         try:
             predictions = evaluator(requests)
         except Exception as error:
             if is_device_lost(error):
                 raise
+            failure = _plain(error)
+        if failure is not None:  # what the failed forward held is free by now
             if len(runs) == 1:
-                runs[0].leave(_plain(error))
-                return
-            for run in runs:
-                self._serve(evaluator, [run])
+                runs[0].leave(failure)
+            else:
+                for run in runs:
+                    self._serve(evaluator, [run])
             return
         for run, prediction in zip(runs, predictions, strict=True):
             self._advance(run, prediction)
@@ -276,5 +298,6 @@ def _plain(error: Exception) -> Exception:
     """
     where = "".join(traceback.format_tb(error.__traceback__))
     plain = MemoryError(str(error)) if is_out_of_memory(error) else error.with_traceback(None)
+    plain.__context__ = plain.__cause__ = None
     plain.add_note(f"In the engine:\n{where}")
     return plain

@@ -63,6 +63,7 @@ class Evaluator:
         self.sr = sr.eval().requires_grad_(False) if sr is not None else None
         self.schedule = schedule
         self.frames_per_forward = frames_per_forward
+        self.compiled = False
         self.use_buckets(buckets)
 
     @property
@@ -79,6 +80,7 @@ class Evaluator:
 
     def compile(self) -> None:
         """Compile both networks: one graph for each batch size, when it is first run (see `preparation`)."""
+        self.compiled = True
         torch._dynamo.config.recompile_limit = GRAPHS
         for network in (self.base, self.sr):
             if network is not None:
@@ -107,11 +109,13 @@ class Evaluator:
             padding = [batch[-1]] * (size - len(batch))
             try:
                 answers += self._base([*batch, *padding])[: len(batch)]
+                continue
             except Exception as error:
                 if not (is_out_of_memory(error) and buckets.halve(size)):
                     raise
-                _log.warning("out of memory with %d clips: at most %d from now on", size, buckets.largest)
-                torch.cuda.empty_cache()
+            # Here, not above: there the error still holds what the forward had allocated.
+            _log.warning("out of memory with %d clips: at most %d from now on", size, buckets.largest)
+            torch.cuda.empty_cache()
         return answers
 
     def _base(self, requests: Sequence[Evaluate]) -> list[Prediction]:
@@ -159,19 +163,18 @@ class Evaluator:
         parts: list[tuple[Tensor, Tensor | None]] = []
         done = 0
         while done < len(x):
-            upto = slice(done, done + self.frames_per_forward)
+            chunk = [value[done : done + self.frames_per_forward] for value in (x, low_res, times)]
+            frames = len(chunk[0])
             try:
-                with torch.inference_mode():
-                    parts.append(self.sr(x[upto], low_res[upto], times[upto]))
+                parts.append(self._frames(*chunk))
+                done += frames
+                continue
             except Exception as error:
-                frames = min(self.frames_per_forward, len(x) - done)
                 if not is_out_of_memory(error) or frames == 1:
                     raise
-                self.frames_per_forward = frames // 2
-                _log.warning("out of memory with %d frames: at most %d from now on", frames, self.frames_per_forward)
-                torch.cuda.empty_cache()
-                continue
-            done += self.frames_per_forward
+            self.frames_per_forward = frames // 2
+            _log.warning("out of memory with %d frames: at most %d from now on", frames, self.frames_per_forward)
+            torch.cuda.empty_cache()
         with torch.inference_mode():
             eps = torch.cat([part[0] for part in parts])
             learned = [part[1] for part in parts if part[1] is not None]
@@ -179,12 +182,25 @@ class Evaluator:
         shares = variance.split(sizes) if variance is not None else [None] * len(sizes)
         return [Prediction(part, variance=share) for part, share in zip(eps.split(sizes), shares, strict=True)]
 
+    def _frames(self, x: Tensor, low_res: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """One forward. Filled up to the full number where clips are to be the same to the bit in any company."""
+        assert self.sr is not None
+        frames = len(x)
+        if self.buckets is not None and len(self.buckets.sizes) == 1:
+            missing = self.frames_per_forward - frames
+            x, low_res, t = (torch.cat([value, value[-1:].repeat_interleave(missing, 0)]) for value in (x, low_res, t))
+        with torch.inference_mode():
+            eps, variance = self.sr(x, low_res, t)
+        return eps[:frames], variance[:frames] if variance is not None else None
+
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether less at a time might do. On a CPU PyTorch raises a plain RuntimeError, told by its words alone."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    """Whether less at a time might do. Not all of PyTorch's errors of this kind have a class of their own."""
+    if isinstance(error, torch.AcceleratorError):
+        return "out of memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def drive(generator: Generator[Any, Any, Any], evaluator: Evaluator) -> Any:

@@ -246,6 +246,7 @@ class _Reporter:
         self._total = dict(steps)
         self._step_seconds = step_seconds
         self._expected = dict(step_seconds)
+        self._share = 0.0
         self._preview = preview
         self._notify = notify
         self.timings = dict.fromkeys(steps, 0.0)
@@ -267,7 +268,8 @@ class _Reporter:
         self.timings[stage] += seconds
         self._left[stage] -= 1
         done = self._total[stage] - self._left[stage]
-        self._notify(Progress(stage, done, self._total[stage], self._fraction(), self._eta(), preview))
+        self._share = max(self._share, self._fraction())  # a stage that turns out slow takes nothing back
+        self._notify(Progress(stage, done, self._total[stage], self._share, self._eta(), preview))
 
     def _fraction(self) -> float:
         """Stages weigh as much as they take, where that is known."""

@@ -10,12 +10,15 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from model.buckets import SIZES, SIZES_CPU, Buckets
+from model.config import MODALITIES
 from model.evaluate import EvaluateFrames, Request, is_out_of_memory
 from model.latents import Latents
 from model.pipeline import Pipeline
@@ -44,7 +47,7 @@ def prepare(pipeline: Pipeline, sizes: Sequence[int] | None = None) -> None:
 def _prepare_cpu(pipeline: Pipeline, sizes: Sequence[int] | None) -> None:
     evaluator = pipeline.evaluator
     smallest = min(sizes) if sizes else 1
-    before = _peak_memory()
+    before = _resident_memory()
     evaluator(typical_clips(pipeline, smallest))
     if evaluator.sr is not None:
         evaluator([typical_frames(pipeline, pipeline.manifest.config.clip.frames)])
@@ -58,10 +61,14 @@ def _prepare_cpu(pipeline: Pipeline, sizes: Sequence[int] | None) -> None:
 
 def _prepare_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
     evaluator = pipeline.evaluator
+    torch.cuda.set_device(pipeline.device)
     seconds: dict[int, float] = {}
     for size in sorted(sizes):
         try:
-            seconds[size] = _timed(pipeline, lambda size=size: typical_clips(pipeline, size))  # type: ignore[misc]
+            seconds[size] = _timed(pipeline, typical_clips(pipeline, size))
+            if evaluator.compiled:
+                for variant in _variants(pipeline, size):
+                    _timed(pipeline, variant)
         except Exception as error:
             if not is_out_of_memory(error) or not seconds:
                 raise
@@ -72,20 +79,36 @@ def _prepare_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
     if evaluator.sr is None:
         return
     evaluator.frames_per_forward = FRAMES  # it halves by itself what does not fit
-    _timed(pipeline, lambda: [typical_frames(pipeline, evaluator.frames_per_forward)])
+    clip = pipeline.manifest.config.clip.frames
+    for frames in range(FRAMES, 0, -clip):
+        if frames <= evaluator.frames_per_forward:
+            _timed(pipeline, [typical_frames(pipeline, frames)])
 
 
-def _timed(pipeline: Pipeline, requests: Callable[[], list[Request]]) -> float:
+def _timed(pipeline: Pipeline, requests: list[Request]) -> float:
     """Seconds of the second of two runs: the first compiles."""
     seconds = 0.0
     for _ in range(2):
-        asked = requests()
         torch.cuda.synchronize()
         began = time.perf_counter()
-        pipeline.evaluator(asked)
+        pipeline.evaluator(requests)
         torch.cuda.synchronize()
         seconds = time.perf_counter() - began
     return seconds
+
+
+def _variants(pipeline: Pipeline, count: int) -> Iterator[list[Request]]:
+    """The same without RS-MMA, and with a gradient to each side: graphs of their own."""
+    clips = [request for request in typical_clips(pipeline, count) if isinstance(request, Evaluate)]
+    if not pipeline.manifest.config.base.coupled:
+        return
+    yield [replace(request, coupled=False) for request in clips]
+    for modality in MODALITIES:
+        yield [replace(request, wrt=modality, objective=_sum) for request in clips]
+
+
+def _sum(eps: Latents) -> Tensor:
+    return eps["video"].sum() + eps["audio"].sum()
 
 
 def typical_clips(pipeline: Pipeline, count: int) -> list[Request]:
@@ -103,6 +126,14 @@ def typical_frames(pipeline: Pipeline, count: int) -> Request:
     height, width = pipeline.manifest.config.output_size
     frames = torch.zeros(count, 3, height, width, device=pipeline.device)
     return EvaluateFrames(frames, frames, 500.0)
+
+
+def _resident_memory() -> int:
+    """Bytes that this process has resident now; on systems that do not say, at its peak."""
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmRSS:"):
+            return 1024 * int(line.split()[1])
+    return _peak_memory()
 
 
 def _peak_memory() -> int:

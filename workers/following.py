@@ -15,6 +15,7 @@ class Following:
         self._outputs = outputs
         self._afterwards = afterwards
         self._steps: dict[int, ClipProgress] = {}
+        self._whole = 0.0
         self.news = False
         """Whether there was a step since `progress()` was asked for."""
 
@@ -28,15 +29,16 @@ class Following:
         self.news = False
         last = min(self._steps.values(), key=lambda step: step.fraction)
         done = sum(step.fraction for step in self._steps.values()) / self._outputs
-        return Progress(last.stage, last.step, last.total_steps, round(done, 4), self._eta(last))
+        return Progress(last.stage, last.step, last.total_steps, round(done, 4), self._eta())
 
-    def _eta(self, last: ClipProgress) -> float | None:
+    def _eta(self) -> float | None:
         """Until the job is completed. Outputs that have not begun take their turn after the others."""
-        left = last.eta_seconds
-        if left is None:
-            return None
-        waiting = self._outputs - len(self._steps)
-        if waiting and last.fraction < 1:
-            rounds = -(-waiting // len(self._steps))
-            left += rounds * left / (1 - last.fraction)
-        return left + self._afterwards()
+        running = [step for step in self._steps.values() if step.fraction < 1]
+        left = 0.0
+        for step in running:
+            if step.eta_seconds is None:
+                return None
+            left = max(left, step.eta_seconds)
+            self._whole = step.eta_seconds / (1 - step.fraction)
+        rounds = -(-(self._outputs - len(self._steps)) // max(1, len(running)))
+        return left + rounds * self._whole + self._afterwards()

@@ -22,7 +22,8 @@ TICK = 0.5
 
 @dataclass
 class Held:
-    """One job in hand. `lost`: another has it now. `cancel`: its owner wants it stopped."""
+    """One job in hand. `lost`: another has it now. `cancel`: its owner wants it stopped. `finished`: made, and on its
+    way to storage."""
 
     job_id: str
     token: int
@@ -31,6 +32,7 @@ class Held:
     began: float = field(default_factory=time.monotonic)
     stepped: float = field(default_factory=time.monotonic)
     watched: bool = True
+    finished: bool = False
 
     def step(self) -> None:
         """The device has answered."""
@@ -38,7 +40,7 @@ class Held:
 
     def made(self) -> None:
         """All steps are done; what follows may wait for Redis and storage as long as they are away."""
-        self.watched = False
+        self.watched, self.finished = False, True
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -80,7 +82,7 @@ class Leases:
     @contextmanager
     def hold(self, job_id: str, token: int, watched: bool = True) -> Iterator[Held]:
         """Keep the lease for the block."""
-        held = Held(job_id, token, watched=watched)
+        held = Held(job_id, token, watched=watched, finished=not watched)
         with self._lock:
             self._held.append(held)
         try:

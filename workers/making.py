@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.allocator import keep_freed_memory
 from model.engine import Engine, Run
+from model.evaluate import is_out_of_memory
 from model.manifest import find_models
 from model.media import MediaError, decode_audio, decode_video
 from model.pipeline import ClipRequest, Pipeline
@@ -48,13 +49,20 @@ class ModelMaker:
     """Makes outputs with the given models, by name; all jobs share one engine, which this starts."""
 
     def __init__(
-        self, pipelines: Mapping[str, Pipeline], on_lost: Callable[[BaseException], None] | None = None
+        self,
+        pipelines: Mapping[str, Pipeline],
+        on_lost: Callable[[BaseException], None] | None = None,
+        step_deadline: float = float("inf"),
     ) -> None:
+        """`on_lost` ends the process: the device failed, or is in one step for more than `step_deadline` seconds."""
         self._pipelines = pipelines
+        self._on_lost = on_lost
+        self._step_deadline = step_deadline
         buckets = [pipeline.evaluator.buckets for pipeline in pipelines.values()]
         capacity = max((each.largest for each in buckets if each is not None), default=1)
         frames = max((pipeline.evaluator.frames_per_forward for pipeline in pipelines.values()), default=1)
-        self.engine = Engine(capacity, frames, on_lost)
+        device = next((pipeline.device for pipeline in pipelines.values()), None)
+        self.engine = Engine(capacity, frames, on_lost, device)
         self.engine.start()
         # The engine is full while some more jobs have their upload decoded or their result encoded.
         self.slots = capacity + max(1, capacity // 4)
@@ -88,7 +96,7 @@ class ModelMaker:
                     "model loaded, but it is untrained: its networks are random and its clips are noise", **facts
                 )
         warm()
-        return cls(pipelines, end_lost)
+        return cls(pipelines, end_lost, settings.step_deadline.total_seconds())
 
     def stop(self) -> None:
         """Every job that is being made goes back to the queue now: whoever waits for the engine gets BackInQueue."""
@@ -134,7 +142,7 @@ class ModelMaker:
                 runs.append(run)
             with attempt.waiting():
                 while not started.wait(LOOK):
-                    attempt.check()
+                    self._check(attempt)
             attempt.begin()
             with _one_thread():
                 return self._follow(attempt, pipeline, news)
@@ -142,6 +150,22 @@ class ModelMaker:
             for run in runs:
                 run.leave(error)
             raise
+
+    def _check(self, attempt: Attempt) -> None:
+        """Raise as `attempt.check`. Here also because a device that hangs keeps jobs that only wait for it."""
+        attempt.check()
+        if self._on_lost is not None and self.engine.busy_for > self._step_deadline:
+            self._on_lost(TimeoutError(f"one step takes more than {self._step_deadline:g} s"))
+
+    @contextmanager
+    def _writing(self, attempt: Attempt) -> Iterator[None]:
+        """Wait for the turn to write files, and hold it. Raises as `attempt.check`."""
+        while not self._writers.acquire(timeout=LOOK):
+            attempt.check()
+        try:
+            yield
+        finally:
+            self._writers.release()
 
     def _tell(self, news: SimpleQueue[News], index: int, step: ClipProgress) -> None:
         self.engine.soon(lambda: news.put((index, step)))
@@ -155,7 +179,13 @@ class ModelMaker:
 
     def _show(self, attempt: Attempt, index: int, step: ClipProgress) -> None:
         """What output `index` looks and sounds like so far."""
-        seen = step.preview()
+        try:
+            seen = step.preview()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("no room for a preview", job=attempt.job.id)
+            return
         frames = seen.frames.numpy() if seen.frames is not None else None
         audio = seen.audio.numpy() if seen.audio is not None else None
         attempt.show(
@@ -171,7 +201,7 @@ class ModelMaker:
         seconds: dict[str, float] = {}
         paces = [Pace(EACH_PREVIEW * job.params.num_outputs, self._pace) for _ in range(job.params.num_outputs)]
         while len(made) < job.params.num_outputs:
-            attempt.check()
+            self._check(attempt)
             for index, item in _take(news, LOOK):
                 if isinstance(item, ClipProgress):
                     following.step(index, item)
@@ -182,7 +212,7 @@ class ModelMaker:
                 # Outputs are made side by side: a stage takes as long as the slowest of them.
                 seconds = {stage: max(spent, seconds.get(stage, 0.0)) for stage, spent in clip.timings.items()}
                 attempt.report(following.progress())
-                with clock.time("encode"), self._encoding.measured(), self._writers:
+                with clock.time("encode"), self._encoding.measured(), self._writing(attempt):
                     made[index] = write_files(job, pipeline, index, clip, attempt.source, attempt.folder)
             if following.news:
                 attempt.report(following.progress())

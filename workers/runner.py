@@ -186,7 +186,7 @@ class Runner:
     def hand_back_all(self) -> None:
         """Let all jobs go, whatever is being done to them. For a process that ends right afterwards."""
         for held in self._leases.all():
-            if not held.watched:
+            if held.finished:
                 continue  # made: it waits in the spool, for the next worker on this machine
             try:
                 self.store.hand_back(held.job_id, held.token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from model.evaluate import EvaluateFrames, Evaluator, Request
 from model.latents import Latents
 from model.samplers import Evaluate, Prediction
 from model.schedule import NoiseSchedule
+from tests.waiting import until
 
 PATIENCE = 20.0
 
@@ -244,3 +246,45 @@ def test_a_lost_device_ends_everything_at_once(make_engine: Callable[..., Engine
     assert told.wait(PATIENCE)
     assert lost == [evaluator.broken[101.0]]
     assert all(run.exception(PATIENCE) is lost[0] for run in runs)
+
+
+def test_an_engine_that_is_stuck_in_a_step_says_since_when(
+    make_engine: Callable[..., Engine], evaluator: Watched
+) -> None:
+    engine = make_engine(1)
+    run = engine.submit(evaluator, clip_program(1, 2))  # type: ignore[arg-type]
+    evaluator.hold()
+    before = engine.busy_for
+    until(lambda: engine.busy_for > before, "time goes on")
+    evaluator.held.set()
+    run.result(PATIENCE)
+    until(lambda: engine.busy_for == 0, "the engine waits")
+
+
+def test_a_device_that_is_lost_while_a_run_begins_ends_it_too(make_engine: Callable[..., Engine]) -> None:
+    def lost() -> Program:
+        raise torch.AcceleratorError("unspecified launch failure")
+        yield
+
+    told = threading.Event()
+    engine = make_engine(8, on_lost=lambda _: told.set())
+    run = engine.submit(evaluator_with(Cramped(1), (1,)), lost())
+    assert told.wait(PATIENCE)
+    assert isinstance(run.exception(PATIENCE), torch.AcceleratorError)
+
+
+def test_an_error_keeps_nothing_of_the_forward_that_failed(make_engine: Callable[..., Engine]) -> None:
+    """Frames hold tensors, and errors hold frames: that would be a batch for every job that failed."""
+
+    class Failing(Cramped):
+        def forward(self, video: None, audio: torch.Tensor, *_: object) -> tuple[None, torch.Tensor]:
+            large = torch.zeros(1)
+            kept.append(weakref.ref(large))
+            raise ValueError("no")
+
+    kept: list[weakref.ref[torch.Tensor]] = []
+    engine = make_engine(8)
+    runs = [engine.submit(evaluator_with(Failing(9), (1, 2)), clip_program(name, 2)) for name in (1, 2)]
+    errors = [run.exception(PATIENCE) for run in runs]
+    assert all("in forward" in "".join(getattr(error, "__notes__", [])) for error in errors)
+    assert [reference() for reference in kept] == [None] * len(kept)

@@ -31,8 +31,8 @@ def test_a_cpu_with_room_gets_its_usual_batch_sizes(pipeline: Pipeline) -> None:
 
 
 def test_little_memory_means_small_batches_but_never_none(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    peaks = iter([0, 100, 0, 100])
-    monkeypatch.setattr(preparation, "_peak_memory", lambda: next(peaks))
+    monkeypatch.setattr(preparation, "_resident_memory", lambda: 0)
+    monkeypatch.setattr(preparation, "_peak_memory", lambda: 100)
     monkeypatch.setattr(preparation, "_free_memory", lambda: 450.0)
     prepare(pipeline)
     assert sizes(pipeline) == (1, 2)

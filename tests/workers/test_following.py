@@ -33,6 +33,17 @@ def test_outputs_that_wait_for_their_turn_add_theirs() -> None:
     assert progress.eta_seconds == 15.0  # 5 s for those that run, 10 s for the third after them
 
 
+def test_outputs_that_have_ended_leave_their_place_to_the_next() -> None:
+    """Four outputs of 10 s, one at a time."""
+    following = Following(4, lambda: 0.0)
+    following.step(0, step(10, 0.5, 5.0))
+    assert following.progress().eta_seconds == 35.0
+    following.step(0, step(20, 1.0, 0.0))
+    assert following.progress().eta_seconds == 30.0
+    following.step(1, step(10, 0.5, 5.0))
+    assert following.progress().eta_seconds == 25.0
+
+
 def test_nothing_is_promised_before_step_times_are_known() -> None:
     following = Following(1, lambda: 0.5)
     following.step(0, step(1, 0.05, None))

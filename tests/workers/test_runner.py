@@ -88,7 +88,7 @@ def test_the_attempt_that_overtook_completes(stack: Stack, maker: ModelMaker, ru
     record = stack.store.get(job.id)
     assert (record.status, record.attempt) == (Status.COMPLETED, 3)
     assert all("/attempt-3/" in key for key in stack.files(job))
-    assert len(stack.files(job)) == 3
+    assert len(stack.files(job)) == 5
 
 
 def test_an_attempt_notices_at_its_next_report_that_it_was_overtaken(stack: Stack, runner: Runner) -> None:

@@ -1,0 +1,104 @@
+"""What previews cost a job: `python -m benchmarks.previews [--model demo]`. Prints JSON.
+
+One job of the model, as `duet serve` would run it by itself; after every step a preview is computed, encoded and
+written to a real Redis, and its processor time taken. A job has one every second, so the share is that of as many as
+seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import redis
+
+from benchmarks.end_to_end import surroundings
+from model.manifest import find_models
+from model.pipeline import ClipRequest, Pipeline, Progress
+from model.request import SamplingParams
+from service.jobs.events import Previews
+from service.jobs.record import new_job
+from service.jobs.store import JobStore
+from service.local import redis_program
+from workers.making import EACH_PREVIEW
+from workers.previews import preview
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo", help="a built-in model (default demo)")
+    pipeline = Pipeline.load(find_models(None)[parser.parse_args().model])
+    params = SamplingParams(seed=1)
+    pipeline.run(ClipRequest("generate", SamplingParams(seed=1, steps=1, super_resolution=False)))
+    with tempfile.TemporaryDirectory(prefix="duet-benchmark-") as folder:
+        command = [str(redis_program()), "--port", "0", "--unixsocket", "redis.sock", "--save", '""']
+        command += ["--appendonly", "yes", "--appendfsync", "always"]
+        server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+        try:
+            client = redis.Redis(unix_socket_path=str(Path(folder) / "redis.sock"))
+            _await(client)
+            costs, sizes, seconds, whole = _job(pipeline, params, client)
+        finally:
+            server.terminate()
+            server.wait()
+    each = statistics.mean(costs)
+    share = each * seconds / EACH_PREVIEW / (whole - sum(costs))
+    report = {
+        **surroundings(),
+        "previews": len(costs),
+        "each_ms": round(1000 * each, 2),
+        "worst_ms": round(1000 * max(costs), 2),
+        "sprite_kib": round(statistics.mean(sizes) / 1024, 1),
+        "job_cpu_s": round(whole - sum(costs), 2),
+        "figures": {"share": {"value": round(share, 4), "target": "at most 0.02", "met": share <= 0.02}},
+    }
+    print(json.dumps(report, indent=2))
+
+
+def _job(
+    pipeline: Pipeline, params: SamplingParams, client: redis.Redis
+) -> tuple[list[float], list[int], float, float]:
+    """Processor seconds and bytes of each preview; seconds and processor seconds of the whole job."""
+    store, previews = JobStore(client), Previews(client)
+    job = new_job("generate", "demo", params, priority="normal", metadata={}, retention=timedelta(hours=1))
+    store.create(job)
+    store.claim(job.id, "benchmark")
+    costs, sizes = [], []
+
+    def show(step: Progress) -> None:
+        began = time.process_time()
+        seen = step.preview()
+        shown = preview(
+            seen.frames.numpy() if seen.frames is not None else None,
+            seen.audio.numpy() if seen.audio is not None else None,
+            index=0,
+            stage=step.stage,
+            step=step.step,
+            total_steps=step.total_steps,
+        )
+        previews.publish(job.id, 1, shown)
+        costs.append(time.process_time() - began)
+        sizes.append(len(shown.sprite.webp) if shown.sprite else 0)
+
+    began, cpu = time.perf_counter(), time.process_time()
+    pipeline.run(ClipRequest("generate", params), show)
+    return costs, sizes, time.perf_counter() - began, time.process_time() - cpu
+
+
+def _await(client: redis.Redis) -> None:
+    while True:
+        try:
+            client.ping()
+            return
+        except redis.ConnectionError:
+            time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()
