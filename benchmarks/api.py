@@ -29,6 +29,7 @@ import redis
 import uvloop
 
 from benchmarks.end_to_end import surroundings
+from benchmarks.report import show
 from service.local import redis_program
 
 CONNECTIONS = 16
@@ -165,7 +166,7 @@ def main() -> None:
         _serving(Path(folder), arguments.processes) as port,
     ):
         figures = uvloop.run(measure(port, arguments.seconds))
-    print(json.dumps({**surroundings(), "processes": arguments.processes, "figures": figures}, indent=2))
+    show({**surroundings(), "processes": arguments.processes, "figures": figures})
 
 
 if __name__ == "__main__":

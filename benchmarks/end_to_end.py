@@ -32,6 +32,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from benchmarks.report import show
+
 TARGETS = {
     "ready_s": 10.0,
     "generate_s": 20.0,
@@ -52,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="duet-benchmark-") as folder:
         upload = arguments.video or _film(Path(folder) / "film.mp4")
         figures = measure(Path(folder), upload, arguments.repeats)
-    print(json.dumps({**surroundings(), "repeats": arguments.repeats, "figures": figures}, indent=2))
+    show({**surroundings(), "repeats": arguments.repeats, "figures": figures})
 
 
 def measure(folder: Path, upload: Path, repeats: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import tempfile
 from collections import Counter
@@ -20,6 +19,7 @@ from typing import Any
 import httpx
 
 from benchmarks.end_to_end import surroundings
+from benchmarks.report import show
 from benchmarks.service import events, serving
 from benchmarks.timed import BROKEN, CALL, CLIP
 
@@ -47,7 +47,7 @@ def main() -> None:
         "resident_mib": [round(reading / 2**20, 1) for reading in readings],
         "figures": {"growth": {"value": round(growth, 4), "target": f"at most {LIMIT}", "met": growth <= LIMIT}},
     }
-    print(json.dumps(report, indent=2))
+    show(report)
 
 
 async def _rounds(url: str, rounds: int, worker: int) -> tuple[list[int], Counter[str]]:

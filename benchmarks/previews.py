@@ -8,7 +8,6 @@ seconds.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 import redis
 
 from benchmarks.end_to_end import surroundings
+from benchmarks.report import show
 from model.manifest import find_models
 from model.pipeline import ClipRequest, Pipeline, Progress
 from model.request import SamplingParams
@@ -58,7 +58,7 @@ def main() -> None:
         "job_cpu_s": round(whole - sum(costs), 2),
         "figures": {"share": {"value": round(share, 4), "target": "at most 0.02", "met": share <= 0.02}},
     }
-    print(json.dumps(report, indent=2))
+    show(report)
 
 
 def _job(

@@ -40,10 +40,10 @@ def main() -> None:
         try:
             pipeline.evaluator.use_buckets(None)
             prepare(pipeline, (batch,))
-            row = {"batch": batch, **_measured(pipeline, batch, options, per_clip)}
-            rows.append(
-                row | {"forwards_of": pipeline.evaluator.buckets.largest if pipeline.evaluator.buckets else batch}
-            )
+            measured = _measured(pipeline, batch, options, per_clip)
+            assert pipeline.evaluator.buckets is not None
+            # Less than `batch` where that many at once did not fit.
+            rows.append({"batch": batch, "largest_forward": pipeline.evaluator.buckets.largest, **measured})
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
