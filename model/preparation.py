@@ -50,7 +50,9 @@ def _prepare_cpu(pipeline: Pipeline, sizes: Sequence[int] | None) -> None:
     before = _resident_memory()
     evaluator(typical_clips(pipeline, smallest))
     if evaluator.sr is not None:
-        evaluator([typical_frames(pipeline, pipeline.manifest.config.clip.frames)])
+        # Each clip by itself: more at once would gain nothing there, and so its frames do not depend on who is served.
+        evaluator.frames_per_forward = pipeline.manifest.config.clip.frames
+        evaluator([typical_frames(pipeline, evaluator.frames_per_forward)])
     if sizes is None:
         each = (_peak_memory() - before) / smallest
         room = SHARE * _free_memory()

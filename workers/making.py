@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -77,7 +78,8 @@ class ModelMaker:
         """With every model of DUET_MODELS and every built-in one, ready to run. Raises ManifestError or
         CheckpointError."""
         keep_freed_memory()
-        torch.set_num_threads(settings.threads or max(1, available_cores() // settings.workers))
+        if settings.threads or "OMP_NUM_THREADS" not in os.environ:  # PyTorch has read that one
+            torch.set_num_threads(settings.threads or max(1, available_cores() // settings.workers))
         pipelines = {}
         for name, manifest in find_models(settings.models).items():
             pipelines[name] = pipeline = Pipeline.load(manifest, settings.device, settings.dtype, settings.compile)

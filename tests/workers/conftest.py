@@ -94,6 +94,7 @@ class WorkerProcess:
             "DUET_REDIS_URL": settings.redis_url,
             "DUET_DATA": str(settings.data),
             "DUET_MODELS": str(settings.models),
+            "DUET_BUCKETS": settings.buckets,
             "OMP_NUM_THREADS": "1",  # a model this small only loses by sharing its work
         }
         with log.open("ab") as file:
