@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 from playwright.sync_api import BrowserContext, Page, Route, expect
@@ -105,6 +106,23 @@ def test_the_gallery_survives_a_reload_and_loads_more(studio: Studio, service: S
     cards.first.get_by_role("button").click()
     expect(page.locator(".stage-head")).to_be_visible()
     assert studio.job_id() == made[-1]
+
+
+def test_the_gallery_shows_one_kind(studio: Studio, service: Service, film: Path) -> None:
+    nothing = _quick(service.client)
+    with film.open("rb") as file:
+        answer = service.client.post("/v2a", files={"file": file}, data={"params": f'{{"steps": {LONG}}}'})
+    video = answer.raise_for_status().json()
+    service.client.post(video["urls"]["cancel"]).raise_for_status()
+    page = studio.visit()
+    cards = page.locator("#jobs li")
+    expect(page.locator(f"#jobs [data-id={nothing}]")).to_be_visible()
+    page.get_by_label("Show", exact=True).select_option("Sound for a video")
+    expect(page.locator(f"#jobs [data-id={nothing}]")).to_have_count(0)
+    expect(cards.first).to_have_attribute("data-id", video["id"])
+    studio.look("gallery-one-kind")
+    page.get_by_label("Show", exact=True).select_option("All kinds")
+    expect(page.locator(f"#jobs [data-id={nothing}]")).to_be_visible()
 
 
 def test_without_events_the_job_is_asked_for(studio: Studio) -> None:

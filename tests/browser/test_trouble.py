@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Route, expect
 
-from tests.browser.conftest import Studio
+from tests.browser.conftest import Service, Studio
 from tests.browser.steps import choose, clip, drop, loudness, result, start
 
 
@@ -74,6 +75,28 @@ def test_a_service_that_does_not_answer(studio: Studio) -> None:
     start(page)
     expect(page.get_by_role("alert")).to_have_count(0)
     result(page)
+
+
+def test_a_request_whose_answer_was_lost_makes_one_job(studio: Studio, service: Service) -> None:
+    """It arrived, only its answer did not: pressing the button again shows the job that was made."""
+    page = studio.visit()
+    choose(page, steps=2)
+    arrived: list[str] = []
+
+    def lose_the_answer(route: Route) -> None:
+        arrived.append(route.fetch().json()["id"])
+        route.abort()
+
+    page.route("**/generate", lose_the_answer)
+    page.get_by_role("button", name="Make a clip").click()
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
+    page.unroute("**/generate")
+    start(page)
+    assert arrived == [studio.job_id()]
+    result(page)
+    # The same once more is another job: this one was answered.
+    start(page)
+    expect(page).not_to_have_url(re.compile(arrived[0]))
 
 
 def test_with_keys_on_a_key_is_asked_for_and_kept_in_the_tab(

@@ -55,13 +55,19 @@ export async function get(path, options) {
   return (await request(path, options)).json();
 }
 
+function once(key) {
+  return key ? { "Idempotency-Key": key } : {};
+}
+
 /** The parts of the API that are more than one GET. */
 export const api = {
   models: async () => (await get("models")).data,
   description: () => get("openapi.json"),
-  jobs: (limit, after) => get(`jobs?limit=${limit}${after ? `&after=${after}` : ""}`),
+  jobs: (limit, { after, kind } = {}) =>
+    get(`jobs?${new URLSearchParams({ limit, ...(after && { after }), ...(kind && { kind }) })}`),
   job: (id, options) => get(`jobs/${encodeURIComponent(id)}`, options),
-  generate: async (parameters) => (await request("generate", { method: "POST", json: parameters })).json(),
+  generate: async (parameters, key) =>
+    (await request("generate", { method: "POST", json: parameters, headers: once(key) })).json(),
   cancel: async (job) => (await request(job.urls.cancel, { method: "POST" })).json(),
   retry: async (job) => (await request(job.urls.retry, { method: "POST" })).json(),
   erase: (job) => request(job.urls.self, { method: "DELETE" }),
@@ -69,9 +75,10 @@ export const api = {
 
 /**
  * Send `file` with `parameters` to /v2a or /a2v. `onProgress(sent, total)` in bytes; total 0 where it is not known.
+ * Requests with the same `key` make one job.
  * @returns {Promise<object>} the job. Throws Problem, and AbortError by `signal`.
  */
-export function upload(kind, file, parameters, onProgress, signal) {
+export function upload(kind, file, parameters, onProgress, signal, key) {
   const form = new FormData();
   // The parameters come before the file: the service can refuse them without having read it.
   form.append("params", JSON.stringify(parameters));
@@ -79,7 +86,8 @@ export function upload(kind, file, parameters, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const sender = new XMLHttpRequest(); // fetch does not tell how much is sent
     sender.open("POST", address(kind));
-    for (const [name, value] of Object.entries(authorization())) sender.setRequestHeader(name, value);
+    const headers = { ...authorization(), ...once(key) };
+    for (const [name, value] of Object.entries(headers)) sender.setRequestHeader(name, value);
     sender.upload.onprogress = (event) => onProgress(event.loaded, event.lengthComputable ? event.total : 0);
     sender.onerror = () => reject(noAnswer());
     sender.onabort = () => reject(new DOMException("The upload was stopped.", "AbortError"));

@@ -5,6 +5,7 @@ import { h } from "./dom.js";
 import { kindOf } from "./drop.js";
 import { control } from "./fields.js";
 import { announce, asProblem, problemBox } from "./notices.js";
+import { Once } from "./once.js";
 import { picker, Source } from "./source.js";
 import { bytes, KINDS, label } from "./words.js";
 
@@ -24,6 +25,7 @@ export class Composer {
   #controls = new Map();
   #kind = "generate";
   #sending = null;
+  #once = new Once();
 
   constructor(form, models, limits, onJob) {
     this.form = form;
@@ -108,8 +110,10 @@ export class Composer {
     this.#busy(true);
     try {
       const job = await this.#post(parameters, this.#sending.signal);
+      this.#once.answered();
       this.onJob(job);
     } catch (error) {
+      if (error.status >= 400 && error.status < 500 && error.status !== 409) this.#once.answered();
       if (error.name !== "AbortError") this.#show(asProblem(error));
       else announce("The upload was stopped.");
     } finally {
@@ -119,8 +123,9 @@ export class Composer {
   }
 
   #post(parameters, signal) {
-    if (this.#kind === "generate") return api.generate(parameters);
-    return upload(this.#kind, this.source.file, parameters, (sent, total) => this.#sent(sent, total), signal);
+    if (this.#kind === "generate") return api.generate(parameters, this.#once.key("generate", parameters, null));
+    const key = this.#once.key(this.#kind, parameters, this.source.file);
+    return upload(this.#kind, this.source.file, parameters, (sent, total) => this.#sent(sent, total), signal, key);
   }
 
   #build(kept) {

@@ -23,6 +23,9 @@ export class Gallery {
     this.more = place.querySelector("#more-jobs");
     this.empty = place.querySelector("#no-jobs");
     this.problems = place.querySelector("#gallery-problem");
+    this.kind = place.querySelector("#jobs-kind");
+    for (const [kind, { title }] of Object.entries(KINDS)) this.kind.append(h("option", { value: kind }, title));
+    this.kind.addEventListener("change", () => this.#restart());
     this.onOpen = onOpen;
     this.more.addEventListener("click", () => this.#loadMore());
     addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.refresh());
@@ -32,7 +35,9 @@ export class Gallery {
   async refresh() {
     clearTimeout(this.#timer);
     await this.#guarded(async () => {
-      const { data, next } = await api.jobs(PAGE);
+      const kind = this.kind.value;
+      const { data, next } = await api.jobs(PAGE, { kind });
+      if (kind !== this.kind.value) return; // another kind was chosen meanwhile, and is on its way
       const oldest = data.at(-1)?.created_at;
       const older = next === null ? [] : [...this.#jobs.values()].filter((job) => job.created_at < oldest);
       if (older.length === 0) this.#next = next;
@@ -46,6 +51,7 @@ export class Gallery {
 
   /** A job that is open elsewhere on the page has changed, or is new. */
   update(job) {
+    if (this.kind.value && job.kind !== this.kind.value) return;
     const known = [...this.#jobs.values()].filter(({ id }) => id !== job.id);
     const all = [job, ...known].sort((one, other) => other.created_at.localeCompare(one.created_at));
     this.#jobs = new Map(all.map((each) => [each.id, each]));
@@ -64,6 +70,15 @@ export class Gallery {
     this.#draw();
   }
 
+  /** Begin anew with the kind that was chosen. */
+  #restart() {
+    this.#jobs.clear();
+    this.#next = null;
+    this.#loaded = false;
+    this.#draw();
+    return this.refresh();
+  }
+
   #lookAgain() {
     if (document.visibilityState === "visible") this.refresh();
   }
@@ -72,7 +87,9 @@ export class Gallery {
     this.more.disabled = true;
     await this.#guarded(async () => {
       const before = this.list.children.length;
-      const { data, next } = await api.jobs(PAGE, this.#next);
+      const kind = this.kind.value;
+      const { data, next } = await api.jobs(PAGE, { after: this.#next, kind });
+      if (kind !== this.kind.value) return;
       for (const job of data) this.#jobs.set(job.id, job);
       this.#next = next;
       this.#draw();
@@ -107,6 +124,7 @@ export class Gallery {
       items.length === this.list.children.length && items.every((item, at) => this.list.children[at] === item);
     if (!same) this.list.replaceChildren(...items);
     this.empty.hidden = items.length > 0 || !this.#loaded;
+    this.empty.textContent = this.kind.value ? "None of this kind." : "Nothing was made yet, or it has expired.";
     this.more.hidden = this.#next === null;
   }
 

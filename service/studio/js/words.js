@@ -52,6 +52,7 @@ const ADVICE = {
   unauthorized: "Enter a key that this service knows.",
   rate_limited: "Wait a little, then try again.",
   too_many_queued: "Wait until some of your jobs have ended, or cancel those you no longer need.",
+  idempotency_in_progress: "It is on its way already. Wait a moment, then press the button again.",
   queue_full: "Many jobs are waiting. Try again in some minutes.",
   queue_unavailable: "Try again in a moment. If it stays like this, whoever runs the service has to look at its queue.",
   storage_unavailable:
