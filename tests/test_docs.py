@@ -49,7 +49,11 @@ def code(page: Path) -> Iterator[str]:
 def commands() -> dict[str, TyperCommand]:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
-    return {name: command for name, command in group.commands.items() if isinstance(command, TyperCommand)}
+    found = {name: command for name, command in group.commands.items() if isinstance(command, TyperCommand)}
+    for name, inner in group.commands.items():
+        if isinstance(inner, TyperGroup):
+            found |= {f"{name} {own}": each for own, each in inner.commands.items() if isinstance(each, TyperCommand)}
+    return found
 
 
 def sources() -> str:
@@ -84,6 +88,8 @@ def test_commands_and_their_options_exist(page: Path) -> None:
     known = commands()
     for line in code(page):
         for name, rest in re.findall(r"(?:^|[ (/])duet ([a-z0-9-]+)([^|#)]*)", line):
+            if name not in known:  # one of a group, as in `duet data check`
+                name = " ".join([name, *rest.split()[:1]])
             assert name in known, f"{line}: there is no `duet {name}`"
             options = {option for each in known[name].params for option in (*each.opts, *each.secondary_opts)}
             for option in re.findall(r"(?<!\S)(--?[a-z][a-z0-9-]*)", rest):

@@ -1,0 +1,183 @@
+"""Measures of how sound and picture belong together, from what is heard and what is seen; docs/evaluation.md defines
+them.
+
+Every measure is a function of sums over clips, so that a bootstrap draws clips by weighting rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool1d, pad
+
+from model.config import ClipSpec
+from model.evaluation import flow
+from model.evaluation.images import Images, look
+from model.evaluation.sounds import Sounds, frame_of, listen
+from model.latents import Latents
+
+MAX_LAG = 4
+"""Frames of lag that are looked at, in both directions."""
+
+
+@dataclass(frozen=True)
+class Perceived:
+    """What detectors find in clips: sounds, images, and the flow (clips, frames). All on the CPU."""
+
+    spec: ClipSpec
+    sounds: Sounds
+    images: Images
+    flow: Tensor
+
+    def shuffled(self, by: int) -> Perceived:
+        """The sound of every clip with the picture of another one, `by` further on."""
+        sounds = self.sounds
+        clip = (sounds.clip + by) % sounds.clips
+        return replace(self, sounds=replace(sounds, clip=clip, envelope=sounds.envelope.roll(by, 0)))
+
+
+def perceive(clips: Latents, spec: ClipSpec, at_once: int = 32) -> Perceived:
+    """Run the detectors over `clips` with both modalities, so many at once."""
+    parts = [
+        (
+            listen(part["audio"].cpu(), spec.sample_rate, spec.fps),
+            look(part["video"].cpu()),
+            flow.motion(part["video"].cpu()),
+        )
+        for part in clips.split([len(chunk) for chunk in torch.arange(clips.batch).split(at_once)])
+    ]
+    return Perceived(
+        spec=spec,
+        sounds=Sounds(
+            clips=clips.batch,
+            clip=torch.cat([sounds.clip + at_once * number for number, (sounds, _, _) in enumerate(parts)]),
+            **{
+                name: torch.cat([getattr(sounds, name) for sounds, _, _ in parts])
+                for name in ("time", "pitch", "timbre", "envelope")
+            },
+        ),
+        images=Images(
+            **{
+                name: torch.cat([getattr(images, name) for _, images, _ in parts])
+                for name in Images.__dataclass_fields__
+            }
+        ),
+        flow=torch.cat([motion for _, _, motion in parts]),
+    )
+
+
+@dataclass(frozen=True)
+class Measure:
+    """`statistics`: what one clip adds, (clips, terms). `value`: the measure from sums (…, terms)."""
+
+    name: str
+    label: str
+    statistics: Callable[[Perceived], Tensor]
+    value: Callable[[Tensor], Tensor]
+
+
+def _ratio(sums: Tensor) -> Tensor:
+    return sums[..., 0] / sums[..., 1].clamp(min=1e-9)
+
+
+def _onsets(found: Perceived) -> Tensor:
+    """Twice the pairs, and all events of both kinds: their ratio is F1."""
+    heard = found.sounds.in_frames(found.spec.fps, found.spec.frames)
+    seen = found.images.events
+    pairs = torch.zeros(len(seen))
+    free = seen.clone()
+    for frame in range(seen.shape[1]):
+        # The earliest first: no later sound has more use for it, so that no other choice finds more pairs.
+        open_ = heard[:, frame].clone()
+        for near in range(max(0, frame - 1), min(seen.shape[1], frame + 2)):
+            paired = open_ & free[:, near]
+            pairs += paired
+            free[:, near] &= ~paired
+            open_ &= ~paired
+    return torch.stack([2 * pairs, (heard.sum(1) + seen.sum(1)).float()], dim=1)
+
+
+def _frame_seen(found: Perceived) -> Tensor:
+    """For every onset the frame that shows it: of those at most one away from its time the first one with an event, or
+    the one at its time."""
+    frames = found.spec.frames
+    now = frame_of(found.sounds.time, found.spec.fps, frames)
+    chosen = now
+    for step in (1, -1, 0):  # what comes last stands
+        near = (now + step).clamp(0, frames - 1)
+        chosen = torch.where(found.images.events[found.sounds.clip, near], near, chosen)
+    return chosen
+
+
+def _per_clip(found: Perceived, terms: Tensor) -> Tensor:
+    """Sum (onsets, terms) over the onsets of each clip."""
+    return torch.zeros(found.sounds.clips, terms.shape[1]).index_add_(0, found.sounds.clip, terms.float())
+
+
+def _pitch_and_x(found: Perceived) -> Tensor:
+    x = found.images.place[found.sounds.clip, _frame_seen(found), 0] - 0.5
+    pitch = torch.log2(found.sounds.pitch / 566)  # about the middle, so that sums of squares keep their digits
+    return _per_clip(found, torch.stack([torch.ones_like(x), x, pitch, x * x, pitch * pitch, x * pitch], dim=1))
+
+
+def _correlation(sums: Tensor) -> Tensor:
+    """Pearson's, from (count, Σx, Σy, Σx², Σy², Σxy); 0 where one of them does not vary."""
+    count, x, y, xx, yy, xy = (sums.double() / sums[..., :1].double().clamp(min=1)).unbind(-1)
+    covariance, spread = xy - x * y, ((xx - x * x).clamp(min=0) * (yy - y * y).clamp(min=0)).sqrt()
+    return torch.where(spread > 1e-9, covariance / spread.clamp(min=1e-9), 0.0) * (count > 0)
+
+
+def _hue_and_timbre(found: Perceived) -> Tensor:
+    hue = found.images.hue[found.sounds.clip, _frame_seen(found)]
+    agree = hue == found.sounds.timbre
+    return _per_clip(found, torch.stack([agree, torch.ones_like(agree)], dim=1))
+
+
+def lags(found: Perceived) -> Tensor:
+    """(clips, 2 MAX_LAG + 1): correlation of the sound's envelope with motion energy; positive: the sound is late."""
+
+    def standard(value: Tensor) -> Tensor:
+        value = value - value.mean(1, keepdim=True)
+        return value / value.square().sum(1, keepdim=True).sqrt().clamp(min=1e-9)
+
+    # Of the sound only what grows: a tone takes several frames to die away.
+    sound = standard(pad(found.sounds.envelope.diff(dim=1).clamp(min=0), (1, 0)))
+    picture = standard(found.images.motion)
+    columns = []
+    for lag in range(-MAX_LAG, MAX_LAG + 1):
+        late, early = (sound, picture) if lag >= 0 else (picture, sound)
+        size = sound.shape[1] - abs(lag)
+        columns.append((late[:, abs(lag) :] * early[:, :size]).sum(1))
+    return torch.stack(columns, dim=1)
+
+
+def _in_step(found: Perceived) -> Tensor:
+    best = lags(found).argmax(1) - MAX_LAG
+    return torch.stack([(best.abs() <= 1).float(), torch.ones(len(best))], dim=1)
+
+
+def _av_align(found: Perceived) -> Tensor:
+    """Peaks of the flow and onsets of the sound: those that have one of the other kind within a frame, over the union.
+
+    As the paper has it, the mean of both counts; programs in circulation count onsets only, which can exceed the union.
+    """
+    motion, frames = found.flow, found.spec.frames
+    peak = torch.zeros_like(motion, dtype=torch.bool)
+    peak[:, 1:-1] = (motion[:, 1:-1] > motion[:, :-2]) & (motion[:, 1:-1] > motion[:, 2:])
+    sounding = found.sounds.in_frames(found.spec.fps, frames)
+    heard_near, seen_near = (max_pool1d(each.float(), 3, 1, 1).bool() for each in (sounding, peak))
+    both = ((sounding & seen_near).sum(1) + (peak & heard_near).sum(1)) / 2
+    union = sounding.sum(1) + peak.sum(1) - both
+    return torch.stack([both / union.clamp(min=1), torch.ones_like(both)], dim=1)
+
+
+MEASURES = (
+    Measure("onset_f1", "onset F1", _onsets, _ratio),
+    Measure("pitch_x", "pitch-x correlation", _pitch_and_x, _correlation),
+    Measure("hue_timbre", "hue-timbre accuracy", _hue_and_timbre, _ratio),
+    Measure("lag", "in step within a frame", _in_step, _ratio),
+    Measure("av_align", "AV-Align", _av_align, _ratio),
+)

@@ -1,0 +1,79 @@
+"""How sure a measure is: percentile intervals from clips drawn again with replacement (Efron, 1979)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.evaluation.alignment import MEASURES, Measure, Perceived
+
+RESAMPLES = 1000
+LEVEL = 0.95
+SHUFFLES = 8
+"""Other clips that each sound is paired with, for the floor."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value, and the ends of its interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measure of a set of clips. `floor`: of the same clips' sounds with other clips' pictures. `ceiling`: of real
+    clips, what the detectors and the measure allow. `normalised`: (value - floor) / (ceiling - floor)."""
+
+    measure: str
+    value: Interval
+    floor: Interval
+    ceiling: Interval
+    normalised: Interval
+
+
+def scores(made: Perceived, real: Perceived, seed: int = 0) -> list[Score]:
+    """Every measure of `made`, against `real` clips. Raises ValueError for fewer than two clips."""
+    for found, what in ((made, "clips that are measured"), (real, "real clips")):
+        if found.sounds.clips < 2:
+            raise ValueError(f"the number of {what} must be at least 2; got {found.sounds.clips}")
+    draws = torch.Generator().manual_seed(seed)
+    own, others = (_weights(found.sounds.clips, draws) for found in (made, real))
+    answers = []
+    for measure in MEASURES:
+        value = _resampled(measure, [measure.statistics(made)], own)
+        floor = _resampled(measure, _shuffled(measure, made), own)
+        ceiling = _resampled(measure, [measure.statistics(real)], others)
+        room = ceiling - floor
+        normalised = torch.where(room.abs() > 1e-6, (value - floor) / room, 0.0)
+        answers.append(Score(measure.name, *(_interval(each) for each in (value, floor, ceiling, normalised))))
+    return answers
+
+
+def _shuffled(measure: Measure, found: Perceived) -> list[Tensor]:
+    count = found.sounds.clips
+    return [measure.statistics(found.shuffled(by)) for by in range(1, min(SHUFFLES, count - 1) + 1)]
+
+
+def _weights(clips: int, draws: torch.Generator) -> Tensor:
+    """(1 + RESAMPLES, clips): how often each clip is drawn; in the first row each once."""
+    drawn = torch.randint(0, clips, (RESAMPLES, clips), generator=draws)
+    counts = torch.zeros(RESAMPLES, clips, dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    return torch.cat([torch.ones(1, clips, dtype=torch.float64), counts])
+
+
+def _resampled(measure: Measure, statistics: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """(1 + RESAMPLES,): the measure itself, then of every resample; several pairings of the clips count together."""
+    return measure.value(weights @ torch.stack(list(statistics)).sum(0).double())
+
+
+def _interval(values: Tensor) -> Interval:
+    tail = (1 - LEVEL) / 2
+    low, high = values[1:].quantile(torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    return Interval(float(values[0]), low, high)

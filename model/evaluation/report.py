@@ -1,0 +1,124 @@
+"""What an evaluation found: every score of every run, as JSON and as plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from model.evaluation.alignment import MEASURES, Perceived, perceive
+from model.evaluation.bootstrap import Score, scores
+from model.evaluation.making import Maker, Run, real_clips, sampling
+from model.latents import Latents
+from model.manifest import Manifest
+from model.pipeline import Pipeline
+from model.request import SamplingParams
+
+LABELS = {measure.name: measure.label for measure in MEASURES}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The scores of one run."""
+
+    run: Run
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of one model: `clips` in every run, made with `params`."""
+
+    manifest: Manifest
+    clips: int
+    params: SamplingParams
+    results: tuple[Result, ...]
+
+    def to_json(self) -> str:
+        data: dict[str, Any] = {
+            "model": self.manifest.name,
+            "weights": self.manifest.weights_hash,
+            "clips": self.clips,
+            "params": {name: value for name, value in asdict(self.params).items() if value is not None},
+            "runs": [
+                {
+                    "name": result.run.name,
+                    **asdict(result.run),
+                    "scores": {score.measure: asdict(score) for score in result.scores},
+                }
+                for result in self.results
+            ],
+        }
+        return json.dumps(data, indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Is told of what goes on: a run that begins, each clip of it, and its clips and scores when it has ended."""
+
+    begins: Callable[[Run], None]
+    clip: Callable[[], None]
+    ends: Callable[[Run, Latents, Result], None]
+
+
+def evaluate(
+    manifest: Manifest,
+    runs: Sequence[Run],
+    clips: int,
+    params: SamplingParams,
+    watcher: Watcher,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Evaluation:
+    """Make `clips` clips for every run, and measure them; `device` and `dtype` as Pipeline.load has them.
+
+    Raises RequestError for parameters that a run cannot have, CheckpointError for weights that do not fit, ValueError
+    for fewer than two clips.
+    """
+    if clips < 2:
+        raise ValueError(f"clips must be at least 2; got {clips}")
+    for run in runs:
+        sampling(run, params).resolve(run.request, manifest)
+    config = manifest.config
+    # Super-resolution takes no part, and need not be loaded.
+    base_only = replace(manifest, config=replace(config, sr=None), sr_weights=None)
+    pipeline = Pipeline.load(base_only, device, dtype)
+    maker = Maker(pipeline)
+    real = {split: real_clips(config, split, clips, pipeline.device) for split in dict.fromkeys(r.split for r in runs)}
+    seen: dict[str, Perceived] = {split: perceive(latents, config.clip) for split, latents in real.items()}
+    results = []
+    for run in runs:
+        watcher.begins(run)
+        made = maker.make(run, params, real[run.split], watcher.clip)
+        result = Result(run, tuple(scores(perceive(made, config.clip), seen[run.split])))
+        watcher.ends(run, made, result)
+        results.append(result)
+    return Evaluation(manifest, clips, params, tuple(results))
+
+
+def plot(evaluation: Evaluation, path: Path) -> None:
+    """A row of bars for every measure, its floor and ceiling as lines. Raises ImportError where matplotlib is not
+    installed."""
+    from matplotlib.figure import Figure
+
+    names = [result.run.name for result in evaluation.results]
+    figure = Figure(figsize=(3.0 * len(MEASURES), 1.4 + 0.32 * len(names)), layout="constrained")
+    axes = figure.subplots(1, len(MEASURES), sharey=True, squeeze=False)[0]
+    for number, (axis, measure) in enumerate(zip(axes, MEASURES, strict=True)):
+        for row, result in enumerate(evaluation.results):
+            score = result.scores[number]
+            reach = [[max(0.0, score.value.value - score.value.low)], [max(0.0, score.value.high - score.value.value)]]
+            axis.barh(row, score.value.value, color="#c8553d" if result.run.split == "train" else "#e6a57e")
+            axis.errorbar(score.value.value, row, xerr=reach, color="#222", capsize=2, linewidth=1)
+            for mark, style in ((score.floor.value, ":"), (score.ceiling.value, "-")):
+                axis.plot([mark, mark], [row - 0.45, row + 0.45], color="#444", linestyle=style, linewidth=1.5)
+        axis.set_title(measure.label, fontsize=10)
+        axis.set_yticks(range(len(names)), names, fontsize=9)
+        axis.set_ylim(len(names) - 0.4, -0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(
+        f"{evaluation.manifest.name}, {evaluation.clips} clips; dotted: shuffled pairs, solid: real clips", fontsize=10
+    )
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,135 @@
+"""Detectors against the truth that the data set knows, at both sizes that are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool1d
+
+from model.config import PRESETS, ClipSpec
+from model.evaluation import flow
+from model.evaluation.images import Images, look
+from model.evaluation.sounds import Sounds, listen
+from model.latents import Latents
+from model.training.bounce import Bounce, Scene
+
+SPECS = {"16px": ClipSpec(height=16, width=16, sample_rate=8000), "32px": PRESETS["demo"].clip}
+COUNT = 96
+
+
+@dataclass(frozen=True)
+class Found:
+    scene: Scene
+    clips: Latents
+    sounds: Sounds
+    images: Images
+
+
+@cache
+def found(name: str) -> Found:
+    spec = SPECS[name]
+    data, index = Bounce(spec, 11, "train"), torch.arange(COUNT)
+    clips = data.batch(index)
+    sounds = listen(clips["audio"], spec.sample_rate, spec.fps)
+    return Found(data.scene(index), clips, sounds, look(clips["video"]))
+
+
+def nearest(scene: Scene, sounds: Sounds) -> tuple[Tensor, Tensor]:
+    """For every onset how far the nearest impact of its clip is, in seconds, and which one that is."""
+    distance = (scene.time[sounds.clip] - sounds.time[:, None]).abs()
+    return distance.min(1)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_onsets_are_heard_when_something_meets_a_wall(name: str) -> None:
+    scene, sounds = found(name).scene, found(name).sounds
+    distance, event = nearest(scene, sounds)
+    right = len({(int(c), int(e)) for c, e, d in zip(sounds.clip, event, distance, strict=True) if d < 0.03})
+    score = 2 * right / (len(sounds.clip) + int(scene.impact.sum()))
+    print(f"{name}: onset F1 within 30 ms {score:.4f}, mean error {1000 * distance[distance < 0.03].mean():.1f} ms")
+    assert score >= 0.97
+    assert distance[distance < 0.03].mean() < 0.006
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_pitch_and_timbre_are_heard_as_they_were_made(name: str) -> None:
+    scene, sounds = found(name).scene, found(name).sounds
+    distance, event = nearest(scene, sounds)
+    true = distance < 0.03
+    pitch = scene.pitch[sounds.clip, event]
+    semitones = 12 * torch.log2(sounds.pitch / pitch).abs()[true]
+    hue = scene.hue[sounds.clip, scene.disc[sounds.clip, event]]
+    timbre = (hue == sounds.timbre)[true].double().mean()
+    print(f"{name}: pitch within a semitone {(semitones < 1).double().mean():.4f}, timbre {timbre:.4f}")
+    assert (semitones < 1).double().mean() >= 0.97
+    assert timbre >= 0.97
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_flashes_are_seen_with_their_hue_and_place(name: str) -> None:
+    scene, images = found(name).scene, found(name).images
+    true = scene.flash & scene.present[..., None]
+    # One disc may hide another one that flashes.
+    assert (images.flash == true.any(1)).double().mean() >= 0.995
+    one = true.sum(1) == 1
+    disc = true.int().argmax(1)
+    hue = (scene.hue.gather(1, disc) == images.hue)[one].double().mean()
+    place = scene.position.gather(1, disc[:, None, :, None].expand(-1, 1, -1, 2))[:, 0]
+    error = (place - images.place).abs()[one].quantile(0.95)
+    print(f"{name}: hue {hue:.4f}, 95 % of places within {error:.4f} widths")
+    assert hue >= 0.97
+    assert error < 0.03
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_discs_that_turn_back_are_seen_to_without_flashes(name: str) -> None:
+    scene, images = found(name).scene, found(name).images
+    true = (scene.flash & scene.present[..., None]).any(1)
+    near = max_pool1d(true.float(), 3, 1, 1).bool()
+    assert near[images.turns].double().mean() >= 0.97, "what turns back has met a wall"
+    inner = torch.zeros_like(true)
+    inner[:, 2:-2] = true[:, 2:-2]
+    seen = max_pool1d(images.turns.float(), 3, 1, 1).bool()
+    assert seen[inner].double().mean() >= 0.8
+
+
+def test_a_picture_without_discs_and_a_hum_have_no_events() -> None:
+    spec = SPECS["16px"]
+    dim = torch.full((3, *spec.video_shape), -0.6)
+    images = look(dim)
+    assert not images.events.any()
+    time = torch.arange(spec.samples) / spec.sample_rate
+    hum = 0.2 * torch.sin(2 * torch.pi * 120 * time).expand(3, 1, -1)
+    assert len(listen(hum, spec.sample_rate, spec.fps).clip) == 0
+    assert len(listen(torch.zeros(3, 1, spec.samples), spec.sample_rate, spec.fps).clip) == 0
+
+
+def test_noise_and_blur_as_a_model_leaves_them_are_borne() -> None:
+    name = "32px"
+    spec, scene, clips = SPECS[name], found(name).scene, found(name).clips
+    draws = torch.Generator().manual_seed(0)
+    audio = clips["audio"] + 0.005 * torch.randn(clips["audio"].shape, generator=draws)
+    blurred = torch.nn.functional.avg_pool3d(clips["video"].transpose(1, 2), (1, 3, 3), 1, (0, 1, 1)).transpose(1, 2)
+    video = blurred + 0.05 * torch.randn(blurred.shape, generator=draws)
+    sounds, images = listen(audio, spec.sample_rate, spec.fps), look(video)
+    distance, _ = nearest(scene, sounds)
+    assert (distance < 0.03).double().mean() >= 0.9
+    assert (distance < 0.03).sum() >= 0.9 * scene.impact.sum()
+    true = (scene.flash & scene.present[..., None]).any(1)
+    assert (images.flash == true).double().mean() >= 0.95
+
+
+def test_flow_is_as_long_as_what_moves_is_far() -> None:
+    video = torch.full((1, 3, 3, 32, 32), -1.0)
+    for frame, left in enumerate((4, 10, 10)):
+        video[0, frame, :, 10:18, left : left + 8] = 1.0
+    lengths = flow.motion(video)[0]
+    assert lengths[0] == 0
+    assert lengths[1] > 0
+    assert lengths[2] == 0
+    # Six pixels of 32, over what the square covers now and what it uncovered.
+    assert 0.5 < lengths[1] / (6 / 32 * (8 * 14) / 32**2) < 2

@@ -1,0 +1,92 @@
+"""`duet evaluate` and `duet data preview` as processes, on a model that makes a clip in milliseconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from model.config import PRESETS
+from model.evaluation.making import EvaluationError, Run, plan, possible_methods
+from model.manifest import FILE_NAME, Manifest
+from model.media import decode_audio, decode_video
+from service.cli import app
+from tests.cli.conftest import Cli
+
+
+def manifest(**further: object) -> Manifest:
+    return Manifest("tiny", PRESETS["tiny"], False, "untrained", "MIT", **further)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / FILE_NAME).write_text(manifest(independent_timesteps=True).to_json())
+    return Cli(tmp_path)
+
+
+def test_every_run_is_made_measured_written_and_drawn(cli: Cli, tmp_path: Path) -> None:
+    wanted = ["--clips", 4, "--steps", 2, "--methods", "clean", "--kinds", "joint,v2a,a2v"]
+    done = cli("evaluate", "tiny", *wanted, "--json", "found/scores.json", "--out", "drawn")
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "found/scores.json").read_text())
+    names = [run["name"] for run in data["runs"]]
+    assert names == ["joint", "v2a clean", "v2a clean held out", "a2v clean", "a2v clean held out"]
+    assert data["clips"] == 4
+    for run in data["runs"]:
+        assert set(run["scores"]) == {"onset_f1", "pitch_x", "hue_timbre", "lag", "av_align"}
+        for score in run["scores"].values():
+            assert score["value"]["low"] <= score["value"]["high"]
+    assert all(name in done.stdout for name in ("onset F1", "AV-Align", "v2a clean held out"))
+    drawn = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert {"scores.png", "joint-frames.png", "joint-sounds.png", "a2v-clean-held-out-frames.png"} <= drawn
+    Image.open(tmp_path / "drawn/scores.png").verify()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nobody"], "nobody is neither a folder nor a model that ships with Duet"),
+        (["tiny", "--methods", "pigdm"], "does not allow pigdm; its manifest has no calibration"),
+        (["tiny", "--methods", "magic"], "methods must be some of clean, pigdm, replacement, gradient; got magic"),
+        (["tiny", "--kinds", "sound"], "kinds must be some of joint, v2a, a2v; got sound"),
+        (["tiny", "--sampler", "euler"], "sampler must be one of"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_a_sentence(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(cli.folder)
+    done = CliRunner().invoke(app, ["evaluate", *arguments, "--clips", "2"])
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_methods_are_those_that_the_model_allows() -> None:
+    plain, able = manifest(), manifest(independent_timesteps=True, calibration={"times": [1.0]})
+    assert possible_methods(plain) == ("replacement", "gradient")
+    assert possible_methods(able) == ("clean", "pigdm", "replacement", "gradient")
+    assert plan(able, ("v2a",), ("clean",), held_out=False) == [Run("v2a", "clean", "train")]
+    with pytest.raises(EvaluationError, match="not trained with independent timesteps"):
+        plan(plain, ("a2v",), ("clean",), held_out=True)
+
+
+def test_a_preview_is_a_contact_sheet_spectrograms_and_a_film(cli: Cli, tmp_path: Path) -> None:
+    done = cli("data", "preview", "--out", "seen", "--count", 2, "--preset", "demo")
+    assert done.returncode == 0, done.stderr
+    spec = PRESETS["demo"].clip
+    assert {path.name for path in (tmp_path / "seen").iterdir()} == {
+        "contact-sheet.png",
+        "spectrograms.png",
+        "clips.mp4",
+    }
+    film = tmp_path / "seen/clips.mp4"
+    assert decode_video(film, spec).shape == spec.video_shape
+    assert 0.1 < decode_audio(film, spec).square().mean().sqrt() < 0.5
+    refused = cli("data", "preview", "--preset", "large")
+    assert refused.returncode == 2
+    assert "--preset must be one of paper, demo, tiny; got large" in refused.stderr
