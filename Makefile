@@ -8,7 +8,7 @@ SOURCES := model service workers
 CHECKED := $(SOURCES) tests benchmarks
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test test-browser contract chaos lint format install clean
+.PHONY: serve test test-browser test-compose contract chaos lint format install clean
 .DEFAULT_GOAL := serve
 
 serve: install
@@ -20,6 +20,10 @@ test: install
 # The studio page in the system's Chromium, as people use it; pictures of every state go to build/screenshots.
 test-browser: install
 	$(BIN)/python -m pytest -m browser tests/browser
+
+# The containers of docker-compose.yml on this machine's CPU; takes minutes, and the table goes to build/compose.md.
+test-compose: install
+	$(BIN)/python -m tests.compose
 
 # Thousands of requests made by chance from the API's own description; `make test` does not include it.
 contract: install

@@ -10,9 +10,11 @@ waited longest, so that a step of the base network never waits for more than one
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import traceback
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -68,15 +70,31 @@ class Run(Future[Any]):
         self._program.close()
 
 
+class Durations:
+    """Times in seconds, counted by the least of BOUNDS that each does not exceed; infinity above the last."""
+
+    BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.counts: Counter[float] = Counter()
+
+    def add(self, seconds: float) -> None:
+        self.total += seconds
+        place = bisect_left(self.BOUNDS, seconds)
+        self.counts[self.BOUNDS[place] if place < len(self.BOUNDS) else math.inf] += 1
+
+
 @dataclass
 class Statistics:
     """What the engine did since it was made: `working` seconds in ticks; `clips` and `frames` count by how many of
-    them went through the two networks in one tick."""
+    them went through the two networks in one tick; `steps` has the times of ticks by the networks that ran in them."""
 
     ticks: int = 0
     working: float = 0.0
     clips: Counter[int] = field(default_factory=Counter)
     frames: Counter[int] = field(default_factory=Counter)
+    steps: dict[str, Durations] = field(default_factory=lambda: {name: Durations() for name in ("base", "sr", "both")})
 
 
 class Engine:
@@ -216,13 +234,16 @@ class Engine:
     def _tick(self, asking: Sequence[Run]) -> None:
         began = time.perf_counter()
         chosen = self._choose(asking)
+        frames = sum(isinstance(run.request, EvaluateFrames) for run in chosen)
         for evaluator in {id(run.evaluator): run.evaluator for run in chosen}.values():
             self._serve(evaluator, [run for run in chosen if run.evaluator is evaluator])
         self._settle()
         # Those whose frames had no room are first in line at the next tick.
         self._live = sorted(self._live, key=lambda run: run in chosen)
+        seconds = time.perf_counter() - began
         self.statistics.ticks += 1
-        self.statistics.working += time.perf_counter() - began
+        self.statistics.working += seconds
+        self.statistics.steps["base" if not frames else "sr" if frames == len(chosen) else "both"].add(seconds)
 
     def _choose(self, runs: Sequence[Run]) -> list[Run]:
         """All that wait for the base network; of those that wait for super-resolution what the budget holds."""

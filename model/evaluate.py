@@ -4,7 +4,7 @@ share."""
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +64,8 @@ class Evaluator:
         self.schedule = schedule
         self.frames_per_forward = frames_per_forward
         self.compiled = False
+        self.halvings: Counter[str] = Counter()
+        """Forwards that ran out of memory, by network."""
         self.use_buckets(buckets)
 
     @property
@@ -114,6 +116,7 @@ class Evaluator:
                 if not (is_out_of_memory(error) and buckets.halve(size)):
                     raise
             # Here, not above: there the error still holds what the forward had allocated.
+            self.halvings["base"] += 1
             _log.warning("out of memory with %d clips: at most %d from now on", size, buckets.largest)
             torch.cuda.empty_cache()
         return answers
@@ -173,6 +176,7 @@ class Evaluator:
                 if not is_out_of_memory(error) or frames == 1:
                     raise
             self.frames_per_forward = frames // 2
+            self.halvings["sr"] += 1
             _log.warning("out of memory with %d frames: at most %d from now on", frames, self.frames_per_forward)
             torch.cuda.empty_cache()
         with torch.inference_mode():

@@ -9,9 +9,23 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from model.manifest import ManifestError, find_models
-from service.api import auth, conditional, description, events, files, generate, health, jobs, models, problems, studio
+from service.api import (
+    auth,
+    conditional,
+    description,
+    events,
+    files,
+    generate,
+    health,
+    jobs,
+    metrics,
+    models,
+    problems,
+    studio,
+)
 from service.api.catalogue import Catalogue
 from service.api.context import RequestContext
 from service.api.services import Services
@@ -23,11 +37,23 @@ from service.jobs.queue import JobQueue, QueueUnavailable
 from service.jobs.retention import Retention, Sweeper
 from service.jobs.store import JobStore, StoreUnavailable, connect
 from service.log import configure_logging, log
+from service.metrics.api import ApiMetrics
+from service.metrics.exporter import Exporter
 from service.probe import Prober
 from service.settings import Settings, load_settings
 from service.storage import open_storage
+from service.tracing import open_tracing
 
-_ROUTERS = (generate.router, conditional.router, jobs.router, events.router, files.router, models.router, health.router)
+_ROUTERS = (
+    generate.router,
+    conditional.router,
+    jobs.router,
+    events.router,
+    files.router,
+    models.router,
+    health.router,
+    metrics.router,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -44,6 +70,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     except (ManifestError, ValueError) as error:
         raise SystemExit(f"Duet cannot start.\n{error}") from error
     chosen = settings
+    counted = ApiMetrics(chosen)
+    tracing = open_tracing(chosen, "duet-api")
+    exporter = Exporter(chosen, counted.scraped, shared=counted.shared is not None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -75,11 +104,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 idempotency=IdempotencyKeys(client, chosen.retention),
                 retention=retention,
                 events=await running.enter_async_context(Events(chosen)),
+                metrics=counted,
+                tracing=tracing,
                 judges=CapacityLimiter(max(2, os.cpu_count() or 1)),
             )
+            exporter.start()
             yield
+            exporter.stop()
         queue.close()
         client.close()
+        counted.close()
+        await run_in_threadpool(tracing.close)
 
     app = FastAPI(
         title="Duet",
@@ -100,7 +135,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     description.complete(app)
     auth.describe(app, settings)
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, metrics=counted, tracing=tracing)
     return app
 
 

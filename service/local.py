@@ -70,6 +70,7 @@ def serve(settings: Settings, worker: Sequence[str] = WORKER) -> None:
         settings.check_published()
     except ValueError as error:
         raise CannotServe(str(error)) from error
+    _check_metrics_ports(settings)
     configure_logging(settings)
     data = settings.data.absolute()
     with _listen(settings.host, settings.port) as listener, _Lock(data) as lock:
@@ -124,8 +125,8 @@ class _Stack:
             Supervised(
                 Program(
                     f"api-{number + 1}" if number else "api",
-                    [*duet, "api", "--descriptor", str(listener.fileno())],
-                    environment,
+                    [*duet, "api", "--descriptor", str(listener.fileno()), "--number", str(number)],
+                    {**environment, **_metrics_port(settings, 0)},
                     descriptors=(listener.fileno(),),
                 ),
                 _report,
@@ -138,7 +139,7 @@ class _Stack:
                 Program(
                     name,
                     [sys.executable, *worker],
-                    {**environment, **_thread_settings()},
+                    {**environment, **_thread_settings(), **_metrics_port(settings, 2 + number)},
                     # Its own way to stop would hand the job back to a Redis that ends at the same time.
                     orphan_signal=signal.SIGKILL,
                     stop_seconds=settings.grace.total_seconds() + 10,
@@ -146,9 +147,11 @@ class _Stack:
                 _report,
                 self._worker_died,
             )
-            for name in names
+            for number, name in enumerate(names)
         ]
-        self.webhooks = Supervised(Program("webhooks", [*duet, "webhooks"], environment), _report)
+        self.webhooks = Supervised(
+            Program("webhooks", [*duet, "webhooks"], {**environment, **_metrics_port(settings, 1)}), _report
+        )
         self.is_ready = asyncio.Event()
         self.parts = (*self.apis, *self.workers, self.webhooks, self.redis)
 
@@ -342,6 +345,30 @@ def _listen(host: str, port: int) -> socket.socket:
                 f"Stop it, or choose another port: duet serve --port {port + 1}, or DUET_PORT={port + 1} make serve."
             ) from error
         raise CannotServe(f"Cannot listen on port {port} of {host}: {error.strerror or error}.") from error
+
+
+def _metrics_port(settings: Settings, place: int) -> dict[str, str]:
+    """For the API (0, all its processes), what sends webhooks (1) and the workers (from 2 on): one port each, from
+    DUET_METRICS_PORT on."""
+    return {"DUET_METRICS_PORT": str(settings.metrics_port + place)} if settings.metrics_port else {}
+
+
+def _check_metrics_ports(settings: Settings) -> None:
+    """Raise CannotServe if one of them cannot be had."""
+    first, last = settings.metrics_port, settings.metrics_port + 1 + settings.workers
+    if not first:
+        return
+    if last > 65535:
+        raise CannotServe(f"DUET_METRICS_PORT is {first}: this stack takes ports up to {last}, and there are 65535.")
+    host = settings.metrics_host
+    for port in range(first, last + 1):
+        try:
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        except OSError as error:
+            raise CannotServe(
+                f"DUET_METRICS_PORT is {first}: this stack takes the ports {first} to {last} of {host}, and {port} "
+                f"cannot be had: {error.strerror or error}."
+            ) from error
 
 
 def _thread_settings() -> dict[str, str]:

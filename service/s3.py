@@ -54,6 +54,24 @@ class S3Storage:
             except ClientError as error:
                 raise StorageUnavailable(f"bucket {self._bucket}: {error}") from error
 
+    def create(self) -> bool:
+        """Make the bucket; False if it is there already. Raises StorageUnavailable."""
+        region = self._client.meta.region_name
+        # Amazon's first region is the one that must not be named.
+        place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        with _failures(self._bucket):
+            try:
+                self._client.head_bucket(Bucket=self._bucket)
+                return False
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in _MISSING | {"NoSuchBucket"}:
+                    raise
+            try:
+                self._client.create_bucket(Bucket=self._bucket, **place)
+            except self._client.exceptions.BucketAlreadyOwnedByYou:
+                return False  # somebody else made it meanwhile
+        return True
+
     def put_file(self, key: str, path: Path, content_type: str) -> None:
         # In one request, which S3 takes up to 5 GiB: not every server knows uploads in parts.
         with path.open("rb") as file:

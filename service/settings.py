@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import ipaddress
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "DUET_"
 WEBHOOK_SECRET_PREFIX = "whsec_"
-_SECRET = ("api_keys", "s3_secret_key", "webhook_secret")
+_SECRET = ("api_keys", "broker_url", "s3_secret_key", "webhook_secret")
 """Settings whose value is never shown, a wrong one neither."""
+
+_NO_SETTINGS = re.compile(rf"{PREFIX}(URL|KEY|TEST_\w+)")
+"""Variables of the command line and of the tests, however much they look like a setting."""
+
+LONGEST = timedelta(days=36_500)
+"""The longest duration: a date plus this one is still a date."""
+
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9._-]+)?")
+"""A name, or an address of either kind."""
 
 _KEY = re.compile(r"[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -27,7 +46,25 @@ def _duration(value: Any) -> Any:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", value.strip()) if isinstance(value, str) else None
     if match is None:
         return value
-    return timedelta(**{_UNITS[match[2] or "s"]: float(match[1])})
+    try:
+        return timedelta(**{_UNITS[match[2] or "s"]: float(match[1])})
+    except OverflowError:
+        return timedelta.max  # too long, as its field will say
+
+
+def _unset(value: Any) -> Any:
+    """An empty variable, as compose files pass on what is not there, for a setting that may be absent."""
+    return None if value == "" else value
+
+
+def _parts(url: str) -> SplitResult:
+    """The URL taken apart. Raises ValueError if its host or its port cannot be one."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"is no URL: {error}") from error
+    return parts
 
 
 class Settings(BaseSettings):
@@ -39,20 +76,33 @@ class Settings(BaseSettings):
         default="redis://127.0.0.1:6379/0",
         description="Redis that keeps job records and the queue: redis://, rediss:// or unix://",
     )
+    broker_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="RabbitMQ that keeps the queue instead of Redis, which keeps the records all the same: "
+        "amqp://user:password@host:5672/vhost, or amqps://; where unset the queue is in Redis too",
+    )
     data: Path = Field(default=Path("data"), description="folder of everything Duet keeps on this machine")
     storage: str = Field(
         default="",
         description="where uploads and results are kept: a folder or s3://bucket/prefix; where unset <data>/storage",
     )
-    s3_endpoint: str | None = Field(default=None, description="URL of the S3 server; Amazon's own where unset")
-    s3_region: str = Field(default="us-east-1", description="S3 region")
-    s3_access_key: str | None = Field(default=None, description="S3 access key; boto3's own search where unset")
-    s3_secret_key: SecretStr | None = Field(default=None, description="S3 secret key")
+    s3_endpoint: Annotated[str | None, BeforeValidator(_unset)] = Field(
+        default=None, description="URL of the S3 server; Amazon's own where unset"
+    )
+    s3_region: str = Field(default="us-east-1", pattern=r"^[A-Za-z0-9-]{1,64}$", description="S3 region")
+    s3_access_key: Annotated[str | None, BeforeValidator(_unset)] = Field(
+        default=None, description="S3 access key; boto3's own search where unset"
+    )
+    s3_secret_key: Annotated[SecretStr | None, BeforeValidator(_unset)] = Field(
+        default=None, description="S3 secret key"
+    )
     s3_path_style: bool = Field(
         default=True, description="buckets in the path (most servers) or in the host name (Amazon)"
     )
-    models: Path | None = Field(default=None, description="folder of further models, one folder each with a model.json")
-    default_model: str = Field(default="demo", description="the model of a request that names none")
+    models: Annotated[Path | None, BeforeValidator(_unset)] = Field(
+        default=None, description="folder of further models, one folder each with a model.json"
+    )
+    default_model: str = Field(default="demo", min_length=1, description="the model of a request that names none")
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
@@ -89,7 +139,9 @@ class Settings(BaseSettings):
     max_requests_per_minute: int = Field(default=600, ge=1, description="requests a minute of one API key")
     max_queued_per_key: int = Field(default=100, ge=1, description="jobs of one API key that may wait at a time")
     max_queued: int = Field(default=1000, ge=1, description="jobs that may wait at a time")
-    max_wait_s: float = Field(default=60, ge=0, description="longest wait that a client gets by `Prefer: wait=…`")
+    max_wait_s: float = Field(
+        default=60, ge=0, le=3600, description="longest wait that a client gets by `Prefer: wait=…`"
+    )
     max_event_streams: int = Field(
         default=500, ge=1, description="clients of one API process that may follow jobs by /jobs/{id}/events at a time"
     )
@@ -116,7 +168,7 @@ class Settings(BaseSettings):
         description="pauses after which a webhook that was not received is sent again, separated by spaces",
     )
     max_upload_mib: int = Field(default=200, ge=1, le=5 * 1024, description="largest upload, in MiB")
-    max_duration_s: float = Field(default=600, gt=0, description="longest upload, in seconds")
+    max_duration_s: float = Field(default=600, gt=0, le=86_400, description="longest upload, in seconds")
     max_width: int = Field(default=8192, ge=16, description="widest video accepted, in pixels")
     max_height: int = Field(default=4320, ge=16, description="highest video accepted, in pixels")
     retention: Annotated[timedelta, BeforeValidator(_duration)] = Field(
@@ -128,6 +180,7 @@ class Settings(BaseSettings):
     lease: float = Field(
         default=20,
         ge=1,
+        le=3600,
         description="seconds for which a worker holds a job without a sign of life; the same in all processes",
     )
     slots: int = Field(
@@ -139,6 +192,14 @@ class Settings(BaseSettings):
     )
     api_processes: int = Field(default=2, ge=1, le=64, description="API processes of `duet serve`, on one socket")
     workers: int = Field(default=1, ge=1, le=64, description="worker processes of `duet serve`")
+    gpu_locks: Annotated[Path | None, BeforeValidator(_unset)] = Field(
+        default=None,
+        description="folder that the workers of this host share, so that each takes a GPU of its own and waits while "
+        "all are taken; where unset each takes the one that `device` says",
+    )
+    workers_per_gpu: int = Field(
+        default=1, ge=1, le=16, description="workers that may have the same GPU, where `gpu_locks` is set"
+    )
     ageing: Annotated[timedelta, BeforeValidator(_duration)] = Field(
         default=timedelta(minutes=5),
         description="a job that has waited so long counts as one of the next higher priority, so that none starves",
@@ -160,12 +221,40 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level that is logged"
     )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="port on which each process serves its metrics without asking for a key, for Prometheus and nobody "
+        "else; 0: none. `duet serve` takes this one for the API and those that follow for webhooks and workers",
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="address that goes with `metrics_port`")
+    otlp_endpoint: str = Field(
+        default="",
+        description="where traces are sent, OpenTelemetry by HTTP: http://collector:4318; needs the extra `otel`; "
+        "where unset there are none",
+    )
 
     @field_validator("redis_url")
     @classmethod
     def _known_redis_scheme(cls, url: str) -> str:
-        if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+        parts = _parts(url)
+        if parts.scheme not in ("redis", "rediss", "unix"):
             raise ValueError("must begin with redis://, rediss:// or unix://")
+        if parts.scheme == "unix" and not parts.path.startswith("/"):
+            raise ValueError("names no socket: unix:///run/redis.sock")
+        if parts.scheme != "unix" and not parts.hostname:
+            raise ValueError("names no host: redis://127.0.0.1:6379/0")
+        if parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path):
+            raise ValueError("names no database after the host: a number, as in redis://127.0.0.1:6379/0")
+        return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_broker(cls, url: SecretStr) -> SecretStr:
+        parts = _parts(url.get_secret_value())
+        if url.get_secret_value() and (parts.scheme not in ("amqp", "amqps") or not parts.hostname):
+            raise ValueError("must be of the form amqp://user:password@host:5672/vhost, or amqps://…")
         return url
 
     @field_validator("storage")
@@ -181,14 +270,30 @@ class Settings(BaseSettings):
     @field_validator("s3_endpoint")
     @classmethod
     def _endpoint_is_url(cls, endpoint: str | None) -> str | None:
-        if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
-            raise ValueError("must begin with http:// or https://")
+        if endpoint is not None:
+            parts = _parts(endpoint)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("must begin with http:// or https://, and name a host")
         return endpoint
+
+    @field_validator("host", "published_on", "metrics_host")
+    @classmethod
+    def _is_an_address(cls, host: str, info: ValidationInfo) -> str:
+        if not _HOST.fullmatch(host) and (host or info.field_name != "published_on"):
+            raise ValueError("must be an address or a host's name, without http:// and without a port")
+        return host
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _collector_is_url(cls, endpoint: str) -> str:
+        if endpoint and (urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc):
+            raise ValueError("must be of the form http://collector:4318")
+        return endpoint.rstrip("/")
 
     @field_validator("public_url")
     @classmethod
     def _public_url_is_one(cls, url: str) -> str:
-        parts = urlsplit(url)
+        parts = _parts(url)
         if url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment):
             raise ValueError("must be of the form https://duet.example")
         return url.rstrip("/")
@@ -209,7 +314,8 @@ class Settings(BaseSettings):
     @classmethod
     def _pauses_are_durations(cls, pauses: str) -> str:
         for pause in pauses.split():
-            if not isinstance(_duration(pause), timedelta):
+            duration = _duration(pause)
+            if not isinstance(duration, timedelta) or duration > LONGEST:
                 raise ValueError("must be durations such as 5s 5m 2h, separated by spaces")
         return pauses
 
@@ -220,6 +326,13 @@ class Settings(BaseSettings):
             raise ValueError("must be longer than nothing")
         return duration
 
+    @field_validator("retention", "remember_erased", "ageing", "step_deadline", "job_deadline", "grace")
+    @classmethod
+    def _a_date_can_be_told(cls, duration: timedelta) -> timedelta:
+        if not timedelta() <= duration <= LONGEST:
+            raise ValueError(f"must be 0 s … {LONGEST.days} d")
+        return duration
+
     @field_validator("api_keys")
     @classmethod
     def _keys_are_hashes(cls, keys: SecretStr) -> SecretStr:
@@ -227,6 +340,31 @@ class Settings(BaseSettings):
             if not _KEY.fullmatch(pair):
                 raise ValueError(f"entry {number} is not of the form name:sha256 that `duet key NAME` prints")
         return keys
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> Settings:
+        if (self.s3_access_key is None) != (self.s3_secret_key is None):
+            given, missing = ("ACCESS", "SECRET") if self.s3_secret_key is None else ("SECRET", "ACCESS")
+            raise ValueError(f"{PREFIX}S3_{given}_KEY is set and {PREFIX}S3_{missing}_KEY is not: set both, or none")
+        if self.step_deadline > self.job_deadline:
+            raise ValueError(
+                f"{PREFIX}STEP_DEADLINE is longer than {PREFIX}JOB_DEADLINE: a step takes no longer than its job"
+            )
+        if self.gpu_locks is not None and self.device.startswith("cuda:"):
+            raise ValueError(
+                f"{PREFIX}DEVICE is {self.device!r} and {PREFIX}GPU_LOCKS is set, by which the worker takes whichever "
+                f"GPU is free: set one of them, or {PREFIX}DEVICE=cuda"
+            )
+        if self.max_queued_per_key > self.max_queued and "max_queued_per_key" in self.model_fields_set:
+            raise ValueError(
+                f"{PREFIX}MAX_QUEUED_PER_KEY is more than {PREFIX}MAX_QUEUED: one key may not have more than all"
+            )
+        return self
+
+    @property
+    def broker_address(self) -> str:
+        """URL of the RabbitMQ; empty where the queue is in Redis."""
+        return self.broker_url.get_secret_value()
 
     @property
     def batch_sizes(self) -> tuple[int, ...] | None:
@@ -294,21 +432,43 @@ def is_loopback(address: str) -> bool:
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; `overrides` go before the environment.
 
-    A bad value ends the process (SystemExit) with one sentence a setting that names it, what came and what is allowed.
+    A bad value ends the process (SystemExit) with one sentence a setting that names it, what came and what is allowed;
+    so does a variable whose name is a setting's but for a slip of the pen.
     """
+    sentences = [
+        f"{name} is not a setting; {PREFIX}{meant[0]} is" for name in sorted(os.environ) if (meant := _misspelt(name))
+    ]
     try:
-        return Settings(**overrides)
+        settings = Settings(**overrides)
     except ValidationError as error:
-        sentences = [
-            f"{PREFIX}{'.'.join(map(str, problem['loc'])).upper()} is {_shown(problem)}: "
-            + problem["msg"].removeprefix("Value error, ")
-            for problem in error.errors()
-        ]
-        raise SystemExit("Duet cannot start.\n" + "\n".join(sentences)) from error
+        raise SystemExit(
+            "Duet cannot start.\n" + "\n".join(sentences + [_sentence(each) for each in error.errors()])
+        ) from error
+    if sentences:
+        raise SystemExit("Duet cannot start.\n" + "\n".join(sentences))
+    return settings
+
+
+def _misspelt(name: str) -> list[str]:
+    """The setting that was meant by a variable that is none, if one looks much like it."""
+    short = name.removeprefix(PREFIX)
+    known = [field.upper() for field in Settings.model_fields]
+    if short == name or short in known or _NO_SETTINGS.fullmatch(name):
+        return []
+    return difflib.get_close_matches(short.upper(), known, 1, 0.85)
+
+
+def _sentence(problem: Any) -> str:
+    says = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:  # about several, which it names
+        return says
+    return f"{PREFIX}{'.'.join(map(str, problem['loc'])).upper()} is {_shown(problem)}: {says}"
 
 
 def _shown(problem: Any) -> str:
-    return "not as it must be" if problem["loc"][0] in _SECRET else repr(problem["input"])
+    if problem["loc"][0] in _SECRET:
+        return "not as it must be"
+    return re.sub(r"//[^/@]*@", "//…@", repr(problem["input"]))  # a password in an address
 
 
 def _words(secret: SecretStr) -> list[str]:

@@ -22,7 +22,7 @@ def table() -> str:
     """Every setting with its default and what it is for, in the order of service/settings.py."""
     lines = ["| variable | default | what it is |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        lines.append(f"| `{PREFIX}{name.upper()}` | {_shown(field.default)} | {_sentence(field.description or '')} |")
+        lines.append(f"| `{PREFIX}{name.upper()}` | {shown(field.default)} | {_sentence(field.description or '')} |")
     return "\n".join(lines)
 
 
@@ -32,7 +32,8 @@ def written() -> str:
     return text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip()
 
 
-def _shown(default: Any) -> str:
+def shown(default: Any) -> str:
+    """A default as it would be written; empty where the setting is unset."""
     if isinstance(default, SecretStr):
         default = default.get_secret_value()
     if default is None or default == "":

@@ -22,11 +22,15 @@ from service.jobs.queue import JobQueue, celery_config
 from service.jobs.reaper import Reaper
 from service.jobs.store import JobStore, StoreUnavailable, connect
 from service.log import configure_logging, log
+from service.metrics.exporter import Exporter
 from service.settings import Settings
 from service.storage import open_storage
+from service.tracing import open_tracing
 from workers import tasks, transport
 from workers.ending import end_hung
+from workers.gpu_claim import claim_gpu
 from workers.leases import Leases
+from workers.metrics import WorkerMetrics
 from workers.runner import Maker, Runner
 from workers.spool import Spool
 
@@ -49,19 +53,28 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     is over. Raises what `load` raises.
     """
     configure_logging(settings)
+    claim_gpu(settings)
     sys.setswitchinterval(SWITCH)
+    metrics, tracing = WorkerMetrics(), open_tracing(settings, "duet-worker")
+    exporter = Exporter(settings, metrics.registry)
     name = worker_name()
     ageing = settings.ageing.total_seconds()
     client = connect(settings)
     store = JobStore(client, settings.lease, ageing)
     storage = open_storage(settings)
     maker = load(settings)
-    leases = Leases(store, settings.step_deadline, settings.job_deadline, end_hung)
+    for collector in maker.collectors:
+        metrics.registry.register(collector)
+    leases = Leases(store, settings.step_deadline, settings.job_deadline, end_hung, metrics.lease_lost)
     spool = Spool(settings.spool, store, storage, leases)
-    runner = Runner(name, store, Previews(client), storage, maker, leases, spool, settings.temporary, settings.slots)
+    previews = Previews(client)
+    runner = Runner(
+        name, store, previews, storage, maker, leases, spool, settings.temporary, settings.slots, metrics, tracing
+    )
     queue = JobQueue(settings)
-    parts = (leases, spool, Reaper(store, queue, ageing), Presence(name, store))
-    celery = create_celery(settings, runner)
+    reaper = Reaper(store, queue, ageing, metrics.abandoned)
+    parts = (leases, spool, reaper, Presence(name, store), exporter)
+    celery = create_celery(settings, runner, queue)
 
     # What is there by now stays. Left among the objects that are looked through, hundreds of thousands of them would
     # put off the next full collection for hours.
@@ -94,6 +107,7 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
         part.stop()
     maker.close()
     queue.close()
+    tracing.close()
     return worker.exitcode or 0
 
 
@@ -107,7 +121,7 @@ def process_name(pid: int) -> str:
     return f"{socket.gethostname()}-{pid}-"
 
 
-def create_celery(settings: Settings, runner: Runner) -> Celery:
+def create_celery(settings: Settings, runner: Runner, queue: JobQueue) -> Celery:
     """Celery's consuming side: threads, because all of them share the models and the device."""
     transport.install()
     celery = Celery("duet", set_as_current=False)
@@ -117,7 +131,8 @@ def create_celery(settings: Settings, runner: Runner) -> Celery:
         worker_concurrency=runner.slots,
         worker_redirect_stdouts=False,
     )
-    tasks.register(celery, runner)
+    tasks.register(celery, runner, queue)
+    transport.keep_awake(celery)
     return celery
 
 

@@ -56,15 +56,22 @@ class Held:
 
 class Leases:
     """Renews four times a lease from `start()` to `stop()`. `hung` is called for a job that finished no step within
-    `step_deadline` or takes longer than `job_deadline` in all; it is to end the process."""
+    `step_deadline` or takes longer than `job_deadline` in all; it is to end the process. `lost` counts the leases that
+    another has now."""
 
     def __init__(
-        self, store: JobStore, step_deadline: timedelta, job_deadline: timedelta, hung: Callable[[Held], None]
+        self,
+        store: JobStore,
+        step_deadline: timedelta,
+        job_deadline: timedelta,
+        hung: Callable[[Held], None],
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._step_deadline = step_deadline.total_seconds()
         self._job_deadline = job_deadline.total_seconds()
         self._hung = hung
+        self._lost = lost
         self._held: list[Held] = []
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -105,6 +112,7 @@ class Leases:
                 held.cancel |= self._store.renew(held.job_id, held.token)
             except StaleClaim as reason:
                 held.lost = True
+                self._lost()
                 log.warning("lease lost", job=held.job_id, attempt=held.token, reason=str(reason))
 
     def _run(self) -> None:

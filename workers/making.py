@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import torch
+from prometheus_client.registry import Collector
 from torch import Tensor
 
 from model.allocator import keep_freed_memory
@@ -29,6 +30,7 @@ from service.log import log
 from service.settings import Settings
 from workers.decoding import confined, warm
 from workers.ending import end_lost
+from workers.engine_metrics import EngineCollector
 from workers.following import Following
 from workers.outputs import write_files
 from workers.pace import Pace
@@ -72,6 +74,8 @@ class ModelMaker:
         # all the jobs of a batch that ended together and are written now.
         self._writers = threading.Semaphore(max(1, available_cores() // 2))
         self._pace = Pace(ANY_PREVIEW)
+        evaluators = [pipeline.evaluator for pipeline in pipelines.values()]
+        self.collectors: Sequence[Collector] = (EngineCollector(self.engine, evaluators, device),)
 
     @classmethod
     def load(cls, settings: Settings) -> ModelMaker:

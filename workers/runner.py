@@ -12,20 +12,25 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
+
+import structlog
+from prometheus_client.registry import Collector
 
 from service.jobs.events import Preview, Previews
 from service.jobs.record import Job, JobError, Progress, StaleClaim, Status, Timings
 from service.jobs.store import JobStore, StoreUnavailable, UnknownJob
 from service.log import log
 from service.storage import ObjectNotFound, Storage, StorageUnavailable
+from service.tracing import Stages, Tracing
 from workers.gate import Gate
 from workers.leases import Held, Leases
+from workers.metrics import WorkerMetrics
 from workers.spool import OVERTAKEN, Files, Spool, erase_attempt
 from workers.typical import Typical
 
@@ -59,6 +64,9 @@ class Maker(Protocol):
 
     slots: int
     """Jobs that keep it busy."""
+
+    collectors: Sequence[Collector]
+    """What it can tell of itself, for metrics."""
 
     def stop(self) -> None:
         """Let all jobs go that are being made, at once: `make` raises BackInQueue for each."""
@@ -102,11 +110,13 @@ class Attempt:
         self.check()
         with self._held.waiting():
             self._runner.begin(self.job)
+        self.clock.begin("base")
         self.check()
 
     def report(self, step: Progress) -> None:
         """A step is done. Raises as `check`."""
         self._held.step()
+        self.clock.reach(step.stage)
         now = time.monotonic()
         self.check()
         if now < self._silent_until and step.step < step.total_steps:
@@ -128,10 +138,25 @@ class Attempt:
 
 
 class Clock:
-    """Seconds spent in each stage, summed over the outputs."""
+    """Seconds spent in each stage, summed over the outputs; and when, by the clock on the wall, from the first output's
+    beginning to the last one's end."""
 
     def __init__(self, **seconds: float) -> None:
         self._seconds = dict(seconds)
+        self._stages: dict[str, tuple[float, float]] = {}
+
+    @property
+    def stages(self) -> Stages:
+        return self._stages
+
+    def begin(self, stage: str) -> None:
+        """The stage begins now, unless it has begun."""
+        self._stages.setdefault(stage, (time.time(), time.time()))
+
+    def reach(self, stage: str) -> None:
+        """The stage lasts until now at least; one that was not begun followed that which was reached last."""
+        latest = max((ended for _, ended in self._stages.values()), default=time.time())
+        self._stages[stage] = (self._stages.get(stage, (latest, latest))[0], time.time())
 
     def add(self, seconds: Mapping[str, float]) -> None:
         for stage, value in seconds.items():
@@ -140,11 +165,18 @@ class Clock:
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
         began = time.perf_counter()
+        self.begin(stage)
         yield
         self.add({stage: time.perf_counter() - began})
+        self.reach(stage)
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        return self._seconds
 
     def timings(self) -> Timings:
-        return Timings(**{stage: round(value, 4) for stage, value in self._seconds.items()})
+        known = {field.name for field in fields(Timings)} & self._seconds.keys()
+        return Timings(**{stage: round(self._seconds[stage], 4) for stage in known})
 
 
 class Runner:
@@ -162,6 +194,8 @@ class Runner:
         spool: Spool,
         scratch: Path,
         slots: int = 0,
+        metrics: WorkerMetrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.store = store
         self.previews = previews
@@ -172,6 +206,9 @@ class Runner:
         self._spool = spool
         self._scratch = scratch
         self.slots = slots or maker.slots
+        self.metrics = metrics or WorkerMetrics()
+        self.metrics.slots(self.slots)
+        self._tracing = tracing or Tracing()
         self.delivering = Typical()
         self._gate = Gate()
         self._in_hand: set[str] = set()
@@ -237,7 +274,10 @@ class Runner:
             if job is None:
                 log.info("nothing left to do", job=job_id)
                 return True
-            with self._leases.hold(job.id, job.attempt) as held:
+            with (
+                self._leases.hold(job.id, job.attempt) as held,
+                structlog.contextvars.bound_contextvars(request_id=job.request_id),
+            ):
                 if job.alone and not alone:
                     self._hand_back(job)
                     return False
@@ -246,44 +286,60 @@ class Runner:
                 return True
 
     def _attempt(self, job: Job, held: Held) -> None:
+        began, clock = time.time(), Clock(queued=(datetime.now(UTC) - job.created_at).total_seconds())
+        outcome = "handed_back"
+        self.metrics.claimed(job)
         try:
-            self._make(job, held)
+            outcome = self._make(job, held, clock)
         except BackInQueue:
             self._hand_back(job)
             raise
         except Cancelled:
+            outcome = "canceled"
             self._stop_job(job)
         except OVERTAKEN as reason:
+            outcome = "overtaken"
             self._erase_files(job)
             log.info("attempt overtaken, its files are erased", job=job.id, attempt=job.attempt, reason=str(reason))
         except StoreUnavailable:
             raise  # only when the worker stops; what was made stays in the spool, what was not is made again
         except Exception as error:
+            outcome = "retried"  # unless `_fail` returns
             self._fail(job, error)
+            outcome = "failed"
+        finally:
+            self.metrics.ended(job, outcome)
+            self._tracing.attempt(job, began, time.time(), clock.stages, outcome)
 
-    def _make(self, job: Job, held: Held) -> None:
-        clock = Clock(queued=(datetime.now(UTC) - job.created_at).total_seconds())
+    def _make(self, job: Job, held: Held, clock: Clock) -> str:
+        """Return what came of it."""
+        taken = time.perf_counter()
         self._scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{job.id}-", dir=self._scratch) as name:
             folder = Path(name)
-            source = self._fetch(job, folder, held)
+            source = self._fetch(job, folder, held, clock)
             made = self._maker.make(Attempt(job, source, folder, clock, held, self))
             held.made()
             began = time.perf_counter()
             result = self._spool.add(job, made, clock.timings())
         try:
+            clock.begin("upload")
             self._spool.deliver(result)
+            clock.reach("upload")
             self.delivering.add(time.perf_counter() - began)
         except StorageUnavailable as error:
             log.warning("the result waits for storage", job=job.id, attempt=job.attempt, error=str(error))
-            return
+            return "spooled"
         except StoreUnavailable as error:
             log.warning("the result waits for Redis", job=job.id, attempt=job.attempt, error=str(error))
-            return
+            return "spooled"
+        ended = time.perf_counter()
+        self.metrics.completed(job, {**clock.seconds, "upload": ended - began}, ended - taken)
         seconds = {stage: round(value, 2) for stage, value in asdict(result.timings).items()}
         log.info("job completed", job=job.id, kind=job.kind, attempt=job.attempt, **seconds)
+        return "completed"
 
-    def _fetch(self, job: Job, folder: Path, held: Held) -> Path | None:
+    def _fetch(self, job: Job, folder: Path, held: Held, clock: Clock) -> Path | None:
         """The upload, as soon as storage hands it out."""
         if job.input is None:
             return None
@@ -292,7 +348,8 @@ class Runner:
             while True:
                 self.check(held)
                 try:
-                    self._storage.download(job.input.key, path)
+                    with clock.time("fetch"):
+                        self._storage.download(job.input.key, path)
                     return path
                 except StorageUnavailable as error:
                     log.warning("waiting for storage", job=job.id, error=str(error))
@@ -324,6 +381,7 @@ class Runner:
             reason=str(error),
             exc_info=error if failure.code == "internal_error" else None,
         )
+        self.metrics.failed(failure.code, failure.retryable)
         self._erase_files(job)
         end = self.store.strike if failure.retryable else self.store.fail
         try:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from celery import Celery
 from celery.exceptions import Reject
 
-from service.jobs.queue import RUN_JOB
+from service.jobs.queue import RUN_JOB, JobQueue
 from service.jobs.store import StoreUnavailable
 from workers.runner import BackInQueue, Runner
 
 
-def register(celery: Celery, runner: Runner) -> None:
-    """Give `celery` the task that runs a job with `runner`."""
+def register(celery: Celery, runner: Runner, queue: JobQueue) -> None:
+    """Give `celery` the task that runs a job with `runner`; `queue` is told that its message is taken."""
 
     @celery.task(name=RUN_JOB)
     def run_job(job_id: str) -> None:
+        queue.taken(job_id)
         try:
             runner.run(job_id)
         except (BackInQueue, StoreUnavailable) as error:

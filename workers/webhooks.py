@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
@@ -17,8 +18,10 @@ from service.jobs.record import Job
 from service.jobs.store import StoreUnavailable, connect_async
 from service.jobs.webhooks import Claim, Outbox, signing_secrets
 from service.log import configure_logging, log
+from service.metrics.exporter import Exporter
 from service.settings import Settings
 from workers.delivery import Answer, Sender, message, signed
+from workers.webhook_metrics import WebhookMetrics
 
 SIDE_BY_SIDE = 32
 """Webhooks that one process sends at a time."""
@@ -43,7 +46,15 @@ _MARGIN_S = 20.0
 class Deliverer:
     """Sends until it is stopped."""
 
-    def __init__(self, outbox: Outbox, sender: Sender, secrets: tuple[str, ...], settings: Settings) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        sender: Sender,
+        secrets: tuple[str, ...],
+        settings: Settings,
+        metrics: WebhookMetrics | None = None,
+    ) -> None:
+        self._metrics = metrics or WebhookMetrics()
         self._outbox = outbox
         self._sender = sender
         self._secrets = secrets
@@ -105,13 +116,16 @@ class Deliverer:
     async def _send(self, claim: Claim, job: Job, url: str, sent: int) -> None:
         now = datetime.now(UTC)
         body = message(job, self._settings.public_url)
+        began = time.perf_counter()
         answer = await self._sender.post(url, signed(job, body, self._secrets, now), body)
         pause = next_pause(answer, self._settings.webhook_pauses[sent:])
+        self._metrics.sent(answer, time.perf_counter() - began, given_up=answer.error is not None and pause is None)
         again = None if pause is None else datetime.now(UTC) + timedelta(seconds=pause)
         delivery = Delivery(now, job.status, sent + 1, answer.status, answer.error, again)
         report = log.info if answer.error is None else log.warning
         where = urlsplit(url)._replace(query="").geturl()  # the query may be what lets its sender in
-        report("webhook sent", job=job.id, url=where, event_type=job.status, attempt=sent + 1, status=answer.status)
+        facts = {"event_type": job.status, "attempt": sent + 1, "status": answer.status, "request_id": job.request_id}
+        report("webhook sent", job=job.id, url=where, **facts)
         while True:
             try:
                 if not await self._outbox.settle(claim, delivery, pause):
@@ -139,7 +153,11 @@ def next_pause(answer: Answer, pauses: tuple[float, ...]) -> float | None:
 def run(settings: Settings) -> int:
     """Send webhooks until SIGTERM or SIGINT; return the exit status."""
     configure_logging(settings)
-    asyncio.run(_run(settings))
+    metrics = WebhookMetrics()
+    exporter = Exporter(settings, metrics.registry)
+    exporter.start()
+    asyncio.run(_run(settings, metrics))
+    exporter.stop()
     return 0
 
 
@@ -152,7 +170,7 @@ async def secrets_of(settings: Settings) -> tuple[str, ...]:
         await client.aclose()
 
 
-async def _run(settings: Settings) -> None:
+async def _run(settings: Settings, metrics: WebhookMetrics) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -168,7 +186,7 @@ async def _run(settings: Settings) -> None:
     if secrets is not None:
         sender = Sender(settings.webhook_timeout, settings.webhook_allow_private)
         log.info("webhooks are sent", secret="that of DUET_WEBHOOK_SECRET" if settings.webhook_secrets else "our own")
-        await Deliverer(Outbox(client), sender, secrets, settings).run(stop)
+        await Deliverer(Outbox(client), sender, secrets, settings, metrics).run(stop)
     await client.aclose()
 
 

@@ -88,9 +88,15 @@ async def _take(
 ) -> JSONResponse:
     services = submission.services
     await run_in_threadpool(submission.check_room)
-    async with receive_upload(request, services.settings) as upload:
-        judge = partial(_accept, kind, model, upload, submission)
-        accepted = await anyio.to_thread.run_sync(judge, limiter=services.judges)
+    try:
+        async with receive_upload(request, services.settings) as upload:
+            judge = partial(_accept, kind, model, upload, submission)
+            accepted = await anyio.to_thread.run_sync(judge, limiter=services.judges)
+    except Problem as problem:
+        services.metrics.refused(kind, problem.code)
+        raise
+    if not accepted.replayed:
+        services.metrics.uploaded(kind, upload.bytes)
     return await submission.answer(accepted)
 
 

@@ -1,5 +1,5 @@
-"""Around every request: its id, one line in the log, a bound on its body, security headers, and an answer even where
-the code failed."""
+"""Around every request: its id, one line in the log, its place in metrics and traces, a bound on its body, security
+headers, and an answer even where the code failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import Problem, problem_response
 from service.log import log
+from service.metrics.api import ApiMetrics
 from service.settings import Settings
+from service.tracing import Tracing
 
 MAX_BODY = 2**20
 """Bytes of a request's body, unless its route says otherwise."""
@@ -73,8 +75,10 @@ def body_limit(request: Request) -> BodyLimit:
 class RequestContext:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics, tracing: Tracing) -> None:
         self._app = app
+        self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,6 +88,7 @@ class RequestContext:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         limit = BodyLimit(scope, receive)
         scope.setdefault("state", {}).update(request_id=request_id, body_limit=limit)
+        tracing = self._tracing if scope["path"].removeprefix("/v1") not in _QUIET else _UNTRACED
         status: int | None = None
         began = time.perf_counter()
 
@@ -91,13 +96,18 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                seconds = time.perf_counter() - began  # a stream of events may go on for hours from here
+                self._metrics.answered(_route(scope), scope["method"], message["status"], seconds)
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            tracing.request(scope["method"], Headers(scope=scope), request_id) as ended,
+        ):
             try:
                 await self._app(scope, limit.receive, send_with_id)
             except ClientDisconnect:
@@ -108,10 +118,19 @@ class RequestContext:
                     raise  # part of the answer is out: only closing the connection tells the client
                 failure = Problem(500, "internal_error", "The service failed; its log says why under this request_id.")
                 await problem_response(Request(scope), failure)(scope, receive, send_with_id)
+            ended(_route(scope), status)
             took = round((time.perf_counter() - began) * 1000, 1)
-            level = "debug" if scope["path"] in _QUIET else "info"
+            level = "debug" if scope["path"].removeprefix("/v1") in _QUIET else "info"
             getattr(log, level)("request", method=scope["method"], path=scope["path"], status=status, milliseconds=took)
 
 
-_QUIET = ("/healthz", "/readyz")
+_QUIET = ("/healthz", "/readyz", "/metrics")
 """Asked every few seconds by whatever watches the service."""
+
+_UNTRACED = Tracing()
+
+
+def _route(scope: Scope) -> str | None:
+    """The template of the route that answers, `/jobs/{job_id}`, under either spelling; None where none does."""
+    path = getattr(scope.get("route"), "path", None)
+    return path.removeprefix("/v1") if isinstance(path, str) else None

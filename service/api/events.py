@@ -72,7 +72,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 async def _follower(job_id: JobId, services: ServicesHere, caller: CallerHere) -> AsyncIterator[Follower]:
     try:
-        with services.events.follow(job_id) as follower:
+        with services.events.follow(job_id) as follower, services.metrics.event_streams.track_inprogress():
             yield follower
     except TooManyFollowers as error:
         full = "As many clients follow jobs as this server bears; ask for the job itself, or try again."

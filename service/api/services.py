@@ -15,14 +15,16 @@ from service.jobs.keyring import Keyring
 from service.jobs.queue import JobQueue
 from service.jobs.retention import Retention
 from service.jobs.store import JobStore
+from service.metrics.api import ApiMetrics
 from service.probe import Prober
 from service.settings import Settings
 from service.storage import Storage
+from service.tracing import Tracing
 
 
 @dataclass(frozen=True)
 class Services:
-    """Settings, job records, queue, files, models and the judge of uploads, of one API process."""
+    """Settings, job records, queue, files, models, metrics, traces and the judge of uploads, of one API process."""
 
     settings: Settings
     store: JobStore
@@ -34,6 +36,8 @@ class Services:
     idempotency: IdempotencyKeys
     retention: Retention
     events: Events
+    metrics: ApiMetrics
+    tracing: Tracing
     judges: CapacityLimiter
     """Uploads looked at side by side: more than the processor can bear would run into the probe's time limit."""
 

@@ -12,10 +12,11 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
@@ -103,7 +104,12 @@ class Submission:
             if made is not None:
                 return self._again(made)
         check_room(self.services, self.caller)
-        job, file = make()
+        made_job, file = make()
+        job = replace(
+            made_job,
+            request_id=structlog.contextvars.get_contextvars().get("request_id"),
+            traceparent=self.services.tracing.traceparent(),
+        )
         try:
             self.services.retention.watch(job.id)
             if file is not None:
@@ -120,6 +126,7 @@ class Submission:
             self._take_back(job, request)
             raise
         self._note(job, request)
+        self.services.metrics.accepted(job.kind, job.priority)
         log.info("job accepted", job=job.id, kind=job.kind, model=job.model, priority=job.priority)
         return Accepted(job, replayed=False)
 

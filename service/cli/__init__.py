@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from service.cli import doctor, jobs, making, models, pictures, serving, webhooks, weights
+from service.cli import (
+    data,
+    doctor,
+    evaluating,
+    jobs,
+    making,
+    models,
+    pictures,
+    plan,
+    serving,
+    training,
+    webhooks,
+    weights,
+)
 
 app = typer.Typer(
     name="duet",
@@ -17,11 +30,23 @@ app = typer.Typer(
 _COMMANDS = {
     "Making": (making.generate, making.v2a, making.a2v),
     "At a server": (jobs.jobs, jobs.save, jobs.cancel, models.models),
-    "Serving": (serving.serve, serving.api, serving.worker, webhooks.webhooks, serving.key, doctor.doctor),
+    "Serving": (
+        serving.serve,
+        serving.api,
+        serving.worker,
+        webhooks.webhooks,
+        serving.bucket,
+        serving.key,
+        doctor.doctor,
+        plan.plan,
+    ),
     "Models and pictures": (pictures.picture, weights.convert, weights.calibrate),
+    "Training": (training.train, evaluating.evaluate),
 }
 """By the heading that `duet --help` shows them under. A command is named for its function."""
 
 for _heading, _functions in _COMMANDS.items():
     for _function in _functions:
         app.command(rich_help_panel=_heading)(_function)
+
+app.add_typer(data.app, rich_help_panel="Training")

@@ -15,10 +15,12 @@ def serve(
 ) -> None:
     """Run everything on this machine: Redis, worker and API. Ctrl-C stops it."""
     from service import local
+    from service.cli.checks import check_machine
     from service.settings import load_settings
 
     given = {"host": host, "port": port, "data": data}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    check_machine(settings, computes=True)
     try:
         local.serve(settings)
     except local.CannotServe as error:
@@ -28,6 +30,9 @@ def serve(
 
 def api(
     descriptor: Annotated[int | None, typer.Option(help="Serve on this inherited, listening socket.")] = None,
+    number: Annotated[
+        int | None, typer.Option(help="Which of several it is on that socket: they count together.")
+    ] = None,
 ) -> None:
     """Run the HTTP API alone, on DUET_HOST and DUET_PORT."""
     import socket
@@ -35,11 +40,16 @@ def api(
     import uvicorn
 
     from service.app import create_app
+    from service.cli.checks import check_machine
     from service.log import configure_logging
+    from service.metrics.sharing import share
     from service.server import Server
     from service.settings import load_settings
 
     settings = load_settings()
+    check_machine(settings)
+    if number is not None:
+        share(settings.temporary / "metrics", number)
     configure_logging(settings)
     app = create_app(settings)
     config = uvicorn.Config(
@@ -57,10 +67,49 @@ def api(
 
 def worker() -> None:
     """Run a worker alone: it loads the models and works on the jobs of DUET_REDIS_URL."""
+    from service.cli.checks import check_machine
     from service.settings import load_settings
     from workers.app import run
 
-    raise typer.Exit(run(load_settings()))
+    settings = load_settings()
+    check_machine(settings, computes=True)
+    try:
+        raise typer.Exit(run(settings))
+    except ValueError as error:
+        from model.checkpoint import CheckpointError  # loads torch, which must not come before the worker has its GPU
+
+        if not isinstance(error, CheckpointError):
+            raise
+        raise SystemExit(f"Duet cannot start.\nA model of DUET_MODELS cannot be loaded: {error}") from error
+
+
+def bucket() -> None:
+    """Make the bucket of DUET_STORAGE unless it is there; wait for a store that is still starting. May be repeated."""
+    import time
+
+    from service.log import configure_logging, log
+    from service.s3 import S3Storage
+    from service.settings import load_settings
+    from service.storage import StorageUnavailable, open_storage
+
+    settings = load_settings()
+    configure_logging(settings)
+    storage = open_storage(settings)
+    if not isinstance(storage, S3Storage):
+        log.info("results are kept in a folder: no bucket is needed", folder=settings.storage_url)
+        return
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            made = storage.create()
+            break
+        except StorageUnavailable as error:
+            if time.monotonic() > deadline:
+                typer.echo(f"The bucket of {settings.storage_url} cannot be made: {error}", err=True)
+                raise typer.Exit(1) from error
+            log.info("waiting for the store", error=str(error))
+            time.sleep(1)
+    log.info("the bucket was made" if made else "the bucket is there", storage=settings.storage_url)
 
 
 def key(

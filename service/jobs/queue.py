@@ -2,6 +2,8 @@
 
 The message is only a wake-up; what is to be done stands in the record. So a lost message costs time (the reaper sends
 another) and a doubled one costs nothing, and no code of the workers is imported here.
+
+The broker is the Redis of the records, or RabbitMQ where DUET_BROKER_URL names one (`rabbit` has what differs).
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from amqp.exceptions import AMQPError
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from service.jobs import rabbit
 from service.jobs.record import Job, made_at
+from service.jobs.store import connect
+from service.log import log
 from service.settings import Settings
 
 RUN_JOB = "duet.run_job"
@@ -34,6 +40,9 @@ _AGAIN = 0
 _STEP = 3
 """Between one of these numbers and the next."""
 
+_URGENCY = {priority: rabbit.MOST_URGENT - priority // _STEP for priority in (_AGAIN, *_PRIORITY.values())}
+"""RabbitMQ's numbers for them."""
+
 _MOVE = """
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[1]) end
 """
@@ -48,8 +57,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     # Above the hard limit of a job: else the transport would deliver the message of a job that still runs once more,
     # again and again. (The record would refuse the second run. But each refused copy is taken as done.)
     visibility_timeout = settings.job_deadline.total_seconds() + 3600
-    return {
-        "broker_url": broker_url(settings.redis_url),
+    config: dict[str, Any] = {
+        "broker_url": settings.broker_address or broker_url(settings.redis_url),
         "task_default_queue": QUEUE,
         # The record holds the result: Celery's own would be a second truth.
         "task_ignore_result": True,
@@ -94,11 +103,15 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         # Our own log set-up stays in force in the worker.
         "worker_hijack_root_logger": False,
     }
+    return config | rabbit.config(settings.broker_address) if settings.broker_address else config
 
 
 def broker_url(redis_url: str) -> str:
-    """Redis' address as Celery writes it: a Unix socket has another scheme there, and another name for the database."""
+    """Redis' address as Celery writes it: a Unix socket has another scheme there, and another name for the database.
+    And it looks at certificates only where it is told to."""
     parts = urlsplit(redis_url)
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
+        return parts._replace(query="&".join(filter(None, (parts.query, "ssl_cert_reqs=required")))).geturl()
     if parts.scheme != "unix":
         return redis_url
     database = parse_qs(parts.query).get("db", ["0"])[0]
@@ -112,6 +125,9 @@ class JobQueue:
     def __init__(self, settings: Settings) -> None:
         self._celery = Celery("duet", set_as_current=False)
         self._celery.conf.update(celery_config(settings))
+        self._rabbit: rabbit.Messages | None = None
+        if settings.broker_address:
+            self._rabbit = rabbit.Messages(self._celery, QUEUE, connect(settings), self._publish)
 
     def connect(self) -> None:
         """Do now what Celery else puts off until the first message, which then takes tens of milliseconds.
@@ -127,23 +143,57 @@ class JobQueue:
         """Send the wake-up for a job whose record is written. Raises QueueUnavailable."""
         with _reachable():
             priority = _AGAIN if job.attempt else _PRIORITY[job.priority]
-            self._celery.send_task(RUN_JOB, args=[job.id], task_id=job.id, priority=priority)
+            if self._rabbit:
+                self._rabbit.send(job.id, _URGENCY[priority])
+            else:
+                self._publish(job.id, priority)
+
+    def taken(self, job_id: str) -> None:
+        """For the worker that has taken a message of this job, before it does anything else."""
+        if self._rabbit is None:
+            return  # it is off its list
+        try:
+            with _reachable():
+                self._rabbit.taken(job_id)
+        except QueueUnavailable as error:  # a note too many is noticed later: `rabbit.Messages.waiting`
+            log.warning("Redis does not answer", job=job_id, error=str(error))
 
     def waiting(self) -> set[str]:
         """Ids of the jobs for which a message waits that nobody has taken yet. Raises QueueUnavailable."""
-        with _reachable(), self._celery.connection_for_read() as connection:
+        with _reachable():
+            return self._rabbit.waiting() if self._rabbit else self._listed()
+
+    def age(self, seconds: float) -> None:
+        """Raise the priority of each message that has waited for `seconds` by one, once for each such time.
+
+        Both brokers are strict: whoever is more urgent comes first. So without this one urgent job after another could
+        keep the others waiting for good. Raises QueueUnavailable.
+        """
+        with _reachable():
+            if self._rabbit:
+                self._rabbit.age(seconds)
+            else:
+                self._move_up(seconds)
+
+    def close(self) -> None:
+        if self._rabbit:
+            self._rabbit.close()
+        self._celery.close()
+
+    def _publish(self, job_id: str, priority: int) -> None:
+        waits = {"confirm_timeout": rabbit.CONFIRM_TIMEOUT} if self._rabbit else {}
+        self._celery.send_task(RUN_JOB, args=[job_id], task_id=job_id, priority=priority, **waits)
+
+    def _listed(self) -> set[str]:
+        with self._celery.connection_for_read() as connection:
             channel = connection.default_channel
             lists = [channel._q_for_pri(QUEUE, priority) for priority in channel.priority_steps]
             return {json.loads(raw)["headers"]["id"] for name in lists for raw in channel.client.lrange(name, 0, -1)}
 
-    def age(self, seconds: float) -> None:
-        """Move each message that has waited for `seconds` to the next higher priority, once for each such time.
-
-        Redis' lists are strict: whoever comes out of a higher one comes first. So without this one urgent job after
-        another could keep the others waiting for good. Raises QueueUnavailable.
-        """
+    def _move_up(self, seconds: float) -> None:
+        """Move each message of Redis' lists to where it belongs by now."""
         now = time.time()
-        with _reachable(), self._celery.connection_for_read() as connection:
+        with self._celery.connection_for_read() as connection:
             channel = connection.default_channel
             for place in (_PRIORITY["normal"], _PRIORITY["low"]):
                 messages: list[bytes] = channel.client.lrange(channel._q_for_pri(QUEUE, place), 0, -1)
@@ -156,13 +206,10 @@ class JobQueue:
                         keys = [channel._q_for_pri(QUEUE, priority) for priority in (place, due)]
                         channel.client.eval(_MOVE, 2, *keys, raw)
 
-    def close(self) -> None:
-        self._celery.close()
-
 
 @contextlib.contextmanager
 def _reachable() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, RedisError, OSError) as error:
+    except (OperationalError, AMQPError, RedisError, OSError) as error:
         raise QueueUnavailable(str(error)) from error

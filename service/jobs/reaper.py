@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 
 from service.jobs.queue import JobQueue, QueueUnavailable
 from service.jobs.record import SPOOL, IllegalTransition, Job, StaleClaim, Status
@@ -34,10 +35,18 @@ AGEING_ROUNDS = 60
 class Reaper:
     """Goes its rounds in a thread from `start()` to `stop()`; `round()` can be called alone.
 
-    `ageing`: seconds of waiting that raise a job's priority by one.
+    `ageing`: seconds of waiting that raise a job's priority by one. `abandoned` is told of each job that was taken from
+    a dead worker.
     """
 
-    def __init__(self, store: JobStore, queue: JobQueue, ageing: float = AGEING) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        queue: JobQueue,
+        ageing: float = AGEING,
+        abandoned: Callable[[Job], None] = lambda job: None,
+    ) -> None:
+        self._abandoned = abandoned
         self._store = store
         self._queue = queue
         self._ageing = ageing
@@ -60,7 +69,7 @@ class Reaper:
         if self._settled():
             for job_id in self._store.leases_run_out():
                 if job := self._store.abandon(job_id):
-                    _report(job)
+                    self._report(job)
         self.wake()
         if time.monotonic() - self._aged >= self._ageing / AGEING_ROUNDS:
             self._aged = time.monotonic()
@@ -73,7 +82,7 @@ class Reaper:
         """
         for held in self._store.held(name):
             if job := self._store.abandon(held.id, known_dead=True):
-                _report(job)
+                self._report(job)
         self.wake()
 
     def nobody_works(self) -> int:
@@ -128,13 +137,14 @@ class Reaper:
                     log.warning("the reaper waits for Redis", error=str(error))
                 answers = False
 
-
-def _report(job: Job) -> None:
-    log.warning(
-        "a worker lost its job",
-        job=job.id,
-        attempt=job.attempt,
-        status=str(job.status),
-        strikes=job.strikes,
-        alone=job.alone,
-    )
+    def _report(self, job: Job) -> None:
+        self._abandoned(job)
+        log.warning(
+            "a worker lost its job",
+            job=job.id,
+            attempt=job.attempt,
+            status=str(job.status),
+            strikes=job.strikes,
+            alone=job.alone,
+            request_id=job.request_id,
+        )

@@ -162,6 +162,7 @@ class Job:
 
     `owner` is the id of the API key that submitted it, None where none was asked for. `holder` is who works on it now.
     `alone`: it has a worker to itself, now or at its next attempt. `retried_from` is the job that it repeats.
+    `request_id` and `traceparent` (W3C Trace Context) name the request that it came with, in logs and in traces.
     """
 
     id: str
@@ -187,6 +188,8 @@ class Job:
     alone: bool = False
     strikes: int = 0
     webhook: Webhook | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
 
     @property
     def wants_webhook(self) -> bool:

@@ -4,6 +4,7 @@
     duet:job:{id}:attempt      the attempt that is held: its number, its progress, whether a cancel was asked for
     duet:index:{o}:{s}:{k}     ids of the jobs with owner, status and kind; an empty part stands for any
     duet:queued                ids that wait, in the order in which they will run
+    duet:waiting:{p}           ids that wait, of this priority
     duet:leases                ids that are held, by the end of the lease
     duet:unclaimed             ids that wait and that nobody holds, by the time at which they need another message
     duet:expiry                all ids, by the time at which they are to be erased
@@ -124,8 +125,13 @@ _WAKE_LATER = f"{NOW} for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', now 
 QUEUED = "duet:queued"
 """The ids of the jobs that wait, in their order."""
 
-_LEASES, _UNCLAIMED, _EXPIRY = "duet:leases", "duet:unclaimed", "duet:expiry"
-_WORKERS = "duet:workers"
+LEASES = "duet:leases"
+"""The ids of the jobs that are held, by the end of the lease."""
+
+WORKERS = "duet:workers"
+"""The names of the workers, by the end of their last sign of life."""
+
+_UNCLAIMED, _EXPIRY = "duet:unclaimed", "duet:expiry"
 _UNWRITABLE = (redis.exceptions.ReadOnlyError, redis.exceptions.OutOfMemoryError)
 
 
@@ -220,7 +226,7 @@ class JobStore:
         """
         end = f"({after}" if after else "+"
         with reachable():
-            found: Any = self._redis.zrevrangebylex(_index(owner, status, kind), end, "-", 0, limit + 1)
+            found: Any = self._redis.zrevrangebylex(index_key(owner, status, kind), end, "-", 0, limit + 1)
             ids = [_decoded(each) for each in found]
             texts: Any = self._redis.mget([record_key(job_id) for job_id in ids[:limit]]) if ids else []
         jobs = [Job.from_json(text) for text in texts if text is not None]
@@ -229,7 +235,7 @@ class JobStore:
     def count_queued(self, owner: str | None = None) -> int:
         """Jobs that wait, those of `owner` where given."""
         with reachable():
-            return int(self._redis.zcard(_index(owner, Status.QUEUED, None)))
+            return int(self._redis.zcard(index_key(owner, Status.QUEUED, None)))
 
     def look(self, job_id: str) -> Sight:
         """The job and all that is known about it, in one round trip. Raises UnknownJob."""
@@ -283,7 +289,7 @@ class JobStore:
             keys = [
                 *(record_key(job_id), attempt_key(job_id), _gone_key(job_id)),
                 *(events_key(job_id), previews_key(job_id), deliveries_key(job_id)),
-                *(QUEUED, _LEASES, _UNCLAIMED, _EXPIRY, DUE),
+                *(QUEUED, LEASES, _UNCLAIMED, _EXPIRY, DUE),
             ]
             milliseconds = int(remember.total_seconds() * 1000) if remember else ""
             with reachable():
@@ -320,7 +326,7 @@ class JobStore:
         Returns whether a cancel was asked for. Raises StaleClaim if the job is no longer held with this token.
         """
         with reachable():
-            answer = self._renew(keys=[attempt_key(job_id), _LEASES], args=[token, job_id, self._milliseconds()])
+            answer = self._renew(keys=[attempt_key(job_id), LEASES], args=[token, job_id, self._milliseconds()])
         return self._asked_to_stop(answer, job_id, token)
 
     def start(self, job_id: str, token: int) -> Job:
@@ -364,19 +370,19 @@ class JobStore:
     def announce_worker(self, name: str, seconds: float = 15.0) -> None:
         """A worker's sign of life, good for `seconds`; `workers` lists those that are still good."""
         with reachable():
-            self._redis.zadd(_WORKERS, {name: self._now() + seconds})
+            self._redis.zadd(WORKERS, {name: self._now() + seconds})
 
     def forget_worker(self, name: str) -> None:
         """A worker leaves in order."""
         with reachable():
-            self._redis.zrem(_WORKERS, name)
+            self._redis.zrem(WORKERS, name)
 
     def workers(self) -> list[str]:
         """Names of the workers that gave a sign of life lately."""
         with reachable():
             now = self._now()
-            self._redis.zremrangebyscore(_WORKERS, "-inf", now)
-            names: Any = self._redis.zrange(_WORKERS, 0, -1)
+            self._redis.zremrangebyscore(WORKERS, "-inf", now)
+            names: Any = self._redis.zrange(WORKERS, 0, -1)
         return sorted(_decoded(name) for name in names)
 
     # For the reaper.
@@ -389,12 +395,12 @@ class JobStore:
 
     def leases_run_out(self, limit: int = 100) -> list[str]:
         """Ids of held jobs whose lease was not renewed in time."""
-        return self._ids_due(_LEASES, limit)
+        return self._ids_due(LEASES, limit)
 
     def held(self, holder: str) -> list[Job]:
         """What those work on whose names begin with `holder`."""
         with reachable():
-            ids: Any = self._redis.zrange(_LEASES, 0, -1)
+            ids: Any = self._redis.zrange(LEASES, 0, -1)
             texts: Any = self._redis.mget([record_key(_decoded(job_id)) for job_id in ids]) if ids else []
         jobs = [Job.from_json(text) for text in texts if text is not None]
         return [job for job in jobs if job.holder and job.holder.startswith(holder)]
@@ -470,7 +476,7 @@ class JobStore:
         with reachable():
             answer = self._commit(
                 keys=[
-                    *(record_key(job.id), attempt_key(job.id), QUEUED, _LEASES, _UNCLAIMED, _EXPIRY),
+                    *(record_key(job.id), attempt_key(job.id), QUEUED, LEASES, _UNCLAIMED, _EXPIRY),
                     *(events_key(job.id), previews_key(job.id), DUE),
                     *leave,
                     *_indexes(job),
@@ -550,14 +556,21 @@ def _gone_key(job_id: str) -> str:
     return f"duet:gone:{job_id}"
 
 
-def _index(owner: str | None, status: Status | None, kind: str | None) -> str:
+def index_key(owner: str | None, status: Status | None, kind: str | None) -> str:
+    """Under which Redis keeps the ids of the jobs with this owner, status and kind; None stands for any."""
     return f"duet:index:{owner or ''}:{status or ''}:{kind or ''}"
+
+
+def waiting_key(priority: str) -> str:
+    """Under which Redis keeps the ids of the jobs of this priority that wait."""
+    return f"duet:waiting:{priority}"
 
 
 def _indexes(job: Job) -> list[str]:
     """Every index in which the job stands."""
     owners = [None, job.owner] if job.owner else [None]
-    return [_index(*part) for part in itertools.product(owners, (None, job.status), (None, job.kind))]
+    indexes = [index_key(*part) for part in itertools.product(owners, (None, job.status), (None, job.kind))]
+    return [*indexes, waiting_key(job.priority)] if job.status is Status.QUEUED else indexes
 
 
 def _turn(job: Job, ageing: float) -> int:

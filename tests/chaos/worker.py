@@ -38,6 +38,8 @@ class FakeMaker:
     def stop(self) -> None:
         """Each step ends by itself soon, and the report after it lets the job go."""
 
+    collectors = ()
+
     def close(self) -> None:
         """Nothing of it goes on beside `make`."""
 

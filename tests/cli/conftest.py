@@ -76,17 +76,17 @@ class Server:
         self.api = RunningApi(create_app(settings))
         self.api.start()
         self.url = self.api.url
-        self._workers: list[FakeWorker] = []
+        self.workers: list[FakeWorker] = []
 
     def work(self, step_seconds: float) -> None:
         """Start a worker; each of its jobs has five steps of so many seconds."""
         worker = FakeWorker(self.settings, self.folder, step_seconds * 5)  # a job that is alone takes a fifth
-        self._workers.append(worker)
+        self.workers.append(worker)
         until(lambda: self.store.workers() or worker.process.poll() is not None, "the worker is there", 60)
         assert worker.process.poll() is None, worker.log.read_text()
 
     def stop(self) -> None:
-        for worker in self._workers:
+        for worker in self.workers:
             worker.stop()
         self.api.stop()
 

@@ -147,6 +147,7 @@ def test_the_description_covers_every_route_with_its_limits(client: httpx.Client
         "/models",
         "/healthz",
         "/readyz",
+        "/metrics",
     }
     body = description["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert (body["properties"]["steps"]["minimum"], body["properties"]["steps"]["maximum"]) == (1, 1000)

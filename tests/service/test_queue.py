@@ -90,7 +90,9 @@ def test_an_absent_redis_is_noticed_quickly_and_its_return_too(own_redis: RedisS
     ("redis_url", "for_celery"),
     [
         ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
-        ("rediss://me:pw@redis.example:6380/2", "rediss://me:pw@redis.example:6380/2"),
+        ("rediss://me:pw@redis.example:6380/2", "rediss://me:pw@redis.example:6380/2?ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_ca_certs=/ca.pem", "rediss://h/0?ssl_ca_certs=/ca.pem&ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_cert_reqs=none", "rediss://h/0?ssl_cert_reqs=none"),
         ("unix:///run/redis.sock", "redis+socket:///run/redis.sock?virtual_host=0"),
         ("unix:///run/a%20b/redis.sock?db=3", "redis+socket:///run/a%20b/redis.sock?virtual_host=3"),
         ("unix://:pw@/run/redis.sock", "redis+socket://:pw@/run/redis.sock?virtual_host=0"),

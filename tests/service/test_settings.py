@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from service.app import create_app
+from service.cli import app
 from service.settings import Settings, load_settings
 
 
@@ -41,28 +47,202 @@ def test_durations_are_written_as_people_write_them(text: str, duration: timedel
     assert load_settings(retention=text).retention == duration
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("PORT", "eighty"),
-        ("PORT", "70000"),
-        ("REDIS_URL", "http://localhost"),
-        ("STORAGE", "ftp://somewhere/x"),
-        ("STORAGE", "s3:///prefix"),
-        ("S3_ENDPOINT", "localhost:9000"),
-        ("RETENTION", "soon"),
-        ("RETENTION", "0"),
-        ("REMEMBER_ERASED", "0"),
-        ("MAX_QUEUED", "0"),
-        ("LOG_FORMAT", "xml"),
-        ("MAX_UPLOAD_MIB", "0"),
-    ],
-)
+BAD = {
+    "redis_url": ["http://localhost", "redis://", "redis://127.0.0.1:port/0", "redis://127.0.0.1/first", "unix://"],
+    "broker_url": ["redis://127.0.0.1", "amqp:///vhost", "amqp://127.0.0.1:port//", "rabbit.example"],
+    "data": [],
+    "storage": ["ftp://somewhere/x", "s3:///prefix"],
+    "s3_endpoint": ["localhost:9000", "http://", "http://objects:port"],
+    "s3_region": ["", "us east"],
+    "s3_access_key": [],
+    "s3_secret_key": [],
+    "s3_path_style": ["perhaps"],
+    "models": [],
+    "default_model": [""],
+    "device": ["tpu", "cuda:first", "gpu"],
+    "dtype": ["int8"],
+    "threads": ["-1", "many", "5000"],
+    "compile": ["perhaps"],
+    "buckets": ["0", "1;2", "1,2,", "5000"],
+    "host": ["", "http://127.0.0.1", "127.0.0.1 "],
+    "port": ["eighty", "70000", "-1", "80.5"],
+    "published_on": ["http://duet.example", "a b"],
+    "api_keys": ["secret"],
+    "max_requests_per_minute": ["0"],
+    "max_queued_per_key": ["0"],
+    "max_queued": ["0", "1e3x"],
+    "max_wait_s": ["-1", "inf", "nan"],
+    "max_event_streams": ["0"],
+    "public_url": ["duet.example", "https://duet.example/?q", "https://duet.example:port"],
+    "webhook_secret": ["hush", "whsec_short"],
+    "webhook_allow_private": ["perhaps"],
+    "webhook_timeout": ["0", "61", "nan"],
+    "webhook_retries": ["5s soon", "999999999999d"],
+    "max_upload_mib": ["0", "100000"],
+    "max_duration_s": ["0", "inf"],
+    "max_width": ["8"],
+    "max_height": ["8"],
+    "retention": ["soon", "0", "-1", "999999999999999d", "40000d"],
+    "remember_erased": ["0"],
+    "lease": ["0", "inf"],
+    "slots": ["-1"],
+    "api_processes": ["0", "65"],
+    "workers": ["0", "65"],
+    "gpu_locks": [],
+    "workers_per_gpu": ["0", "17"],
+    "ageing": ["0s"],
+    "step_deadline": ["0m", "an hour"],
+    "job_deadline": ["0h"],
+    "grace": ["-1s", "later"],
+    "log_format": ["xml"],
+    "log_level": ["loud"],
+    "metrics_port": ["70000"],
+    "metrics_host": ["", "http://127.0.0.1"],
+    "otlp_endpoint": ["collector:4318"],
+}
+"""What each setting refuses by itself. Those without were taken as they are; the machine, or another setting, refuses
+them further below."""
+
+
+def test_every_setting_is_tried_with_a_bad_value() -> None:
+    assert set(BAD) == set(Settings.model_fields)
+    on_the_machine = {"data", "models", "gpu_locks", "s3_access_key", "s3_secret_key"}
+    assert {name for name, values in BAD.items() if not values} == on_the_machine
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_a_bad_value_ends_the_process_and_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"DUET_{name}", value)
+    variable = f"DUET_{name.upper()}"
+    monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit) as end:
         load_settings()
-    assert f"DUET_{name} is {value!r}" in str(end.value)
+    first, sentence = str(end.value).splitlines()
+    assert first == "Duet cannot start."
+    if name in ("api_keys", "broker_url", "webhook_secret"):
+        assert sentence.startswith(f"{variable} is not as it must be: ")
+        assert value not in sentence
+    else:
+        assert sentence.startswith(f"{variable} is {value!r}: ")
+
+
+def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUET_REDIS_URL", "http://me:hush@redis.example")
+    with pytest.raises(SystemExit) as end:
+        load_settings()
+    assert "DUET_REDIS_URL is 'http://…@redis.example'" in str(end.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"s3_access_key": "me"}, ["DUET_S3_ACCESS_KEY", "DUET_S3_SECRET_KEY"]),
+        ({"s3_secret_key": "hush"}, ["DUET_S3_ACCESS_KEY", "DUET_S3_SECRET_KEY"]),
+        ({"step_deadline": "2h", "job_deadline": "1h"}, ["DUET_STEP_DEADLINE", "DUET_JOB_DEADLINE"]),
+        ({"device": "cuda:1", "gpu_locks": "/gpus"}, ["DUET_DEVICE", "DUET_GPU_LOCKS"]),
+        ({"max_queued": 10, "max_queued_per_key": 20}, ["DUET_MAX_QUEUED_PER_KEY", "DUET_MAX_QUEUED"]),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(given: dict[str, Any], names: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        load_settings(**given)
+    assert all(name in str(end.value) for name in names)
+    assert "hush" not in str(end.value)
+
+
+def test_all_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PORT": "eighty", "RETENTION": "soon", "REDIS_ULR": "redis://localhost"}.items():
+        monkeypatch.setenv(f"DUET_{name}", value)
+    with pytest.raises(SystemExit) as end:
+        load_settings()
+    assert str(end.value).splitlines()[1:] == [
+        "DUET_REDIS_ULR is not a setting; DUET_REDIS_URL is",
+        "DUET_PORT is 'eighty': Input should be a valid integer, unable to parse string as an integer",
+        "DUET_RETENTION is 'soon': Input should be a valid timedelta, invalid digit in duration",
+    ]
+
+
+@pytest.mark.parametrize("name", ["DUET_URL", "DUET_KEY", "DUET_TEST_S3_ENDPOINT", "DUET_API_PORT", "DUET_SOMETHING"])
+def test_variables_that_are_nobodys_slip_are_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes sets DUET_API_PORT for a service of that name, and what is not known here may be another program's."""
+    monkeypatch.setenv(name, "tcp://10.0.0.1:8000")
+    load_settings()
+
+
+def test_an_empty_variable_is_an_absent_one_where_a_setting_may_be_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("models", "s3_endpoint", "s3_access_key", "s3_secret_key", "broker_url", "storage", "published_on")
+    for name in names:
+        monkeypatch.setenv(f"DUET_{name.upper()}", "")
+    assert all(getattr(load_settings(), name) == getattr(Settings(), name) for name in names)
+    assert load_settings().s3_endpoint is None
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> dict[str, str]:
+    """Settings that can only be seen to be wrong on the machine they are for."""
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    broken = tmp_path / "models" / "broken"
+    broken.mkdir(parents=True)
+    (broken / "model.json").write_text("{")
+    return {
+        "DUET_DATA": str(file / "below"),
+        "DUET_STORAGE": str(file),
+        "DUET_MODELS": str(tmp_path / "nowhere"),
+        "DUET_DEFAULT_MODEL": "nobody",
+        "DUET_DEVICE": "cuda:99",
+        "DUET_GPU_LOCKS": str(file),
+    }
+
+
+ON_THE_MACHINE = (
+    "DUET_GPU_LOCKS",
+    "DUET_DATA",
+    "DUET_STORAGE",
+    "DUET_MODELS",
+    "DUET_DEFAULT_MODEL",
+    "DUET_DEVICE",
+    "DUET_PORT",
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "variable"),
+    [
+        (command, variable)
+        for command in ("api", "worker", "serve")
+        for variable in ON_THE_MACHINE
+        if command != "api" or variable not in ("DUET_DEVICE", "DUET_GPU_LOCKS")  # the API computes nothing
+    ],
+)
+def test_each_process_says_what_is_wrong_and_does_not_start(
+    command: str, variable: str, machine: dict[str, str], tmp_path: Path
+) -> None:
+    value = machine.get(variable, "eighty")
+    environment = {"DUET_DATA": str(tmp_path / "data"), "DUET_REDIS_URL": "unix:///nowhere.sock", variable: value}
+    ended = CliRunner().invoke(app, [command], env=environment)
+    assert ended.exit_code == 1
+    assert ended.output.splitlines()[0] == "Duet cannot start."
+    assert f"{variable} is {value!r}" in ended.output
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_broken_model_is_named(machine: dict[str, str], tmp_path: Path) -> None:
+    ended = CliRunner().invoke(app, ["api"], env={"DUET_MODELS": str(tmp_path / "models")})
+    assert ended.exit_code == 1
+    assert "DUET_MODELS is " in ended.output
+    assert "broken/model.json" in ended.output
+
+
+@pytest.mark.parametrize("command", ["api", "worker", "serve", "webhooks"])
+def test_a_process_ends_at_once_with_a_status(command: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "DUET_DATA": str(tmp_path / "data"), "DUET_LEASE": "0"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "service.cli", command], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Duet cannot start.\nDUET_LEASE is '0': ")
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_every_setting_says_what_it_is() -> None:
@@ -70,7 +250,7 @@ def test_every_setting_says_what_it_is() -> None:
 
 
 def test_the_secret_key_is_not_shown() -> None:
-    assert "hush" not in repr(load_settings(s3_secret_key="hush"))
+    assert "hush" not in repr(load_settings(s3_access_key="me", s3_secret_key="hush"))
 
 
 HASH = "ab" * 32

@@ -27,8 +27,9 @@ class FakeWorker:
         self.log = folder / "fake-worker.log"
         environment = {
             f"DUET_{name.upper()}": str(value)
-            for name, value in settings.model_dump(mode="json", exclude_unset=True).items()
+            for name, value in settings.model_dump(mode="json", exclude_unset=True, exclude={"broker_url"}).items()
         }
+        environment["DUET_BROKER_URL"] = settings.broker_address
         environment |= {LEDGER: str(folder / "ledger"), "DUET_CHAOS_STEP": str(step_seconds)}
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(

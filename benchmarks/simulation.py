@@ -1,0 +1,185 @@
+"""From 1 to 64 workers: how long jobs wait at which load, and where Redis becomes the limit. Prints JSON and tables.
+
+    python -m benchmarks.simulation [--short] [--measured FILE] [--figure docs/figures/scaling.png]
+
+- waits: a discrete-event simulation (`benchmarks.waiting`) of two kinds of workers, or of one that was measured by
+  `benchmarks.throughput`; beside them what `duet plan` expects.
+- Redis: the real store, queue and claims against a real Redis (`benchmarks.redis_cost`) say what a job takes of the one
+  core that Redis computes on. That core bounds all workers together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.end_to_end import surroundings
+from benchmarks.redis_cost import RedisCost, measure
+from benchmarks.waiting import batch_times, simulate
+from service.planning import Load, Service, estimated_gpu, waits
+
+ENGINES: Mapping[str, Mapping[int, float]] = {
+    # 15.4 s a clip (docs/performance.md); one clip keeps both cores busy, so that several only share them.
+    "two cores": {1: 15.4, 4: 61.6},
+    # 20 steps of `benchmarks.timed`, whose networks sleep as long as a GPU might work: 20 ms, and 5 ms for each clip.
+    "timed": {1: 0.5, 16: 2.0},
+}
+"""Seconds of a batch by its size: the demo model with super-resolution on two cores of an AMD EPYC, and a stand-in for
+a GPU."""
+
+WORKERS = (1, 2, 4, 8, 16, 32, 64)
+LOADS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+REDIS_SHARE = 0.7
+"""Of its core, beyond which Redis' own answers begin to wait."""
+
+AGEING_EVERY_S = 5.0
+"""Seconds after which each worker looks through the queue, as DUET_AGEING is by default."""
+
+
+def main() -> None:
+    options = _options()
+    engines = {"measured": _seconds(options.measured)} if options.measured else ENGINES
+    jobs = 4_000 if options.short else 40_000
+    workers, loads = ((1, 4), (0.5, 0.9)) if options.short else (WORKERS, LOADS)
+    waited = {
+        name: [_row(count, load, batch_times(seconds), jobs) for count in workers for load in loads]
+        for name, seconds in engines.items()
+    }
+    costs = [measure(options.redis_jobs, clients) for clients in ((2,) if options.short else (1, 8))]
+    limits = _limits(costs[-1], engines)
+    report = {
+        **surroundings(),
+        "jobs_of_each_run": jobs,
+        "engines": {name: dict(seconds) for name, seconds in engines.items()},
+        "waits": waited,
+        "redis": [{**asdict(cost), "jobs_per_s_ceiling": cost.jobs_per_s_ceiling} for cost in costs],
+        "limits": limits,
+    }
+    print(json.dumps(report, indent=2))
+    for name, rows in waited.items():
+        print("\n".join([name, "", *_waits_table(rows, workers, loads), ""]), file=sys.stderr)
+    print("\n".join(_redis_table(costs, limits)), file=sys.stderr)
+    if options.figure:
+        _draw(waited, options.figure)
+
+
+def _row(workers: int, load: float, times: list[float], jobs: int) -> dict[str, Any]:
+    seen = simulate(workers, times, load, jobs, seed=workers)
+    batch = len(times) - 1
+    expected = waits(workers, batch, seen.jobs_per_s, Service(times[batch], 0.0))
+    return {
+        "workers": workers,
+        "load": load,
+        **{name: round(value, 3) for name, value in asdict(seen).items()},
+        "expected_wait_p95": round(expected.p95, 3),
+    }
+
+
+def _limits(cost: RedisCost, engines: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
+    """How many workers of a speed keep Redis' core busy for REDIS_SHARE of the time."""
+    speeds = {name: max(size / seconds[size] for size in seconds) for name, seconds in engines.items()}
+    for efficiency in (0.4, 1.0):
+        speed = estimated_gpu(efficiency)
+        seconds = speed.seconds("generate", Load(1, {"generate": 1.0})) / speed.batch
+        speeds[f"H200 at {efficiency:.0%}, 20 + 8 steps, an estimate"] = 1 / seconds
+    found = []
+    for name, rate in speeds.items():
+        own = cost.microseconds_per_idle_worker_s + cost.microseconds_per_ageing_of_1000 / AGEING_EVERY_S
+        each = rate * cost.microseconds_per_job + own
+        found.append({"worker": name, "clips_per_s": round(rate, 4), "workers": math.floor(1e6 * REDIS_SHARE / each)})
+    return found
+
+
+def _waits_table(rows: list[dict[str, Any]], workers: tuple[int, ...], loads: tuple[float, ...]) -> list[str]:
+    by_place = {(row["workers"], row["load"]): row for row in rows}
+    lines = ["| workers | " + " | ".join(f"load {load:.2f}" for load in loads) + " |", "|---" * (len(loads) + 1) + "|"]
+    for count in workers:
+        cells = [
+            "{wait_p50:.3g} / {wait_p95:.3g} ({expected_wait_p95:.3g})".format(**by_place[count, load])
+            for load in loads
+        ]
+        lines.append(f"| {count} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _redis_table(costs: list[RedisCost], limits: list[dict[str, Any]]) -> list[str]:
+    lines = ["| Redis, by clients at a time | " + " | ".join(str(cost.clients) for cost in costs) + " |"]
+    lines.append("|---" * (len(costs) + 1) + "|")
+    named = {
+        "commands a job, those in scripts counted": "{commands_per_job:.0f}",
+        "processor time a job": "{microseconds_per_job:.0f} µs",
+        "memory a job, kept": "{bytes_per_job:.0f} B",
+        "memory a job, for an hour": "{bytes_per_job_at_first:.0f} B",
+        "append-only file a job": "{disk_bytes_per_job:.0f} B",
+        "jobs a second that were reached here": "{jobs_per_s_reached:.1f}",
+        "an idle worker, a second": "{microseconds_per_idle_worker_s:.0f} µs",
+        "a look through 1000 messages": "{microseconds_per_ageing_of_1000:.0f} µs",
+    }
+    lines += [
+        f"| {name} | " + " | ".join(form.format(**asdict(cost)) for cost in costs) + " |"
+        for name, form in named.items()
+    ]
+    lines.append(
+        "| jobs a second with all of its core | " + " | ".join(f"{c.jobs_per_s_ceiling:.0f}" for c in costs) + " |"
+    )
+    lines += ["", f"| worker | clips a second | workers that take {REDIS_SHARE:.0%} of Redis' core |", "|---|---|---|"]
+    lines += [f"| {limit['worker']} | {limit['clips_per_s']} | {limit['workers']} |" for limit in limits]
+    return lines
+
+
+def _draw(waited: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(len(waited), 2, figsize=(10.5, 3.6 * len(waited)), squeeze=False)
+    colours = plt.get_cmap("viridis")
+    shown = {"wait_p95": "95 of 100 jobs wait at most", "latency_p95": "and have ended after"}
+    for row, (name, rows) in zip(axes, waited.items(), strict=True):
+        counts = sorted({each["workers"] for each in rows})
+        for axis, (value, title) in zip(row, shown.items(), strict=True):
+            for place, count in enumerate(counts):
+                own = [each for each in rows if each["workers"] == count]
+                colour = colours(0.9 * place / max(1, len(counts) - 1))
+                label = f"{count} worker{'s' * (count > 1)}"
+                axis.plot(
+                    [each["load"] for each in own], [each[value] for each in own], "o-", color=colour, ms=4, label=label
+                )
+            if value == "wait_p95":  # many do not wait at all
+                axis.set_yscale("symlog", linthresh=rows[0]["latency_p95"] / 20)
+                axis.set_ylim(0, None)
+            else:
+                axis.set_yscale("log")
+            axis.set_title(f"{name}: {title}")
+            axis.set_ylabel("seconds")
+            axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("load: share of what the workers can do at most")
+    axes[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def _seconds(path: Path) -> dict[int, float]:
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return {row["batch"]: row["batch"] / row["clips_per_s"] for row in rows if "clips_per_s" in row}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="a few points, in half a minute")
+    parser.add_argument("--measured", type=Path, help="what `python -m benchmarks.throughput` printed")
+    parser.add_argument("--redis-jobs", type=int, default=160, help="jobs that Redis is measured with (default 160)")
+    parser.add_argument("--figure", type=Path, help="where to draw the waits, a PNG")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

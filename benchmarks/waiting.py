@@ -1,0 +1,153 @@
+"""Jobs that wait for workers whose engines share batches: a discrete-event simulation.
+
+Jobs come by chance (a Poisson stream). A worker takes up to `batch` of them. All jobs in its engine go on together:
+with k of them each needs `times[k]` seconds, as measured. A job that finds no worker with room waits, first come first
+served.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+WARM = 0.1
+"""Share of the jobs at the beginning that are not counted: the workers are idle at first."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of the jobs that were counted, in seconds."""
+
+    wait_p50: float
+    wait_p95: float
+    wait_mean: float
+    latency_p95: float
+    batch_mean: float
+    jobs_per_s: float
+
+
+class _Worker:
+    """An engine. `age` is how far a job would be that had been in it from the beginning, as a share of a whole job."""
+
+    def __init__(self, times: Sequence[float]) -> None:
+        self._times = times
+        self._ends: list[tuple[float, int]] = []
+        self._age = 0.0
+        self._now = 0.0
+        self.stamp = 0
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def begin(self, now: float, job: int, work: float) -> None:
+        self._go_on(now)
+        heapq.heappush(self._ends, (self._age + work, job))
+
+    def end(self, now: float) -> int:
+        self._go_on(now)
+        return heapq.heappop(self._ends)[1]
+
+    def next_end(self) -> float:
+        """When the first of its jobs ends if none joins."""
+        return self._now + max(0.0, self._ends[0][0] - self._age) * self._times[len(self._ends)]
+
+    def _go_on(self, now: float) -> None:
+        if self._ends:
+            self._age += (now - self._now) / self._times[len(self._ends)]
+        self._now = now
+        self.stamp += 1
+
+
+def batch_times(seconds: Mapping[int, float]) -> list[float]:
+    """Seconds of a batch of k jobs for each k up to the largest that was measured; between two of them on a line."""
+    sizes = sorted(seconds)
+    times = [0.0]
+    for count in range(1, sizes[-1] + 1):
+        above = next(size for size in sizes if size >= count)
+        below = max((size for size in sizes if size <= count), default=above)
+        share = (count - below) / (above - below) if above > below else 0.0
+        times.append(seconds[below] + share * (seconds[above] - seconds[below]))
+    return times
+
+
+def simulate(
+    workers: int, times: Sequence[float], load: float, jobs: int, seed: int, works: Sequence[float] = (1.0,)
+) -> Seen:
+    """`load` is the share of what all workers can do at most that is asked of them. `works` are the sizes of the jobs,
+    each as likely as the others; `times` belong to size 1."""
+    chance = random.Random(seed)
+    batch = len(times) - 1
+    fastest = max(count / times[count] for count in range(1, batch + 1))
+    rate = load * workers * fastest / (sum(works) / len(works))
+    engines = [_Worker(times) for _ in range(workers)]
+    free = list(range(workers))
+    place = {number: number for number in free}  # where in `free` an engine stands
+    arrived, waited, took = [0.0] * jobs, [0.0] * jobs, [0.0] * jobs
+    queue: deque[int] = deque()
+    events: list[tuple[float, int, int]] = []
+    work = [chance.choice(works) for _ in range(jobs)]
+    coming, next_arrival = 0, chance.expovariate(rate)
+    busy_jobs = last = 0.0
+    running = 0
+
+    def schedule(number: int) -> None:
+        engine = engines[number]
+        if len(engine):
+            heapq.heappush(events, (engine.next_end(), number, engine.stamp))
+
+    def begin(job: int, number: int, now: float) -> None:
+        nonlocal running
+        waited[job] = now - arrived[job]
+        engines[number].begin(now, job, work[job])
+        running += 1
+        if len(engines[number]) == batch:  # no more room: the last in the list takes its place there
+            gap, moved = place.pop(number), free.pop()
+            if moved != number:
+                free[gap], place[moved] = moved, gap
+        schedule(number)
+
+    while coming < jobs or running:
+        while events and events[0][2] != engines[events[0][1]].stamp:
+            heapq.heappop(events)  # somebody joined meanwhile
+        arrival = coming < jobs and (not events or next_arrival <= events[0][0])
+        now = next_arrival if arrival else events[0][0]
+        busy_jobs += running * (now - last)
+        last = now
+        if arrival:
+            arrived[coming] = now
+            if free:
+                begin(coming, chance.choice(free), now)
+            else:
+                queue.append(coming)
+            coming += 1
+            next_arrival = now + chance.expovariate(rate)
+            continue
+        number = heapq.heappop(events)[1]
+        ended = engines[number].end(now)
+        running -= 1
+        took[ended] = now - arrived[ended]
+        if number not in place:
+            place[number] = len(free)
+            free.append(number)
+        if queue:
+            begin(queue.popleft(), number, now)
+        else:
+            schedule(number)
+    counted = slice(int(WARM * jobs), jobs)
+    waits = sorted(waited[counted])
+    latencies = sorted(took[counted])
+    return Seen(
+        wait_p50=_quantile(waits, 0.5),
+        wait_p95=_quantile(waits, 0.95),
+        wait_mean=sum(waits) / len(waits),
+        latency_p95=_quantile(latencies, 0.95),
+        batch_mean=busy_jobs / last / workers,
+        jobs_per_s=rate,
+    )
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    return values[min(len(values) - 1, int(share * len(values)))]

@@ -1,0 +1,93 @@
+"""What Redis knows, looked up when Prometheus asks, and without keeping it waiting where Redis is away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import redis
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from service.jobs import census
+from service.jobs.census import Census
+from service.jobs.store import StoreUnavailable
+from service.log import log
+from service.settings import Settings
+
+PATIENCE = 1.0
+"""Seconds for all that is asked of Redis. Prometheus gives a scrape ten, and a name that is not found can take more."""
+
+
+class QueueCollector(Collector):
+    """The same figures from every API process: they are the service's, not the process's. Where Redis does not answer
+    in time all that is said is `duet_redis_up 0`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._redis = redis.Redis.from_url(
+            settings.redis_url,
+            socket_connect_timeout=PATIENCE / 2,
+            socket_timeout=PATIENCE / 2,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+        )
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="census")
+        self._lock = threading.Lock()
+        self._under_way: Future[Census] | None = None
+        self._answers = True
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: asked at registration, where Redis need not be there."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        try:
+            found: Census | None = self._ask().result(PATIENCE)
+            self._answers = True
+        except (StoreUnavailable, TimeoutError) as error:
+            if self._answers:
+                log.warning("Redis cannot be counted", error=str(error) or f"no answer in {PATIENCE:g} s")
+            self._answers, found = False, None
+        yield GaugeMetricFamily("duet_redis_up", "Whether Redis answers.", value=found is not None)
+        if found is not None:
+            yield from families(found)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._redis.close()
+
+    def _ask(self) -> Future[Census]:
+        """One look at a time: while one hangs others wait for the same, and not for one more."""
+        with self._lock:
+            if self._under_way is None or self._under_way.done():
+                self._under_way = self._pool.submit(census.take, self._redis)
+            return self._under_way
+
+
+def families(found: Census) -> Iterable[Metric]:
+    """What is shown of it."""
+    jobs = GaugeMetricFamily("duet_jobs", "Jobs that are kept, by kind and status.", labels=("kind", "status"))
+    for (kind, status), count in found.jobs.items():
+        jobs.add_metric((kind, status), count)
+    yield jobs
+    queue = GaugeMetricFamily("duet_queue_length", "Jobs that wait, by priority.", labels=("priority",))
+    for priority, count in found.waiting.items():
+        queue.add_metric((priority,), count)
+    yield queue
+    for name, meaning, value in (
+        ("duet_queue_oldest_seconds", "For how long the job waits that waits longest; 0 if none does.", found.oldest),
+        ("duet_jobs_held", "Jobs that a worker works on, or whose result waits on its disk.", found.held),
+        ("duet_workers", "Workers that gave a sign of life lately.", found.workers),
+        ("duet_webhooks_waiting", "Webhooks that are still to be sent, or sent again.", found.webhooks),
+        (
+            "duet_webhooks_late_seconds",
+            "For how long the first of them has been due; 0 if none is.",
+            found.webhooks_late,
+        ),
+        ("duet_redis_memory_bytes", "Memory that Redis uses.", found.memory),
+        ("duet_redis_memory_limit_bytes", "Memory that Redis may use; 0: no limit.", found.memory_limit),
+    ):
+        yield GaugeMetricFamily(name, meaning, value=value)

@@ -1,0 +1,273 @@
+"""How many workers a load needs, how long its jobs wait then, and what a clip costs.
+
+A worker with batches of B clips is taken for B servers that need T(B) each, the time of a full batch: so c workers are
+an M/G/n queue with n = c·B. Its waits are Erlang's C formula with the correction of Allen and Cunneen for service times
+that are not exponential (A. O. Allen, Probability, Statistics and Queueing Theory, 2nd ed., 1990, section 5.3):
+
+    W ≈ C(n, λT) / (n/T − λ) · (1 + c²) / 2        P(wait > t) ≈ C(n, λT) · exp(−t · (n/T − λ) · 2 / (1 + c²))
+
+c² is the squared coefficient of variation of the service time over the mix of jobs. A worker that is not full is
+quicker than T(B), so the times are on the safe side; `python -m benchmarks.simulation` has both side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+KINDS = ("generate", "v2a", "a2v")
+PERCENTILE = 0.95
+
+BASE_TFLOP = 1.33
+"""Of one evaluation of the published base network, for one clip."""
+
+SR_TFLOP = 16 * 1.26
+"""Of one evaluation of the published network of super-resolution, for the 16 frames of one clip."""
+
+PEAK_TFLOPS = 790.0
+"""bf16 matrix products that an H200 reaches, in 10¹² operations a second."""
+
+GUIDANCE = {"clean": 1.0, "replacement": 1.0, "pigdm": 3.0, "gradient": 3.0, "gradient_code": 3.0, "decoupling": 2.0}
+"""Forwards that a step of v2a and a2v costs with each method: a backward is twice the work of a forward."""
+
+REDIS_BYTES_PER_JOB = 1_900
+"""Of memory, as long as a job is kept; `python -m benchmarks.simulation` counts this and the next two."""
+
+REDIS_BYTES_FOR_AN_HOUR = 8_500
+"""More, for the events of a job of 20 steps, until an hour after its end."""
+
+REDIS_MICROSECONDS_PER_JOB = 2_600
+"""Of the one core that Redis computes on, with 8 clients at a time on an AMD EPYC."""
+
+MOST_WORKERS = 4096
+
+
+class PlanError(ValueError):
+    """Something given cannot be planned with; the message names it."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a worker takes, in seconds a clip and step when it computes `batch` clips at a time."""
+
+    source: str
+    batch: int
+    base_step: float
+    sr_step: float | None
+
+    def seconds(self, kind: str, load: Load) -> float:
+        """Time of a clip of this kind in a full batch: all of the batch is done when it is. Raises PlanError."""
+        base = load.steps * self.base_step * (GUIDANCE[load.guidance] if kind != "generate" else 1.0)
+        if kind == "v2a" or not load.sr_steps:
+            return self.batch * base
+        if self.sr_step is None:
+            raise PlanError("--measured has no super-resolution: give a file measured with --sr, or plan with --no-sr")
+        return self.batch * (base + load.sr_steps * self.sr_step)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked for. `mix` are the shares of the kinds, `peak` how far the busiest hour is above the average."""
+
+    jobs_per_hour: float
+    mix: Mapping[str, float]
+    steps: int = 20
+    sr_steps: int = 8
+    peak: float = 1.0
+    guidance: str = "pigdm"
+
+    @property
+    def peak_per_second(self) -> float:
+        return self.jobs_per_hour * self.peak / 3600
+
+
+@dataclass(frozen=True)
+class Service:
+    """Service times of a mix: mean in seconds, and the squared coefficient of variation."""
+
+    mean: float
+    variation: float
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Of jobs in the busiest hour, in seconds: from acceptance until an engine takes them."""
+
+    utilisation: float
+    mean: float
+    p95: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a load needs."""
+
+    workers: int
+    waits: Waits
+    seconds_in_worker: float
+    capacity_per_hour: float
+    utilisation_on_average: float
+    cost_per_clip: float | None
+    redis_mib: float
+    redis_share: float
+    storage_gb_per_day: float
+    storage_gb_kept: float
+
+
+def service(speed: Speed, load: Load) -> Service:
+    """Over the kinds of the mix. Raises PlanError."""
+    times = [(share, speed.seconds(kind, load)) for kind, share in load.mix.items() if share]
+    mean = sum(share * seconds for share, seconds in times)
+    variance = sum(share * (seconds - mean) ** 2 for share, seconds in times)
+    return Service(mean, variance / mean**2)
+
+
+def waits(workers: int, batch: int, per_second: float, served: Service) -> Waits:
+    """Of the M/G/n queue above; infinite where more comes in than can be served."""
+    servers = workers * batch
+    offered = per_second * served.mean
+    utilisation = offered / servers
+    if utilisation >= 1:
+        return Waits(utilisation, math.inf, math.inf)
+    late = erlang_c(servers, offered)
+    scale = (1 + served.variation) / 2 / (servers / served.mean - per_second)
+    return Waits(utilisation, late * scale, max(0.0, math.log(late / (1 - PERCENTILE)) * scale) if late else 0.0)
+
+
+def erlang_c(servers: int, offered: float) -> float:
+    """Probability that a job has to wait, where `offered` is the load in erlang, less than `servers`."""
+    blocked = 1.0  # Erlang's B by its recursion, which neither overflows nor cancels
+    for count in range(1, servers + 1):
+        blocked = offered * blocked / (count + offered * blocked)
+    share = offered / servers
+    return blocked / (1 - share + share * blocked)
+
+
+def plan(
+    speed: Speed,
+    load: Load,
+    *,
+    utilisation: float = 0.7,
+    wait_p95: float | None = None,
+    gpu_hour_price: float | None = None,
+    retention_days: float = 7.0,
+    clip_mb: float = 1.0,
+    upload_mb: float = 5.0,
+) -> Plan:
+    """The fewest workers that are not busier than `utilisation` in the busiest hour, and let 95 % of the jobs wait for
+    no longer than `wait_p95` seconds. Raises PlanError."""
+    served = service(speed, load)
+    per_second = load.peak_per_second
+    count = max(1, math.ceil(per_second * served.mean / speed.batch / utilisation - 1e-9))
+    while True:
+        if count > MOST_WORKERS:
+            raise PlanError(f"--jobs-per-hour needs more than {MOST_WORKERS} workers of this speed")
+        found = waits(count, speed.batch, per_second, served)
+        if found.utilisation < 1 and (wait_p95 is None or found.p95 <= wait_p95):
+            break
+        count += 1
+    kept = load.jobs_per_hour * 24 * retention_days
+    uploads = sum(share for kind, share in load.mix.items() if kind != "generate")
+    day = load.jobs_per_hour * 24 * (clip_mb + uploads * upload_mb) / 1000
+    return Plan(
+        workers=count,
+        waits=found,
+        seconds_in_worker=served.mean,
+        capacity_per_hour=3600 * count * speed.batch / served.mean,
+        utilisation_on_average=found.utilisation / load.peak,
+        cost_per_clip=None if gpu_hour_price is None else count * gpu_hour_price / load.jobs_per_hour,
+        redis_mib=(kept * REDIS_BYTES_PER_JOB + 3600 * per_second * REDIS_BYTES_FOR_AN_HOUR) / 2**20,
+        redis_share=per_second * REDIS_MICROSECONDS_PER_JOB / 1e6,
+        storage_gb_per_day=day,
+        storage_gb_kept=day * retention_days,
+    )
+
+
+DEMO_ON_TWO_CORES = Speed(
+    "whole jobs of the demo model, one after the other, on two cores of an AMD EPYC, 2026-11-24 (docs/performance.md)",
+    batch=1,
+    base_step=9.8 / 20,
+    sr_step=(15.4 - 9.8) / 8,
+)
+"""v2a without super-resolution took 9.8 s, and generate with it 15.4 s."""
+
+
+def estimated_gpu(efficiency: float, batch: int = 16) -> Speed:
+    """An H200 and the published networks by their operations alone: nothing of it was measured."""
+    reached = PEAK_TFLOPS * efficiency
+    source = f"an estimate: {PEAK_TFLOPS:g} TFLOP/s of an H200, of which {efficiency:.0%} is assumed to be reached"
+    return Speed(source, batch, BASE_TFLOP / reached, SR_TFLOP / reached)
+
+
+def measured(paths: Iterable[Path]) -> Speed:
+    """From what `python -m benchmarks.throughput` printed: at the batch size that makes most clips a second.
+
+    Two files of the same device, one of them with --sr, tell both networks apart; one with --sr alone tells them apart
+    for the published networks, whose operations are known. Raises PlanError.
+    """
+    runs = [_run(path) for path in paths]
+    if len({(run.device, run.preset) for run in runs}) > 1:
+        raise PlanError("--measured: the files are of different devices or networks")
+    plain = [run for run in runs if not run.sr_steps]
+    upscaled = [run for run in runs if run.sr_steps]
+    if len(plain) > 1 or len(upscaled) > 1:
+        raise PlanError("--measured: give one file with --sr and one without, not two of a kind")
+    main = (upscaled or plain)[0]
+    speed = Speed(f"measured on {main.device}, {main.preset} networks", main.batch, main.seconds / main.steps, None)
+    if not upscaled:
+        return speed
+    if plain:
+        base = plain[0].at(main.batch) / plain[0].steps
+    elif main.preset == "paper":
+        whole = main.steps * BASE_TFLOP + main.sr_steps * SR_TFLOP
+        base = main.seconds * BASE_TFLOP / whole
+    else:
+        raise PlanError(f"--measured: give a second file, measured without --sr, for networks of size {main.preset!r}")
+    upscaling = (main.seconds - main.steps * base) / main.sr_steps
+    if upscaling <= 0:
+        raise PlanError("--measured: super-resolution takes no time there; are the files of the same machine?")
+    return replace(speed, base_step=base, sr_step=upscaling)
+
+
+@dataclass(frozen=True)
+class _Run:
+    device: str
+    preset: str
+    steps: int
+    sr_steps: int
+    rates: Mapping[int, float]
+    """Clips a second by batch size."""
+
+    @property
+    def batch(self) -> int:
+        return max(self.rates, key=lambda size: self.rates[size])
+
+    @property
+    def seconds(self) -> float:
+        """Of a clip, at the best batch size."""
+        return 1 / self.rates[self.batch]
+
+    def at(self, batch: int) -> float:
+        """Seconds of a clip at this batch size, or the nearest that was measured."""
+        return 1 / self.rates[min(self.rates, key=lambda size: abs(size - batch))]
+
+
+def _run(path: Path) -> _Run:
+    try:
+        report: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"--measured {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise PlanError(f"--measured {path}: is no JSON: {error}") from error
+    try:
+        rates = {int(row["batch"]): float(row["clips_per_s"]) for row in report["rows"] if "clips_per_s" in row}
+        run = _Run(str(report["device"]), str(report["preset"]), report["steps"], report["sr_steps"], rates)
+    except (TypeError, KeyError, ValueError) as error:
+        raise PlanError(f"--measured {path}: is not what `python -m benchmarks.throughput` prints") from error
+    if not rates or min(rates.values()) <= 0 or run.steps < 1:
+        raise PlanError(f"--measured {path}: has no row with clips a second")
+    return run

@@ -1,0 +1,149 @@
+"""Where an address says TLS, a server is talked to only if its certificate holds: Redis, and either broker."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from service.jobs.queue import JobQueue, QueueUnavailable
+from service.jobs.store import JobStore, StoreUnavailable, connect
+from service.settings import Settings
+from tests.service.jobs import a_job
+
+
+class Impostor:
+    """A server with a certificate of its own making, for `name`; it notes who went on talking to it."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.certificate = folder / "certificate.pem"
+        self.certificate.write_bytes(_certificate(name))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate)
+        self.fooled: list[bytes] = []
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                with self._context.wrap_socket(client, server_side=True) as secured:
+                    secured.settimeout(1)
+                    if said := secured.recv(64):
+                        self.fooled.append(said)
+            except OSError:
+                client.close()
+
+
+def _certificate(name: str) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private + made.public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.fixture
+def impostor(tmp_path: Path) -> Iterator[Callable[[str], Impostor]]:
+    running: list[Impostor] = []
+
+    def start(name: str) -> Impostor:
+        running.append(Impostor(tmp_path, name))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.close()
+
+
+def ask_redis(url: str) -> None:
+    JobStore(connect(Settings(redis_url=url))).ping()
+
+
+def send_by_redis(url: str) -> None:
+    JobQueue(Settings(redis_url=url)).enqueue(a_job())
+
+
+def connect_to_rabbitmq(url: str) -> None:
+    JobQueue(Settings(broker_url=url)).connect()  # type: ignore[arg-type]
+
+
+USES = [
+    pytest.param(ask_redis, "rediss://localhost:{port}/0", StoreUnavailable, id="store"),
+    pytest.param(send_by_redis, "rediss://localhost:{port}/0", QueueUnavailable, id="redis"),
+    pytest.param(connect_to_rabbitmq, "amqps://me:pw@localhost:{port}/", QueueUnavailable, id="rabbitmq"),
+]
+
+
+@pytest.mark.parametrize(("use", "url", "error"), USES)
+def test_a_certificate_that_nobody_vouches_for_is_refused(
+    use: Callable[[str], None], url: str, error: type[Exception], impostor: Callable[[str], Impostor]
+) -> None:
+    server = impostor("localhost")
+    with pytest.raises(error, match="certificate verify failed"):
+        use(url.format(port=server.port))
+    assert server.fooled == []
+
+
+@pytest.mark.parametrize(("use", "url", "error"), USES)
+def test_a_certificate_for_somebody_else_is_refused(
+    use: Callable[[str], None],
+    url: str,
+    error: type[Exception],
+    impostor: Callable[[str], Impostor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = impostor("somebody.example")
+    monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
+    with pytest.raises(error, match=r"[Hh]ostname mismatch"):
+        use(url.format(port=server.port))
+    assert server.fooled == []
+
+
+@pytest.mark.parametrize(("use", "url", "error"), USES)
+def test_one_that_is_trusted_and_right_is_talked_to(
+    use: Callable[[str], None],
+    url: str,
+    error: type[Exception],
+    impostor: Callable[[str], Impostor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With SSL_CERT_FILE naming whom to trust; what this server does not answer is another matter."""
+    server = impostor("localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
+    with pytest.raises(error) as ended:
+        use(url.format(port=server.port))
+    assert "certificate" not in str(ended.value)
+    assert server.fooled

@@ -1,0 +1,95 @@
+"""What the engine and the device can tell, read when Prometheus asks: the engine's thread waits for nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from model.engine import Engine
+from model.evaluate import Evaluator
+
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class EngineCollector(Collector):
+    """Of one engine, the evaluators that it runs, and the device of theirs."""
+
+    def __init__(self, engine: Engine, evaluators: Sequence[Evaluator], device: torch.device | None) -> None:
+        self._engine = engine
+        self._evaluators = evaluators
+        self._device = device
+
+    def collect(self) -> Iterable[Metric]:
+        statistics = self._engine.statistics
+        batches = HistogramMetricFamily(
+            "duet_engine_batch_size",
+            "What goes through a network in one tick: clips through base, frames through sr.",
+            labels=("network",),
+        )
+        for network, sizes in (("base", statistics.clips), ("sr", statistics.frames)):
+            counts = dict(sizes)  # the engine goes on counting meanwhile
+            total = sum(size * count for size, count in counts.items())
+            batches.add_metric((network,), _cumulative(counts, _SIZES), total)
+        yield batches
+        steps = HistogramMetricFamily(
+            "duet_engine_step_seconds",
+            "What a tick takes, by the networks that run in it: base, sr or both.",
+            labels=("network",),
+        )
+        for network, times in list(statistics.steps.items()):
+            steps.add_metric((network,), _cumulative(dict(times.counts), times.BOUNDS), times.total)
+        yield steps
+        yield CounterMetricFamily("duet_engine_ticks", "Ticks of the engine.", value=statistics.ticks)
+        yield CounterMetricFamily(
+            "duet_engine_working_seconds", "Time in ticks; the rest the device was idle.", value=statistics.working
+        )
+        halved = CounterMetricFamily(
+            "duet_engine_out_of_memory", "Batches halved for want of memory.", labels=("network",)
+        )
+        for network in ("base", "sr"):
+            halved.add_metric((network,), sum(each.halvings[network] for each in self._evaluators))
+        yield halved
+        yield from _device_memory(self._device)
+
+
+def _cumulative(counts: Mapping[int, int] | Mapping[float, int], bounds: Sequence[float]) -> list[tuple[str, float]]:
+    """How many are no greater than each bound, as Prometheus' buckets have it."""
+    buckets = [(str(bound), sum(n for value, n in counts.items() if value <= bound)) for bound in bounds]
+    return [*buckets, ("+Inf", sum(counts.values()))]
+
+
+def _device_memory(device: torch.device | None) -> Iterable[Metric]:
+    """Of a GPU in use; nothing for other devices."""
+    if device is None or device.type != "cuda" or not torch.cuda.is_initialized():
+        return ()
+    free, total = torch.cuda.mem_get_info(device)
+    taken = {
+        "used": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "peak": torch.cuda.max_memory_allocated(device),
+        "occupied": total - free,
+    }
+    return memory_families(str(device), taken, total)
+
+
+def memory_families(device: str, taken: Mapping[str, int], total: int) -> Iterable[Metric]:
+    """The memory of `device`, in bytes: what is taken of it, and all of it."""
+    memory = GaugeMetricFamily(
+        "duet_device_memory_bytes",
+        "used and peak: tensors of this worker; reserved: what it keeps for them; occupied: by all processes.",
+        labels=("device", "what"),
+    )
+    for what, value in taken.items():
+        memory.add_metric((device, what), value)
+    yield memory
+    whole = GaugeMetricFamily("duet_device_memory_total_bytes", "Memory of the device.", labels=("device",))
+    whole.add_metric((device,), total)
+    yield whole
