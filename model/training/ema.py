@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()
 def update_ema(average: nn.Module, network: nn.Module, rate: float) -> None:
     """average ← rate · average + (1 − rate) · network, parameter by parameter, without bias correction as published."""
-    for mean, value in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(value, 1.0 - rate)
+    means: list[Tensor] = list(average.parameters())
+    values: list[Tensor] = list(network.parameters())
+    if len(means) != len(values):
+        raise ValueError(f"an average of {len(means)} parameters cannot follow a network of {len(values)}")
+    torch._foreach_lerp_(means, values, 1.0 - rate)  # one kernel for hundreds of small tensors
+
+
+def ema_rate(rate: float, step: int, warmup: bool) -> float:
+    """The rate after `step` updates; with `warmup` it is smaller at first, so that the start is soon forgotten."""
+    return min(rate, (1 + step) / (10 + step)) if warmup else rate

@@ -1,0 +1,353 @@
+"""What a training run is, in one TOML file: read strictly, so that a misspelt setting is an error and not a default.
+
+`docs/training.md` lists every setting; its table is made of these dataclasses and their docstrings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from model.config import PRESETS, ClipSpec, ConfigError, ModelConfig, ScheduleConfig, SRConfig, UNetConfig
+
+
+class ConfigurationError(ValueError):
+    """A training configuration that cannot be used; the message names the setting."""
+
+
+def _at_least(low: float, **values: float) -> None:
+    for name, value in values.items():
+        if value < low:
+            raise ConfigurationError(f"{name} must be at least {low:g}; got {value:g}")
+
+
+def _share(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ConfigurationError(f"{name} must be 0 … 1; got {value:g}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """`source` "bounce" is made on the fly; "folder" takes every video under `folder`, in windows that begin every
+    `stride` frames of the model's rate. The prepared frames and sounds are kept in `cache` (default: in the run's
+    folder). `flip` mirrors every second window, drawn anew each epoch. `held_out` is the share of files kept back for
+    evaluation. `seed` orders the windows, or draws the procedural clips."""
+
+    source: Literal["bounce", "folder"] = "bounce"
+    folder: str = ""
+    cache: str = ""
+    stride: int = 1
+    flip: bool = False
+    held_out: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(1, **{"data.stride": self.stride})
+        _share(**{"data.held_out": self.held_out})
+        if (self.source == "folder") != bool(self.folder):
+            raise ConfigurationError('data.folder and data.source = "folder" go together: give both or neither')
+
+
+@dataclass(frozen=True)
+class TimesConfig:
+    """The times that the two modalities are noised to. `independent_timesteps` false: always the same, as the paper.
+    True: a share of samples `shared_t` still has the same, `clean_video` has video without noise at t = 0 (what clean
+    conditioning asks of the network), `clean_audio` audio, and the rest draws both by themselves."""
+
+    independent_timesteps: bool = False
+    shared_t: float = 0.4
+    clean_video: float = 0.15
+    clean_audio: float = 0.15
+
+    def __post_init__(self) -> None:
+        shares = {name: getattr(self, name) for name in ("shared_t", "clean_video", "clean_audio")}
+        _share(**{f"times.{name}": value for name, value in shares.items()})
+        if sum(shares.values()) > 1 + 1e-9:
+            raise ConfigurationError(
+                f"times: the shares {', '.join(shares)} add up to {sum(shares.values()):g}, over 1"
+            )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up over `warmup` steps, then constant, then over the last `decay` steps linear to 0.
+    Gradients are clipped to the norm `clip_gradient` (0: not). `ema` is the rate of the average of the weights that is
+    served; with `ema_warmup` it is at most (1 + n) / (10 + n) after n steps, so that the start is soon forgotten."""
+
+    lr: float = 1e-4
+    warmup: int = 500
+    decay: int = 0
+    betas: tuple[float, ...] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_gradient: float = 1.0
+    ema: float = 0.9999
+    ema_warmup: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least(0, **{f"optimizer.{n}": getattr(self, n) for n in ("lr", "warmup", "decay", "weight_decay", "eps")})
+        _at_least(0, **{"optimizer.clip_gradient": self.clip_gradient})
+        _share(**{"optimizer.ema": self.ema})
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigurationError(f"optimizer.betas must be two numbers 0 … 1; got {list(self.betas)}")
+
+
+@dataclass(frozen=True)
+class DegradationConfig:
+    """What is done to the small frames that super-resolution learns from. Each with its probability: Gaussian noise of
+    σ uniform in 0 … `noise_sigma` (of 255 levels), and JPEG of a quality uniform in `jpeg_quality`. `downscale`:
+    "random" draws bilinear or bicubic for each frame, both antialiased."""
+
+    downscale: Literal["random", "bilinear", "bicubic", "area"] = "random"
+    noise_probability: float = 0.5
+    noise_sigma: float = 20.0
+    jpeg_probability: float = 0.5
+    jpeg_quality: tuple[int, ...] = (20, 80)
+
+    def __post_init__(self) -> None:
+        _share(
+            **{
+                "degradation.noise_probability": self.noise_probability,
+                "degradation.jpeg_probability": self.jpeg_probability,
+            }
+        )
+        _at_least(0, **{"degradation.noise_sigma": self.noise_sigma})
+        if len(self.jpeg_quality) != 2 or not 1 <= self.jpeg_quality[0] <= self.jpeg_quality[1] <= 100:
+            raise ConfigurationError(
+                f"degradation.jpeg_quality must be two rising numbers 1 … 100; got {list(self.jpeg_quality)}"
+            )
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Every how many steps what is written. `losses`: losses.jsonl is flushed (it has a line for each step).
+    `checkpoint`: the whole state, the last `keep` of them are kept. `samples`: clips drawn with the averaged weights in
+    `sample_steps` steps, `sample_count` of them, as mp4 and in TensorBoard. `coupling`: the coupling gap, on
+    `coupling_clips` clips. 0 turns one off. `calibration_clips`: how many clips a published model is calibrated on."""
+
+    losses: int = 20
+    checkpoint: int = 500
+    keep: int = 2
+    samples: int = 1000
+    sample_count: int = 4
+    sample_steps: int = 20
+    coupling: int = 500
+    coupling_clips: int = 64
+    calibration_clips: int = 64
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least(1, **{"output.losses": self.losses, "output.keep": self.keep, "output.checkpoint": self.checkpoint})
+        rest = ("samples", "coupling", "calibration_clips")
+        _at_least(0, **{f"output.{name}": getattr(self, name) for name in rest})
+        _at_least(1, **{"output.sample_count": self.sample_count, "output.sample_steps": self.sample_steps})
+        _at_least(2, **{"output.coupling_clips": self.coupling_clips})
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """`kind` "base" trains the coupled network, "sr" super-resolution. `name` is what requests will call the model.
+    `preset` gives the architecture; the tables [clip], [base], [sr] and [schedule] change fields of it, under the names
+    of model/config.py. `batch` is the number of samples of a step over all GPUs (frames for "sr"), worked off in
+    `accumulate` parts on each. `precision` is what convolutions and attention compute in (norms and time stay float32,
+    weights and their updates too): "float32", "bfloat16", or "auto", bfloat16 on a GPU. `compile`: by torch.compile."""
+
+    kind: Literal["base", "sr"] = "base"
+    name: str = "model"
+    description: str = ""
+    licence: str = "not stated"
+    preset: str = "paper"
+    seed: int = 0
+    steps: int = 100_000
+    batch: int = 32
+    accumulate: int = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    times: TimesConfig = field(default_factory=TimesConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+    def __post_init__(self) -> None:
+        _at_least(1, steps=self.steps, batch=self.batch, accumulate=self.accumulate)
+        _at_least(0, seed=self.seed)
+        if self.batch % self.accumulate:
+            raise ConfigurationError(f"batch must be divisible by accumulate; got {self.batch} and {self.accumulate}")
+        if self.kind == "sr" and self.model.sr is None:
+            raise ConfigurationError('kind = "sr" needs a super-resolution network: this preset has none')
+        if self.times.independent_timesteps and not self.model.base.coupled:
+            raise ConfigurationError("times.independent_timesteps has no use with one modality only")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+MAY_CHANGE = ("steps", "accumulate", "compile", "description", "licence", "name", "preset", "output.", "data.cache")
+"""Settings that a run may be resumed with other values of: they do not change what was learned so far."""
+
+_TABLES = {
+    "data": DataConfig,
+    "times": TimesConfig,
+    "optimizer": OptimizerConfig,
+    "degradation": DegradationConfig,
+    "output": OutputConfig,
+}
+_MODEL_TABLES: dict[str, type] = {"clip": ClipSpec, "base": UNetConfig, "sr": SRConfig, "schedule": ScheduleConfig}
+
+
+def read_configuration(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Read a TOML file and apply `overrides` such as "optimizer.lr=1e-4". Raises ConfigurationError."""
+    try:
+        with open(path, "rb") as file:
+            data = tomllib.load(file)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from error
+    for override in overrides:
+        _override(data, override)
+    try:
+        return build_configuration(data)
+    except (ConfigurationError, ConfigError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+def build_configuration(data: Mapping[str, Any]) -> TrainingConfig:
+    """A configuration from the tables of a TOML file. Raises ConfigurationError and ConfigError."""
+    data = dict(data)
+    preset = data.get("preset", "paper")
+    if preset not in PRESETS:
+        raise ConfigurationError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
+    parts: dict[str, Any] = {}
+    for name, cls in _MODEL_TABLES.items():
+        parts[name] = getattr(PRESETS[preset], name)
+        if name in data:
+            kept = asdict(parts[name]) if parts[name] is not None else {}
+            parts[name] = _build(cls, _table(data, name), name, kept)
+    if parts["sr"] is not None and data.get("kind", "base") == "base" and "sr" not in data:
+        parts["sr"] = None
+    built = {name: _build(cls, _table(data, name), name) for name, cls in _TABLES.items() if name in data}
+    plain = {f.name for f in fields(TrainingConfig)} - {"model", *_TABLES}
+    _refuse_unknown(data, sorted(plain | set(_TABLES) | set(_MODEL_TABLES)), "")
+    top = _build(TrainingConfig, {key: value for key, value in data.items() if key in plain}, "", None, plain)
+    return TrainingConfig(**{name: getattr(top, name) for name in plain}, model=ModelConfig(**parts), **built)
+
+
+def configuration_from_json(text: str) -> TrainingConfig:
+    """What `to_json` wrote. Raises ConfigurationError."""
+    data = json.loads(text)
+    model = data.pop("model")
+    sr = model.pop("sr")
+    parts = {name: _build(_MODEL_TABLES[name], table, name) for name, table in model.items()}
+    parts["sr"] = None if sr is None else _build(SRConfig, sr, "sr")
+    tables = {name: _build(cls, data.pop(name), name) for name, cls in _TABLES.items()}
+    return TrainingConfig(**data, model=ModelConfig(**parts), **tables)
+
+
+def differences(before: TrainingConfig, now: TrainingConfig, ignore: Sequence[str] = MAY_CHANGE) -> list[str]:
+    """Settings that differ, one sentence each: "base.channels was 32 and is 64"."""
+    old, new = (flatten(json.loads(config.to_json())) for config in (before, now))
+    return [
+        f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(tuple(ignore))
+    ]
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dots in the names."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        name = f"{prefix}{key}".removeprefix("model.")
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {name: value})
+    return flat
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigurationError(f"--set wants KEY=VALUE, such as optimizer.lr=1e-4; got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: --set data.source=folder
+    *tables, key = name.strip().split(".")
+    for table in tables:
+        data = data.setdefault(table, {})
+        if not isinstance(data, dict):
+            raise ConfigurationError(f"--set {override}: {table} is no table")
+    data[key] = value
+
+
+def _table(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    if not isinstance(data[name], Mapping):
+        raise ConfigurationError(f"{name} must be a table, [{name}]; got {data[name]!r}")
+    return data[name]
+
+
+def _refuse_unknown(values: Mapping[str, Any], known: Sequence[str], table: str) -> None:
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {table}{near[0]}?" if near else f"; there are {', '.join(known)}"
+            raise ConfigurationError(f"there is no setting {table}{key}{hint}")
+
+
+def _build(
+    cls: type,
+    values: Mapping[str, Any],
+    table: str,
+    kept: Mapping[str, Any] | None = None,
+    only: set[str] | None = None,
+) -> Any:
+    prefix = f"{table}." if table else ""
+    hints = get_type_hints(cls)
+    _refuse_unknown(values, [f.name for f in fields(cls) if only is None or f.name in only], prefix)
+    checked = {key: _typed(value, hints[key], f"{prefix}{key}") for key, value in values.items()}
+    try:
+        return cls(**{**(kept or {}), **checked})
+    except ConfigError as error:
+        raise ConfigurationError(f"{table}: {error}") from error
+
+
+def _typed(value: Any, kind: Any, name: str) -> Any:
+    """`value` as a field of type `kind` holds it. Raises ConfigurationError."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        if value not in get_args(kind):
+            raise ConfigurationError(f"{name} must be one of {', '.join(map(str, get_args(kind)))}; got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigurationError(f"{name} must be a list; got {value!r}")
+        return tuple(_typed(item, get_args(kind)[0], name) for item in value)
+    if origin in (Union, types.UnionType):
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+        raise ConfigurationError(f"{name} must be {words.get(kind, kind)}; got {value!r}")
+    return value
+
+
+def setting_names() -> dict[str, Any]:
+    """Every setting of a TOML file but those of the network, with its default."""
+
+    def default(f: Any) -> Any:
+        return f.default if f.default is not MISSING else None
+
+    names = {f.name: default(f) for f in fields(TrainingConfig) if not is_dataclass(f.default_factory)}
+    names = {name: value for name, value in names.items() if name not in ("model", *_TABLES)}
+    for table, cls in _TABLES.items():
+        names |= {f"{table}.{f.name}": default(f) for f in fields(cls)}
+    return names

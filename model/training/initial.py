@@ -1,0 +1,55 @@
+"""Fine-tuning: a run that starts from weights that exist."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+
+from model.checkpoint import CheckpointError, load_network, load_published, read_published
+from model.manifest import FILE_NAME, read_manifest
+from model.training.checkpoints import read_checkpoint
+from model.training.configuration import TrainingConfig, configuration_from_json, flatten
+
+
+def load_initial(path: Path, network: nn.Module, config: TrainingConfig) -> None:
+    """Copy weights into `network`: from a model's folder, a safetensors file of it, a training checkpoint (its averaged
+    weights), or a published .pt file.
+
+    Raises CheckpointError, with every difference, if they are those of another network; ManifestError; StateError.
+    """
+    part = "sr" if config.kind == "sr" else "base"
+    wanted = asdict(getattr(config.model, part))
+    if path.is_dir():
+        manifest = read_manifest(path / FILE_NAME)
+        held = getattr(manifest.config, part)
+        file = manifest.sr_weights if part == "sr" else manifest.base_weights
+        if held is None or file is None:
+            raise CheckpointError(f"{path} has no {part} weights to start from")
+        _refuse_other(path, asdict(held), wanted, part)
+        load_network(network, path / file)
+    elif path.suffix == ".safetensors":
+        load_network(network, path)
+    elif path.parent.name == "checkpoints" and path.name.startswith("step-"):
+        content = read_checkpoint(path)
+        recorded = configuration_from_json(content["config"])
+        if recorded.kind != config.kind:
+            raise CheckpointError(f"{path} is of a run of kind {recorded.kind!r}, not {config.kind!r}")
+        _refuse_other(path, asdict(getattr(recorded.model, part)), wanted, part)
+        network.load_state_dict(content["average"])
+    else:
+        load_published(network, read_published(path))
+
+
+def _refuse_other(path: Path, held: dict[str, object], wanted: dict[str, object], part: str) -> None:
+    """Dropout has no weights, and may differ."""
+    before, now = flatten(held), flatten(wanted)
+    found = [
+        f"{part}.{key} was {list(value) if isinstance(value, tuple) else value!r} and is "
+        f"{list(now[key]) if isinstance(now[key], tuple) else now[key]!r}"
+        for key, value in before.items()
+        if key != "dropout" and value != now[key]
+    ]
+    if found:
+        raise CheckpointError(f"{path} is of another network:\n  " + "\n  ".join(found))

@@ -1,0 +1,36 @@
+"""Computing in bfloat16 from weights that stay float32: what an optimiser adds to a weight is often below 2⁻⁸ of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from model.layers import FLOAT32
+
+
+class ComputeIn(nn.Module):
+    """`network` computed in `dtype` as it will be when served: norms and all that handles time stay float32.
+
+    The weights are cast anew in every forward, so that gradients arrive at the float32 originals.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype
+        self._kept = {
+            f"{place}.{name}"
+            for place, module in network.named_modules()
+            if isinstance(module, FLOAT32)
+            for name, _ in module.named_parameters()
+        }
+
+    def forward(self, *inputs: Any) -> Any:
+        if self.dtype == torch.float32:
+            return self.network(*inputs)
+        cast = {
+            name: weight.to(self.dtype) for name, weight in self.network.named_parameters() if name not in self._kept
+        }
+        return functional_call(self.network, cast, inputs)

@@ -1,0 +1,131 @@
+"""From a run to a model that is served: averaged weights, manifest, calibration, and how it came about."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from model.calibration import calibrate
+from model.checkpoint import CheckpointError, load_model
+from model.config import ModelConfig
+from model.evaluate import Evaluator
+from model.latents import Latents
+from model.manifest import FILE_NAME, Manifest, read_manifest
+from model.schedule import NoiseSchedule
+from model.training.checkpoints import StateError, checkpoints, read_checkpoint, refuse_other, write_atomically
+from model.training.configuration import TrainingConfig, configuration_from_json
+from model.training.journal import LOSSES, read_rows
+from model.training.sources import Source, evaluation_numbers
+
+CALIBRATION_TIMES = 33
+CHUNK = 8
+"""Clips that calibration evaluates at once."""
+CURVE_POINTS = 1000
+"""Lines of a published loss curve at most: each the mean over as many steps as that takes."""
+
+
+def newest_checkpoint(out: Path) -> Path:
+    """The last checkpoint of the run in `out`. Raises StateError if there is none."""
+    found = checkpoints(out / "checkpoints")
+    if not found:
+        raise StateError(f"{out} has no checkpoint: nothing was trained there yet")
+    return found[-1]
+
+
+def publish(config: TrainingConfig, out: Path, folder: Path, dtype: torch.dtype) -> Manifest:
+    """Write the averaged weights of the run in `out` to the model `folder`, and what is known of them.
+
+    A base run makes the model; one of super-resolution joins the model that is there. Raises StateError if the run has
+    nothing to give or was configured otherwise, CheckpointError if the two do not go together.
+    """
+    path = newest_checkpoint(out)
+    content = read_checkpoint(path)
+    refuse_other(path, content["config"], config)
+    part = "sr" if config.kind == "sr" else "base"
+    held = read_manifest(folder / FILE_NAME) if (folder / FILE_NAME).exists() else None
+    manifest = _joined(config, held, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.to(dtype).contiguous() for name, value in content["average"].items()}
+    if not all(bool(value.isfinite().all()) for value in weights.values()):
+        raise StateError(f"{path}: a weight is too large for {str(dtype).removeprefix('torch.')}: publish as float32")
+    data = save(weights)
+    write_atomically(folder / f"{part}.safetensors", lambda file: file.write(data))
+    write_atomically(folder / f"training-{part}.json", lambda file: file.write(_record(config, content).encode()))
+    write_atomically(folder / f"losses-{part}.csv", lambda file: file.write(_curve(out / LOSSES).encode()))
+    write_atomically(folder / FILE_NAME, lambda file: file.write(manifest.to_json().encode()))
+    return manifest
+
+
+def calibrate_published(
+    manifest: Manifest, config: TrainingConfig, source: Source, device: torch.device, say: Callable[[str], None]
+) -> None:
+    """Measure the error of the published network on clips that training did not see, and keep it in the manifest."""
+    base, _ = load_model(replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None), device)
+    evaluator = Evaluator(base, None, NoiseSchedule.from_config(manifest.config.schedule))
+    numbers = evaluation_numbers(config.output.calibration_clips)
+
+    def clips() -> Iterator[Latents]:
+        for part in numbers.split(CHUNK):
+            yield source.batch(part, device)
+
+    limits = manifest.config.base.max_shifts(manifest.config.clip.frames)
+    curve = calibrate(evaluator, clips(), limits, CALIBRATION_TIMES, config.seed)
+    text = replace(manifest, calibration=curve).to_json()
+    write_atomically(manifest.folder / FILE_NAME, lambda file: file.write(text.encode()))
+    say(f"calibrated on {len(numbers)} clips")
+
+
+def _joined(config: TrainingConfig, held: Manifest | None, folder: Path) -> Manifest:
+    if config.kind == "sr":
+        if held is None or held.base_weights is None:
+            raise CheckpointError(f"{folder} has no base model that super-resolution could join: publish that first")
+        if held.config.clip != config.model.clip:
+            raise CheckpointError(f"{folder} makes {held.config.clip}, this super-resolution takes {config.model.clip}")
+        if held.config.schedule != config.model.schedule:
+            raise CheckpointError(f"{folder} has the schedule {held.config.schedule}, not {config.model.schedule}")
+        return replace(held, config=replace(held.config, sr=config.model.sr), sr_weights="sr.safetensors")
+    fits = held is not None and held.sr_weights is not None and held.config.clip == config.model.clip
+    model = ModelConfig(
+        config.model.clip, config.model.base, held.config.sr if held and fits else None, config.model.schedule
+    )
+    return Manifest(
+        name=config.name,
+        config=model,
+        trained=True,
+        description=config.description,
+        licence=config.licence,
+        base_weights="base.safetensors",
+        sr_weights=held.sr_weights if held and fits else None,
+        independent_timesteps=config.times.independent_timesteps,
+        folder=folder,
+    )
+
+
+def _record(config: TrainingConfig, content: dict[str, object]) -> str:
+    """What the run was configured as, and how far it went."""
+    recorded = configuration_from_json(str(content["config"]))
+    record = {"step": content["step"], "seconds": content["seconds"], **json.loads(recorded.to_json())}
+    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+
+
+def _curve(path: Path) -> str:
+    """The losses as CSV, averaged over spans of steps so that it stays small."""
+    rows = read_rows(path)
+    text = io.StringIO()
+    if rows:
+        names = [name for name in rows[0] if name != "lr"]
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(names)
+        span = -(-len(rows) // CURVE_POINTS)
+        for start in range(0, len(rows), span):
+            part = rows[start : start + span]
+            means = [sum(row[name] for row in part) / len(part) for name in names[1:]]
+            writer.writerow([int(part[-1]["step"]), *(f"{mean:.6g}" for mean in means)])
+    return text.getvalue()

@@ -1,0 +1,81 @@
+"""Clips of the averaged weights while a run goes on, made as the service makes them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from model.coupled_unet import CoupledUNet
+from model.evaluate import Evaluator, drive
+from model.manifest import Manifest
+from model.media import write_clip, write_wav
+from model.pipeline import Clip, ClipRequest, Pipeline, to_uint8
+from model.request import SamplingParams
+from model.samplers import dpmpp_2m
+from model.schedule import NoiseSchedule
+from model.super_resolution import SRUNet
+from model.training.configuration import TrainingConfig
+from model.training.degradation import draw_degradation
+from model.training.sources import Source, evaluation_numbers
+from model.training.times import step_generator
+from model.upsampling import super_resolve
+
+
+def sample_clips(config: TrainingConfig, average: nn.Module, device: torch.device, dtype: torch.dtype) -> list[Clip]:
+    """`sample_count` clips from noise, the same seeds every time."""
+    assert isinstance(average, CoupledUNet)
+    network = copy.deepcopy(average).to_compute(dtype)
+    schedule = NoiseSchedule.from_config(config.model.schedule)
+    manifest = Manifest(config.name, replace(config.model, sr=None), True, config.description, config.licence)
+    pipeline = Pipeline(manifest, Evaluator(network, None, schedule), device)
+    params = SamplingParams(seed=config.seed, steps=config.output.sample_steps)
+    return [pipeline.run(ClipRequest("generate", params, index)) for index in range(config.output.sample_count)]
+
+
+def sample_frames(
+    config: TrainingConfig, average: nn.Module, source: Source, device: torch.device, dtype: torch.dtype
+) -> np.ndarray:
+    """One picture (height, width, 3) uint8: a row for each frame, the small one, what is made of it, and the truth."""
+    assert isinstance(average, SRUNet)
+    assert config.model.sr is not None
+    clip, factor = config.model.clip, config.model.sr.factor
+    network = copy.deepcopy(average).to_compute(dtype)
+    schedule = NoiseSchedule.from_config(config.model.schedule)
+    count = config.output.sample_count
+    large = source.frames(evaluation_numbers(count), device)
+    draw = step_generator(config.seed, 0, device, "samples")
+    small = draw_degradation(config.degradation, count, (clip.height, clip.width), factor, draw).apply(
+        large, slice(0, count)
+    )
+    upsampled = network.upsample(small)
+    times = schedule.times(config.output.sample_steps, "log_snr")
+    noise = torch.randn(large.shape, generator=draw, device=device)
+    program = super_resolve(
+        dpmpp_2m(schedule.add_noise(upsampled, times[0], noise), schedule, times), schedule, upsampled
+    )
+    made = drive(program, Evaluator(None, network, schedule))
+    rows = [torch.cat([a, b, c], dim=2) for a, b, c in zip(upsampled, made, large, strict=True)]
+    return to_uint8(torch.cat(rows, dim=1)[None])[0].cpu().numpy()
+
+
+def write_samples(folder: Path, clips: list[Clip], config: TrainingConfig) -> None:
+    """clip-0.mp4, clip-1.mp4, … (wav for a network of sound alone) in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, clip in enumerate(clips):
+        path = folder / f"clip-{index}.mp4"
+        if clip.frames is not None and clip.audio is not None:
+            write_clip(path, clip.frames, clip.fps, clip.audio, clip.sample_rate, config.name)
+        elif clip.audio is not None:
+            write_wav(path.with_suffix(".wav"), clip.audio, clip.sample_rate)
+
+
+def write_picture(folder: Path, picture: np.ndarray) -> None:
+    """frames.png in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(folder / "frames.png")

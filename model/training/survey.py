@@ -1,0 +1,166 @@
+"""What a folder of videos holds for training, and why it leaves out what it leaves out: every file is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from model.config import MODALITIES, ClipSpec
+from model.media import MediaError
+from model.media.source import open_media, read_sound, seconds, video_frames, video_stream
+from model.threads import available_cores
+
+SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+SILENCE = 1e-3
+"""The root mean square below which a sound is silence: -60 dB of full scale."""
+LONGEST = Fraction(3600)
+"""Seconds of sound that are read of one file at most."""
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """One file. `frames` are those of its own rate `fps`, `windows` the clips at the model's. `loudness` is the root
+    mean square of its sound, None without. `problem`: why training leaves it out, None if it does not."""
+
+    path: Path
+    bytes: int
+    seconds: float = 0.0
+    frames: int = 0
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    sound_seconds: float = 0.0
+    sample_rate: int = 0
+    channels: int = 0
+    loudness: float | None = None
+    windows: int = 0
+    problem: str | None = None
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """All files under `folder` that are videos by their names, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def survey(
+    folder: Path,
+    clip: ClipSpec | None = None,
+    modalities: Sequence[str] = MODALITIES,
+    stride: int = 1,
+    report: Callable[[Surveyed], None] = lambda _: None,
+) -> list[Surveyed]:
+    """Look at every video under `folder` as training for `clip` and `modalities` would; `report` hears of each."""
+    spec = clip or ClipSpec()
+
+    def look(path: Path) -> Surveyed:
+        found = survey_file(path, spec, modalities, stride)
+        report(found)
+        return found
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        return list(pool.map(look, find_videos(folder)))
+
+
+def survey_file(path: Path, clip: ClipSpec, modalities: Sequence[str], stride: int = 1) -> Surveyed:
+    """Decode one file from beginning to end. What is wrong with it is in `problem`; nothing is raised for it."""
+    facts: dict[str, float | int | None] = {}
+    size = path.stat().st_size
+    try:
+        _look_at_frames(path, facts)
+        if "audio" in modalities:
+            _listen(path, facts)
+        problem = _problem(facts, clip, modalities)
+    except MediaError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"the file cannot be read: {error.strerror or error}"
+    windows = 0 if problem else count_windows(_frames_at(clip.fps, facts), clip, stride)
+    return Surveyed(path, size, **facts, windows=windows, problem=problem)  # type: ignore[arg-type]
+
+
+def count_windows(frames: int, clip: ClipSpec, stride: int) -> int:
+    """Clips that begin every `stride` frames in `frames` frames of the model's rate."""
+    return 0 if frames < clip.frames else (frames - clip.frames) // stride + 1
+
+
+def survey_table(found: Sequence[Surveyed]) -> str:
+    """What was found, for a terminal: totals, then every file that is left out with its reason."""
+    used = [file for file in found if file.problem is None]
+    left_out = [file for file in found if file.problem is not None]
+    lines = [f"{len(found)} videos, {len(used)} of them can be trained on, {sum(f.windows for f in used)} clips"]
+    if used:
+        lines += [
+            f"  length  {_range([f.seconds for f in used], 's')}, {sum(f.seconds for f in used):.1f} s in all",
+            f"  size    {', '.join(sorted({f'{f.width}×{f.height}' for f in used}))}",
+            f"  rate    {_range([f.fps for f in used], 'frames a second')}",
+        ]
+        heard = [f for f in used if f.loudness is not None]
+        if heard:
+            rates = ", ".join(f"{rate} Hz" for rate in sorted({f.sample_rate for f in heard}))
+            lines.append(f"  sound   {rates}, loudness {_range([f.loudness or 0.0 for f in heard], 'RMS', '.3f')}")
+    if left_out:
+        lines.append(f"left out, {len(left_out)}:")
+        lines += [f"  {file.path}: {file.problem}" for file in left_out]
+    return "\n".join(lines)
+
+
+def _look_at_frames(path: Path, facts: dict[str, float | int | None]) -> None:
+    with open_media(path) as container:
+        context = video_stream(container).codec_context
+        facts |= {"width": context.width, "height": context.height}
+    frames, end = 0, Fraction(0)
+    for shown in video_frames(path, 0.0):
+        frames, end = frames + 1, shown.time + shown.duration
+    facts |= {"frames": frames, "seconds": float(end), "fps": round(float(frames / end), 3) if end else 0.0}
+
+
+def _listen(path: Path, facts: dict[str, float | int | None]) -> None:
+    with open_media(path) as container:
+        if not container.streams.audio:
+            return
+        stream = container.streams.audio[0]
+        length = seconds(stream.duration, stream.time_base)
+    # Read as long as the picture lasts: what sounds after it is never in a clip.
+    span = min(LONGEST, Fraction(facts["seconds"] or 0), length or LONGEST) if facts["seconds"] else LONGEST
+    sound = read_sound(path, Fraction(0), max(span, Fraction(1, 10)))
+    samples = sound.to_float()
+    facts |= {
+        "sound_seconds": samples.shape[1] / sound.sample_rate,
+        "sample_rate": sound.sample_rate,
+        "channels": samples.shape[0],
+        "loudness": float(np.sqrt(np.mean(np.square(samples.mean(axis=0, dtype=np.float64))))),
+    }
+
+
+def _problem(facts: dict[str, float | int | None], clip: ClipSpec, modalities: Sequence[str]) -> str | None:
+    if _frames_at(clip.fps, facts) < clip.frames:
+        return f"too short: {facts['seconds']:.2f} s, and a clip is {clip.duration:g} s"
+    if "audio" not in modalities:
+        return None
+    loudness = facts.get("loudness")
+    if loudness is None:
+        return "no sound: the file has no audio track"
+    if loudness < SILENCE:
+        return f"silent: its loudness is {loudness:.1g} RMS, below {SILENCE:g}"
+    heard = float(facts["sound_seconds"] or 0)
+    if heard < clip.duration:
+        return f"too short: the sound ends after {heard:.2f} s, and a clip is {clip.duration:g} s"
+    return None
+
+
+def _frames_at(fps: int, facts: dict[str, float | int | None]) -> int:
+    """Frames of the model's rate that the file has: those with sound, where it was listened to."""
+    length = facts.get("seconds") or 0.0
+    if facts.get("loudness") is not None:
+        length = min(length, facts.get("sound_seconds") or 0.0)
+    return int(length * fps + 1e-6)
+
+
+def _range(values: Sequence[float], unit: str, form: str = ".4g") -> str:
+    low, high = min(values), max(values)
+    return f"{low:{form}} {unit}" if low == high else f"{low:{form}} … {high:{form}} {unit}"

@@ -1,0 +1,149 @@
+"""States on disk: whole or refused, and carried in pieces."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint import CheckpointError, load_network, to_published
+from model.coupled_unet import CoupledUNet
+from model.manifest import FILE_NAME, read_manifest
+from model.pipeline import ClipRequest, Pipeline
+from model.request import SamplingParams
+from model.training import checkpoints as states
+from model.training import loop
+from model.training.checkpoints import PIECES, StateError, checkpoints, export_state, read_checkpoint
+from model.training.publish import calibrate_published, newest_checkpoint, publish
+from tests.model.training.runs import Silent, run, small
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    run(small(), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def enlarging(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("enlarging")
+    run(small(kind="sr", steps=2), out)
+    return out
+
+
+def test_a_file_that_was_cut_short_is_refused_in_a_sentence(trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "step-00000006.pt"
+    path.write_bytes(newest_checkpoint(trained).read_bytes()[:5000])
+    with pytest.raises(StateError, match="cannot be read as a training checkpoint"):
+        read_checkpoint(path)
+
+
+def test_nothing_is_left_of_a_checkpoint_that_could_not_be_written(tmp_path: Path) -> None:
+    def fail(file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        states.write_atomically(tmp_path / "step-00000001.pt", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_carried_in_pieces_goes_on_with_a_fresh_optimiser(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states, "PIECE_BYTES", 40_000)
+    content = read_checkpoint(newest_checkpoint(trained))
+    written = export_state(content, tmp_path / "state", torch.float32)
+    assert len(written) > 2
+    assert all(path.stat().st_size <= 40_000 for path in written)
+    resumed, done = run(small(steps=7), tmp_path / "out", loop.Start(state=tmp_path / "state"))
+    assert done
+    assert (resumed.state.step, resumed.state.since) == (7, 6)
+    name = next(iter(content["network"]))
+    before, now = content["network"][name], resumed.state.network.state_dict()[name]
+    assert 0 < (now - before).abs().max() < 1e-2  # one warm-up step away
+
+    (tmp_path / "state" / "state-001.bin").write_bytes(b"other")
+    with pytest.raises(StateError, match="its SHA-256 differs"):
+        run(small(steps=7), tmp_path / "spoilt", loop.Start(state=tmp_path / "state"))
+    with pytest.raises(StateError, match=PIECES):
+        run(small(steps=7), tmp_path / "nothing", loop.Start(state=tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_what_is_published_is_served_as_it_was_trained(trained: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    publish(small(), trained, tmp_path / "small", dtype)
+    manifest = read_manifest(tmp_path / "small" / FILE_NAME)
+    assert (manifest.name, manifest.trained, manifest.independent_timesteps) == ("small", True, True)
+    network = CoupledUNet(manifest.config.base)
+    with torch.no_grad():
+        load_network(network, tmp_path / "small" / "base.safetensors")
+    average = read_checkpoint(newest_checkpoint(trained))["average"]
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, average[name].to(dtype).float(), rtol=0, atol=0)
+    record = json.loads((tmp_path / "small" / "training-base.json").read_text())
+    assert record["step"] == 6
+    assert (tmp_path / "small" / "losses-base.csv").read_text().startswith("step,loss,video,audio,gradient_norm\n1,")
+
+    pipeline = Pipeline.load(manifest, "cpu", "float32")
+    sound = torch.zeros(manifest.config.clip.audio_shape)
+    clip = pipeline.run(ClipRequest("a2v", SamplingParams(seed=1, steps=2, guidance="clean"), condition=sound))
+    assert clip.frames is not None
+    assert clip.frames.shape == (8, 16, 16, 3)
+
+
+def test_a_base_and_a_super_resolution_run_become_one_model(trained: Path, enlarging: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    with pytest.raises(CheckpointError, match="publish that first"):
+        publish(small(kind="sr"), enlarging, folder, torch.float16)
+    publish(small(), trained, folder, torch.float16)
+    publish(small(kind="sr", steps=2), enlarging, folder, torch.float16)
+    manifest = publish(small(), trained, folder, torch.float16)  # the base again, from a longer run say: both stay
+    pipeline = Pipeline.load(read_manifest(folder / FILE_NAME), "cpu", "float32")
+    clip = pipeline.run(ClipRequest("generate", SamplingParams(seed=1, steps=2, sr_steps=1)))
+    assert clip.frames is not None
+    assert clip.frames.shape == (8, 64, 64, 3)
+    assert manifest.sr_weights == "sr.safetensors"
+
+
+def test_a_published_model_is_calibrated_for_pigdm(trained: Path, tmp_path: Path) -> None:
+    config = small()
+    manifest = publish(config, trained, tmp_path / "small", torch.float32)
+    ready, _ = run(config, trained)
+    calibrate_published(manifest, config, ready.looked_at, torch.device("cpu"), Silent().say)
+    curve = read_manifest(tmp_path / "small" / FILE_NAME).calibration
+    assert len(curve["times"]) == len(curve["video"]) == len(curve["audio"]) == 33
+    assert curve["video"][0] < curve["video"][-1]
+
+
+def test_fine_tuning_starts_from_any_kind_of_weights(trained: Path, tmp_path: Path) -> None:
+    average = read_checkpoint(newest_checkpoint(trained))["average"]
+    publish(small(), trained, tmp_path / "model", torch.float32)
+    network = CoupledUNet(small().model.base)
+    network.load_state_dict(average)
+    torch.save(to_published(network), tmp_path / "published.pt")
+    # No step is made of it: what is there at the start is what was given.
+    for path in (
+        tmp_path / "model",
+        tmp_path / "model" / "base.safetensors",
+        newest_checkpoint(trained),
+        tmp_path / "published.pt",
+    ):
+        out = tmp_path / f"from-{path.name}"
+        started, _ = run(small(), out, loop.Start(init=path), loop.Limits(stop=True))
+        assert all(torch.equal(value, average[name]) for name, value in started.state.network.state_dict().items())
+        assert started.state.step == 0
+
+
+def test_weights_of_another_network_are_refused_with_the_difference(trained: Path, tmp_path: Path) -> None:
+    publish(small(), trained, tmp_path / "model", torch.float32)
+    other = small(base={"windows": [2, 4]})
+    with pytest.raises(CheckpointError, match=r"base.windows was \[1, 4\] and is \[2, 4\]"):
+        run(other, tmp_path / "out", loop.Start(init=tmp_path / "model"))
+    with pytest.raises(CheckpointError, match=r"base.windows was \[1, 4\] and is \[2, 4\]"):
+        run(other, tmp_path / "out", loop.Start(init=checkpoints(trained / "checkpoints")[-1]))
+    wider = small(base={"channels": 32})
+    with pytest.raises(CheckpointError, match=r"input_blocks\.1"):
+        run(wider, tmp_path / "out", loop.Start(init=tmp_path / "model" / "base.safetensors"))

@@ -1,0 +1,47 @@
+"""The coupling gap of networks that listen, and of one that does not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.config import ScheduleConfig
+from model.latents import Latents
+from model.schedule import NoiseSchedule
+from model.training.coupling import coupling_gap
+
+SCHEDULE = NoiseSchedule.from_config(ScheduleConfig())
+
+
+def clips(count: int = 32) -> Latents:
+    """Video and audio are one number each, the same."""
+    value = torch.randn(count, generator=torch.Generator().manual_seed(0))
+    return Latents(value.view(-1, 1, 1, 1, 1).expand(-1, 2, 3, 2, 2), value.view(-1, 1, 1).expand(-1, 1, 8))
+
+
+def alpha_sigma(t: Tensor, dims: int) -> tuple[Tensor, Tensor]:
+    alpha_bar = torch.as_tensor(SCHEDULE.alpha_bar)[t].float().view(-1, *[1] * (dims - 1))
+    return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+
+def listens(video: Tensor, audio: Tensor, t_video: Tensor, t_audio: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """Takes the clip's number from the other modality."""
+    heard, seen = audio.mean((1, 2)) / alpha_sigma(t_audio, 1)[0], video.mean((1, 2, 3, 4)) / alpha_sigma(t_video, 1)[0]
+    (a_v, s_v), (a_a, s_a) = alpha_sigma(t_video, 5), alpha_sigma(t_audio, 3)
+    return (video - a_v * heard.view(-1, 1, 1, 1, 1)) / s_v, (audio - a_a * seen.view(-1, 1, 1)) / s_a
+
+
+def deaf(video: Tensor, audio: Tensor, t_video: Tensor, t_audio: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    return 0.5 * video, 0.5 * audio
+
+
+def test_a_network_that_listens_loses_by_a_wrong_partner() -> None:
+    gaps = coupling_gap(listens, SCHEDULE, clips(), (1, 2), independent=True)
+    for name in ("video", "audio", "clean_video", "clean_audio"):
+        assert gaps[name] > 0.1, name
+
+
+def test_a_network_that_does_not_listen_has_no_gap() -> None:
+    gaps = coupling_gap(deaf, SCHEDULE, clips(), (1, 2), independent=True)
+    assert {name: value for name, value in gaps.items() if not name.startswith("loss") and value != 0} == {}
+    assert gaps["loss_video"] > 0
