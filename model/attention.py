@@ -27,10 +27,10 @@ class SelfAttention(nn.Module):
     (q|k|v, head, channel), as in the coupled one. Published weights depend on it.
     """
 
-    def __init__(self, channels: int, heads: int, heads_first: bool = False) -> None:
+    def __init__(self, channels: int, heads: int, heads_first: bool = False, norm_groups: int = 32) -> None:
         super().__init__()
         self.heads, self.heads_first = heads, heads_first
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, norm_groups)
         self.qkv = PointConv(channels, 3 * channels)
         self.proj = zero_init(PointConv(channels, channels))
 
@@ -50,11 +50,11 @@ class CrossModalAttention(nn.Module):
     meaning.
     """
 
-    def __init__(self, channels: int, heads: int, window: int | None) -> None:
+    def __init__(self, channels: int, heads: int, window: int | None, norm_groups: int = 32) -> None:
         super().__init__()
         self.heads, self.window = heads, window
-        self.video = CrossModalBranch(channels)
-        self.audio = CrossModalBranch(channels)
+        self.video = CrossModalBranch(channels, norm_groups)
+        self.audio = CrossModalBranch(channels, norm_groups)
 
     def forward(self, video: Tensor, audio: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`shift` (batch,) whole frames, 0 … frames − window; None is 0."""
@@ -73,9 +73,9 @@ class CrossModalAttention(nn.Module):
 class CrossModalBranch(nn.Module):
     """One modality's part of RS-MMA: norm, queries, keys and values, and the projection of what it attended to."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm_groups: int) -> None:
         super().__init__()
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, norm_groups)
         self.qkv = PointConv(channels, 3 * channels)
         self.proj = zero_init(PointConv(channels, channels))
 

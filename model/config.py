@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 
 MODALITIES = ("video", "audio")
 KINDS = ("generate", "v2a", "a2v")
+PREDICTIONS = ("eps", "v", "x0")
 
 
-def norm_groups(channels: int) -> int:
-    """Groups of a group normalisation: 32 as published, or where 32 does not divide the channels the most that do."""
-    return math.gcd(32, channels)
+def norm_groups(channels: int, groups: int = 32) -> int:
+    """Groups of a group normalisation: `groups`, 32 as published, or where they do not divide the channels the most of
+    them that do."""
+    return math.gcd(groups, channels)
 
 
 AUDIO_STRIDE = 4
@@ -66,6 +68,11 @@ class UNetConfig:
     `head_channels` is the width of an RS-MMA head; every self-attention uses `heads` heads. `windows[k]` is the RS-MMA
     window, in frames, at `cross_attention_scales[k]`. With one modality only that sub-network is built, without RS-MMA:
     the paper's single-modality baselines.
+
+    Departures from the published network, for small ones. `norm_groups`: of every group normalisation, at most;
+    processors are slow at groups of two or three channels. `video_patch` and `audio_patch`: squares of so many pixels
+    a side, and so many samples, are one token of the finest scale (the patches of Hoogeboom et al., simple diffusion,
+    2023). `prediction`: what the last layers say, "eps" the noise, or "v" or "x0" (see model/prediction.py).
     """
 
     channels: int = 128
@@ -81,6 +88,10 @@ class UNetConfig:
     scale_shift_norm: bool = True
     dropout: float = 0.0
     modalities: tuple[str, ...] = MODALITIES
+    video_patch: int = 1
+    audio_patch: int = 1
+    norm_groups: int = 32
+    prediction: str = "eps"
 
     def __post_init__(self) -> None:
         _check_channels(self.channels)
@@ -93,6 +104,7 @@ class UNetConfig:
             raise ConfigError(f"modalities must be some of {MODALITIES}; got {self.modalities}")
         if any(window < 1 for window in self.windows):
             raise ConfigError(f"windows must be at least 1 frame; got {self.windows}")
+        _check_departures(self, "video_patch", "audio_patch", "norm_groups")
         for level, mult in enumerate(self.channel_mult):
             scale, width = 2**level, mult * self.channels
             attends = (
@@ -117,6 +129,16 @@ class UNetConfig:
         return tuple(2**level for level in range(len(self.channel_mult)))
 
     @property
+    def video_stride(self) -> int:
+        """Pixels a side that are one token at the coarsest scale."""
+        return self.video_patch * 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def audio_stride(self) -> int:
+        """Samples that are one token at the coarsest scale."""
+        return self.audio_patch * AUDIO_STRIDE ** (len(self.channel_mult) - 1)
+
+    @property
     def middle_coupled(self) -> bool:
         """The published code builds the middle RS-MMA block only for windows (1, 4, 8) exactly; checkpoints depend on
         it."""
@@ -138,22 +160,23 @@ class UNetConfig:
 
     def check(self, clip: ClipSpec) -> None:
         """Raise ConfigError, naming the numbers, unless the network can process `clip`."""
-        video_stride = 2 ** (len(self.channel_mult) - 1)
-        audio_stride = AUDIO_STRIDE ** (len(self.channel_mult) - 1)
-        if "video" in self.modalities and (clip.height % video_stride or clip.width % video_stride):
+        scales = len(self.channel_mult)
+        if "video" in self.modalities and (clip.height % self.video_stride or clip.width % self.video_stride):
+            patches = f" of patches of {self.video_patch}" if self.video_patch > 1 else ""
             raise ConfigError(
-                f"frames of {clip.height}×{clip.width} pixels are not divisible by {video_stride} "
-                f"({len(self.channel_mult)} scales)"
+                f"frames of {clip.height}×{clip.width} pixels are not divisible by {self.video_stride} "
+                f"({scales} scales{patches})"
             )
-        if "audio" in self.modalities and clip.samples % audio_stride:
+        if "audio" in self.modalities and clip.samples % self.audio_stride:
+            patches = f", patches of {self.audio_patch}" if self.audio_patch > 1 else ""
             raise ConfigError(
-                f"{clip.samples} audio samples are not divisible by {audio_stride} "
-                f"({len(self.channel_mult)} scales of stride {AUDIO_STRIDE})"
+                f"{clip.samples} audio samples are not divisible by {self.audio_stride} "
+                f"({scales} scales of stride {AUDIO_STRIDE}{patches})"
             )
         if self.coupled:
-            if clip.samples // audio_stride < clip.frames:
+            if clip.samples // self.audio_stride < clip.frames:
                 raise ConfigError(
-                    f"{clip.samples} audio samples leave {clip.samples // audio_stride} at the coarsest scale, "
+                    f"{clip.samples} audio samples leave {clip.samples // self.audio_stride} at the coarsest scale, "
                     f"fewer than {clip.frames} frames"
                 )
             if max(self.windows, default=1) > clip.frames:
@@ -164,7 +187,10 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class SRConfig:
-    """The super-resolution U-Net (guided-diffusion's upsampler), one frame at a time, `height`×`width` → ×`factor`."""
+    """The super-resolution U-Net (guided-diffusion's upsampler), one frame at a time, `height`×`width` → ×`factor`.
+
+    `patch`, `norm_groups` and `prediction` are departures for small networks, as in UNetConfig.
+    """
 
     factor: int = 4
     channels: int = 192
@@ -175,9 +201,13 @@ class SRConfig:
     learn_sigma: bool = True
     scale_shift_norm: bool = True
     dropout: float = 0.0
+    patch: int = 1
+    norm_groups: int = 32
+    prediction: str = "eps"
 
     def __post_init__(self) -> None:
         _check_channels(self.channels)
+        _check_departures(self, "patch", "norm_groups")
         for level, mult in enumerate(self.channel_mult):
             if 2**level in self.attention_scales and (mult * self.channels) % self.heads:
                 raise ConfigError(
@@ -189,18 +219,32 @@ class SRConfig:
         return tuple(2**level for level in range(len(self.channel_mult)))
 
     @property
+    def stride(self) -> int:
+        """Pixels a side that are one token at the coarsest scale."""
+        return self.patch * self.scales[-1]
+
+    @property
     def out_channels(self) -> int:
         """Noise, and where the variance is learned its logits."""
         return 6 if self.learn_sigma else 3
 
     def check(self, clip: ClipSpec) -> None:
         """Raise ConfigError, naming the numbers, unless frames of `clip` can be upsampled."""
-        stride = self.scales[-1]
         for side in (clip.height * self.factor, clip.width * self.factor):
-            if side % stride:
+            if side % self.stride:
+                patches = f" of patches of {self.patch}" if self.patch > 1 else ""
                 raise ConfigError(
-                    f"a side of {side} pixels is not divisible by {stride} ({len(self.channel_mult)} scales)"
+                    f"a side of {side} pixels is not divisible by {self.stride} "
+                    f"({len(self.channel_mult)} scales{patches})"
                 )
+
+
+def _check_departures(config: UNetConfig | SRConfig, *counts: str) -> None:
+    for name in counts:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} must be at least 1; got {getattr(config, name)}")
+    if config.prediction not in PREDICTIONS:
+        raise ConfigError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {config.prediction!r}")
 
 
 def _check_channels(channels: int) -> None:
@@ -248,10 +292,39 @@ PRESETS: dict[str, ModelConfig] = {
         base=UNetConfig(channels=32, head_channels=32),
         sr=SRConfig(channels=16, channel_mult=(1, 2, 3, 4, 8), res_blocks=1, attention_scales=(16,)),
     ),
+    "pocket": ModelConfig(
+        clip=ClipSpec(height=16, width=16, sample_rate=8000),
+        base=UNetConfig(
+            channels=32,
+            channel_mult=(2, 3),
+            res_blocks=1,
+            head_channels=32,
+            cross_attention_scales=(1, 2),
+            windows=(1, 4),
+            window_shift=False,
+            video_attention_scales=(2,),
+            video_patch=4,
+            audio_patch=40,
+            norm_groups=8,
+            prediction="x0",
+        ),
+        sr=SRConfig(
+            factor=8,
+            channels=64,
+            channel_mult=(1, 2),
+            res_blocks=1,
+            attention_scales=(),
+            learn_sigma=False,
+            patch=8,
+            norm_groups=8,
+            prediction="x0",
+        ),
+    ),
     "tiny": ModelConfig(
         clip=ClipSpec(frames=8, height=16, width=16, sample_rate=1280),
         base=UNetConfig(channels=32, channel_mult=(1, 1, 1, 1), res_blocks=1, head_channels=16),
         sr=SRConfig(channels=32, channel_mult=(1, 1), res_blocks=1, attention_scales=()),
     ),
 }
-"""`paper`: the published model. `demo`: small enough for two CPU cores. `tiny`: for tests, milliseconds a forward."""
+"""`paper`: the published model. `demo`: for training on one GPU. `pocket`: for training on two CPU cores, what ships.
+`tiny`: for tests, milliseconds a forward."""

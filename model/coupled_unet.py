@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.attention import CrossModalAttention, SelfAttention
-from model.config import AUDIO_STRIDE, UNetConfig
+from model.config import UNetConfig
 from model.layers import (
     AudioConv,
     Conv2d,
@@ -23,17 +23,21 @@ from model.layers import (
     TimeProjection,
     VideoConv,
     cast_weights,
+    from_video_patches,
     pool_audio,
     pool_video,
     repeat_audio,
     repeat_video,
     silu,
+    to_audio_patches,
+    to_video_patches,
     zero_init,
 )
 
 
 class CoupledUNet(nn.Module):
-    """Predicts the noise in a noisy clip. As built, every residual branch is zero: the start of training."""
+    """Predicts the noise in a noisy clip, or what `config.prediction` says instead. As built, every residual branch is
+    zero: the start of training."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -41,8 +45,8 @@ class CoupledUNet(nn.Module):
         self.time_embed = TimeEmbedding(config.channels, config.channels)
         self.input_blocks, self.middle_blocks, self.output_blocks = _build_stages(config)
         width = config.channel_mult[0] * config.channels
-        self.video_out = VideoHead(width) if "video" in config.modalities else None
-        self.audio_out = AudioHead(width) if "audio" in config.modalities else None
+        self.video_out = VideoHead(width, config) if "video" in config.modalities else None
+        self.audio_out = AudioHead(width, config) if "audio" in config.modalities else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,6 +68,7 @@ class CoupledUNet(nn.Module):
         coupled: bool = True,
     ) -> tuple[Tensor | None, Tensor | None]:
         """The noise in `video` (batch, frames, 3, height, width) and `audio` (batch, 1, samples): same shapes, float32.
+        Where `config.prediction` is not "eps", NoiseSchedule and model/prediction.py make noise of what is returned.
 
         `t_video`, `t_audio` (batch,) are times of the 1000-step schedule, whole or fractional. `shifts` (batch, blocks)
         are the RS-MMA window shifts in frames, one for each sample and each of `config.block_windows`; None is zero.
@@ -77,9 +82,9 @@ class CoupledUNet(nn.Module):
         emb_video = None if t_video is None else silu(self.time_embed(t_video))
         emb_audio = None if t_audio is None else silu(self.time_embed(t_audio))
         if video is not None:
-            video = video.to(self.dtype).movedim(2, -1).contiguous()
+            video = to_video_patches(video.to(self.dtype), self.config.video_patch)
         if audio is not None:
-            audio = audio.to(self.dtype).movedim(1, -1).contiguous()
+            audio = to_audio_patches(audio.to(self.dtype), self.config.audio_patch)
         blocks = len(self.config.block_windows)
         shift = iter([None] * blocks if shifts is None else shifts.to(next(self.parameters()).device).unbind(1))
 
@@ -123,16 +128,15 @@ class CoupledUNet(nn.Module):
                 raise ValueError(
                     f"t_{name} must have the shape ({x.shape[0]},), one time a sample; got {tuple(t.shape)}"
                 )
-        levels = len(config.channel_mult) - 1
         if video is not None:
-            stride = 2**levels
+            stride = config.video_stride
             if video.dim() != 5 or video.shape[2] != 3 or video.shape[3] % stride or video.shape[4] % stride:
                 raise ValueError(
                     f"video must be (batch, frames, 3, height, width) with sides divisible by {stride}; "
                     f"got {tuple(video.shape)}"
                 )
         if audio is not None:
-            stride = AUDIO_STRIDE**levels
+            stride = config.audio_stride
             if audio.dim() != 3 or audio.shape[1] != 1 or audio.shape[2] % stride:
                 raise ValueError(
                     f"audio must be (batch, 1, samples) with samples divisible by {stride}; got {tuple(audio.shape)}"
@@ -142,7 +146,7 @@ class CoupledUNet(nn.Module):
 
     def _check_pair(self, video: Tensor, audio: Tensor, shifts: Tensor | None) -> None:
         config, (batch, frames) = self.config, video.shape[:2]
-        coarsest = audio.shape[2] // AUDIO_STRIDE ** (len(config.channel_mult) - 1)
+        coarsest = audio.shape[2] // config.audio_stride
         if audio.shape[0] != batch:
             raise ValueError(f"a batch of {batch} videos and {audio.shape[0]} sounds do not pair up")
         if coarsest < frames:
@@ -170,13 +174,13 @@ class CoupledUNet(nn.Module):
 
 
 class Stem(nn.Module):
-    """The first layer: 3 video and 1 audio channels to the width of the network."""
+    """The first layer: the values of a patch, 3 of video and 1 of audio as published, to the width of the network."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         width = config.channel_mult[0] * config.channels
-        self.video = VideoConv(3, width) if "video" in config.modalities else None
-        self.audio = AudioConv(1, width) if "audio" in config.modalities else None
+        self.video = VideoConv(3 * config.video_patch**2, width) if "video" in config.modalities else None
+        self.audio = AudioConv(config.audio_patch, width) if "audio" in config.modalities else None
 
     def forward(
         self, video: Tensor | None, audio: Tensor | None, emb_video: Tensor | None, emb_audio: Tensor | None
@@ -235,9 +239,9 @@ class Branch(nn.Module):
     ) -> None:
         super().__init__()
         self.scale_shift_norm, self.resample = config.scale_shift_norm, resample
-        self.norm_in = GroupNorm(in_channels)
+        self.norm_in = GroupNorm(in_channels, config.norm_groups)
         self.conv_in = conv
-        self.norm_out = GroupNorm(out_channels)
+        self.norm_out = GroupNorm(out_channels, config.norm_groups)
         self.dropout = nn.Dropout(config.dropout)
         self.conv_out = zero_init(PointConv(out_channels, out_channels))
         self.skip = PointConv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
@@ -266,8 +270,10 @@ class VideoBranch(Branch):
         self, config: UNetConfig, in_channels: int, out_channels: int, attention: bool, resample: str | None
     ) -> None:
         super().__init__(config, VideoConv(in_channels, out_channels), in_channels, out_channels, resample)
-        self.spatial_attention = SelfAttention(out_channels, config.heads) if attention else None
-        self.temporal_attention = SelfAttention(out_channels, config.heads) if attention else None
+        self.spatial_attention = self.temporal_attention = None
+        if attention:
+            self.spatial_attention = SelfAttention(out_channels, config.heads, norm_groups=config.norm_groups)
+            self.temporal_attention = SelfAttention(out_channels, config.heads, norm_groups=config.norm_groups)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         x = super().forward(x, emb)
@@ -296,7 +302,9 @@ class AudioBranch(Branch):
         resample: str | None,
     ) -> None:
         super().__init__(config, AudioConv(in_channels, out_channels, dilation), in_channels, out_channels, resample)
-        self.attention = SelfAttention(out_channels, config.heads) if attention else None
+        self.attention = None
+        if attention:
+            self.attention = SelfAttention(out_channels, config.heads, norm_groups=config.norm_groups)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         x = super().forward(x, emb)
@@ -304,12 +312,13 @@ class AudioBranch(Branch):
 
 
 class VideoHead(nn.Module):
-    """Norm, SiLU and a 3×3×3 convolution to 3 channels; returns (batch, frames, 3, height, width)."""
+    """Norm, SiLU and a 3×3×3 convolution to the pixels of a patch; returns (batch, frames, 3, height, width)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, config: UNetConfig) -> None:
         super().__init__()
-        self.norm = GroupNorm(channels)
-        self.conv = zero_init(nn.Conv3d(channels, 3, 3, padding=1))
+        self.patch = config.video_patch
+        self.norm = GroupNorm(channels, config.norm_groups)
+        self.conv = zero_init(nn.Conv3d(channels, 3 * self.patch**2, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.conv.bias is not None
@@ -317,23 +326,24 @@ class VideoHead(nn.Module):
         x = silu(self.norm(x)).flatten(0, 1).permute(0, 3, 1, 2)
         # The kernel's three slices in time as one 2D convolution, each slice then added to the frame it belongs to.
         taps = self.conv.weight.movedim(2, 0).flatten(0, 1)
-        before, same, after = F.conv2d(x, taps, padding=1).float().view(batch, frames, 3, 3, height, width).unbind(2)
-        out = same + self.conv.bias.float().view(3, 1, 1)
+        parts = F.conv2d(x, taps, padding=1).float().view(batch, frames, 3, -1, height, width)
+        before, same, after = parts.unbind(2)
+        out = same + self.conv.bias.float().view(-1, 1, 1)
         out[:, 1:] += before[:, :-1]
         out[:, :-1] += after[:, 1:]
-        return out
+        return from_video_patches(out, self.patch)
 
 
 class AudioHead(nn.Module):
-    """Norm, SiLU and a convolution of 3 taps to 1 channel; returns (batch, 1, samples)."""
+    """Norm, SiLU and a convolution of 3 taps to the samples of a patch; returns (batch, 1, samples)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, config: UNetConfig) -> None:
         super().__init__()
-        self.norm = GroupNorm(channels)
-        self.conv = zero_init(Conv2d(channels, 1, (1, 3), padding=(0, 1)))
+        self.norm = GroupNorm(channels, config.norm_groups)
+        self.conv = zero_init(Conv2d(channels, config.audio_patch, (1, 3), padding=(0, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(silu(self.norm(x)).unsqueeze(1)).view(x.shape[0], 1, -1)
+        return self.conv(silu(self.norm(x)).unsqueeze(1)).reshape(x.shape[0], 1, -1)
 
 
 def _build_stages(config: UNetConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
@@ -352,7 +362,11 @@ def _build_stages(config: UNetConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.
             )
         ]
         if scale in window:
-            layers.append(CrossModalAttention(out_channels, out_channels // config.head_channels, window[scale]))
+            layers.append(
+                CrossModalAttention(
+                    out_channels, out_channels // config.head_channels, window[scale], config.norm_groups
+                )
+            )
         return layers
 
     width, depth = config.channel_mult[0] * config.channels, 1
@@ -370,7 +384,7 @@ def _build_stages(config: UNetConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.
 
     middle: list[nn.Module] = [ResBlock(config, width, width, _dilation(depth), True, True) for _ in range(2)]
     if config.middle_coupled:
-        middle.insert(1, CrossModalAttention(width, width // config.head_channels, window=None))
+        middle.insert(1, CrossModalAttention(width, width // config.head_channels, None, config.norm_groups))
 
     outputs = []
     for scale, mult in reversed(list(zip(config.scales, config.channel_mult, strict=True))):

@@ -7,6 +7,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from model.buckets import Buckets
 from model.config import MODALITIES
 from model.coupled_unet import CoupledUNet
 from model.latents import Latents
+from model.prediction import to_eps
 from model.samplers import Evaluate, Prediction
 from model.schedule import NoiseSchedule
 from model.super_resolution import SRUNet
@@ -140,12 +142,21 @@ class Evaluator:
         ]
 
     def _forward(self, x: Latents, requests: Sequence[Evaluate], shifts: Tensor | None) -> Latents:
-        t_video, t_audio = (
-            None if value is None else self._times(requests, name, value.device)
-            for name, value in (("video", x.video), ("audio", x.audio))
-        )
         assert self.base is not None
-        return Latents(*self.base(x.video, x.audio, t_video, t_audio, shifts, requests[0].coupled))
+        t = Latents(
+            *(
+                None if value is None else self._times(requests, name, value.device)
+                for name, value in (("video", x.video), ("audio", x.audio))
+            )
+        )
+        predicted = Latents(*self.base(x.video, x.audio, t.video, t.audio, shifts, requests[0].coupled))
+        return predicted.map(partial(self._to_eps, self.base.config.prediction), x, t)
+
+    def _to_eps(self, prediction: str, predicted: Tensor, x: Tensor, times: Tensor) -> Tensor:
+        if prediction == "eps":
+            return predicted
+        alpha_bar = self.schedule.alpha_bar_on(x.device)[times].float().view(-1, *(1,) * (predicted.dim() - 1))
+        return to_eps(prediction, predicted, x, alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
 
     def _times(self, requests: Sequence[Evaluate], modality: str, device: torch.device) -> Tensor:
         def of(request: Evaluate) -> float:
@@ -194,7 +205,8 @@ class Evaluator:
             missing = self.frames_per_forward - frames
             x, low_res, t = (torch.cat([value, value[-1:].repeat_interleave(missing, 0)]) for value in (x, low_res, t))
         with torch.inference_mode():
-            eps, variance = self.sr(x, low_res, t)
+            predicted, variance = self.sr(x, low_res, t)
+            eps = self._to_eps(self.sr.config.prediction, predicted, x, t)
         return eps[:frames], variance[:frames] if variance is not None else None
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+import torch
 
 from model.config import ScheduleConfig
 from model.latents import State
@@ -27,12 +28,19 @@ class NoiseSchedule:
     def __init__(self, betas: Sequence[float] | np.ndarray) -> None:
         self.betas = np.asarray(betas, dtype=np.float64)
         self.alpha_bar = np.cumprod(1.0 - self.betas)
+        self._on_device: dict[torch.device, torch.Tensor] = {}
         self._index = np.arange(-1, len(self.betas), dtype=np.float64)
         self._log_alpha = np.concatenate([[0.0], 0.5 * np.log(self.alpha_bar)])
 
     @classmethod
     def from_config(cls, config: ScheduleConfig) -> NoiseSchedule:
         return cls(linear_betas(config.steps) if config.kind == "linear" else cosine_betas(config.steps))
+
+    def alpha_bar_on(self, device: torch.device) -> torch.Tensor:
+        """ᾱ of every index as a float64 tensor, kept on `device`: sending it there each time would wait for it."""
+        if device not in self._on_device:
+            self._on_device[device] = torch.as_tensor(self.alpha_bar, device=device)
+        return self._on_device[device]
 
     @property
     def last(self) -> float:

@@ -27,14 +27,15 @@ from model.layers import (
 
 
 class SRUNet(nn.Module):
-    """Predicts the noise in noisy large frames, and the logits of its variance where the configuration learns it."""
+    """Predicts the noise in noisy large frames, or what `config.prediction` says instead, and where the configuration
+    learns it the logits of its variance."""
 
     def __init__(self, config: SRConfig) -> None:
         super().__init__()
         self.config = config
         self.time_embed = TimeEmbedding(config.channels, 4 * config.channels)
         self.input_blocks, self.middle_block, self.output_blocks = _build_stages(config)
-        self.out = Head(config.channel_mult[0] * config.channels, config.out_channels)
+        self.out = Head(config)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -62,7 +63,8 @@ class SRUNet(nn.Module):
         if low_res.shape != x.shape:
             low_res = self.upsample(low_res)
         emb = silu(self.time_embed(t))
-        h = torch.cat([x, low_res], dim=1).to(self.dtype).permute(0, 2, 3, 1).contiguous()
+        h = F.pixel_unshuffle(torch.cat([x, low_res], dim=1).to(self.dtype), self.config.patch)
+        h = h.permute(0, 2, 3, 1).contiguous()
         skips = []
         for stage in self.input_blocks:
             h = _run(stage, h, emb)
@@ -70,11 +72,11 @@ class SRUNet(nn.Module):
         h = _run(self.middle_block, h, emb)
         for stage in self.output_blocks:
             h = _run(stage, torch.cat([h, skips.pop()], dim=-1), emb)
-        out = self.out(h).permute(0, 3, 1, 2).float()
+        out = F.pixel_shuffle(self.out(h).permute(0, 3, 1, 2), self.config.patch).float()
         return out[:, :3], out[:, 3:] if self.config.learn_sigma else None
 
     def _check(self, x: Tensor, low_res: Tensor, t: Tensor) -> None:
-        stride, factor = self.config.scales[-1], self.config.factor
+        stride, factor = self.config.stride, self.config.factor
         if x.dim() != 4 or x.shape[1] != 3 or x.shape[2] % stride or x.shape[3] % stride:
             raise ValueError(
                 f"frames must be (N, 3, height, width) with sides divisible by {stride}; got {tuple(x.shape)}"
@@ -98,10 +100,10 @@ class ResBlock(nn.Module):
         super().__init__()
         self.scale_shift_norm = config.scale_shift_norm
         self.resample = {"down": pool_image, "up": repeat_image, None: None}[resample]
-        self.norm_in = GroupNorm(in_channels)
+        self.norm_in = GroupNorm(in_channels, config.norm_groups)
         self.conv_in = Conv2d(in_channels, out_channels, 3, padding=1)
         self.emb = TimeProjection(4 * config.channels, (1 + config.scale_shift_norm) * out_channels)
-        self.norm_out = GroupNorm(out_channels)
+        self.norm_out = GroupNorm(out_channels, config.norm_groups)
         self.dropout = nn.Dropout(config.dropout)
         self.conv_out = zero_init(Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = PointConv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
@@ -117,12 +119,13 @@ class ResBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """Norm, SiLU and a 3×3 convolution to the output channels."""
+    """Norm, SiLU and a 3×3 convolution to the output channels of each pixel of a patch."""
 
-    def __init__(self, channels: int, out_channels: int) -> None:
+    def __init__(self, config: SRConfig) -> None:
         super().__init__()
-        self.norm = GroupNorm(channels)
-        self.conv = zero_init(Conv2d(channels, out_channels, 3, padding=1))
+        channels = config.channel_mult[0] * config.channels
+        self.norm = GroupNorm(channels, config.norm_groups)
+        self.conv = zero_init(Conv2d(channels, config.out_channels * config.patch**2, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(silu(self.norm(x)))
@@ -145,11 +148,11 @@ def _build_stages(config: SRConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.Mo
     def block(in_channels: int, out_channels: int, scale: int) -> list[nn.Module]:
         layers: list[nn.Module] = [ResBlock(config, in_channels, out_channels)]
         if scale in config.attention_scales:
-            layers.append(SelfAttention(out_channels, config.heads, heads_first=True))
+            layers.append(SelfAttention(out_channels, config.heads, True, config.norm_groups))
         return layers
 
     width = config.channel_mult[0] * config.channels
-    inputs, skip_widths = [nn.ModuleList([Conv2d(6, width, 3, padding=1)])], [width]
+    inputs, skip_widths = [nn.ModuleList([Conv2d(6 * config.patch**2, width, 3, padding=1)])], [width]
     for scale, mult in zip(config.scales, config.channel_mult, strict=True):
         for _ in range(config.res_blocks):
             inputs.append(nn.ModuleList(block(width, mult * config.channels, scale)))
@@ -159,7 +162,7 @@ def _build_stages(config: SRConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.Mo
             inputs.append(nn.ModuleList([ResBlock(config, width, width, "down")]))
             skip_widths.append(width)
 
-    attention = SelfAttention(width, config.heads, heads_first=True)
+    attention = SelfAttention(width, config.heads, True, config.norm_groups)
     middle = [ResBlock(config, width, width), attention, ResBlock(config, width, width)]
 
     outputs = []

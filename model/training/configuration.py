@@ -59,12 +59,19 @@ class DataConfig:
 class TimesConfig:
     """The times that the two modalities are noised to. `independent_timesteps` false: always the same, as the paper.
     True: a share of samples `shared_t` still has the same, `clean_video` has video without noise at t = 0 (what clean
-    conditioning asks of the network), `clean_audio` audio, and the rest draws both by themselves."""
+    conditioning asks of the network), `clean_audio` audio, and the rest draws both by themselves.
+
+    `density` "uniform" draws any time alike, as the paper. "log_snr" draws λ = log(α/σ) from a normal distribution of
+    `log_snr_mean` and `log_snr_std` (as Karras et al., 2022, draw log σ): few samples are then spent on times at which
+    there is next to nothing but noise, or nothing but the clip."""
 
     independent_timesteps: bool = False
     shared_t: float = 0.4
     clean_video: float = 0.15
     clean_audio: float = 0.15
+    density: Literal["uniform", "log_snr"] = "uniform"
+    log_snr_mean: float = -0.5
+    log_snr_std: float = 1.8
 
     def __post_init__(self) -> None:
         shares = {name: getattr(self, name) for name in ("shared_t", "clean_video", "clean_audio")}
@@ -73,6 +80,8 @@ class TimesConfig:
             raise ConfigurationError(
                 f"times: the shares {', '.join(shares)} add up to {sum(shares.values()):g}, over 1"
             )
+        if self.log_snr_std <= 0:
+            raise ConfigurationError(f"times.log_snr_std must be above 0; got {self.log_snr_std:g}")
 
 
 @dataclass(frozen=True)

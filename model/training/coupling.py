@@ -1,6 +1,6 @@
 """Whether the network listens: what it loses when each modality is given the other of another clip.
 
-The coupling gap of video is its ε-loss with the sounds of the batch passed round, minus the one with its own; that of
+The coupling gap of video is its loss with the sounds of the batch passed round, minus the one with its own; that of
 audio likewise. Noise, times and shifts are the same in both. A network that ignores the other modality has a gap of 0.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.latents import Latents
 from model.schedule import NoiseSchedule
-from model.training.objective import Predict, noise_prediction_loss
+from model.training.objective import Predict, denoising_loss
 from model.training.times import draw_noise, draw_shifts, step_generator
 
 BINS = 5
@@ -27,6 +27,7 @@ def coupling_gap(
     clips: Latents,
     max_shifts: Sequence[int],
     independent: bool,
+    prediction: str = "eps",
     seed: int = 0,
     chunk: int = 16,
 ) -> dict[str, float]:
@@ -51,7 +52,7 @@ def coupling_gap(
         video, audio = [], []
         for start in range(0, count, chunk):
             own = slice(start, start + chunk)
-            terms = noise_prediction_loss(
+            terms = denoising_loss(
                 network,
                 schedule,
                 x0.map(lambda value, own=own: value[own]),
@@ -60,6 +61,7 @@ def coupling_gap(
                 noise.map(lambda value, own=own: value[own]),
                 shifts[own],
                 (clean[0][own], clean[1][own]),
+                prediction,
             )
             video.append(terms.video)
             audio.append(terms.audio)

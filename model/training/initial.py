@@ -43,13 +43,14 @@ def load_initial(path: Path, network: nn.Module, config: TrainingConfig) -> None
 
 
 def _refuse_other(path: Path, held: dict[str, object], wanted: dict[str, object], part: str) -> None:
-    """Dropout has no weights, and may differ."""
+    """Dropout has no weights, and what the last layer predicts is learned anew within hundreds of steps: both may
+    differ."""
     before, now = flatten(held), flatten(wanted)
     found = [
         f"{part}.{key} was {list(value) if isinstance(value, tuple) else value!r} and is "
         f"{list(now[key]) if isinstance(now[key], tuple) else now[key]!r}"
         for key, value in before.items()
-        if key != "dropout" and value != now[key]
+        if key not in ("dropout", "prediction") and value != now[key]
     ]
     if found:
         raise CheckpointError(f"{path} is of another network:\n  " + "\n  ".join(found))

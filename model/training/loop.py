@@ -285,7 +285,9 @@ def evaluate(run: Run, journal: Journal) -> None:
         limits = config.model.base.max_shifts(config.model.clip.frames)
         schedule = NoiseSchedule.from_config(config.model.schedule)
         independent = config.times.independent_timesteps
-        journal.coupling(state.step, coupling_gap(network, schedule, run.evaluated, limits, independent, config.seed))
+        prediction = config.model.base.prediction
+        gap = coupling_gap(network, schedule, run.evaluated, limits, independent, prediction, config.seed)
+        journal.coupling(state.step, gap)
     if output.samples and state.step % output.samples == 0:
         folder = run.out / "samples" / f"step-{state.step:08d}"
         if config.kind == "sr":

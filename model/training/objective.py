@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from model.latents import Latents
+from model.prediction import loss_weight, training_target
 from model.schedule import NoiseSchedule
 
 Predict = Callable[..., tuple[Tensor | None, Tensor | None]]
@@ -22,7 +22,7 @@ Predict = Callable[..., tuple[Tensor | None, Tensor | None]]
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Mean squared errors of the predicted noise, one a sample (batch,); 0 for a modality that is not predicted."""
+    """Mean squared errors of the prediction, one a sample (batch,); 0 for a modality that is not predicted."""
 
     video: Tensor
     audio: Tensor
@@ -36,7 +36,7 @@ class LossTerms:
 def diffuse(schedule: NoiseSchedule, x0: Latents, t_video: Tensor, t_audio: Tensor, noise: Latents) -> Latents:
     """A draw from q(x_t | x_0) with a time for each sample and modality; times are (batch,) integers."""
     device = next(value.device for value in (x0.video, x0.audio) if value is not None)
-    alpha_bars = _alpha_bars(schedule, device)
+    alpha_bars = schedule.alpha_bar_on(device)
     times = Latents(t_video, t_audio)
 
     def mix(clean: Tensor, eps: Tensor, times: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def diffuse(schedule: NoiseSchedule, x0: Latents, t_video: Tensor, t_audio: Tens
     return x0.map(mix, noise, times)
 
 
-def noise_prediction_loss(
+def denoising_loss(
     network: Predict,
     schedule: NoiseSchedule,
     x0: Latents,
@@ -55,11 +55,13 @@ def noise_prediction_loss(
     noise: Latents,
     shifts: Tensor | None = None,
     clean: tuple[Tensor, Tensor] | None = None,
+    prediction: str = "eps",
 ) -> LossTerms:
     """The loss at given times, noise and RS-MMA shifts; the paper trains with t_video = t_audio.
 
     `clean`: for video and for audio, the samples (batch,), bool, where it enters without noise. A modality that is None
-    in `x0` is not given to the network.
+    in `x0` is not given to the network. `prediction` is what the network was built to say (see model/prediction.py):
+    the loss is that of what it says, weighed by `loss_weight`.
     """
     x = diffuse(schedule, x0, t_video, t_audio, noise)
     if clean is not None:
@@ -68,20 +70,19 @@ def noise_prediction_loss(
         x.video, x.audio, None if x.video is None else t_video, None if x.audio is None else t_audio, shifts
     )
 
-    def mean_square(index: int, eps: Tensor | None) -> Tensor:
+    alpha_bars = schedule.alpha_bar_on(t_video.device)
+
+    def mean_square(index: int, clean_value: Tensor | None, eps: Tensor | None, t: Tensor) -> Tensor:
         guess = predicted[index]
-        if guess is None or eps is None:
+        if guess is None or clean_value is None or eps is None:
             return torch.zeros(x0.batch, device=t_video.device)
-        squares = (guess - eps).square().flatten(1).mean(1)
+        alpha_bar = alpha_bars[t].to(eps.dtype).view(-1, *[1] * (eps.ndim - 1))
+        alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        wanted = training_target(prediction, clean_value, eps, alpha, sigma)
+        squares = (guess - wanted).square().flatten(1).mean(1) * loss_weight(prediction, sigma).flatten()
         return squares if clean is None else squares.masked_fill(clean[index], 0.0)
 
-    return LossTerms(mean_square(0, noise.video), mean_square(1, noise.audio))
-
-
-@lru_cache(maxsize=8)
-def _alpha_bars(schedule: NoiseSchedule, device: torch.device) -> Tensor:
-    """Kept on the device: sending them there in every step would wait for it."""
-    return torch.as_tensor(schedule.alpha_bar, device=device)
+    return LossTerms(mean_square(0, x0.video, noise.video, t_video), mean_square(1, x0.audio, noise.audio, t_audio))
 
 
 def _choose(noisy: Tensor, x0: Tensor, clean: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""The objective of super-resolution: the noise, and where the network learns it the variance of a step back.
+"""The objective of super-resolution: the noise, or what is predicted instead, and where the network learns it the
+variance of a step back.
 
 Improved DDPM (Nichol and Dhariwal, 2021): the squared error teaches the mean alone, a term of the variational bound, in
 bits per dimension, the variance alone. Its logits v mix log β_t (v = 1) and log β̃_t (v = −1), section 3.1 there.
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.prediction import loss_weight, to_eps, training_target
 from model.schedule import NoiseSchedule
 
 LEVEL = 1.0 / 255.0
@@ -26,17 +28,22 @@ def super_resolution_loss(
     low_res: Tensor,
     t: Tensor,
     noise: Tensor,
+    prediction: str = "eps",
 ) -> dict[str, Tensor]:
-    """`mse` and, if the variance is learned, `vb`: one value a frame (batch,).
+    """`mse` of what the network predicts and, if the variance is learned, `vb`: one value a frame (batch,).
 
     `x0` and `noise` are (batch, 3, H, W), `low_res` the small frames, `t` integer times (batch,).
     """
     alpha_bar = _at(schedule.alpha_bar, t)
-    x = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
-    eps, logits = network(x, low_res, t)
-    terms = {"mse": (eps - noise).square().flatten(1).mean(1)}
+    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    x = alpha * x0 + sigma * noise
+    predicted, logits = network(x, low_res, t)
+    wanted = training_target(prediction, x0, noise, alpha, sigma)
+    weight = loss_weight(prediction, sigma).flatten()
+    terms = {"mse": (predicted - wanted).square().flatten(1).mean(1) * weight}
     if logits is not None:
-        terms["vb"] = variational_bound(schedule, x0, x, t, eps.detach(), logits)
+        eps = to_eps(prediction, predicted.detach(), x, alpha, sigma)
+        terms["vb"] = variational_bound(schedule, x0, x, t, eps, logits)
     return terms
 
 

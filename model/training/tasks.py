@@ -15,10 +15,10 @@ from model.schedule import NoiseSchedule
 from model.super_resolution import SRUNet
 from model.training.configuration import TrainingConfig
 from model.training.degradation import draw_degradation
-from model.training.objective import noise_prediction_loss
+from model.training.objective import denoising_loss
 from model.training.sources import Source
 from model.training.super_resolution import super_resolution_loss
-from model.training.times import draw_noise, draw_shifts, draw_times, step_generator
+from model.training.times import draw_noise, draw_shifts, draw_time, draw_times, step_generator
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class BaseTask:
     def losses(self, predict: Callable[..., Any], source: Source, step: int, rows: range) -> Iterator[Terms]:
         config, clip = self.config, self.config.model.clip
         draw = step_generator(config.seed, step, self.device)
-        times = draw_times(config.times, len(self.schedule.betas), config.batch, draw)
+        times = draw_times(config.times, self.schedule, config.batch, draw)
         shifts = None
         if config.model.base.coupled:
             shifts = draw_shifts(config.model.base.max_shifts(clip.frames), config.batch, draw)
@@ -82,7 +82,7 @@ class BaseTask:
                 x0.video if "video" in self.terms else None,
                 x0.audio if "audio" in self.terms else None,
             )
-            terms = noise_prediction_loss(
+            terms = denoising_loss(
                 predict,
                 self.schedule,
                 x0,
@@ -91,6 +91,7 @@ class BaseTask:
                 noise.map(lambda value, part=part: value[part.start - rows.start : part.stop - rows.start]),
                 None if shifts is None else shifts[own],
                 (times.clean_video[own], times.clean_audio[own]),
+                config.model.base.prediction,
             )
             given = {"video": times.clean_video[own], "audio": times.clean_audio[own]}
             yield {name: Term(getattr(terms, name).sum(), (~given[name]).sum()) for name in self.terms}
@@ -111,7 +112,7 @@ class SuperResolutionTask:
     def losses(self, predict: Callable[..., Any], source: Source, step: int, rows: range) -> Iterator[Terms]:
         config, clip = self.config, self.config.model.clip
         draw = step_generator(config.seed, step, self.device)
-        t = torch.randint(len(self.schedule.betas), (config.batch,), generator=draw, device=self.device)
+        t = draw_time(config.times, self.schedule, config.batch, draw)
         shape = (config.batch, 3, clip.height * self.sr.factor, clip.width * self.sr.factor)
         noise = torch.randn(shape, generator=draw, device=self.device)[rows.start : rows.stop]
         spoilt = draw_degradation(config.degradation, config.batch, (clip.height, clip.width), self.sr.factor, draw)
@@ -120,7 +121,9 @@ class SuperResolutionTask:
             large = source.frames(step * config.batch + torch.arange(part.start, part.stop), self.device)
             small = spoilt.apply(large, own)
             local = slice(part.start - rows.start, part.stop - rows.start)
-            terms = super_resolution_loss(predict, self.schedule, large, small, t[own], noise[local])
+            terms = super_resolution_loss(
+                predict, self.schedule, large, small, t[own], noise[local], self.sr.prediction
+            )
             yield {name: Term(value.sum(), len(part)) for name, value in terms.items()}
 
 

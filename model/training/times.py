@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.config import MODALITIES
 from model.latents import Latents
+from model.schedule import NoiseSchedule
 from model.training.configuration import TimesConfig
 
 
@@ -35,12 +36,12 @@ class Times:
     clean_audio: Tensor
 
 
-def draw_times(config: TimesConfig, steps: int, batch: int, generator: torch.Generator) -> Times:
-    """Times 0 … steps − 1, uniform, in the mix of `config`. A clean modality stands at t = 0, as in clean
+def draw_times(config: TimesConfig, schedule: NoiseSchedule, batch: int, generator: torch.Generator) -> Times:
+    """Times of `schedule`, in the density and the mix of `config`. A clean modality stands at t = 0, as in clean
     conditioning."""
     device = generator.device
-    video = torch.randint(steps, (batch,), generator=generator, device=device)
-    audio = torch.randint(steps, (batch,), generator=generator, device=device)
+    video = draw_time(config, schedule, batch, generator)
+    audio = draw_time(config, schedule, batch, generator)
     u = torch.rand(batch, generator=generator, device=device)
     if not config.independent_timesteps:
         none = torch.zeros(batch, dtype=torch.bool, device=device)
@@ -50,6 +51,22 @@ def draw_times(config: TimesConfig, steps: int, batch: int, generator: torch.Gen
     clean_audio = (u >= shared + config.clean_video) & (u < shared + config.clean_video + config.clean_audio)
     audio = torch.where(u < shared, video, audio)
     return Times(video.masked_fill(clean_video, 0), audio.masked_fill(clean_audio, 0), clean_video, clean_audio)
+
+
+def draw_time(config: TimesConfig, schedule: NoiseSchedule, batch: int, generator: torch.Generator) -> Tensor:
+    """Times of `schedule` (batch,), int64, in the density of `config`."""
+    device = generator.device
+    if config.density == "uniform":
+        return torch.randint(len(schedule.betas), (batch,), generator=generator, device=device)
+    drawn = torch.randn(batch, generator=generator, device=device) * config.log_snr_std + config.log_snr_mean
+    noise = _noisiness(schedule, device)
+    return torch.searchsorted(noise, -drawn).clamp(max=len(noise) - 1)
+
+
+@lru_cache(maxsize=8)
+def _noisiness(schedule: NoiseSchedule, device: torch.device) -> Tensor:
+    """−λ_t of every time, ascending. Kept on the device: sending it there in every step would wait for it."""
+    return torch.tensor([-schedule.log_snr(t) for t in range(len(schedule.betas))], device=device)
 
 
 def draw_shifts(max_shifts: Sequence[int], batch: int, generator: torch.Generator) -> Tensor:

@@ -19,7 +19,7 @@ from model.coupled_unet import CoupledUNet
 from model.latents import Latents
 from model.schedule import NoiseSchedule, linear_betas
 from model.training.ema import update_ema
-from model.training.objective import LossTerms, diffuse, noise_prediction_loss
+from model.training.objective import LossTerms, denoising_loss, diffuse
 from model.verify.folder import GoldenSet, read_folder
 from model.verify.forward import base_network
 from model.verify.report import Case, Check, compare, provides
@@ -139,7 +139,7 @@ def _loss(
     shifts = None
     if shift_per_block:
         shifts = torch.tensor(list(shift_per_block.values()), dtype=torch.long).expand(x0.batch, -1)
-    return noise_prediction_loss(network, SCHEDULE, x0, t, t, noise, shifts)
+    return denoising_loss(network, SCHEDULE, x0, t, t, noise, shifts)
 
 
 def _published_gradients(network: CoupledUNet) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ JOB: dict[str, Any] = {
         "sampler": "dpmpp_2m",
         "steps": 20,
         "spacing": "log_snr",
-        "guidance": "replacement",
+        "guidance": "clean",
         "start": 0.0,
         "priority": "normal",
     },
@@ -81,21 +81,21 @@ MODELS: dict[str, Any] = {
         {
             "name": "demo",
             "default": True,
-            "trained": False,
-            "description": "A small, untrained model: everything runs, and the clips are noise.",
+            "trained": True,
+            "description": "Bouncing discs that sound when they hit a wall.",
             "licence": "MIT",
-            "clip": {"frames": 16, "fps": 10, "height": 32, "width": 32, "sample_rate": 16000, "duration": 1.6},
+            "clip": {"frames": 16, "fps": 10, "height": 16, "width": 16, "sample_rate": 8000, "duration": 1.6},
             "resolutions": [
-                {"width": 32, "height": 32, "super_resolution": False},
+                {"width": 16, "height": 16, "super_resolution": False},
                 {"width": 128, "height": 128, "super_resolution": True},
             ],
             "samplers": ["dpmpp_2m", "dpmpp_3m", "dpm_solver", "unipc", "ddim", "ddpm"],
             "guidance": {
                 "generate": ["decoupling"],
-                "v2a": ["replacement", "gradient", "gradient_code", "decoupling"],
-                "a2v": ["replacement", "gradient", "gradient_code", "decoupling"],
+                "v2a": ["clean", "pigdm", "replacement", "gradient", "gradient_code", "decoupling"],
+                "a2v": ["clean", "pigdm", "replacement", "gradient", "gradient_code", "decoupling"],
             },
-            "independent_timesteps": False,
+            "independent_timesteps": True,
             "weights_hash": "0f6c1d2e3b4a59687786a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0",
         }
     ]

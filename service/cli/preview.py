@@ -15,7 +15,7 @@ MAX_COUNT = 256
 def preview(
     out: Annotated[Path, typer.Option(file_okay=False, help="The folder to write.")] = Path("preview"),
     count: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="How many clips.")] = 16,
-    preset: Annotated[str, typer.Option(help="Whose clips: demo, paper, tiny.")] = "demo",
+    preset: Annotated[str, typer.Option(help="Whose clips: demo, paper, pocket, tiny.")] = "demo",
     seed: Annotated[int, typer.Option(min=0, help="Of the data set.")] = 0,
     held_out: Annotated[bool, typer.Option("--held-out", help="The combinations that training never sees.")] = False,
 ) -> None:

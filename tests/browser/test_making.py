@@ -8,7 +8,7 @@ import shlex
 import wave
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import Studio
 from tests.browser.steps import choose, clip, drawn, drop, loudness, plays, result, soon, start
@@ -16,7 +16,7 @@ from tests.browser.steps import choose, clip, drawn, drop, loudness, plays, resu
 
 def test_a_clip_from_nothing(studio: Studio, tmp_path: Path) -> None:
     page = studio.visit()
-    expect(page.get_by_text("The model demo is untrained: its clips are noise.")).to_be_visible()
+    expect(page.locator("#untrained")).to_be_hidden()
     studio.look("empty")
 
     choose(page, outputs=2, enlarge=True)
@@ -46,6 +46,20 @@ def test_a_clip_from_nothing(studio: Studio, tmp_path: Path) -> None:
         page.get_by_role("link", name="Download").click()
     download.value.save_as(tmp_path / "clip.mp4")
     assert b"ftyp" in (tmp_path / "clip.mp4").read_bytes()[:12]
+
+
+def test_an_untrained_model_is_called_so(studio: Studio) -> None:
+    def untrained(route: Route) -> None:
+        answer = route.fetch()
+        models = answer.json()
+        for model in models["data"]:
+            model["trained"] = False
+        route.fulfill(response=answer, json=models)
+
+    studio.page.route("**/models", untrained)
+    page = studio.visit()
+    expect(page.get_by_text("The model demo is untrained: its clips are noise.")).to_be_visible()
+    studio.look("untrained")
 
 
 def test_a_sound_for_a_dropped_video(studio: Studio, film: Path) -> None:

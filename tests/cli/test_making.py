@@ -211,7 +211,7 @@ def test_jobs_are_listed_shown_canceled_and_saved(idle_server: Server, tmp_path:
 def test_models_say_what_they_make(duet: Cli) -> None:
     text = duet("models").stdout
     assert "demo (default" in text
-    assert "16 frames of 32×32 or 128×128 at 10 Hz, 1.6 s, sound at 16000 Hz" in text
+    assert "16 frames of 16×16 or 128×128 at 10 Hz, 1.6 s, sound at 8000 Hz" in text
     assert json.loads(duet("models", "--json").stdout)[0]["name"] == "demo"
 
 

@@ -101,10 +101,11 @@ def test_generate_gives_a_clip_that_a_browser_plays(served: httpx.Client, tmp_pa
     assert clip.pixels == "yuv420p"
     assert clip.frames.shape == (16, 128, 128, 3)
     assert clip.fps == 10
-    assert clip.sample_rate == 16_000
+    assert clip.sample_rate == 8_000
     assert clip.sound_seconds == pytest.approx(CLIP_SECONDS, abs=0.001)
     assert "seed 42" in clip.comment
-    assert "untrained" in clip.comment
+    assert "demo" in clip.comment
+    assert "untrained" not in clip.comment
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat"), "the index comes first, so that playing starts at once"
 

@@ -32,6 +32,7 @@ def test_the_middle_block_exists_for_the_published_windows_only() -> None:
 
 def test_norms_have_the_published_groups_wherever_these_divide_the_channels() -> None:
     assert [norm_groups(channels) for channels in (128, 96, 48, 16)] == [32, 32, 16, 16]
+    assert [norm_groups(channels, 8) for channels in (128, 96, 20)] == [8, 8, 4]
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,11 @@ def test_norms_have_the_published_groups_wherever_these_divide_the_channels() ->
         (lambda: UNetConfig(windows=(1, 4)), ["(1, 4)", "(2, 4, 8)"]),
         (lambda: UNetConfig(windows=(0, 4, 8)), ["(0, 4, 8)"]),
         (lambda: UNetConfig(modalities=("smell",)), ["smell"]),
+        (lambda: UNetConfig(audio_patch=0), ["audio_patch", "0"]),
+        (lambda: UNetConfig(norm_groups=-1), ["norm_groups", "-1"]),
+        (lambda: UNetConfig(prediction="score"), ["eps, v, x0", "score"]),
+        (lambda: SRConfig(patch=0), ["patch", "0"]),
+        (lambda: SRConfig(prediction="score"), ["eps, v, x0", "score"]),
         (lambda: SRConfig(heads=7), ["384", "7"]),
         (lambda: ModelConfig(clip=ClipSpec(height=60)), ["60×64", "8"]),
         (lambda: ModelConfig(clip=ClipSpec(sample_rate=16_010)), ["25616", "64"]),

@@ -120,14 +120,15 @@ def test_the_models_say_what_they_are(client: httpx.Client) -> None:
     assert demo["clip"] == {
         "frames": 16,
         "fps": 10,
-        "height": 32,
-        "width": 32,
-        "sample_rate": 16_000,
+        "height": 16,
+        "width": 16,
+        "sample_rate": 8_000,
         "duration": 1.6,
     }
-    assert [(size["width"], size["height"]) for size in demo["resolutions"]] == [(32, 32), (128, 128)]
+    assert [(size["width"], size["height"]) for size in demo["resolutions"]] == [(16, 16), (128, 128)]
+    assert (demo["trained"], demo["independent_timesteps"]) == (True, True)
     assert {"ddim", "dpmpp_2m"} <= set(demo["samplers"])
-    assert "replacement" in demo["guidance"]["v2a"]
+    assert {"clean", "pigdm", "replacement"} <= set(demo["guidance"]["v2a"])
     assert re.fullmatch("[0-9a-f]{64}", demo["weights_hash"])
     assert demo["licence"]
 

@@ -48,7 +48,7 @@ def test_demo_is_what_the_demo_preset_builds() -> None:
         ({"optimizer": {"lr": "fast"}}, "optimizer.lr must be a number; got 'fast'"),
         ({"optimizer": {"ema": 1.5}}, "optimizer.ema must be 0 … 1; got 1.5"),
         ({"compile": 1}, "compile must be true or false; got 1"),
-        ({"preset": "huge"}, "preset must be one of paper, demo, tiny; got 'huge'"),
+        ({"preset": "huge"}, "preset must be one of paper, demo, pocket, tiny; got 'huge'"),
         ({"precision": "float8"}, "precision must be one of auto, float32, bfloat16; got 'float8'"),
         ({"times": {"shared_t": 0.6, "clean_video": 0.3, "clean_audio": 0.2}}, "add up to 1.1, over 1"),
         ({"data": 3}, "data must be a table, [data]; got 3"),

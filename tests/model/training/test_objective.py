@@ -11,7 +11,7 @@ from model.coupled_unet import CoupledUNet
 from model.latents import Latents
 from model.schedule import NoiseSchedule
 from model.training.configuration import TimesConfig
-from model.training.objective import noise_prediction_loss
+from model.training.objective import denoising_loss
 from model.training.times import draw_noise, draw_shifts, draw_times
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_shares_of_the_mix_are_as_configured() -> None:
     count = 40_000
     mix = TimesConfig(independent_timesteps=True, shared_t=0.5, clean_video=0.2, clean_audio=0.1)
-    times = draw_times(mix, 1000, count, generator())
+    times = draw_times(mix, SCHEDULE, count, generator())
     assert times.clean_video.float().mean().item() == pytest.approx(0.2, abs=0.01)
     assert times.clean_audio.float().mean().item() == pytest.approx(0.1, abs=0.01)
     assert (times.video == times.audio).float().mean().item() == pytest.approx(0.5, abs=0.01)
@@ -37,13 +37,24 @@ def test_shares_of_the_mix_are_as_configured() -> None:
 
 
 def test_the_paper_has_one_time_for_both() -> None:
-    times = draw_times(TimesConfig(), 1000, 1000, generator())
+    times = draw_times(TimesConfig(), SCHEDULE, 1000, generator())
     assert torch.equal(times.video, times.audio)
     assert not times.clean_video.any()
     assert (times.video.min().item(), times.video.max().item()) == (
         pytest.approx(0, abs=15),
         pytest.approx(999, abs=15),
     )
+
+
+def test_times_drawn_by_their_log_snr_have_its_mean_and_spread() -> None:
+    mix = TimesConfig(density="log_snr", log_snr_mean=-1.0, log_snr_std=1.2)
+    times = draw_times(mix, SCHEDULE, 20_000, generator())
+    log_snr = torch.tensor([SCHEDULE.log_snr(t) for t in range(1000)])[times.video]
+    assert log_snr.mean().item() == pytest.approx(-1.0, abs=0.05)
+    assert log_snr.std().item() == pytest.approx(1.2, abs=0.05)
+    # The ends of the schedule take what lies beyond them.
+    wide = draw_times(TimesConfig(density="log_snr", log_snr_std=50.0), SCHEDULE, 1000, generator())
+    assert (wide.video.min().item(), wide.video.max().item()) == (0, 999)
 
 
 def test_shifts_cover_their_range_and_no_more() -> None:
@@ -79,7 +90,7 @@ def test_a_clean_modality_enters_as_clean_conditioning_gives_it_and_is_no_part_o
     network = Recorder()
     t = torch.tensor([0, 0, 500])
     clean = (torch.tensor([True, False, False]), torch.tensor([False, False, True]))
-    terms = noise_prediction_loss(network, SCHEDULE, x0, t, t, noise, None, clean)
+    terms = denoising_loss(network, SCHEDULE, x0, t, t, noise, None, clean)
     assert torch.equal(network.video[0], x0["video"][0])  # to the bit, not at t = 0 with its little noise
     assert not torch.equal(network.video[1], x0["video"][1])
     assert torch.equal(network.audio[2], x0["audio"][2])
@@ -98,7 +109,7 @@ def test_single_modality_baselines_have_the_loss_of_theirs_alone(modality: str) 
     )
     noise = draw_noise(blank, 2, slice(0, 2), generator())
     t = torch.tensor([3, 700])
-    terms = noise_prediction_loss(network, SCHEDULE, blank, t, t, noise)
+    terms = denoising_loss(network, SCHEDULE, blank, t, t, noise)
     # As built, the network predicts zero: the loss is the power of the noise.
     assert getattr(terms, modality).tolist() == pytest.approx(noise[modality].square().flatten(1).mean(1).tolist())
     assert getattr(terms, "audio" if modality == "video" else "video").tolist() == [0, 0]
