@@ -21,7 +21,7 @@ from model.manifest import FILE_NAME, Manifest, read_manifest
 from model.schedule import NoiseSchedule
 from model.training.checkpoints import StateError, checkpoints, read_checkpoint, refuse_other, write_atomically
 from model.training.configuration import TrainingConfig, configuration_from_json
-from model.training.journal import LOSSES, read_rows
+from model.training.journal import COUPLING, LOSSES, read_rows
 from model.training.sources import Source, evaluation_numbers
 
 CALIBRATION_TIMES = 33
@@ -58,7 +58,10 @@ def publish(config: TrainingConfig, out: Path, folder: Path, dtype: torch.dtype)
     data = save(weights)
     write_atomically(folder / f"{part}.safetensors", lambda file: file.write(data))
     write_atomically(folder / f"training-{part}.json", lambda file: file.write(_record(config, content).encode()))
-    write_atomically(folder / f"losses-{part}.csv", lambda file: file.write(_curve(out / LOSSES).encode()))
+    for name, journal in (("losses", LOSSES), ("coupling", COUPLING)):
+        if (out / journal).exists():
+            curve = _curve(out / journal)
+            write_atomically(folder / f"{name}-{part}.csv", lambda file, curve=curve: file.write(curve.encode()))
     write_atomically(folder / FILE_NAME, lambda file: file.write(manifest.to_json().encode()))
     return manifest
 
@@ -116,7 +119,7 @@ def _record(config: TrainingConfig, content: dict[str, object]) -> str:
 
 
 def _curve(path: Path) -> str:
-    """The losses as CSV, averaged over spans of steps so that it stays small."""
+    """A journal as CSV, averaged over spans of steps so that it stays small."""
     rows = read_rows(path)
     text = io.StringIO()
     if rows:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from benchmarks.demo_model import table
 from model.config import PRESETS
 from model.evaluation.alignment import perceive
 from model.evaluation.bootstrap import Score, scores
@@ -57,6 +59,13 @@ def test_the_configuration_it_was_trained_with_lies_beside_it(part: str) -> None
     column = header.split(",").index("loss")
     losses = [float(row.split(",")[column]) for row in rows]
     assert sum(losses[-20:]) < sum(losses[:20])
+
+
+def test_the_page_about_it_has_the_figures_that_were_measured() -> None:
+    evaluation = json.loads((FOLDER / "evaluation.json").read_text())
+    assert evaluation["weights"] == find_models()["demo"].weights_hash, "the figures are of other weights"
+    assert evaluation["clips"] >= 256
+    assert table(evaluation) in Path("docs/demo-model.md").read_text(encoding="utf-8")
 
 
 def test_a_seed_gives_the_clip_it_always_gave(pipeline: Pipeline) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,13 @@ def test_a_state_carried_in_pieces_goes_on_with_a_fresh_optimiser(
         run(small(steps=7), tmp_path / "nothing", loop.Start(state=tmp_path))
 
 
+def test_the_coupling_gap_is_published_with_the_weights(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "coupling.jsonl").write_text('{"step": 3, "video": 0.25}\n{"step": 6, "video": 0.5}\n')
+    publish(small(), tmp_path / "run", tmp_path / "small", torch.float32)
+    assert (tmp_path / "small" / "coupling-base.csv").read_text() == "step,video\n3,0.25\n6,0.5\n"
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_what_is_published_is_served_as_it_was_trained(trained: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     publish(small(), trained, tmp_path / "small", dtype)
@@ -86,6 +94,7 @@ def test_what_is_published_is_served_as_it_was_trained(trained: Path, tmp_path: 
     record = json.loads((tmp_path / "small" / "training-base.json").read_text())
     assert record["step"] == 6
     assert (tmp_path / "small" / "losses-base.csv").read_text().startswith("step,loss,video,audio,gradient_norm\n1,")
+    assert not (tmp_path / "small" / "coupling-base.csv").exists(), "this run measured none"
 
     pipeline = Pipeline.load(manifest, "cpu", "float32")
     sound = torch.zeros(manifest.config.clip.audio_shape)
