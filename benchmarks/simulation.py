@@ -25,13 +25,14 @@ from benchmarks.waiting import batch_times, simulate
 from service.planning import Load, Service, estimated_gpu, waits
 
 ENGINES: Mapping[str, Mapping[int, float]] = {
-    # 15.4 s a clip (docs/performance.md); one clip keeps both cores busy, so that several only share them.
+    # 15.4 s a clip, as measured with an earlier, larger demo model; one clip keeps both cores busy, so that several
+    # only share them.
     "two cores": {1: 15.4, 4: 61.6},
     # 20 steps of `benchmarks.timed`, whose networks sleep as long as a GPU might work: 20 ms, and 5 ms for each clip.
     "timed": {1: 0.5, 16: 2.0},
 }
-"""Seconds of a batch by its size: the demo model with super-resolution on two cores of an AMD EPYC, and a stand-in for
-a GPU."""
+"""Seconds of a batch by its size: a model that keeps two cores of an AMD EPYC busy for a quarter of a minute, and a
+stand-in for a GPU."""
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 LOADS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
