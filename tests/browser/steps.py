@@ -15,6 +15,9 @@ T = TypeVar("T")
 LONG = 1000
 """Steps of a job that does not end by itself while a test looks at it."""
 
+WATCHED = 150
+"""Of a job that lasts long enough to be looked at on the way, and is soon over."""
+
 _DROP = """
 ({name, type, data}) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));

@@ -8,7 +8,7 @@ from pathlib import Path
 from playwright.sync_api import BrowserContext, expect
 
 from tests.browser.conftest import Service, Studio
-from tests.browser.steps import choose, clip, drop, result, soon, start
+from tests.browser.steps import WATCHED, choose, clip, drop, result, soon, start
 
 
 def test_by_keyboard_alone(studio: Studio) -> None:
@@ -47,7 +47,7 @@ def test_by_keyboard_alone(studio: Studio) -> None:
 
 def test_progress_is_told_to_a_screen_reader(studio: Studio) -> None:
     page = studio.visit()
-    choose(page, steps=8)
+    choose(page, steps=WATCHED)
     start(page)
     said = page.locator("#announcer")
     expect(said).to_contain_text("Drawing picture and sound")
@@ -59,7 +59,7 @@ def test_on_a_phone(phone: Studio, film: Path) -> None:
     phone.fits()
     phone.look("phone-empty")
     drop(page, film, "video/mp4")
-    choose(page, steps=8)
+    choose(page, steps=WATCHED)
     phone.fits()
     start(page, "Make its sound")
     phone.fits()

@@ -10,7 +10,7 @@ import httpx
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.browser.conftest import Service, Studio
-from tests.browser.steps import LONG, choose, result, soon, start
+from tests.browser.steps import LONG, WATCHED, choose, result, soon, start
 
 
 def steps_done(page: Page) -> int:
@@ -128,7 +128,7 @@ def test_the_gallery_shows_one_kind(studio: Studio, service: Service, film: Path
 def test_without_events_the_job_is_asked_for(studio: Studio) -> None:
     page = studio.visit()
     page.route("**/events", lambda route: route.abort())
-    choose(page, steps=8)
+    choose(page, steps=WATCHED)
     start(page)
     soon(page, lambda: steps_done(page) > 1, "its steps are told", 60)
     result(page)
@@ -156,7 +156,7 @@ def test_a_broken_stream_goes_on_where_it_was(studio: Studio, service: Service) 
 
     sent: list[str] = []
     page.route("**/events", broken)
-    choose(page, steps=8)
+    choose(page, steps=WATCHED)
     start(page)
     result(page)
     assert last_ids[0] is None

@@ -11,7 +11,7 @@ from pathlib import Path
 from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import Studio
-from tests.browser.steps import choose, clip, drawn, drop, loudness, plays, result, soon, start
+from tests.browser.steps import WATCHED, choose, clip, drawn, drop, loudness, plays, result, soon, start
 
 
 def test_a_clip_from_nothing(studio: Studio, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_video_for_a_chosen_sound(studio: Studio, music: Path) -> None:
 
 def test_the_clip_is_seen_while_it_emerges(studio: Studio) -> None:
     page = studio.visit()
-    choose(page, steps=12)
+    choose(page, steps=WATCHED)
     start(page)
     tile = page.locator(".emerging-tile")
     expect(tile).to_be_visible()

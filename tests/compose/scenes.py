@@ -21,7 +21,7 @@ from service.client import Duet, Job, ServerUnreachable
 from tests.clips import Film, Track, make
 from tests.compose.stack import SERVICES, Failed, Stack, docker
 
-LONG = 60
+LONG = 600
 """Steps of a job that something happens to."""
 
 PATIENCE = 300.0

@@ -25,7 +25,7 @@ def test_ctrl_c_stops_all_and_the_next_start_finds_jobs_and_results(start_serve:
     with first.ready() as client:
         assert f"curl -s {client.base_url}".rstrip("/") in first.output
         done = finished(client, client.post("/generate", json=QUICK).headers["Location"])
-        running = client.post("/generate", json=QUICK | {"steps": 30}).json()["urls"]["self"]
+        running = client.post("/generate", json=QUICK | {"steps": 300}).json()["urls"]["self"]
         waiting = client.post("/generate", json=QUICK).json()["urls"]["self"]
         until(lambda: client.get(running).json()["step"], "the long job runs", 60)
         clip = client.get(done["outputs"][0]["files"]["video.mp4"]).content
@@ -48,7 +48,7 @@ def test_ctrl_c_stops_all_and_the_next_start_finds_jobs_and_results(start_serve:
 def test_what_dies_is_started_again_and_no_job_is_lost(start_serve: Start, tmp_path: Path) -> None:
     serve = start_serve(tmp_path / "data")
     with serve.ready() as client:
-        job = client.post("/generate", json=QUICK | {"steps": 25}).json()["urls"]["self"]
+        job = client.post("/generate", json=QUICK | {"steps": 250}).json()["urls"]["self"]
         until(lambda: client.get(job).json()["step"], "the job runs", 60)
         before = serve.processes()
         for name in ("worker", "api", "webhooks", "redis"):
