@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from model.allocator import keep_freed_memory
 from model.buckets import Buckets
+from model.config import UNetConfig
 from model.evaluate import Evaluator, Request
 from model.manifest import Manifest, find_models
 from model.pipeline import Clip, ClipRequest, Pipeline, Progress
@@ -43,6 +44,8 @@ BROKEN = 10**9
 
 class TimedNetwork(nn.Module):
     """Shaped as the coupled U-Net; predicts next to no noise after `call` seconds and `clip` more for each clip."""
+
+    config = UNetConfig()
 
     def __init__(self, call: float, clip: float) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.calibration import ErrorVariance, calibrate, calibrate_model, error_variance
-from model.config import PRESETS
+from model.config import PRESETS, UNetConfig
 from model.evaluate import Evaluator
 from model.latents import Latents
 from model.manifest import Manifest, read_manifest
@@ -23,6 +23,8 @@ def test_calibration_measures_the_error_of_x0() -> None:
     """A network that predicts no noise at all leaves x̂_0 = x_t / α_t, clipped: its error at t = 0 is σ_0²/α_0²."""
 
     class Blind(torch.nn.Module):
+        config = UNetConfig()
+
         def forward(self, video, audio, *_):  # type: ignore[no-untyped-def]
             return torch.zeros_like(video), torch.zeros_like(audio)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from model.buckets import Buckets
-from model.config import ScheduleConfig
+from model.config import ScheduleConfig, UNetConfig
 from model.engine import Engine, Program
 from model.evaluate import EvaluateFrames, Evaluator, Request
 from model.latents import Latents
@@ -201,6 +201,8 @@ def test_a_clip_larger_than_the_budget_is_served_all_the_same(
 
 class Cramped(torch.nn.Module):
     """A network on a device with room for `room` clips: doubles the sound."""
+
+    config = UNetConfig()
 
     def __init__(self, room: int) -> None:
         super().__init__()
