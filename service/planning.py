@@ -188,12 +188,12 @@ def plan(
 
 
 DEMO_ON_TWO_CORES = Speed(
-    "whole jobs of the demo model, one after the other, on two cores of an AMD EPYC, 2026-11-24 (docs/performance.md)",
+    "whole jobs of the demo model, one after the other, on two cores of an AMD EPYC, 2026-11-25 (docs/performance.md)",
     batch=1,
-    base_step=9.8 / 20,
-    sr_step=(15.4 - 9.8) / 8,
+    base_step=1.7 / 20,
+    sr_step=(4.3 - 1.7) / 8,
 )
-"""v2a without super-resolution took 9.8 s, and generate with it 15.4 s."""
+"""v2a without super-resolution took 1.7 s, and generate with it 4.3 s."""
 
 
 def estimated_gpu(efficiency: float, batch: int = 16) -> Speed:
