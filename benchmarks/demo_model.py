@@ -58,7 +58,7 @@ def draw(path: Path) -> None:
         right.plot(gaps["step"], gaps[name], color=colour, linestyle="--", label=f"{name}, both noisy")
     right.plot(gaps["step"], gaps["clean_audio"], color=COLOURS["video"], label="video, given clean sound")
     right.plot(gaps["step"], gaps["clean_video"], color=COLOURS["audio"], label="sound, given clean video")
-    left.set(title="loss: steps, and averaged weights on clips kept back", xlabel="step", ylim=(0, None))
+    left.set(title="loss: steps, and averaged weights on clips kept back", xlabel="step")
     left.set_ylim(0, 3 * max(gaps["loss_video"][-1], gaps["loss_audio"][-1]))
     right.set(title="coupling gap", xlabel="step")
     for axis in (left, right):

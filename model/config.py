@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 MODALITIES = ("video", "audio")
 KINDS = ("generate", "v2a", "a2v")
-PREDICTIONS = ("eps", "v", "x0")
+PredictionType = Literal["eps", "v", "x0"]
 
 
 def norm_groups(channels: int, groups: int = 32) -> int:
@@ -91,7 +92,7 @@ class UNetConfig:
     video_patch: int = 1
     audio_patch: int = 1
     norm_groups: int = 32
-    prediction: str = "eps"
+    prediction: PredictionType = "eps"
 
     def __post_init__(self) -> None:
         _check_channels(self.channels)
@@ -203,7 +204,7 @@ class SRConfig:
     dropout: float = 0.0
     patch: int = 1
     norm_groups: int = 32
-    prediction: str = "eps"
+    prediction: PredictionType = "eps"
 
     def __post_init__(self) -> None:
         _check_channels(self.channels)
@@ -225,7 +226,7 @@ class SRConfig:
 
     @property
     def out_channels(self) -> int:
-        """Noise, and where the variance is learned its logits."""
+        """The prediction, and where the variance is learned its logits."""
         return 6 if self.learn_sigma else 3
 
     def check(self, clip: ClipSpec) -> None:
@@ -243,8 +244,8 @@ def _check_departures(config: UNetConfig | SRConfig, *counts: str) -> None:
     for name in counts:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} must be at least 1; got {getattr(config, name)}")
-    if config.prediction not in PREDICTIONS:
-        raise ConfigError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {config.prediction!r}")
+    if config.prediction not in get_args(PredictionType):
+        raise ConfigError(f"prediction must be one of {', '.join(get_args(PredictionType))}; got {config.prediction!r}")
 
 
 def _check_channels(channels: int) -> None:

@@ -67,8 +67,8 @@ class CoupledUNet(nn.Module):
         shifts: Tensor | None = None,
         coupled: bool = True,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The noise in `video` (batch, frames, 3, height, width) and `audio` (batch, 1, samples): same shapes, float32.
-        Where `config.prediction` is not "eps", NoiseSchedule and model/prediction.py make noise of what is returned.
+        """What `config.prediction` says (the noise, as published) of `video` (batch, frames, 3, height, width) and
+        `audio` (batch, 1, samples): same shapes, float32. model/prediction.py makes noise of any of them.
 
         `t_video`, `t_audio` (batch,) are times of the 1000-step schedule, whole or fractional. `shifts` (batch, blocks)
         are the RS-MMA window shifts in frames, one for each sample and each of `config.block_windows`; None is zero.
@@ -105,9 +105,9 @@ class CoupledUNet(nn.Module):
             video, audio = _concat((video, audio), skips.pop())
             video, audio = run(stage, video, audio)
 
-        eps_video = self.video_out(video).float() if self.video_out is not None else None
-        eps_audio = self.audio_out(audio).float() if self.audio_out is not None else None
-        return eps_video, eps_audio
+        predicted_video = self.video_out(video).float() if self.video_out is not None else None
+        predicted_audio = self.audio_out(audio).float() if self.audio_out is not None else None
+        return predicted_video, predicted_audio
 
     def _check(
         self,

@@ -7,14 +7,13 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.buckets import Buckets
-from model.config import MODALITIES
+from model.config import MODALITIES, PredictionType
 from model.coupled_unet import CoupledUNet
 from model.latents import Latents
 from model.prediction import to_eps
@@ -143,28 +142,34 @@ class Evaluator:
 
     def _forward(self, x: Latents, requests: Sequence[Evaluate], shifts: Tensor | None) -> Latents:
         assert self.base is not None
-        t = Latents(
-            *(
-                None if value is None else self._times(requests, name, value.device)
-                for name, value in (("video", x.video), ("audio", x.audio))
-            )
+        eps, t_video, t_audio = Latents(None, None), _times(requests, "video"), _times(requests, "audio")
+        predicted = self.base(
+            x.video,
+            x.audio,
+            None if x.video is None else self._model_times(t_video, x.video.device),
+            None if x.audio is None else self._model_times(t_audio, x.audio.device),
+            shifts,
+            requests[0].coupled,
         )
-        predicted = Latents(*self.base(x.video, x.audio, t.video, t.audio, shifts, requests[0].coupled))
-        return predicted.map(partial(self._to_eps, self.base.config.prediction), x, t)
+        for name, said, times in zip(MODALITIES, predicted, (t_video, t_audio), strict=True):
+            if said is not None:
+                eps = eps.replace(name, self._to_eps(self.base.config.prediction, said, x[name], times))
+        return eps
 
-    def _to_eps(self, prediction: str, predicted: Tensor, x: Tensor, times: Tensor) -> Tensor:
+    def _to_eps(self, prediction: PredictionType, predicted: Tensor, x: Tensor, times: Sequence[float]) -> Tensor:
+        """Noise by the α and σ of the times that were asked for, one a sample, not of those the network was told: by
+        these the sampler comes back from ε̂ to x̂_0, which must be the network's own."""
         if prediction == "eps":
             return predicted
-        alpha_bar = self.schedule.alpha_bar_on(x.device)[times].float().view(-1, *(1,) * (predicted.dim() - 1))
-        return to_eps(prediction, predicted, x, alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+        at = [max(t, 0.0) for t in times]
+        alpha, sigma = (
+            torch.tensor([of(t) for t in at], device=x.device).view(-1, *(1,) * (x.dim() - 1))
+            for of in (self.schedule.alpha, self.schedule.sigma)
+        )
+        return to_eps(prediction, predicted, x, alpha, sigma)
 
-    def _times(self, requests: Sequence[Evaluate], modality: str, device: torch.device) -> Tensor:
-        def of(request: Evaluate) -> float:
-            own = request.t_video if modality == "video" else request.t_audio
-            return request.t if own is None else own
-
-        values = [self.schedule.model_time(of(request)) for request in requests for _ in range(request.x.batch)]
-        return torch.tensor(values, device=device)
+    def _model_times(self, times: Sequence[float], device: torch.device) -> Tensor:
+        return torch.tensor([self.schedule.model_time(t) for t in times], device=device)
 
     def _super_resolution(self, requests: Sequence[EvaluateFrames]) -> list[Prediction]:
         if self.sr is None:
@@ -172,15 +177,14 @@ class Evaluator:
         sizes = [request.x.shape[0] for request in requests]
         x = torch.cat([request.x for request in requests])
         low_res = torch.cat([request.low_res for request in requests])
-        values = [self.schedule.model_time(request.t) for request in requests for _ in request.x]
-        times = torch.tensor(values, device=x.device)
+        times = [request.t for request in requests for _ in request.x]
         parts: list[tuple[Tensor, Tensor | None]] = []
         done = 0
         while done < len(x):
-            chunk = [value[done : done + self.frames_per_forward] for value in (x, low_res, times)]
-            frames = len(chunk[0])
+            own = slice(done, done + self.frames_per_forward)
+            frames = len(times[own])
             try:
-                parts.append(self._frames(*chunk))
+                parts.append(self._frames(x[own], low_res[own], times[own]))
                 done += frames
                 continue
             except Exception as error:
@@ -197,16 +201,17 @@ class Evaluator:
         shares = variance.split(sizes) if variance is not None else [None] * len(sizes)
         return [Prediction(part, variance=share) for part, share in zip(eps.split(sizes), shares, strict=True)]
 
-    def _frames(self, x: Tensor, low_res: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _frames(self, x: Tensor, low_res: Tensor, times: list[float]) -> tuple[Tensor, Tensor | None]:
         """One forward. Filled up to the full number where clips are to be the same to the bit in any company."""
         assert self.sr is not None
         frames = len(x)
         if self.buckets is not None and len(self.buckets.sizes) == 1:
             missing = self.frames_per_forward - frames
-            x, low_res, t = (torch.cat([value, value[-1:].repeat_interleave(missing, 0)]) for value in (x, low_res, t))
+            x, low_res = (torch.cat([value, value[-1:].repeat_interleave(missing, 0)]) for value in (x, low_res))
+            times = times + times[-1:] * missing
         with torch.inference_mode():
-            predicted, variance = self.sr(x, low_res, t)
-            eps = self._to_eps(self.sr.config.prediction, predicted, x, t)
+            predicted, variance = self.sr(x, low_res, self._model_times(times, x.device))
+            eps = self._to_eps(self.sr.config.prediction, predicted, x, times)
         return eps[:frames], variance[:frames] if variance is not None else None
 
 
@@ -235,6 +240,16 @@ def _group(request: Request) -> Hashable:
         return "sr", request.x.shape[1:]
     shapes = tuple(value.shape[1:] if value is not None else None for value in (request.x.video, request.x.audio))
     return "base", shapes, request.coupled, request.wrt, request.shifts is None
+
+
+def _times(requests: Sequence[Evaluate], modality: str) -> list[float]:
+    """The time of every clip in one modality."""
+
+    def of(request: Evaluate) -> float:
+        own = request.t_video if modality == "video" else request.t_audio
+        return request.t if own is None else own
+
+    return [of(request) for request in requests for _ in range(request.x.batch)]
 
 
 def _cat(values: Sequence[Tensor | None]) -> Tensor | None:

@@ -16,8 +16,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from model.config import PredictionType
 
-def training_target(prediction: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+
+def training_target(prediction: PredictionType, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """What the network is to predict of x_t = α x_0 + σ ε; `alpha` and `sigma` broadcast against it."""
     if prediction == "eps":
         return eps
@@ -28,13 +30,13 @@ MOST_WEIGHT = 25.0
 """Of x̂_0's squared error where there is next to no noise."""
 
 
-def loss_weight(prediction: str, sigma: Tensor) -> Tensor:
+def loss_weight(prediction: PredictionType, sigma: Tensor) -> Tensor:
     """What the squared error of the prediction counts. That of x̂_0 is weighed as the error of v that it stands for,
     ‖v − v̂‖² = ‖x_0 − x̂_0‖² / σ², up to MOST_WEIGHT."""
     return (1 / sigma.square()).clamp(max=MOST_WEIGHT) if prediction == "x0" else torch.ones_like(sigma)
 
 
-def to_eps(prediction: str, predicted: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+def to_eps(prediction: PredictionType, predicted: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """ε̂ from what the network predicted at `x`; `alpha` and `sigma` > 0 broadcast against it."""
     if prediction == "eps":
         return predicted

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from model.config import PredictionType
 from model.latents import Latents
 from model.schedule import NoiseSchedule
 from model.training.objective import Predict, denoising_loss
@@ -27,7 +28,7 @@ def coupling_gap(
     clips: Latents,
     max_shifts: Sequence[int],
     independent: bool,
-    prediction: str = "eps",
+    prediction: PredictionType = "eps",
     seed: int = 0,
     chunk: int = 16,
 ) -> dict[str, float]:

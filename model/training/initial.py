@@ -12,6 +12,8 @@ from model.manifest import FILE_NAME, read_manifest
 from model.training.checkpoints import read_checkpoint
 from model.training.configuration import TrainingConfig, configuration_from_json, flatten
 
+PUBLISHED_NORM_GROUPS = 32
+
 
 def load_initial(path: Path, network: nn.Module, config: TrainingConfig) -> None:
     """Copy weights into `network`: from a model's folder, a safetensors file of it, a training checkpoint (its averaged
@@ -30,6 +32,10 @@ def load_initial(path: Path, network: nn.Module, config: TrainingConfig) -> None
         _refuse_other(path, asdict(held), wanted, part)
         load_network(network, path / file)
     elif path.suffix == ".safetensors":
+        beside = path.parent / FILE_NAME
+        held = getattr(read_manifest(beside).config, part) if beside.exists() else None
+        if held is not None:
+            _refuse_other(path, asdict(held), wanted, part)
         load_network(network, path)
     elif path.parent.name == "checkpoints" and path.name.startswith("step-"):
         content = read_checkpoint(path)
@@ -39,6 +45,12 @@ def load_initial(path: Path, network: nn.Module, config: TrainingConfig) -> None
         _refuse_other(path, asdict(getattr(recorded.model, part)), wanted, part)
         network.load_state_dict(content["average"])
     else:
+        # The only setting that leaves no trace in the shapes of the weights.
+        if wanted["norm_groups"] != PUBLISHED_NORM_GROUPS:
+            raise CheckpointError(
+                f"{path} is of another network:\n  {part}.norm_groups was {PUBLISHED_NORM_GROUPS} and is "
+                f"{wanted['norm_groups']}"
+            )
         load_published(network, read_published(path))
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.config import PredictionType
 from model.latents import Latents
 from model.prediction import loss_weight, training_target
 from model.schedule import NoiseSchedule
@@ -55,7 +56,7 @@ def denoising_loss(
     noise: Latents,
     shifts: Tensor | None = None,
     clean: tuple[Tensor, Tensor] | None = None,
-    prediction: str = "eps",
+    prediction: PredictionType = "eps",
 ) -> LossTerms:
     """The loss at given times, noise and RS-MMA shifts; the paper trains with t_video = t_audio.
 

@@ -59,9 +59,11 @@ def publish(config: TrainingConfig, out: Path, folder: Path, dtype: torch.dtype)
     write_atomically(folder / f"{part}.safetensors", lambda file: file.write(data))
     write_atomically(folder / f"training-{part}.json", lambda file: file.write(_record(config, content).encode()))
     for name, journal in (("losses", LOSSES), ("coupling", COUPLING)):
+        target = folder / f"{name}-{part}.csv"
+        target.unlink(missing_ok=True)  # that of the weights which were here before, if this run has none
         if (out / journal).exists():
             curve = _curve(out / journal)
-            write_atomically(folder / f"{name}-{part}.csv", lambda file, curve=curve: file.write(curve.encode()))
+            write_atomically(target, lambda file, curve=curve: file.write(curve.encode()))
     write_atomically(folder / FILE_NAME, lambda file: file.write(manifest.to_json().encode()))
     return manifest
 
@@ -123,12 +125,18 @@ def _curve(path: Path) -> str:
     rows = read_rows(path)
     text = io.StringIO()
     if rows:
-        names = [name for name in rows[0] if name != "lr"]
+        # A run resumed with other settings of what it writes down may have rows of other names.
+        names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "lr"]
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(names)
         span = -(-len(rows) // CURVE_POINTS)
         for start in range(0, len(rows), span):
             part = rows[start : start + span]
-            means = [sum(row[name] for row in part) / len(part) for name in names[1:]]
-            writer.writerow([int(part[-1]["step"]), *(f"{mean:.6g}" for mean in means)])
+            writer.writerow([int(part[-1]["step"]), *(_mean(part, name) for name in names[1:])])
     return text.getvalue()
+
+
+def _mean(rows: list[dict[str, float]], name: str) -> str:
+    """Of the rows that have it; empty if none has."""
+    values = [row[name] for row in rows if name in row]
+    return f"{sum(values) / len(values):.6g}" if values else ""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.config import PredictionType
 from model.prediction import loss_weight, to_eps, training_target
 from model.schedule import NoiseSchedule
 
@@ -28,7 +29,7 @@ def super_resolution_loss(
     low_res: Tensor,
     t: Tensor,
     noise: Tensor,
-    prediction: str = "eps",
+    prediction: PredictionType = "eps",
 ) -> dict[str, Tensor]:
     """`mse` of what the network predicts and, if the variance is learned, `vb`: one value a frame (batch,).
 

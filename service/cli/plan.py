@@ -46,8 +46,8 @@ def plan(
     guidance: Annotated[
         Literal["clean", "replacement", "pigdm", "gradient", "gradient_code", "decoupling"] | None,
         typer.Option(
-            help="Of v2a and a2v: those with a gradient cost three times as much. Default: pigdm; replacement for the "
-            "demo model.",
+            help="Of v2a and a2v: those with a gradient cost three times as much. Default: pigdm; clean for the demo "
+            "model.",
             show_default=False,
         ),
     ] = None,
@@ -81,7 +81,7 @@ def plan(
             clip_mb=clip_mb,
             upload_mb=upload_mb,
         )
-        usual = "replacement" if model == "demo" else "pigdm"
+        usual = "clean" if model == "demo" else "pigdm"
         load = planning.Load(jobs_per_hour, _mix(kind), steps, sr_steps if sr else 0, peak_factor, guidance or usual)
         if measured:
             speed = planning.measured(measured)

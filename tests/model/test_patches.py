@@ -66,11 +66,10 @@ def test_an_event_of_one_frame_is_heard_in_that_frame_first() -> None:
     flash = video.clone()
     flash[:, 7] = 5.0
     block.audio.norm.weight.zero_(), block.video.norm.weight.zero_()  # statistics are of the whole clip: without them
-    before, after = block(video, audio)[1], block(flash, audio)[1]
-    assert torch.equal(before, after)
     block.video.norm.weight.fill_(1.0)
     changed = (block(flash, audio)[1] - block(video, audio)[1]).abs().sum(-1)[0].view(16, 20).mean(1)
-    assert changed.argmax() == 7
+    others = torch.cat([changed[:7], changed[8:]])
+    assert changed[7] > 2 * others.max()
 
 
 @torch.no_grad()

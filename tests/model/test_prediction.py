@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from model.config import PRESETS, ScheduleConfig
+from model.config import PRESETS, PredictionType, ScheduleConfig
 from model.coupled_unet import CoupledUNet
 from model.evaluate import EvaluateFrames, Evaluator
 from model.latents import Latents
@@ -21,7 +22,7 @@ from model.training.super_resolution import super_resolution_loss
 
 SCHEDULE = NoiseSchedule.from_config(ScheduleConfig())
 TINY = PRESETS["tiny"]
-PREDICTIONS = ("eps", "v", "x0")
+PREDICTIONS: tuple[PredictionType, ...] = get_args(PredictionType)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -29,7 +30,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_noise_is_what_it_was_if_the_prediction_is_right(prediction: str) -> None:
+def test_noise_is_what_it_was_if_the_prediction_is_right(prediction: PredictionType) -> None:
     x0, eps = drawn(4, 3), drawn(4, 3, seed=1)
     alpha = torch.tensor([0.999, 0.8, 0.3, 0.01]).view(-1, 1)
     sigma = (1 - alpha**2).sqrt()
@@ -46,7 +47,7 @@ def test_v_is_noise_where_all_is_clip_and_the_clip_where_all_is_noise() -> None:
 
 
 @pytest.mark.parametrize(("prediction", "factor"), [("eps", 0.0), ("v", 1.0), ("x0", -1.0)])
-def test_samplers_get_noise_from_a_network_that_says_nothing(prediction: str, factor: float) -> None:
+def test_samplers_get_noise_from_a_network_that_says_nothing(prediction: PredictionType, factor: float) -> None:
     """As built a network says 0: ε̂ is then 0, σ x or x / σ, with the σ of each sample's and modality's own time."""
     network = CoupledUNet(replace(TINY.base, prediction=prediction))
     x = Latents(drawn(1, *TINY.clip.video_shape), drawn(1, *TINY.clip.audio_shape))
@@ -59,7 +60,9 @@ def test_samplers_get_noise_from_a_network_that_says_nothing(prediction: str, fa
 
 
 @pytest.mark.parametrize(("prediction", "factor"), [("eps", 0.0), ("v", 1.0), ("x0", -1.0)])
-def test_super_resolution_gets_noise_from_a_network_that_says_nothing(prediction: str, factor: float) -> None:
+def test_super_resolution_gets_noise_from_a_network_that_says_nothing(
+    prediction: PredictionType, factor: float
+) -> None:
     assert TINY.sr is not None
     evaluator = Evaluator(None, SRUNet(replace(TINY.sr, prediction=prediction)), SCHEDULE)
     x, low_res = drawn(2, 3, 64, 64), drawn(2, 3, 16, 16)
@@ -69,8 +72,20 @@ def test_super_resolution_gets_noise_from_a_network_that_says_nothing(prediction
         torch.testing.assert_close(answer.eps, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("t", [0.0, 0.69, 1.82, 640.5])
+def test_what_the_sampler_takes_for_the_clip_is_what_the_network_says(t: float) -> None:
+    """At times between two of the schedule too, where the network is told the lower one: as built it says 0."""
+    assert TINY.sr is not None
+    base, sr = CoupledUNet(replace(TINY.base, prediction="x0")), SRUNet(replace(TINY.sr, prediction="x0"))
+    x = Latents(drawn(1, *TINY.clip.video_shape), drawn(1, *TINY.clip.audio_shape))
+    frames = drawn(1, 3, 64, 64)
+    both, large = Evaluator(base, sr, SCHEDULE)([Evaluate(x, t, 0.0), EvaluateFrames(frames, drawn(1, 3, 16, 16), t)])
+    for noisy, eps in ((x["video"], both.eps["video"]), (x["audio"], both.eps["audio"]), (frames, large.eps)):
+        assert SCHEDULE.to_x0(noisy, eps, t).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_loss_is_that_of_what_the_network_says(prediction: str) -> None:
+def test_the_loss_is_that_of_what_the_network_says(prediction: PredictionType) -> None:
     x0 = Latents(drawn(2, 2, 3, 4, 4), drawn(2, 1, 8, seed=1))
     noise = Latents(drawn(2, 2, 3, 4, 4, seed=2), drawn(2, 1, 8, seed=3))
     t_video, t_audio = torch.tensor([10, 900]), torch.tensor([500, 500])
@@ -112,3 +127,16 @@ def test_the_loss_of_super_resolution_is_that_of_what_the_network_says() -> None
     x0, noise, t = drawn(2, 3, 4, 4), drawn(2, 3, 4, 4, seed=1), torch.tensor([0, 700])
     terms = super_resolution_loss(lambda *_: (x0 + 0.5, None), SCHEDULE, x0, x0, t, noise, "x0")
     assert terms["mse"].tolist() == pytest.approx([0.25 * 25, 0.25 / SCHEDULE.sigma(700) ** 2], rel=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["v", "x0"])
+def test_a_learned_variance_is_judged_alike_whatever_is_predicted(prediction: PredictionType) -> None:
+    x0, noise, t = drawn(2, 3, 4, 4).clamp(-1, 1), drawn(2, 3, 4, 4, seed=1), torch.tensor([300, 700])
+    logits = drawn(2, 3, 4, 4, seed=2)
+    sigma = torch.tensor([SCHEDULE.sigma(at) for at in t.tolist()]).view(-1, 1, 1, 1)
+
+    def bound(kind: PredictionType) -> Tensor:
+        right = training_target(kind, x0, noise, (1 - sigma**2).sqrt(), sigma)
+        return super_resolution_loss(lambda *_: (right, logits), SCHEDULE, x0, x0, t, noise, kind)["vb"]
+
+    torch.testing.assert_close(bound(prediction), bound("eps"), rtol=1e-3, atol=1e-5)

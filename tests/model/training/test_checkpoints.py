@@ -154,5 +154,24 @@ def test_weights_of_another_network_are_refused_with_the_difference(trained: Pat
     with pytest.raises(CheckpointError, match=r"base.windows was \[1, 4\] and is \[2, 4\]"):
         run(other, tmp_path / "out", loop.Start(init=checkpoints(trained / "checkpoints")[-1]))
     wider = small(base={"channels": 32})
-    with pytest.raises(CheckpointError, match=r"input_blocks\.1"):
+    with pytest.raises(CheckpointError, match=r"base.channels was 16 and is 32"):
         run(wider, tmp_path / "out", loop.Start(init=tmp_path / "model" / "base.safetensors"))
+    alone = shutil.copy(tmp_path / "model" / "base.safetensors", tmp_path / "alone.safetensors")
+    with pytest.raises(CheckpointError, match=r"input_blocks\.1"):
+        run(wider, tmp_path / "out", loop.Start(init=Path(alone)))
+    (tmp_path / "published.pt").write_bytes(b"")
+    grouped = small(base={"norm_groups": 8})
+    with pytest.raises(CheckpointError, match=r"base.norm_groups was 32 and is 8"):
+        run(grouped, tmp_path / "out", loop.Start(init=tmp_path / "published.pt"))
+
+
+def test_a_curve_of_a_run_that_wrote_down_other_things_on_the_way_has_them_all(trained: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(trained, tmp_path / "run")
+    rows = [{"step": 10, "video": 0.5, "video_0": 1.0}, {"step": 20, "video": 0.25, "audio_1": 2.0}]
+    (out / "coupling.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    publish(small(), out, tmp_path / "model", torch.float32)
+    curve = tmp_path / "model" / "coupling-base.csv"
+    assert curve.read_text().splitlines() == ["step,video,video_0,audio_1", "10,0.5,1,", "20,0.25,,2"]
+    (out / "coupling.jsonl").unlink()
+    publish(small(), out, tmp_path / "model", torch.float32)
+    assert not curve.exists()
