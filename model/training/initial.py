@@ -45,7 +45,7 @@ def load_initial(path: Path, network: nn.Module, config: TrainingConfig) -> None
         _refuse_other(path, asdict(getattr(recorded.model, part)), wanted, part)
         network.load_state_dict(content["average"])
     else:
-        # The only setting that leaves no trace in the shapes of the weights.
+        # Published networks have this many, and the shapes of weights do not tell.
         if wanted["norm_groups"] != PUBLISHED_NORM_GROUPS:
             raise CheckpointError(
                 f"{path} is of another network:\n  {part}.norm_groups was {PUBLISHED_NORM_GROUPS} and is "

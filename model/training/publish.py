@@ -60,10 +60,11 @@ def publish(config: TrainingConfig, out: Path, folder: Path, dtype: torch.dtype)
     write_atomically(folder / f"training-{part}.json", lambda file: file.write(_record(config, content).encode()))
     for name, journal in (("losses", LOSSES), ("coupling", COUPLING)):
         target = folder / f"{name}-{part}.csv"
-        target.unlink(missing_ok=True)  # that of the weights which were here before, if this run has none
         if (out / journal).exists():
             curve = _curve(out / journal)
             write_atomically(target, lambda file, curve=curve: file.write(curve.encode()))
+        else:
+            target.unlink(missing_ok=True)  # what lies here is of the weights that were here before
     write_atomically(folder / FILE_NAME, lambda file: file.write(manifest.to_json().encode()))
     return manifest
 
