@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cli.conftest import Cli, Server, environment
+from tests.files import files_in
 
 
 def checks(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
@@ -32,7 +33,7 @@ def test_all_is_well_where_a_server_runs(server: Server, local: Callable[..., Cl
     assert found["model tiny"]["mend"] == "it is untrained: its clips are noise"
     assert "written, read and deleted" in found["redis"]["says"]
     assert found["storage"]["says"] == f"{storage}: written, read and deleted"
-    assert [path for path in storage.rglob("*") if path.is_file()] == [], "the probe is gone"
+    assert files_in(storage) == [], "the probe is gone"
     assert "takes jobs" in found["server"]["says"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from service.settings import Settings
+from tests.files import files_in
 
 
 def generous(data: Path, redis_url: str) -> Settings:
@@ -16,5 +17,4 @@ def generous(data: Path, redis_url: str) -> Settings:
 
 def leftovers(settings: Settings, *folders: Path) -> list[str]:
     """Files in the service's data and in `folders`."""
-    paths = (path for folder in (settings.data, *folders) for path in folder.rglob("*") if path.is_file())
-    return [str(path) for path in paths]
+    return [str(path) for path in files_in(settings.data, *folders)]

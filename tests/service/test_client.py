@@ -20,6 +20,7 @@ from service.client import (
     AsyncDuet,
     Duet,
     Event,
+    Job,
     JobCanceled,
     JobFailed,
     JobGone,
@@ -29,10 +30,13 @@ from service.client import (
     StillRunning,
 )
 from service.client.sse import EventParser
+from service.jobs.record import Progress
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.chaos.proxy import Proxy
 from tests.conftest import RunningApi
 from tests.service import media
+from tests.service.jobs import OUTPUT, TIMINGS
 from tests.service.keys import KEYS, with_keys
 from tests.workers.fake import FakeWorker
 
@@ -283,22 +287,32 @@ def test_events_that_break_are_taken_up_where_they_were(
     assert seen[-1].name == "completed"
 
 
-def test_without_events_the_job_is_asked_for(settings: Settings, work: Callable[[float], FakeWorker]) -> None:
+def test_without_events_the_job_is_asked_for(settings: Settings, store: JobStore) -> None:
     app = create_app(settings)
     app.add_middleware(WithoutEvents)
     api = RunningApi(app)
     api.start()
+    told: list[float] = []
     with ExitStack() as ends:
         ends.callback(api.stop)
         duet = ends.enter_context(Duet(api.url, patience=QUICK))
         job = duet.generate()
         with pytest.raises(Refused, match="http_404"):
             next(iter(job.events()))
-        work(0.2)
-        told: list[float] = []
-        job.wait(lambda news: told.append(news.progress), timeout=60)
+        assert store.claim(job.id, "a worker") is not None
+        store.start(job.id, 1)
+
+        def hear(news: Job) -> None:
+            """Each step is made once the client has heard of the one before it, however long it takes to ask."""
+            told.append(news.progress)
+            if news.progress == 0.0:
+                store.progress(job.id, 1, Progress("base", 2, 5, 0.4))
+            elif news.progress == 0.4:
+                store.complete(job.id, 1, [OUTPUT], TIMINGS)
+
+        job.wait(hear, timeout=60)
     assert job.status == "completed"
-    assert any(0 < share < 1 for share in told)
+    assert told == [0.0, 0.4, 1.0]
 
 
 def test_a_key_goes_to_its_server_only(

@@ -12,6 +12,7 @@ import pytest
 from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RedisServer, RunningApi
+from tests.files import files_in
 from tests.service import media
 from tests.service.answers import problem
 
@@ -32,7 +33,7 @@ def nothing_left(settings: Settings, store: JobStore) -> Callable[[], None]:
 
     def check() -> None:
         assert store.page() == ([], None)
-        assert [path for path in settings.data.rglob("*") if path.is_file()] == []
+        assert files_in(settings.data) == []
 
     return check
 
@@ -194,7 +195,7 @@ def test_the_file_name_is_shown_and_never_used(
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary.decode()}"}
     job = client.post("/v2a", content=body, headers=headers).json()
     assert job["input"]["filename"] == shown
-    stored = [path for path in settings.data.rglob("*") if path.is_file()]
+    stored = files_in(settings.data)
     assert [path.name for path in stored] == ["input.mp4"]
 
 
@@ -206,7 +207,7 @@ def test_without_redis_an_upload_is_refused_and_leaves_nothing(
     own_redis.stop()
     answer = httpx.post(f"{api.url}/v2a", files={"file": ("a.mp4", silent_video)}, trust_env=False)
     problem(answer, 503, "queue_unavailable")
-    assert [path for path in settings.data.rglob("*") if path.is_file()] == []
+    assert files_in(settings.data) == []
 
 
 def test_without_storage_an_upload_is_refused_and_not_queued(

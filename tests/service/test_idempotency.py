@@ -19,6 +19,7 @@ from service.jobs.record import Timings
 from service.jobs.store import JobStore, connect
 from service.settings import Settings
 from tests.conftest import RedisServer, RunningApi
+from tests.files import files_in
 from tests.service import media
 from tests.service.answers import problem
 from tests.service.jobs import OUTPUT, a_job
@@ -80,7 +81,7 @@ def test_the_file_is_part_of_the_request_and_its_name_is_not(client: httpx.Clien
     first = client.post("/v2a", files={"file": ("a.mp4", clip)}, headers=KEY)
     renamed = client.post("/v2a", files={"file": ("b.mov", clip)}, headers=KEY)
     assert renamed.json()["id"] == first.json()["id"]
-    assert [path.name for path in settings.data.rglob("*") if path.is_file()] == ["input.mp4"]
+    assert [path.name for path in files_in(settings.data)] == ["input.mp4"]
     other = client.post("/v2a", files={"file": ("a.mp4", media.video(seconds=1.0))}, headers=KEY)
     problem(other, 422, "idempotency_key_reused")
 
@@ -96,7 +97,7 @@ def test_of_duplicates_at_the_same_moment_one_makes_the_job(
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert Counter("idempotency-replayed" in answer.headers for answer in answers) == {True: 7, False: 1}
     assert len(store.page()[0]) == 1
-    kept = [path for path in settings.data.rglob("*") if path.is_file()]
+    kept = files_in(settings.data)
     assert len(kept) == (1 if files else 0), "the files of those that came too late are gone"
 
 

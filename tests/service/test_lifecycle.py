@@ -15,6 +15,7 @@ from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage import open_storage
 from tests.conftest import RedisServer, RunningApi
+from tests.files import files_in
 from tests.service import media
 from tests.service.answers import problem
 from tests.service.jobs import OUTPUT, a_job
@@ -31,10 +32,6 @@ def begin(store: JobStore, job_id: str) -> None:
 def complete(store: JobStore, job_id: str) -> None:
     begin(store, job_id)
     store.complete(job_id, store.get(job_id).attempt, [OUTPUT], Timings())
-
-
-def files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_a_list_is_newest_first_and_goes_on_where_it_stopped(client: httpx.Client) -> None:

@@ -18,6 +18,7 @@ from service.jobs.store import JobStore, UnknownJob, connect
 from service.settings import Settings
 from service.storage import FolderStorage, StorageUnavailable, open_storage
 from tests.conftest import RunningApi
+from tests.files import files_in
 from tests.service import media
 from tests.service.answers import problem
 from tests.service.jobs import OUTPUT, a_job
@@ -52,8 +53,8 @@ def retention(client_of_redis: redis.Redis, store: JobStore, storage: Breaking) 
     return Retention(client_of_redis, store, storage, timedelta(days=1))
 
 
-def files_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in files_in(folder))
 
 
 def kept(retention: Retention, store: JobStore, storage: Breaking, lasts: timedelta) -> str:
@@ -72,7 +73,7 @@ def kept(retention: Retention, store: JobStore, storage: Breaking, lasts: timede
 
 def nothing_is_left(client: redis.Redis, settings: Settings, job_id: str) -> None:
     """No file, and in Redis only the memory that there was such a job."""
-    assert files_in(settings.data) == []
+    assert names_in(settings.data) == []
     mentioned = [key for key in client.scan_iter("*") if job_id.encode() in key]
     assert mentioned == [f"duet:gone:{job_id}".encode()]
     for key in client.scan_iter("*"):
@@ -89,7 +90,7 @@ def test_what_has_expired_is_erased_whole_and_nothing_else(
     with pytest.raises(UnknownJob):
         store.get(old)
     assert store.get(new).id == new
-    assert files_in(settings.data) == ["input.mp4", "video.mp4"]
+    assert names_in(settings.data) == ["input.mp4", "video.mp4"]
     retention.erase(store.get(new))
     for job_id in (old, new):
         nothing_is_left(client_of_redis, settings, job_id)
@@ -119,7 +120,7 @@ def test_an_erasure_that_is_cut_off_is_taken_up_again(
         retention.erase(store.get(job_id))
     with pytest.raises(UnknownJob):
         store.get(job_id)
-    assert files_in(settings.data) == ["input.mp4", "video.mp4"]
+    assert names_in(settings.data) == ["input.mp4", "video.mp4"]
     storage.error = None
     assert retention.sweep() == 0, "it may still be under way"
     assert retention.sweep(time.time() + AFTER) == 1
@@ -134,7 +135,7 @@ def test_an_upload_whose_api_died_before_the_record_was_written_is_erased(
     storage.put_bytes(f"{job.storage_prefix}input.mp4", b"upload", "video/mp4")
     assert retention.sweep() == 0
     assert retention.sweep(time.time() + AFTER) == 1
-    assert files_in(settings.data) == []
+    assert names_in(settings.data) == []
 
 
 def test_an_upload_whose_job_is_recorded_stays(
@@ -142,7 +143,7 @@ def test_an_upload_whose_job_is_recorded_stays(
 ) -> None:
     kept(retention, store, storage, timedelta(days=7))
     assert retention.sweep(time.time() + AFTER) == 0
-    assert files_in(settings.data) == ["input.mp4", "video.mp4"]
+    assert names_in(settings.data) == ["input.mp4", "video.mp4"]
 
 
 def test_what_a_worker_writes_after_its_job_was_deleted_is_erased(
@@ -156,7 +157,7 @@ def test_what_a_worker_writes_after_its_job_was_deleted_is_erased(
     retention.erase(store.get(job.id))
     storage.put_bytes(claimed.attempt_key("video.mp4"), b"late", "video/mp4")
     assert retention.sweep(time.time() + AFTER) == 1
-    assert files_in(settings.data) == []
+    assert names_in(settings.data) == []
 
 
 def test_a_failed_sweep_is_followed_by_another(
@@ -169,9 +170,9 @@ def test_a_failed_sweep_is_followed_by_another(
     storage.error = StorageUnavailable("away")
     with Sweeper(retention, interval=0.02):
         until(lambda: store.page() == ([], None), "the record is erased")
-        assert files_in(settings.data) == ["input.mp4"]
+        assert names_in(settings.data) == ["input.mp4"]
         storage.error = None
-        until(lambda: not files_in(settings.data), "the file is erased when storage is back")
+        until(lambda: not names_in(settings.data), "the file is erased when storage is back")
 
 
 def test_an_expired_job_is_gone_for_a_while_and_then_unknown(
@@ -187,5 +188,5 @@ def test_an_expired_job_is_gone_for_a_while_and_then_unknown(
         until(lambda: remembering.sweep() == 1, "it is swept")
         for path in paths:
             problem(client.get(path), 410, "gone")
-        assert files_in(settings.data) == []
+        assert names_in(settings.data) == []
         until(lambda: client.get(paths[0]).status_code == 404, "it is forgotten")

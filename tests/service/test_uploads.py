@@ -16,6 +16,7 @@ import pytest
 from service.api.uploads import sweep
 from service.settings import Settings
 from tests.conftest import RunningApi
+from tests.files import files_in
 from tests.service import media
 from tests.service.answers import problem
 from tests.waiting import until
@@ -23,10 +24,6 @@ from tests.waiting import until
 HEAD = b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\nContent-Type: video/mp4\r\n\r\n'
 END = b"\r\n--XX--\r\n"
 FORM = {"Content-Type": "multipart/form-data; boundary=XX"}
-
-
-def files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 @pytest.fixture
