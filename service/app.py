@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -43,6 +42,7 @@ from service.probe import Prober
 from service.settings import Settings, load_settings
 from service.storage import open_storage
 from service.tracing import open_tracing
+from service.version import version
 
 _ROUTERS = (
     generate.router,
@@ -119,7 +119,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Duet",
         summary="Joint audio-video diffusion: sounding video from nothing, video for a sound, sound for a video.",
-        version=_version(),
+        version=version(),
         lifespan=lifespan,
         # FastAPI's own pages load their scripts from elsewhere; service.api.studio serves ours at /docs.
         docs_url=None,
@@ -145,10 +145,3 @@ def _say_who_gets_in(settings: Settings) -> None:
         log.info("an API key is wanted", keys=names)
     else:
         log.info("no API keys are set: nobody is asked for one", reached_on=settings.published_on or settings.host)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("duet-av")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree that was never installed
-        return "0"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from service.cli import (
@@ -18,14 +20,29 @@ from service.cli import (
     webhooks,
     weights,
 )
+from service.version import version
 
 app = typer.Typer(
     name="duet",
-    help="Joint audio-video diffusion as a service.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"duet {version()}")
+        raise typer.Exit
+
+
+@app.callback(no_args_is_help=True)
+def duet(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Joint audio-video diffusion as a service."""
+
 
 _COMMANDS = {
     "Making": (making.generate, making.v2a, making.a2v),
