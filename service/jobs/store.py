@@ -147,13 +147,17 @@ class UnknownJob(LookupError):
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """A client that gives up within seconds: who waits for an answer is better served by a 503 than by silence."""
+    """A client that gives up within seconds: who waits for an answer is better served by a 503 than by silence.
+
+    So what broke is tried again, and what took too long is not: redis-py has its retries around connecting and around
+    the command, and a server that accepts connections and says nothing would cost nine times the timeout.
+    """
     return redis.Redis.from_url(
         settings.redis_url,
         socket_connect_timeout=1.0,
         socket_timeout=2.0,
         health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), retries=2),
+        retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 2, (redis.exceptions.ConnectionError,)),
     )
 
 
@@ -164,7 +168,7 @@ def connect_async(settings: Settings) -> redis.asyncio.Redis:
         socket_connect_timeout=1.0,
         socket_timeout=2.0,
         health_check_interval=30,
-        retry=AsyncRetry(ExponentialBackoff(cap=0.1, base=0.02), retries=2),
+        retry=AsyncRetry(ExponentialBackoff(cap=0.1, base=0.02), 2, (redis.exceptions.ConnectionError,)),
     )
 
 

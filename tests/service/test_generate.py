@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -201,6 +202,17 @@ def test_without_redis_no_job_is_accepted(
     job = httpx.post(f"{api.url}/generate", trust_env=False)
     assert job.status_code == 202
     assert httpx.get(f"{api.url}{job.headers['location']}", trust_env=False).json()["queue_position"] == 0
+
+
+def test_a_redis_that_says_nothing_costs_seconds(run_api: Callable[[Settings], RunningApi], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, as a host that hangs may
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        api = run_api(Settings(redis_url=url, data=tmp_path / "data"))
+        for method, path in (("POST", "/generate"), ("GET", "/jobs")):
+            began = time.monotonic()
+            answer = httpx.request(method, f"{api.url}{path}", trust_env=False, timeout=60)
+            assert time.monotonic() - began < 6
+            problem(answer, 503, "queue_unavailable")
 
 
 def test_an_api_that_started_without_redis_finds_it_later(
