@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from service.jobs import rabbit
 from service.jobs.record import Job, made_at
-from service.jobs.store import connect
+from service.jobs.store import SOCKET_TIMEOUT, connect
 from service.log import log
 from service.settings import Settings
 
@@ -124,10 +124,13 @@ class JobQueue:
 
     def __init__(self, settings: Settings) -> None:
         self._celery = Celery("duet", set_as_current=False)
-        self._celery.conf.update(celery_config(settings))
+        config = celery_config(settings)
         self._rabbit: rabbit.Messages | None = None
         if settings.broker_address:
             self._rabbit = rabbit.Messages(self._celery, QUEUE, connect(settings), self._publish)
+        else:  # not on the receiving side, whose connection is silent for as long as there is nothing to do
+            config["broker_transport_options"]["socket_timeout"] = SOCKET_TIMEOUT
+        self._celery.conf.update(config)
 
     def connect(self) -> None:
         """Do now what Celery else puts off until the first message, which then takes tens of milliseconds.

@@ -146,6 +146,10 @@ class UnknownJob(LookupError):
     """No record under this id."""
 
 
+SOCKET_TIMEOUT = 2.0
+"""Seconds that a command may take."""
+
+
 def connect(settings: Settings) -> redis.Redis:
     """A client that gives up within seconds: who waits for an answer is better served by a 503 than by silence.
 
@@ -155,7 +159,7 @@ def connect(settings: Settings) -> redis.Redis:
     return redis.Redis.from_url(
         settings.redis_url,
         socket_connect_timeout=1.0,
-        socket_timeout=2.0,
+        socket_timeout=SOCKET_TIMEOUT,
         health_check_interval=30,
         retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 2, (redis.exceptions.ConnectionError,)),
     )
@@ -166,7 +170,7 @@ def connect_async(settings: Settings) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_url(
         settings.redis_url,
         socket_connect_timeout=1.0,
-        socket_timeout=2.0,
+        socket_timeout=SOCKET_TIMEOUT,
         health_check_interval=30,
         retry=AsyncRetry(ExponentialBackoff(cap=0.1, base=0.02), 2, (redis.exceptions.ConnectionError,)),
     )

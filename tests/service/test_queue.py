@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,16 @@ def test_what_was_under_way_before_comes_out_first(queue: JobQueue, settings: Se
     queue.enqueue(interrupted)
     with reading(settings) as messages:
         assert [messages.get(timeout=5).payload[0][0] for _ in range(2)] == [interrupted.id, new.id]
+
+
+def test_a_redis_that_says_nothing_is_waited_for_some_seconds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, as a host that hangs may
+        queue = JobQueue(Settings(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0", data=tmp_path))
+        for ask in (queue.waiting, lambda: queue.enqueue(a_job())):
+            began = time.monotonic()
+            with pytest.raises(QueueUnavailable):
+                ask()
+            assert time.monotonic() - began < 10
 
 
 def test_an_absent_redis_is_noticed_quickly_and_its_return_too(own_redis: RedisServer, tmp_path: Path) -> None:
