@@ -14,11 +14,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 serve: install
 	@exec $(BIN)/duet serve
 
-# Three tests at a time, on two cores as well: most of them wait for processes, and those that compute take one thread each.
+# Those that look at the clock alone, as the machine is. Then three at a time, on two cores as well: most of them wait for
+# processes, and those that compute take one thread each.
 # `make test TESTERS=8` on a large machine.
 TESTERS := 3
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m timed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not browser and not timed' --numprocesses $(TESTERS) --dist loadfile \
+		--no-loadscope-reorder
 
 # The studio page in the system's Chromium, as people use it; pictures of every state go to build/screenshots.
 test-browser: install

@@ -296,6 +296,7 @@ def test_who_comes_later_sees_what_has_emerged_so_far(
     assert [event.kind for event in events] == kinds, "of previews the last of each output"
 
 
+@pytest.mark.timed
 def test_the_stream_breathes(client: httpx.Client, store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert route.BREATH == 15
     monkeypatch.setattr(route, "BREATH", 0.2)
@@ -342,6 +343,7 @@ def test_the_head_of_a_stream_is_an_answer_that_ends(client: httpx.Client, store
     assert head.headers["content-type"] == "text/event-stream; charset=utf-8"
 
 
+@pytest.mark.timed
 def test_the_stream_lives_through_a_restart_of_redis(
     own_redis: RedisServer, settings: Settings, run_api: Callable[[Settings], RunningApi]
 ) -> None:
@@ -364,6 +366,7 @@ def test_the_stream_lives_through_a_restart_of_redis(
         assert time.monotonic() - began < 3, "it is woken again, and need not wait for the next breath"
 
 
+@pytest.mark.timed
 def test_many_may_follow_and_no_more_than_the_server_bears(
     settings: Settings, store: JobStore, run_api: Callable[[Settings], RunningApi]
 ) -> None:
@@ -389,6 +392,7 @@ def test_many_may_follow_and_no_more_than_the_server_bears(
             stream.close()
 
 
+@pytest.mark.timed
 def test_two_hundred_pages_hear_of_a_step_at_once(
     settings: Settings, store: JobStore, run_api: Callable[[Settings], RunningApi]
 ) -> None:

@@ -188,6 +188,7 @@ def test_a_huge_body_is_refused_before_it_is_read(client: httpx.Client) -> None:
     problem(client.post("/generate", content=endless(), headers=JSON), 413, "too_large")
 
 
+@pytest.mark.timed
 def test_without_redis_no_job_is_accepted(
     run_api: Callable[[Settings], RunningApi], own_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -204,6 +205,7 @@ def test_without_redis_no_job_is_accepted(
     assert httpx.get(f"{api.url}{job.headers['location']}", trust_env=False).json()["queue_position"] == 0
 
 
+@pytest.mark.timed
 def test_a_redis_that_says_nothing_costs_seconds(run_api: Callable[[Settings], RunningApi], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, as a host that hangs may
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"

@@ -116,6 +116,7 @@ def test_clients_that_follow_a_job_are_counted(api: RunningApi, own: httpx.Clien
     until(lambda: scraped(f"{api.url}/metrics")["duet_event_streams"] == 0, "the client has gone")
 
 
+@pytest.mark.timed
 def test_a_redis_that_is_away_is_said_at_once(run_api: RunApi, own_redis: RedisServer, settings: Settings) -> None:
     api = run_api(settings.model_copy(update={"redis_url": own_redis.url}))
     own_redis.kill()
@@ -128,6 +129,7 @@ def test_a_redis_that_is_away_is_said_at_once(run_api: RunApi, own_redis: RedisS
     until(lambda: scraped(f"{api.url}/metrics")["duet_redis_up"] == 1, "Redis is back")
 
 
+@pytest.mark.timed
 def test_a_redis_that_does_not_answer_keeps_nobody_waiting(run_api: RunApi, settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"

@@ -473,6 +473,7 @@ def test_a_damaged_file_is_described_or_refused_but_nothing_else(
     assert isinstance(outcome, ProbeResult) or outcome in (415, 422)
 
 
+@pytest.mark.timed
 def test_the_answer_comes_well_within_300_ms(sources: Path) -> None:
     """With a spare child: the median of several, so that a busy machine does not decide."""
     took = []

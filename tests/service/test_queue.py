@@ -69,6 +69,7 @@ def test_what_was_under_way_before_comes_out_first(queue: JobQueue, settings: Se
         assert [messages.get(timeout=5).payload[0][0] for _ in range(2)] == [interrupted.id, new.id]
 
 
+@pytest.mark.timed
 def test_a_redis_that_says_nothing_is_waited_for_some_seconds(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, as a host that hangs may
         queue = JobQueue(Settings(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0", data=tmp_path))
@@ -79,6 +80,7 @@ def test_a_redis_that_says_nothing_is_waited_for_some_seconds(tmp_path: Path) ->
             assert time.monotonic() - began < 10
 
 
+@pytest.mark.timed
 def test_an_absent_redis_is_noticed_quickly_and_its_return_too(own_redis: RedisServer, tmp_path: Path) -> None:
     settings = Settings(redis_url=own_redis.url, data=tmp_path)
     queue = JobQueue(settings)

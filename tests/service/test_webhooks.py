@@ -134,6 +134,7 @@ def test_a_name_that_leads_inside_as_well_is_refused() -> None:
     assert permitted("x", ["10.0.0.1"], True) == ["10.0.0.1"]
 
 
+@pytest.mark.timed
 def test_a_name_is_looked_up_when_it_is_given() -> None:
     def nobody(host: str, port: int) -> list[str]:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")

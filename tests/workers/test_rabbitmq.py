@@ -147,6 +147,7 @@ def test_a_worker_that_is_killed_loses_no_job(stack: Stack, start_worker: StartW
     assert sorted(job.attempt for job in done) == [1, 2]
 
 
+@pytest.mark.timed
 def test_a_restart_keeps_the_messages_and_a_running_job_goes_on(
     stack: Stack, start_worker: StartWorker, rabbit: RabbitServer
 ) -> None:

@@ -219,6 +219,7 @@ def test_redirects_are_not_followed(store: JobStore, start: Start) -> None:
         assert inside.received == []
 
 
+@pytest.mark.timed
 def test_a_dead_target_holds_nothing_back(store: JobStore, start: Start, client: httpx.Client) -> None:
     """Neither the job, which has ended all the same, nor the webhooks of others."""
     start(webhook_timeout=5)
