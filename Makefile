@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; exit; }; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := model service workers
+SOURCES := model service workers duet
 CHECKED := $(SOURCES) tests benchmarks
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 

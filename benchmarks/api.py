@@ -30,7 +30,7 @@ import uvloop
 
 from benchmarks.end_to_end import surroundings
 from benchmarks.report import show
-from service.local import redis_program
+from duet.standalone.stack import redis_program
 
 CONNECTIONS = 16
 ARRIVAL = 0.1
@@ -132,7 +132,7 @@ def _serving(folder: Path, processes: int) -> Iterator[int]:
         url = f"unix://{folder / 'redis.sock'}"
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
         own = {"DUET_REDIS_URL": url, "DUET_DATA": str(folder / "data"), "DUET_MAX_QUEUED": "1000000"}
-        command = [sys.executable, "-m", "service.cli", "api", "--descriptor", str(listener.fileno())]
+        command = [sys.executable, "-m", "duet", "api", "--descriptor", str(listener.fileno())]
         log = stack.enter_context((folder / "log").open("w"))
         for _ in range(processes):
             _started(stack, command, Path.cwd(), env={**os.environ, **own}, pass_fds=[listener.fileno()], stderr=log)

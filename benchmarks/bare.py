@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from benchmarks.timed import timed_pipeline
-from model.pipeline import Clip, ClipRequest
 from model.request import SamplingParams
+from model.runtime.pipeline import Clip, ClipRequest
 from service.jobs.record import new_job
 from workers.outputs import write_files
 

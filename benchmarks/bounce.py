@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from model.config import PRESETS, ClipSpec
 from model.evaluation.alignment import MEASURES, perceive
 from model.evaluation.bootstrap import Interval, scores
 from model.evaluation.making import REAL_SEED, SPLITS
 from model.evaluation.sheets import contact_sheet, spectrogram_sheet
+from model.networks.config import PRESETS, ClipSpec
 from model.training.bounce import Bounce
 
 SPECS = {"16 × 16, 8 kHz": ClipSpec(height=16, width=16, sample_rate=8000), "32 × 32, 16 kHz": PRESETS["demo"].clip}

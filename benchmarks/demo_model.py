@@ -16,8 +16,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from model.checkpoint.manifest import BUILTIN
 from model.evaluation.report import LABELS
-from model.manifest import BUILTIN
 
 FOLDER = BUILTIN / "demo"
 COLOURS = {"video": "#2a6f97", "audio": "#c8553d"}

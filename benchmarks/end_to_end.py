@@ -148,7 +148,7 @@ def surroundings() -> dict[str, Any]:
 def _serving(data: Path) -> Iterator[tuple[str, float]]:
     """A running stack: its address, and the seconds it took until it was ready."""
     began = time.perf_counter()
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data", str(data)]
+    command = [sys.executable, "-m", "duet", "serve", "--port", "0", "--data", str(data)]
     log = data.with_suffix(".log")
     with log.open("w") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -165,7 +165,7 @@ def _serving(data: Path) -> Iterator[tuple[str, float]]:
 
 def _film(path: Path) -> Path:
     """Eight seconds of 320×240 noise bars at 30 fps with a tone."""
-    from model.media import write_clip
+    from model.media.encode import write_clip
 
     rng = np.random.default_rng(0)
     bars = rng.integers(0, 256, (240, 1, 320, 3), dtype=np.uint8)

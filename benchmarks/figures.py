@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from model.manifest import find_models
-from model.media import decode_audio, decode_video, write_clip
-from model.pictures import contact_sheet
-from model.pipeline import ClipRequest, Pipeline
+from model.checkpoint.manifest import find_models
+from model.media.decode import decode_audio, decode_video
+from model.media.encode import write_clip
+from model.media.pictures import contact_sheet
 from model.request import SamplingParams
+from model.runtime.pipeline import ClipRequest, Pipeline
 from service.jobs.record import AudioStream, Input, Job, VideoStream, Window, claim, new_job
 from workers.outputs import write_files
 from workers.spool import Files

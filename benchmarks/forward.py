@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_network import PlainCoupledUNet
-from model.allocator import keep_freed_memory
-from model.checkpoint import build, to_published
-from model.config import PRESETS, ModelConfig
-from model.coupled_unet import CoupledUNet
+from model.checkpoint.loading import build, to_published
+from model.networks.config import PRESETS, ModelConfig
+from model.networks.coupled_unet import CoupledUNet
+from model.runtime.allocator import keep_freed_memory
 
 H200_BF16 = 790e12
 """Operations a second that are reachable there in bfloat16."""

@@ -3,8 +3,8 @@ is known; JSON, and a figure.
 
     python -m benchmarks.guidance_coupling [--figure docs/figures/guidance.png]
 
-The pair and the methods are those of tests/model/test_guidance.py. Nothing here is timed: the numbers are the same on
-every machine.
+The pair and the methods are those of tests/model/sampling/test_guidance.py. Nothing here is timed: the numbers are the
+same on every machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tests.model.test_guidance import METHODS, RESIDUAL, SLOPE, fit
+from tests.model.sampling.test_guidance import METHODS, RESIDUAL, SLOPE, fit
 
 STEPS = (5, 10, 20, 50)
 

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.media import cut_wav, mux_v2a
-from model.poster import draw_poster, write_poster
-from model.spectrogram import draw_sound, write_spectrogram
+from model.media.mux import cut_wav, mux_v2a
+from model.media.poster import draw_poster, write_poster
+from model.media.spectrogram import draw_sound, write_spectrogram
 from tests.clips import Film, Track, make
-from workers.decoding import Decoding, Spent
+from workers.decoder import Decoding, Spent
 
 SECONDS, RATE, SIDE = 1.6, 16_000, 256
 

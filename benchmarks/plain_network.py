@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.config import UNetConfig
-from model.layers import timestep_embedding
+from model.networks.config import UNetConfig
+from model.networks.layers import timestep_embedding
 
 Weights = dict[str, Tensor]
 

@@ -19,14 +19,14 @@ import redis
 
 from benchmarks.end_to_end import surroundings
 from benchmarks.report import show
-from model.manifest import find_models
-from model.pipeline import ClipRequest, Pipeline, Progress
+from duet.standalone.stack import redis_program
+from model.checkpoint.manifest import find_models
 from model.request import SamplingParams
+from model.runtime.pipeline import ClipRequest, Pipeline, Progress
 from service.jobs.events import Previews
 from service.jobs.record import new_job
 from service.jobs.store import JobStore
-from service.local import redis_program
-from workers.making import EACH_PREVIEW
+from workers.model_maker import EACH_PREVIEW
 from workers.previews import preview
 
 

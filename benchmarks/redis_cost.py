@@ -20,12 +20,12 @@ from urllib.parse import quote
 import redis
 from celery import Celery
 
+from duet.standalone.stack import redis_program
 from model.request import SamplingParams
 from service.jobs.queue import QUEUE, JobQueue, celery_config
 from service.jobs.reaper import Reaper
 from service.jobs.record import Output, Progress, Timings, new_job
 from service.jobs.store import JobStore, connect
-from service.local import redis_program
 from service.settings import Settings
 from workers import transport
 

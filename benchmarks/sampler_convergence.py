@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from model import samplers
-from model.samplers import Sampler
-from model.schedule import NoiseSchedule, linear_betas
-from tests.model.analytic import Mixture, run
+from model.sampling import samplers
+from model.sampling.samplers import Sampler
+from model.sampling.schedule import NoiseSchedule, linear_betas
+from tests.model.sampling.analytic import Mixture, run
 
 SCHEDULE = NoiseSchedule(linear_betas(1000))
 TARGET = Mixture(SCHEDULE, (-0.6, 0.6), 0.2)

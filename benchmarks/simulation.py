@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.end_to_end import surroundings
 from benchmarks.redis_cost import RedisCost, measure
 from benchmarks.waiting import batch_times, simulate
-from service.planning import Load, Service, estimated_gpu, waits
+from duet.planning import Load, Service, estimated_gpu, waits
 
 ENGINES: Mapping[str, Mapping[int, float]] = {
     # 15.4 s a clip, as measured with an earlier, larger demo model; one clip keeps both cores busy, so that several

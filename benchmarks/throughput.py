@@ -18,13 +18,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.end_to_end import surroundings
-from model.config import PRESETS
-from model.engine import Engine
-from model.evaluate import is_out_of_memory
-from model.manifest import Manifest
-from model.pipeline import ClipRequest, Pipeline
-from model.preparation import prepare, typical_clips, typical_frames
+from model.checkpoint.manifest import Manifest
+from model.networks.config import PRESETS
 from model.request import SamplingParams
+from model.runtime.engine import Engine
+from model.runtime.evaluator import is_out_of_memory
+from model.runtime.pipeline import ClipRequest, Pipeline
+from model.runtime.warmup import prepare, typical_clips, typical_frames
 
 DEVICE_FLOPS = {"NVIDIA H200": 790e12}
 """bf16 matrix products that were reached on a device, a second."""

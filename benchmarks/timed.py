@@ -22,20 +22,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.allocator import keep_freed_memory
-from model.buckets import Buckets
-from model.config import UNetConfig
-from model.evaluate import Evaluator, Request
-from model.manifest import Manifest, find_models
-from model.pipeline import Clip, ClipRequest, Pipeline, Progress
-from model.samplers import Prediction
-from model.schedule import NoiseSchedule
-from service.local import serve
+from duet.standalone.stack import serve
+from model.checkpoint.manifest import Manifest, find_models
+from model.networks.config import UNetConfig
+from model.runtime.allocator import keep_freed_memory
+from model.runtime.batch_sizes import Buckets
+from model.runtime.evaluator import Evaluator, Request
+from model.runtime.pipeline import Clip, ClipRequest, Pipeline, Progress
+from model.sampling.samplers import Prediction
+from model.sampling.schedule import NoiseSchedule
 from service.settings import Settings, load_settings
 from workers.app import run
-from workers.decoding import warm
-from workers.ending import end_lost
-from workers.making import ModelMaker
+from workers.decoder import warm
+from workers.fatal_exit import end_lost
+from workers.model_maker import ModelMaker
 
 CALL, CLIP, LEDGER = "DUET_TIMED_CALL", "DUET_TIMED_CLIP", "DUET_TIMED_LEDGER"
 SIZES = (1, 2, 4, 8, 16)

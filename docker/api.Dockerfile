@@ -20,8 +20,9 @@ COPY pyproject.toml README.md LICENSE /source/
 COPY model /source/model
 COPY service /source/service
 COPY workers /source/workers
+COPY duet /source/duet
 RUN pip install --quiet --no-deps --no-build-isolation /source && rm -rf /source \
-    && python -c "import service.app, service.cli, service.doctor, workers.webhooks"
+    && python -c "import service.app, duet.cli, duet.doctor, service.webhooks.dispatcher"
 
 ARG VERSION=0.1.0
 ARG REVISION=unknown

@@ -27,8 +27,9 @@ COPY pyproject.toml README.md LICENSE /source/
 COPY model /source/model
 COPY service /source/service
 COPY workers /source/workers
+COPY duet /source/duet
 RUN pip install --quiet --no-deps --no-build-isolation /source && rm -rf /source \
-    && python -c "import service.cli, workers.app, workers.making"
+    && python -c "import duet.cli, workers.app, workers.model_maker"
 
 ARG VERSION=0.1.0
 ARG REVISION=unknown

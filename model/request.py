@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from model.config import KINDS
-from model.manifest import Manifest
+from model.checkpoint.manifest import Manifest
+from model.networks.config import KINDS
 
 SAMPLERS = ("dpmpp_2m", "dpmpp_3m", "dpm_solver", "unipc", "ddim", "ddpm")
 SPACINGS = ("log_snr", "uniform", "quadratic")

@@ -10,7 +10,7 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from model.manifest import ManifestError, find_models
+from model.checkpoint.manifest import ManifestError, find_models
 from service.api import (
     auth,
     conditional,
@@ -26,19 +26,19 @@ from service.api import (
     studio,
 )
 from service.api.catalogue import Catalogue
-from service.api.context import RequestContext
+from service.api.middleware import RequestContext
 from service.api.services import Services
 from service.api.uploads import sweep
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
-from service.jobs.keyring import Keyring
 from service.jobs.queue import JobQueue, QueueUnavailable
+from service.jobs.rate_limit import Keyring
 from service.jobs.retention import Retention, Sweeper
 from service.jobs.store import JobStore, StoreUnavailable, connect
 from service.log import configure_logging, log
 from service.metrics.api import ApiMetrics
 from service.metrics.exporter import Exporter
-from service.probe import Prober
+from service.sandbox.probe import Prober
 from service.settings import Settings, load_settings
 from service.storage import open_storage
 from service.tracing import open_tracing

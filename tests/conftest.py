@@ -17,10 +17,10 @@ import uvicorn
 from fastapi import FastAPI
 from moto.server import ThreadedMotoServer
 
+from duet.standalone.stack import redis_program
 from service.app import create_app
 from service.jobs.queue import JobQueue
 from service.jobs.store import JobStore, connect
-from service.local import redis_program
 from service.log import configure_logging
 from service.settings import Settings
 from tests.waiting import until

@@ -2,7 +2,7 @@
 
 For a build that has passed verification against the published numbers: what it computes then is kept here, so that
 anyone can check later builds and other machines without those numbers. Weights and inputs come from
-`model.verify.recipe`.
+`model.checkpoint.random_weights`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoint import build, published_layout, seeded_weights
-from model.config import UNetConfig
-from model.coupled_unet import CoupledUNet
-from model.layers import timestep_embedding
-from model.super_resolution import SRUNet
+from model.checkpoint.loading import build, published_layout, seeded_weights
+from model.checkpoint.random_weights import uniform
+from model.networks.config import UNetConfig
+from model.networks.coupled_unet import CoupledUNet
+from model.networks.layers import timestep_embedding
+from model.networks.super_resolution import SRUNet
 from model.verify.folder import GoldenSet
 from model.verify.forward import base_config, shifts_of, sr_config
-from model.verify.recipe import uniform
 
 FOLDER = Path(__file__).parent / "data" / "own_golden"
 SEED = 2023

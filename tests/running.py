@@ -20,9 +20,9 @@ from tests.chaos.worker import LEDGER
 from tests.waiting import until
 
 COMMANDS = {
-    "api": ("service.cli", "api"),
+    "api": ("duet", "api"),
     "worker": ("tests.chaos.worker",),
-    "webhooks": ("service.cli", "webhooks"),
+    "webhooks": ("duet", "webhooks"),
 }
 
 

@@ -11,13 +11,13 @@ import pytest
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from service.cli import app
+from duet.cli import app
 from service.settings import PREFIX, Settings
 from tests import settings_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
-SOURCES = ("model", "service", "workers")
+SOURCES = ("duet", "model", "service", "workers")
 
 OF_TESTS = re.compile(r"DUET_(TEST|GOLDEN|CLIPS)_\w*")
 """Variables of the tests, which CONTRIBUTING explains."""
@@ -116,10 +116,10 @@ def test_targets_of_make_exist(page: Path) -> None:
 @pages
 def test_modules_and_files_of_the_project_exist(page: Path) -> None:
     for line in code(page):
-        for module in re.findall(r"python -m ((?:model|service|workers|benchmarks|tests)[\w.]*)", line):
+        for module in re.findall(r"python -m ((?:duet|model|service|workers|benchmarks|tests)[\w.]*)", line):
             path = ROOT / module.replace(".", "/")
             assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{line}: no {module}"
-        for path in re.findall(r"(?<![\w/.-])((?:model|service|workers|benchmarks|tests)/[\w/.]+\w/?)", line):
+        for path in re.findall(r"(?<![\w/.-])((?:duet|model|service|workers|benchmarks|tests)/[\w/.]+\w/?)", line):
             assert (ROOT / path).exists(), f"there is no {path}"
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
-from model.engine import Engine
+from model.runtime.engine import Engine
 from service.metrics.api import ApiMetrics
 from service.settings import Settings
+from service.webhooks.metrics import WebhookMetrics
 from tests.exposition import names
 from workers.engine_metrics import EngineCollector, memory_families
 from workers.metrics import WorkerMetrics
-from workers.webhook_metrics import WebhookMetrics
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docker" / "monitoring"

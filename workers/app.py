@@ -27,7 +27,7 @@ from service.settings import Settings
 from service.storage import open_storage
 from service.tracing import open_tracing
 from workers import tasks, transport
-from workers.ending import end_hung
+from workers.fatal_exit import end_hung
 from workers.gpu_claim import claim_gpu
 from workers.leases import Leases
 from workers.metrics import WorkerMetrics
@@ -41,7 +41,7 @@ of times between two forwards; at Python's own 5 ms the encoding of other jobs w
 
 def load_models(settings: Settings) -> Maker:
     """The maker of a real worker. Raises ManifestError or CheckpointError if a model cannot be loaded."""
-    from workers.making import ModelMaker  # torch takes seconds to import, and not every maker needs it
+    from workers.model_maker import ModelMaker  # torch takes seconds to import, and not every maker needs it
 
     return ModelMaker.load(settings)
 

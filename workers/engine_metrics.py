@@ -13,8 +13,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from model.engine import Engine
-from model.evaluate import Evaluator
+from model.runtime.engine import Engine
+from model.runtime.evaluator import Evaluator
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from model.config import KINDS
+from model.networks.config import KINDS
 from service.jobs.record import Job, Status
 
 STAGES = ("fetch", "decode", "base", "sr", "encode", "upload")

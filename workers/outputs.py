@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from model.media import cut_wav, mux_a2v, mux_v2a, write_clip, write_wav
-from model.pipeline import Clip, Pipeline
-from model.poster import Poster, draw_poster, write_poster
-from model.spectrogram import Plot, draw_sound, write_spectrogram
+from model.media.encode import write_clip, write_wav
+from model.media.mux import cut_wav, mux_a2v, mux_v2a
+from model.media.poster import Poster, draw_poster, write_poster
+from model.media.spectrogram import Plot, draw_sound, write_spectrogram
+from model.runtime.pipeline import Clip, Pipeline
 from service.jobs.record import Job
 from workers import provenance
-from workers.decoding import confined
+from workers.decoder import confined
 from workers.provenance import Pictures
 from workers.spool import Files
 

@@ -11,10 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from model.manifest import Manifest
-from model.pipeline import Pipeline
-from model.poster import Poster
-from model.spectrogram import PIXELS, Plot
+from model.checkpoint.manifest import Manifest
+from model.media.poster import Poster
+from model.media.spectrogram import PIXELS, Plot
+from model.runtime.pipeline import Pipeline
 from service.jobs.record import Job
 
 SCHEMA_VERSION = 1

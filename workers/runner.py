@@ -1,7 +1,7 @@
 """One job from claim to commit: take the lease, fetch the upload, have the outputs made, hand them to the spool.
 
-What makes the outputs is given (`workers.making` with the real models), so that this file is about jobs only: who holds
-them, what their failure means, and when they are let go.
+The maker is passed in (`workers.model_maker` with the real models), so this file is about jobs only: who holds them,
+what a failure means, and when they are released.
 
 Files go to keys that belong to the attempt. Nothing points to them until the record is completed with this attempt's
 fencing token, so an attempt that was overtaken or broke off leaves nothing visible, and erases what it stored.
@@ -28,11 +28,11 @@ from service.jobs.store import JobStore, StoreUnavailable, UnknownJob
 from service.log import log
 from service.storage import ObjectNotFound, Storage, StorageUnavailable
 from service.tracing import Stages, Tracing
-from workers.gate import Gate
 from workers.leases import Held, Leases
 from workers.metrics import WorkerMetrics
+from workers.moving_average import Typical
+from workers.shared_lock import Gate
 from workers.spool import OVERTAKEN, Files, Spool, erase_attempt
-from workers.typical import Typical
 
 PROGRESS_INTERVAL = 0.2
 """Seconds between two progress reports, where steps are shorter."""

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
-from model.config import ClipSpec
 from model.evaluation import flow
 from model.evaluation.images import Images, look
 from model.evaluation.sounds import Sounds, frame_of, listen
-from model.latents import Latents
+from model.networks.config import ClipSpec
+from model.sampling.latents import Latents
 
 MAX_LAG = 4
 """Frames of lag that are looked at, in both directions."""

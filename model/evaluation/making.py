@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from model.config import ModelConfig
-from model.engine import Engine
-from model.latents import Latents
-from model.manifest import Manifest
-from model.pipeline import Clip, ClipRequest, Pipeline
-from model.preparation import prepare
+from model.checkpoint.manifest import Manifest
+from model.networks.config import ModelConfig
 from model.request import SamplingParams, allowed_guidance
+from model.runtime.engine import Engine
+from model.runtime.pipeline import Clip, ClipRequest, Pipeline
+from model.runtime.warmup import prepare
+from model.sampling.latents import Latents
 from model.training.bounce import Bounce, Split
 
 METHODS = ("clean", "pigdm", "replacement", "gradient")

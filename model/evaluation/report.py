@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from model.checkpoint.manifest import Manifest
 from model.evaluation.alignment import MEASURES, Perceived, perceive
 from model.evaluation.bootstrap import Score, scores
 from model.evaluation.making import Maker, Run, real_clips, sampling
-from model.latents import Latents
-from model.manifest import Manifest
-from model.pipeline import Pipeline
 from model.request import SamplingParams
+from model.runtime.pipeline import Pipeline
+from model.sampling.latents import Latents
 
 LABELS = {measure.name: measure.label for measure in MEASURES}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from model.config import ClipSpec
-from model.latents import Latents
-from model.pipeline import to_uint8
-from model.spectrogram import PAGE, spectrogram
+from model.media.spectrogram import PAGE, spectrogram
+from model.networks.config import ClipSpec
+from model.runtime.pipeline import to_uint8
+from model.sampling.latents import Latents
 
 FRAME = 64
 """Pixels: the height that frames are enlarged to, every pixel a square; larger ones stay as they are."""

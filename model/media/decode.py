@@ -16,8 +16,8 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
-from model.config import ClipSpec
 from model.media.source import MediaError, TimedFrame, read_sound, slack, window_frames
+from model.networks.config import ClipSpec
 
 ZERO_CROSSINGS = 64
 ROLLOFF = 0.9476

@@ -14,7 +14,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from model.config import PRESETS, ClipSpec, ConfigError, ModelConfig, ScheduleConfig, SRConfig, UNetConfig
+from model.networks.config import PRESETS, ClipSpec, ConfigError, ModelConfig, ScheduleConfig, SRConfig, UNetConfig
 
 
 class ConfigurationError(ValueError):
@@ -164,7 +164,7 @@ class OutputConfig:
 class TrainingConfig:
     """`kind` "base" trains the coupled network, "sr" super-resolution. `name` is what requests will call the model.
     `preset` gives the architecture; the tables [clip], [base], [sr] and [schedule] change fields of it, under the names
-    of model/config.py. `batch` is the number of samples of a step over all GPUs (frames for "sr"), worked off in
+    of model/networks/config.py. `batch` is the number of samples of a step over all GPUs (frames for "sr"), split into
     `accumulate` parts on each. `precision` is what convolutions and attention compute in (norms and time stay float32,
     weights and their updates too): "float32", "bfloat16", or "auto", bfloat16 on a GPU. `compile`: by torch.compile."""
 

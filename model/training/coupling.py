@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.config import PredictionType
-from model.latents import Latents
-from model.schedule import NoiseSchedule
-from model.training.objective import Predict, denoising_loss
+from model.networks.config import PredictionType
+from model.sampling.latents import Latents
+from model.sampling.schedule import NoiseSchedule
+from model.training.denoising_loss import Predict, denoising_loss
 from model.training.times import draw_noise, draw_shifts, step_generator
 
 BINS = 5

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.config import ClipSpec
-from model.latents import Latents
-from model.media import MediaError, decode_audio, decode_video
-from model.threads import available_cores
+from model.media.decode import decode_audio, decode_video
+from model.media.source import MediaError
+from model.networks.config import ClipSpec
+from model.runtime.threads import available_cores
+from model.sampling.latents import Latents
 from model.training.checkpoints import write_atomically
 from model.training.configuration import DataConfig
 from model.training.sources import EVALUATION, DataError

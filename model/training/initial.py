@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from model.checkpoint import CheckpointError, load_network, load_published, read_published
-from model.manifest import FILE_NAME, read_manifest
+from model.checkpoint.loading import CheckpointError, load_network, load_published, read_published
+from model.checkpoint.manifest import FILE_NAME, read_manifest
 from model.training.checkpoints import read_checkpoint
 from model.training.configuration import TrainingConfig, configuration_from_json, flatten
 

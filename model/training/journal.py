@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from model.pipeline import Clip
+from model.runtime.pipeline import Clip
 from model.training.checkpoints import write_atomically
 
 LOSSES = "losses.jsonl"

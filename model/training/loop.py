@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.coupled_unet import CoupledUNet
-from model.latents import Latents
-from model.schedule import NoiseSchedule
+from model.networks.coupled_unet import CoupledUNet
+from model.sampling.latents import Latents
+from model.sampling.schedule import NoiseSchedule
 from model.training.checkpoints import State, checkpoints, import_state, load_checkpoint, save_checkpoint
 from model.training.configuration import OptimizerConfig, TrainingConfig
 from model.training.coupling import coupling_gap
@@ -30,10 +30,10 @@ from model.training.distribution import Processes
 from model.training.ema import ema_rate, update_ema
 from model.training.initial import load_initial
 from model.training.journal import Journal
+from model.training.objectives import Term, make_task, parts
 from model.training.precision import ComputeIn
 from model.training.sampling import sample_clips, sample_frames, write_picture, write_samples
 from model.training.sources import ReadAhead, Source, evaluation_numbers, open_sources
-from model.training.tasks import Term, make_task, parts
 from model.training.times import step_generator
 
 SYNC_STEPS = 10

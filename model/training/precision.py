@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from model.layers import FLOAT32
+from model.networks.layers import FLOAT32
 
 
 class ComputeIn(nn.Module):

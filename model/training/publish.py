@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from model.calibration import calibrate
-from model.checkpoint import CheckpointError, load_model
-from model.config import ModelConfig
-from model.evaluate import Evaluator
-from model.latents import Latents
-from model.manifest import FILE_NAME, Manifest, read_manifest
-from model.schedule import NoiseSchedule
+from model.checkpoint.loading import CheckpointError, load_model
+from model.checkpoint.manifest import FILE_NAME, Manifest, read_manifest
+from model.networks.config import ModelConfig
+from model.runtime.calibration import calibrate
+from model.runtime.evaluator import Evaluator
+from model.sampling.latents import Latents
+from model.sampling.schedule import NoiseSchedule
 from model.training.checkpoints import StateError, checkpoints, read_checkpoint, refuse_other, write_atomically
 from model.training.configuration import TrainingConfig, configuration_from_json
 from model.training.journal import COUPLING, LOSSES, read_rows

@@ -11,20 +11,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from model.coupled_unet import CoupledUNet
-from model.evaluate import Evaluator, drive
-from model.manifest import Manifest
-from model.media import write_clip, write_wav
-from model.pipeline import Clip, ClipRequest, Pipeline, to_uint8
+from model.checkpoint.manifest import Manifest
+from model.media.encode import write_clip, write_wav
+from model.networks.coupled_unet import CoupledUNet
+from model.networks.super_resolution import SRUNet
 from model.request import SamplingParams
-from model.samplers import dpmpp_2m
-from model.schedule import NoiseSchedule
-from model.super_resolution import SRUNet
+from model.runtime.evaluator import Evaluator, drive
+from model.runtime.pipeline import Clip, ClipRequest, Pipeline, to_uint8
+from model.sampling.samplers import dpmpp_2m
+from model.sampling.schedule import NoiseSchedule
+from model.sampling.upsampling import super_resolve
 from model.training.configuration import TrainingConfig
 from model.training.degradation import draw_degradation
 from model.training.sources import Source, evaluation_numbers
 from model.training.times import step_generator
-from model.upsampling import super_resolve
 
 
 def sample_clips(config: TrainingConfig, average: nn.Module, device: torch.device, dtype: torch.dtype) -> list[Clip]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from model.latents import Latents
+from model.sampling.latents import Latents
 from model.training.configuration import TrainingConfig
 
 EVALUATION = 2**40

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from model.config import MODALITIES, ClipSpec
-from model.media import MediaError
-from model.media.source import open_media, read_sound, seconds, video_frames, video_stream
-from model.threads import available_cores
+from model.media.source import MediaError, open_media, read_sound, seconds, video_frames, video_stream
+from model.networks.config import MODALITIES, ClipSpec
+from model.runtime.threads import available_cores
 
 SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 SILENCE = 1e-3

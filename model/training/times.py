@@ -14,9 +14,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from model.config import MODALITIES
-from model.latents import Latents
-from model.schedule import NoiseSchedule
+from model.networks.config import MODALITIES
+from model.sampling.latents import Latents
+from model.sampling.schedule import NoiseSchedule
 from model.training.configuration import TimesConfig
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import guidance, samplers
-from model.config import MODALITIES
-from model.coupled_unet import CoupledUNet
-from model.evaluate import Evaluator
-from model.latents import Latents, State, clip, dynamic_threshold, unchanged
-from model.samplers import Evaluate, Prediction, Sampler
-from model.schedule import CLEAN, NoiseSchedule, linear_betas, respaced_times
-from model.upsampling import super_resolve
+from model.networks.config import MODALITIES
+from model.networks.coupled_unet import CoupledUNet
+from model.runtime.evaluator import Evaluator
+from model.sampling import guidance, samplers
+from model.sampling.latents import Latents, State, clip, dynamic_threshold, unchanged
+from model.sampling.samplers import Evaluate, Prediction, Sampler
+from model.sampling.schedule import CLEAN, NoiseSchedule, linear_betas, respaced_times
+from model.sampling.upsampling import super_resolve
 from model.verify.folder import GoldenSet
 from model.verify.forward import base_network, sr_network
 from model.verify.report import Case, Check, compare, provides

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.checkpoint import build, load_base, load_sr, published_layout, seeded_weights, to_published
-from model.config import PRESETS, SRConfig, UNetConfig
-from model.coupled_unet import CoupledUNet
-from model.layers import timestep_embedding
-from model.super_resolution import SRUNet
+from model.checkpoint.loading import build, load_base, load_sr, published_layout, seeded_weights, to_published
+from model.networks.config import PRESETS, SRConfig, UNetConfig
+from model.networks.coupled_unet import CoupledUNet
+from model.networks.layers import timestep_embedding
+from model.networks.super_resolution import SRUNet
 from model.verify.folder import FolderError, GoldenSet
 from model.verify.report import Case, Check, compare, provides
 

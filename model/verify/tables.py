@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.attention import attend, attend_windows, window_keys
-from model.layers import timestep_embedding
-from model.pipeline import to_uint8
-from model.samplers import singlestep_orders
-from model.schedule import NoiseSchedule, cosine_betas, linear_betas, respaced_times
+from model.networks.attention import attend, attend_windows, window_keys
+from model.networks.layers import timestep_embedding
+from model.runtime.pipeline import to_uint8
+from model.sampling.samplers import singlestep_orders
+from model.sampling.schedule import NoiseSchedule, cosine_betas, linear_betas, respaced_times
 from model.verify.chains import SPACINGS
 from model.verify.folder import GoldenSet
 from model.verify.report import Case, Check, compare, provides

@@ -15,12 +15,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from model.checkpoint import to_published
-from model.coupled_unet import CoupledUNet
-from model.latents import Latents
-from model.schedule import NoiseSchedule, linear_betas
+from model.checkpoint.loading import to_published
+from model.networks.coupled_unet import CoupledUNet
+from model.sampling.latents import Latents
+from model.sampling.schedule import NoiseSchedule, linear_betas
+from model.training.denoising_loss import LossTerms, denoising_loss, diffuse
 from model.training.ema import update_ema
-from model.training.objective import LossTerms, denoising_loss, diffuse
 from model.verify.folder import GoldenSet, read_folder
 from model.verify.forward import base_network
 from model.verify.report import Case, Check, compare, provides

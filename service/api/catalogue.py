@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from model.manifest import Manifest
+from model.checkpoint.manifest import Manifest
 from service.api.problems import FieldError, Problem
 
 

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from model.config import ClipSpec
+from model.networks.config import ClipSpec
 from service.api.parameters import A2VParameters, Parameters, V2AParameters, allowed, parse_json, refuse
 from service.api.problems import FieldError, Problem
 from service.api.services import Services
@@ -21,7 +21,7 @@ from service.api.submission import ACCEPTED, Accepted, Submission, SubmissionHer
 from service.api.uploads import Upload, receive_upload
 from service.api.webhooks import accepted
 from service.jobs.record import AudioStream, Input, Job, VideoStream, Window, new_job, new_job_id, storage_prefix
-from service.probe import ProbeError, ProbeLimits, ProbeResult
+from service.sandbox.probe import ProbeError, ProbeLimits, ProbeResult
 
 router = APIRouter(tags=["make"])
 

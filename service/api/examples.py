@@ -1,6 +1,6 @@
 """What requests and answers look like, for the API's description: whole bodies, every field of them.
 
-tests/service/test_openapi.py holds them to the models that they are examples of.
+tests/service/api/test_openapi.py holds them to the models that they are examples of.
 """
 
 from __future__ import annotations

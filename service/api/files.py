@@ -10,10 +10,10 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.api.auth import MediaCallerHere
-from service.api.context import privacy
 from service.api.etags import is_unchanged, range_applies
 from service.api.lookup import JobId, find
 from service.api.media_types import CONTENT_TYPES, content_type
+from service.api.middleware import privacy
 from service.api.problems import Problem, responses
 from service.api.schemas import file_name
 from service.api.services import ServicesHere

@@ -13,10 +13,10 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from service.api.auth import CallerHere
-from service.api.context import privacy
 from service.api.etags import is_unchanged
 from service.api.examples import JOB
 from service.api.lookup import ID_PATTERN, JobId, Viewer, find, look
+from service.api.middleware import privacy
 from service.api.problems import Problem, responses
 from service.api.schemas import JobList, JobView
 from service.api.services import Services, ServicesHere

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from model.config import KINDS
-from model.manifest import Manifest
+from model.checkpoint.manifest import Manifest
+from model.networks.config import KINDS
 from model.request import SAMPLERS, allowed_guidance
 from service.api.auth import CallerHere
 from service.api.services import ServicesHere

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Validat
 from pydantic_core import CoreSchema, core_schema
 
 from model import request as limits
-from model.manifest import Manifest
+from model.checkpoint.manifest import Manifest
 from model.request import RequestError, SamplingParams
 from service.api.problems import FieldError, Problem
 from service.api.webhooks import ALLOWED, WebhookParameter

@@ -19,7 +19,7 @@ from starlette.routing import Match
 from service.jobs.queue import QueueUnavailable
 from service.jobs.store import StoreUnavailable
 from service.log import log
-from service.probe import ProbeUnavailableError
+from service.sandbox.probe import ProbeUnavailableError
 from service.storage import StorageFull, StorageUnavailable
 
 MEDIA_TYPE = "application/problem+json"

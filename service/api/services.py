@@ -11,12 +11,12 @@ from fastapi import Depends, Request
 from service.api.catalogue import Catalogue
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
-from service.jobs.keyring import Keyring
 from service.jobs.queue import JobQueue
+from service.jobs.rate_limit import Keyring
 from service.jobs.retention import Retention
 from service.jobs.store import JobStore
 from service.metrics.api import ApiMetrics
-from service.probe import Prober
+from service.sandbox.probe import Prober
 from service.settings import Settings
 from service.storage import Storage
 from service.tracing import Tracing

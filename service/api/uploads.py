@@ -20,7 +20,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
-from service.api.context import body_limit
+from service.api.middleware import body_limit
 from service.api.problems import FieldError, Problem
 from service.settings import Settings
 

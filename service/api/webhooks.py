@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from service.api.problems import FieldError, Problem
 from service.jobs.record import Status, Webhook
 from service.settings import Settings
-from service.targets import LONGEST_URL, TargetRefused, check_target, plain_url
+from service.webhooks.ssrf import LONGEST_URL, TargetRefused, check_target, plain_url
 
 ENDS = tuple(status.value for status in Status if status.ended)
 

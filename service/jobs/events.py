@@ -17,9 +17,9 @@ from typing import Any
 
 import redis
 
+from service.jobs.event_keys import ANNOUNCE, CHANNEL, GONE, Kind, events_key, previews_key
 from service.jobs.record import StaleClaim
 from service.jobs.store import QUEUED, attempt_key, connect_async, reachable
-from service.jobs.streams import ANNOUNCE, CHANNEL, GONE, Kind, events_key, previews_key
 from service.log import log
 from service.settings import Settings
 

@@ -39,8 +39,7 @@ from redis.retry import Retry
 
 from service.jobs import record
 from service.jobs.deliveries import DUE, Delivery, deliveries_key
-from service.jobs.record import PRIORITIES, Job, JobError, Output, Progress, Status, Timings
-from service.jobs.streams import (
+from service.jobs.event_keys import (
     ANNOUNCE,
     CHANNEL,
     GONE,
@@ -50,6 +49,7 @@ from service.jobs.streams import (
     events_key,
     previews_key,
 )
+from service.jobs.record import PRIORITIES, Job, JobError, Output, Progress, Status, Timings
 from service.settings import Settings
 
 LEASE = 20.0

@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from service.jobs import census
-from service.jobs.census import Census
+from service.jobs import queue_stats as census
+from service.jobs.queue_stats import Census
 from service.jobs.store import StoreUnavailable
 from service.log import log
 from service.settings import Settings

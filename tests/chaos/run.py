@@ -27,8 +27,8 @@ import boto3
 import httpx
 from moto.server import ThreadedMotoServer
 
-from model.config import PRESETS
-from model.manifest import FILE_NAME, Manifest
+from model.checkpoint.manifest import FILE_NAME, Manifest
+from model.networks.config import PRESETS
 from service.jobs.queue import JobQueue, QueueUnavailable
 from service.jobs.record import SPOOL, Job, Status
 from service.jobs.store import JobStore, StoreUnavailable, UnknownJob, connect
@@ -299,7 +299,7 @@ class Chaos:
             self._recovers(began, lambda job=job: self._goes_on(job), f"{job.id} after its worker was killed")
 
     def _kill_api(self, _: float) -> None:
-        for pid in until(lambda: self._parts("service.cli api"), "the API is there", 60):
+        for pid in until(lambda: self._parts("duet api"), "the API is there", 60):
             os.kill(pid, signal.SIGKILL)
         self.outcome.faults["api"] += 1
         self._recovers(time.monotonic(), lambda: self._answers("/healthz"), "the API")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.local import serve
+from duet.standalone.stack import serve
 from service.settings import load_settings
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 import av
 
-from service.client import Duet, Job, ServerUnreachable
+from duet.client import Duet, Job, ServerUnreachable
 from tests.clips import Film, Track, make
 from tests.compose.stack import SERVICES, Failed, Stack, docker
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from service.client import Duet
+from duet.client import Duet
 
 ROOT = Path(__file__).parents[2]
 

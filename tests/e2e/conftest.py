@@ -30,7 +30,7 @@ class Serve:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DUET_")}
         environment["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin get nowhere on a machine that is busy
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "serve", "--data", str(data), *(arguments or ("--port", "0"))],
+            [sys.executable, "-m", "duet", "serve", "--data", str(data), *(arguments or ("--port", "0"))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -20,12 +20,14 @@ from typing import Any
 import httpx
 import torch
 
-from model.config import PRESETS
-from model.media import MediaError, cut_wav, decode_audio, decode_video, mux_a2v, mux_v2a
+from model.media.decode import decode_audio, decode_video
+from model.media.mux import cut_wav, mux_a2v, mux_v2a
+from model.media.source import MediaError
+from model.networks.config import PRESETS
 from service.settings import Settings
 from tests.conftest import RunningApi
 from tests.hostile.case import ACCEPTED, REFUSALS, Case, Kind
-from workers.decoding import Decoding, Spent
+from workers.decoder import Decoding, Spent
 
 AT_ONCE = 3
 """Clients side by side: one more than waits for a small machine's processors."""
@@ -68,7 +70,7 @@ class Gauntlet:
         self._storage = Path(settings.storage_url)
         self._scratch = scratch
         self._client = httpx.Client(base_url=api.url, timeout=120, trust_env=False)
-        self._probe_log = logging.getLogger("service.probe")
+        self._probe_log = logging.getLogger("service.sandbox.probe")
         self.faults = Faults()
         self._decoding = Decoding(on_spent=lambda spent: self._spent.calls.append(spent))
 

@@ -13,9 +13,8 @@ from typing import Any
 import av
 import pytest
 
-from model.media import MediaError
-from model.media.source import open_media
-from service.probe import CHILD, ProbeError, ProbeLimits, probe
+from model.media.source import MediaError, open_media
+from service.sandbox.probe import CHILD, ProbeError, ProbeLimits, probe
 from tests.clips import Film, Track, make
 from tests.hostile.boxes import Forgery, Samples, full
 from tests.hostile.movies import alias, references_to

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from model.config import PRESETS
-from model.manifest import Manifest
+from model.checkpoint.manifest import Manifest
+from model.networks.config import PRESETS
 from model.request import RequestError, SamplingParams, allowed_guidance
 
 PLAIN = Manifest("plain", PRESETS["tiny"], trained=False, description="", licence="MIT")

@@ -10,8 +10,8 @@ import pytest
 from service.jobs.record import Job
 from service.settings import Settings
 from tests.running import running
-from tests.service.jobs import a_job
-from tests.service.receiver import Receiver
+from tests.service.new_jobs import a_job
+from tests.service.webhooks.receiver import Receiver
 from tests.waiting import until
 
 

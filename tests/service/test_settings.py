@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from duet.cli import app
 from service.app import create_app
-from service.cli import app
 from service.settings import Settings, load_settings
 
 
@@ -237,7 +237,7 @@ def test_a_broken_model_is_named(machine: dict[str, str], tmp_path: Path) -> Non
 def test_a_process_ends_at_once_with_a_status(command: str, tmp_path: Path) -> None:
     environment = {**os.environ, "DUET_DATA": str(tmp_path / "data"), "DUET_LEASE": "0"}
     ended = subprocess.run(
-        [sys.executable, "-m", "service.cli", command], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "duet", command], env=environment, capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 1
     assert ended.stderr.startswith("Duet cannot start.\nDUET_LEASE is '0': ")

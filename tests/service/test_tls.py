@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from service.jobs.queue import JobQueue, QueueUnavailable
 from service.jobs.store import JobStore, StoreUnavailable, connect
 from service.settings import Settings
-from tests.service.jobs import a_job
+from tests.service.new_jobs import a_job
 
 
 class Impostor:

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from service.settings import Settings, load_settings
 from tests.running import running
 from tests.service import media
-from tests.service.receiver import Receiver
+from tests.service.webhooks.receiver import Receiver
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def test_without_the_setting_nothing_that_sends_is_loaded() -> None:
 def test_the_setting_without_the_package_ends_the_process_and_names_the_extra(command: str) -> None:
     code = (
         "import sys\nsys.modules['opentelemetry.sdk'] = None\n"  # as if it were not there
-        f"sys.argv = ['duet', '{command}']\nfrom service.cli import app\napp()"
+        f"sys.argv = ['duet', '{command}']\nfrom duet.cli import app\napp()"
     )
     environment = {"DUET_OTLP_ENDPOINT": "http://127.0.0.1:4318", "PATH": ""}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)

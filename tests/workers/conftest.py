@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from model.config import PRESETS, ClipSpec
-from model.manifest import FILE_NAME, Manifest
+from model.checkpoint.manifest import FILE_NAME, Manifest
+from model.networks.config import PRESETS, ClipSpec
 from model.request import SamplingParams
 from service.jobs.queue import JobQueue
 from service.jobs.record import AudioStream, Input, Job, VideoStream, Window, new_job, new_job_id
@@ -99,7 +99,7 @@ class WorkerProcess:
         }
         with log.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", "worker"],
+                [sys.executable, "-m", "duet", "worker"],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

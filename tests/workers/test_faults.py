@@ -21,7 +21,7 @@ from tests.conftest import RedisServer
 from tests.waiting import until
 from tests.workers.conftest import Stack
 from tests.workers.fake import FakeWorker, parts
-from workers.ending import HUNG
+from workers.fatal_exit import HUNG
 from workers.runner import Runner
 
 StartWorker = Callable[..., FakeWorker]

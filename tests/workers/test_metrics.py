@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.evaluate import EvaluateFrames
-from model.manifest import find_models
-from model.pipeline import Pipeline
+from model.checkpoint.manifest import find_models
+from model.runtime.pipeline import Pipeline
+from model.sampling.samplers import EvaluateFrames
 from service.jobs.reaper import Reaper
 from service.jobs.record import Status
 from service.storage import FolderStorage, StorageUnavailable
+from service.webhooks.metrics import WebhookMetrics
+from service.webhooks.sender import Answer
 from tests.exposition import scraped, series
 from tests.waiting import until
 from tests.workers.conftest import TINY, Stack
 from tests.workers.fake import FakeWorker, parts
-from workers.delivery import Answer
-from workers.making import ModelMaker
 from workers.metrics import WorkerMetrics
+from workers.model_maker import ModelMaker
 from workers.runner import Attempt, BackInQueue, CannotBeMade, Runner
 from workers.spool import Files
-from workers.webhook_metrics import WebhookMetrics
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from model.config import PRESETS
-from model.manifest import Manifest
-from model.media import decode_audio, decode_video
-from model.pipeline import Clip, ClipRequest, Pipeline
+from model.checkpoint.manifest import Manifest
+from model.media.decode import decode_audio, decode_video
+from model.media.spectrogram import mel
+from model.networks.config import PRESETS
 from model.request import SamplingParams
-from model.spectrogram import mel
+from model.runtime.pipeline import Clip, ClipRequest, Pipeline
 from service.jobs.record import AudioStream, Input, Job, VideoStream, Window, claim, new_job
 from tests.clips import Film, Track, make, read_number
 from workers.outputs import NAMES, write_files

@@ -22,7 +22,7 @@ from service.jobs.record import Status, new_job_id
 from service.jobs.store import JobStore, connect
 from service.settings import Settings
 from tests.rabbitmq import RabbitServer, installed
-from tests.service.jobs import a_job
+from tests.service.new_jobs import a_job
 from tests.waiting import until
 from tests.workers.conftest import Stack
 from tests.workers.fake import FakeWorker

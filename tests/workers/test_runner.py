@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.manifest import find_models
-from model.pipeline import Pipeline
+from model.checkpoint.manifest import find_models
+from model.runtime.pipeline import Pipeline
 from service.jobs.record import Job, Status
 from service.storage import FolderStorage, StorageUnavailable
 from tests.waiting import until
 from tests.workers.conftest import Stack
 from tests.workers.fake import parts
-from workers.making import ModelMaker
+from workers.model_maker import ModelMaker
 from workers.runner import Attempt, BackInQueue, Runner
 from workers.spool import Files
 

@@ -10,7 +10,7 @@ import av
 import pytest
 import torch
 
-from model.media import write_clip
+from model.media.encode import write_clip
 from service.jobs.record import Status
 from tests.waiting import until
 from tests.workers.conftest import TINY, Stack, WorkerProcess

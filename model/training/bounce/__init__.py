@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.config import ClipSpec
-from model.latents import Latents
+from model.networks.config import ClipSpec
+from model.sampling.latents import Latents
 from model.training.bounce import picture, sound
 from model.training.bounce.draws import Draws
 from model.training.bounce.scene import Scene, Split, draw_scene

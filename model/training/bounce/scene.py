@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.config import ClipSpec
+from model.networks.config import ClipSpec
 from model.training.bounce.draws import Draws
 from model.training.bounce.motion import LOWEST_APEX, RADII, SPEEDS, Motion
 

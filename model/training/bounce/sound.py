@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from model.config import ClipSpec
+from model.networks.config import ClipSpec
 from model.training.bounce.motion import GRAVITY, RADII
 from model.training.bounce.scene import DISCS, Scene
 

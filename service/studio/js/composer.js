@@ -152,8 +152,8 @@ export class Composer {
   #follow(changed) {
     const model = this.#model();
     if (!changed || changed.name === "model") {
-      this.#controls.get("sampler")?.offer(model.samplers);
-      this.#controls.get("guidance")?.offer(model.guidance[this.#kind] ?? []);
+      this.#controls.get("sampler")?.offer(model.sampling.samplers);
+      this.#controls.get("guidance")?.offer(model.sampling.guidance[this.#kind] ?? []);
       this.#aboutModel(model);
     }
     const values = this.#values();
@@ -161,7 +161,7 @@ export class Composer {
     for (const [name, each] of this.#controls) {
       let shown = ONLY_WITH[name]?.(values, this.#kind) ?? true;
       if (name === "super_resolution" || name.startsWith("sr_")) shown &&= enlarges;
-      if (name.startsWith("guidance")) shown &&= (model.guidance[this.#kind] ?? []).length > 0;
+      if (name.startsWith("guidance")) shown &&= (model.sampling.guidance[this.#kind] ?? []).length > 0;
       each.shown = shown;
     }
     this.source.mark(values.start ?? 0, model.clip.duration);

@@ -8,11 +8,11 @@ from functools import cache
 import pytest
 import torch
 
-from model.config import ClipSpec
 from model.evaluation.alignment import MAX_LAG, MEASURES, Perceived, lags, perceive
 from model.evaluation.bootstrap import Score, scores
 from model.evaluation.sounds import Sounds
-from model.latents import Latents
+from model.networks.config import ClipSpec
+from model.sampling.latents import Latents
 from model.training.bounce import Bounce
 
 SPEC = ClipSpec(height=16, width=16, sample_rate=8000)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
-from model.config import PRESETS, ClipSpec
 from model.evaluation import flow
 from model.evaluation.images import Images, look
 from model.evaluation.sounds import Sounds, listen
-from model.latents import Latents
+from model.networks.config import PRESETS, ClipSpec
+from model.sampling.latents import Latents
 from model.training.bounce import Bounce, Scene
 
 SPECS = {"16px": ClipSpec(height=16, width=16, sample_rate=8000), "32px": PRESETS["demo"].clip}

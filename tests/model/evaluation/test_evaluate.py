@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from model.config import PRESETS
+from duet.cli import app
+from model.checkpoint.manifest import FILE_NAME, Manifest
 from model.evaluation.making import EvaluationError, Run, plan, possible_methods
-from model.manifest import FILE_NAME, Manifest
-from model.media import decode_audio, decode_video
-from service.cli import app
-from tests.cli.conftest import Cli
+from model.media.decode import decode_audio, decode_video
+from model.networks.config import PRESETS
+from tests.duet.cli.conftest import Cli
 
 
 def manifest(**further: object) -> Manifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.config import PRESETS, ClipSpec
+from model.networks.config import PRESETS, ClipSpec
 from model.training.bounce import Bounce, Split
 from model.training.bounce.motion import GRAVITY
 from model.training.bounce.scene import held_out

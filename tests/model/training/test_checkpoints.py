@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import CheckpointError, load_network, to_published
-from model.coupled_unet import CoupledUNet
-from model.manifest import FILE_NAME, read_manifest
-from model.pipeline import ClipRequest, Pipeline
+from model.checkpoint.loading import CheckpointError, load_network, to_published
+from model.checkpoint.manifest import FILE_NAME, read_manifest
+from model.networks.coupled_unet import CoupledUNet
 from model.request import SamplingParams
+from model.runtime.pipeline import ClipRequest, Pipeline
 from model.training import checkpoints as states
 from model.training import loop
 from model.training.checkpoints import PIECES, StateError, checkpoints, export_state, read_checkpoint

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import model.training
-from model.config import PRESETS, ConfigError
+from model.networks.config import PRESETS, ConfigError
 from model.training.configuration import (
     ConfigurationError,
     build_configuration,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.config import ScheduleConfig
-from model.latents import Latents
-from model.schedule import NoiseSchedule
+from model.networks.config import ScheduleConfig
+from model.sampling.latents import Latents
+from model.sampling.schedule import NoiseSchedule
 from model.training.coupling import coupling_gap
 
 SCHEDULE = NoiseSchedule.from_config(ScheduleConfig())

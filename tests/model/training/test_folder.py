@@ -12,13 +12,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from model.config import ClipSpec
-from model.media import decode_audio, decode_video
+from duet.cli import app
+from model.media.decode import decode_audio, decode_video
+from model.networks.config import ClipSpec
 from model.training.configuration import DataConfig
 from model.training.folder import FolderSource, open_folder, prepare_folder
 from model.training.sources import DataError, ReadAhead, evaluation_numbers
 from model.training.survey import survey
-from service.cli import app
 from tests.clips import Film, Track, make
 from tests.model.training.runs import run, small
 

@@ -39,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(path: Path, out: Path, *arguments: str, processes: int = 1) -> subprocess.Popen[str]:
     launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    line = [sys.executable, *launcher, "-m", "service.cli", "train", str(path), "--out", str(out), *arguments]
+    line = [sys.executable, *launcher, "-m", "duet", "train", str(path), "--out", str(out), *arguments]
     threads = max(1, torch.get_num_threads() // processes)  # the order of sums depends on it
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(line, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)

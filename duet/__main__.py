@@ -1,0 +1,6 @@
+"""`python -m duet` is `duet`."""
+
+from duet.cli import app
+
+if __name__ == "__main__":
+    app()

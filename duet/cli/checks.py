@@ -1,0 +1,67 @@
+"""What a process that serves looks at before anything else: settings whose value is right, but not on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service.settings import PREFIX
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+
+def check_machine(settings: Settings, computes: bool = False) -> None:
+    """End the process (SystemExit) with one sentence for each setting that cannot be had here.
+
+    `computes`: it is a worker, or starts one.
+    """
+    folders = {"DATA": settings.data}
+    if settings.storage and not settings.storage.startswith("s3://"):
+        folders["STORAGE"] = Path(settings.storage)
+    if computes and settings.gpu_locks is not None:
+        folders["GPU_LOCKS"] = settings.gpu_locks
+    sentences = [*_folders(folders), *_models(settings)]
+    if computes and settings.gpu_locks is None:  # else torch must not be loaded before the worker has its GPU
+        sentences += _device(settings.device)
+    if sentences:
+        raise SystemExit("\n".join(["Duet cannot start.", *sentences]))
+
+
+def _folders(folders: Mapping[str, Path]) -> Iterator[str]:
+    for name, folder in folders.items():
+        # It is made when it is first needed: what counts is the part of it that exists.
+        found = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not found.is_dir():
+            yield f"{PREFIX}{name} is {str(folder)!r}: {found} is a file, not a folder"
+        elif not os.access(found, os.W_OK | os.X_OK):
+            yield f"{PREFIX}{name} is {str(folder)!r}: this user may not write to {found}"
+
+
+def _models(settings: Settings) -> Iterator[str]:
+    from model.checkpoint.manifest import ManifestError, find_models
+
+    if settings.models is not None and not settings.models.is_dir():
+        yield f"{PREFIX}MODELS is {str(settings.models)!r}: there is no such folder"
+        return
+    try:
+        models = find_models(settings.models)
+    except ManifestError as error:
+        yield f"{PREFIX}MODELS is {str(settings.models)!r}: {error}"
+        return
+    if settings.default_model not in models:
+        yield f"{PREFIX}DEFAULT_MODEL is {settings.default_model!r}; the models here are: {', '.join(models)}"
+
+
+def _device(device: str) -> Iterator[str]:
+    kind, _, number = device.partition(":")
+    if kind not in ("cuda", "mps"):
+        return
+    import torch
+
+    there = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if int(number or 0) >= there:
+        count = f"only {there}" if there else "none"
+        yield f"{PREFIX}DEVICE is {device!r}: PyTorch finds {count} of that kind here"

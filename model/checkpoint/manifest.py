@@ -1,0 +1,108 @@
+"""`model.json`, the manifest beside a model's weights: everything a server or a client must know without opening
+them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from model.networks.config import ClipSpec, ConfigError, ModelConfig, ScheduleConfig, SRConfig, UNetConfig
+
+FILE_NAME = "model.json"
+BUILTIN = Path(__file__).parents[1] / "weights"
+"""Models that ship with Duet, one folder each."""
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be read; the message names the file and the field."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One model on disk. `folder` holds the files that `base_weights` and `sr_weights` name.
+
+    A model without weight files is drawn from `init_seed`: an untrained network that runs but has learned nothing.
+    `independent_timesteps`: it learned to denoise with a time for each modality. `mirrored`: it learned from clips
+    flipped left to right, as the published ones did; frames are flipped on the way in and out. `sources` are the
+    SHA-256 of the files it was converted from, `calibration` what model.runtime.calibration measured.
+    """
+
+    name: str
+    config: ModelConfig
+    trained: bool
+    description: str
+    licence: str
+    base_weights: str | None = None
+    sr_weights: str | None = None
+    init_seed: int = 0
+    independent_timesteps: bool = False
+    mirrored: bool = False
+    sources: dict[str, str] = field(default_factory=dict)
+    calibration: dict[str, list[float]] = field(default_factory=dict)
+    folder: Path = BUILTIN
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 that identifies the weights: of the files' contents, or of the recipe where the network is drawn."""
+        digest = hashlib.sha256()
+        for name in (self.base_weights, self.sr_weights):
+            if name is not None:
+                with open(self.folder / name, "rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        if self.base_weights is None:
+            digest.update(json.dumps({"init_seed": self.init_seed, **asdict(self.config)}, sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def to_json(self) -> str:
+        data = {key: value for key, value in asdict(self).items() if key != "folder"}
+        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read `model.json`. Raises ManifestError naming the file and what is wrong with it."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        config = data.pop("config")
+        unknown = set(data) - {f.name for f in fields(Manifest)}
+        if unknown:
+            raise ManifestError(f"unknown fields: {', '.join(sorted(unknown))}")
+        return Manifest(config=_model_config(config), folder=path.parent, **data)
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from error
+    except KeyError as error:
+        raise ManifestError(f"{path}: the field {error} is missing") from error
+    except (ValueError, TypeError, ConfigError) as error:
+        raise ManifestError(f"{path}: {error}") from error
+
+
+def find_models(folder: Path | None = None) -> dict[str, Manifest]:
+    """All models in `folder` and the built-in ones, by name; a model of the folder goes before a built-in of that name.
+
+    Raises ManifestError if one cannot be read, or if two in the folder have the same name.
+    """
+    found = {m.name: m for m in (read_manifest(path) for path in sorted(BUILTIN.glob(f"*/{FILE_NAME}")))}
+    own: dict[str, Manifest] = {}
+    for path in sorted(folder.glob(f"*/{FILE_NAME}")) if folder else ():
+        manifest = read_manifest(path)
+        if manifest.name in own:
+            raise ManifestError(
+                f"{path}: the name {manifest.name!r} is taken by {own[manifest.name].folder / FILE_NAME}"
+            )
+        own[manifest.name] = manifest
+    return {**own, **{name: manifest for name, manifest in found.items() if name not in own}}
+
+
+def _model_config(data: dict[str, Any]) -> ModelConfig:
+    def build(cls: type, values: dict[str, Any]) -> Any:
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+    sr = data.get("sr")
+    return ModelConfig(
+        clip=build(ClipSpec, data["clip"]),
+        base=build(UNetConfig, data["base"]),
+        sr=build(SRConfig, sr) if sr is not None else None,
+        schedule=build(ScheduleConfig, data.get("schedule", {})),
+    )

@@ -1,0 +1,135 @@
+"""Self-attention, and the paper's random-shift multi-modal attention (RS-MMA), which ties the two modalities together.
+
+RS-MMA (Ruan et al., section 3.2): audio is cut into as many segments as there are frames. Frame i attends to the audio
+of frames i+s … i+s+w−1 and audio segment i to the video of the same frames, counted cyclically, where the window w
+grows with depth and the shift s is drawn anew for each block and forward pass. All frames are computed in one call, and
+every sample of a batch has its own shift.
+
+Tokens are (batch, tokens, channels) with video tokens in the order (frame, row, column).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.networks.layers import GroupNorm, PointConv, zero_init
+
+SCORES_AT_ONCE = 2**21
+"""Attention scores in one part of `_attend_by_products`: 4 MiB of bfloat16."""
+
+
+class SelfAttention(nn.Module):
+    """x + proj(attention(qkv(norm(x)))) on (batch, tokens, channels).
+
+    `heads_first`: the qkv channels are ordered (head, q|k|v, channel), as in the super-resolution network; otherwise
+    (q|k|v, head, channel), as in the coupled one. Published weights depend on it.
+    """
+
+    def __init__(self, channels: int, heads: int, heads_first: bool = False, norm_groups: int = 32) -> None:
+        super().__init__()
+        self.heads, self.heads_first = heads, heads_first
+        self.norm = GroupNorm(channels, norm_groups)
+        self.qkv = PointConv(channels, 3 * channels)
+        self.proj = zero_init(PointConv(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(x))
+        if self.heads_first:
+            q, k, v = qkv.unflatten(2, (self.heads, 3, -1)).unbind(3)
+        else:
+            q, k, v = qkv.unflatten(2, (3, self.heads, -1)).unbind(2)
+        return x + self.proj(attend(q, k, v).flatten(2))
+
+
+class CrossModalAttention(nn.Module):
+    """RS-MMA between video (batch, frames, height, width, channels) and audio (batch, samples, channels).
+
+    `window` is its length in frames; None is the whole clip (the middle of the network), where the shift has no
+    meaning.
+    """
+
+    def __init__(self, channels: int, heads: int, window: int | None, norm_groups: int = 32) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.video = CrossModalBranch(channels, norm_groups)
+        self.audio = CrossModalBranch(channels, norm_groups)
+
+    def forward(self, video: Tensor, audio: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`shift` (batch,) whole frames, 0 … frames − window; None is 0."""
+        frames, tokens = video.shape[1], video.shape[2] * video.shape[3]
+        window = self.window or frames
+        q_video, kv_video = self.video.project(video.flatten(1, 3), self.heads)
+        q_audio, kv_audio = self.audio.project(audio, self.heads)
+        per_frame = audio.shape[1] // frames  # audio samples in a segment; what is left over joins the last segment
+        if shift is None:
+            shift = torch.zeros(video.shape[0], dtype=torch.long, device=video.device)
+        from_audio = attend_windows(q_video, kv_audio, frames, tokens, per_frame, window, shift)
+        from_video = attend_windows(q_audio, kv_video, frames, per_frame, tokens, window, shift)
+        return video + self.video.proj(from_audio).view(video.shape), audio + self.audio.proj(from_video)
+
+
+class CrossModalBranch(nn.Module):
+    """One modality's part of RS-MMA: norm, queries, keys and values, and the projection of what it attended to."""
+
+    def __init__(self, channels: int, norm_groups: int) -> None:
+        super().__init__()
+        self.norm = GroupNorm(channels, norm_groups)
+        self.qkv = PointConv(channels, 3 * channels)
+        self.proj = zero_init(PointConv(channels, channels))
+
+    def project(self, x: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        """Queries (batch, tokens, heads, d) and keys with values (batch, tokens, 2, heads, d)."""
+        qkv = self.qkv(self.norm(x)).unflatten(2, (3, heads, -1))
+        return qkv[:, :, 0], qkv[:, :, 1:]
+
+
+def window_keys(length: int, frames: int, per_frame: int, window: int, shift: Tensor) -> Tensor:
+    """Which of `length` tokens each frame attends to: (batch, frames, window · per_frame).
+
+    Frame i sees tokens (i + shift) · per_frame + 0, 1, 2, …, modulo `length`. Where `length` is not frames · per_frame,
+    a window that runs over the end therefore goes through the left-over tokens and begins again at token 0, as
+    published.
+    """
+    start = (torch.arange(frames, device=shift.device) + shift[:, None]) * per_frame
+    return (start[:, :, None] + torch.arange(window * per_frame, device=shift.device)) % length
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention of (batch, tokens, heads, d) tensors, softmax in float32."""
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if q.is_cpu and q.dtype == torch.bfloat16:
+        return _attend_by_products(q, k, v).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def _attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same in bfloat16 on a processor, (batch, heads, tokens, d): two batched matrix products, in parts whose
+    scores stay in the cache. On processors without AMX it takes little more than half the time of the fused kernel."""
+    queries, keys, values = (q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1).mT, v.flatten(0, 1)
+    size = max(1, SCORES_AT_ONCE // (queries.shape[1] * values.shape[1]))
+    parts = zip(queries.split(size), keys.split(size), values.split(size), strict=True)
+    return torch.cat([(a @ b).softmax(dim=-1) @ c for a, b, c in parts]).view(q.shape)
+
+
+def attend_windows(
+    q: Tensor, kv: Tensor, frames: int, q_per_frame: int, k_per_frame: int, window: int, shift: Tensor
+) -> Tensor:
+    """Queries (batch, Q, heads, d) of one modality to the windows of the other's `kv` (batch, K, 2, heads, d).
+
+    Query tokens beyond frames · q_per_frame use the last frame's window. Returns (batch, Q, heads · d).
+    """
+    batch, length = kv.shape[:2]
+    if window * k_per_frame == length:  # every window is the whole clip, and the order of keys does not matter
+        return attend(q, *kv.unbind(2)).flatten(2)
+    keys = window_keys(length, frames, k_per_frame, window, shift)
+    rows = (keys + length * torch.arange(batch, device=keys.device)[:, None, None]).flatten()
+    windows = kv.flatten(0, 1).index_select(0, rows).unflatten(0, (batch * frames, -1))
+    whole = frames * q_per_frame
+    segments = q[:, :whole].unflatten(1, (frames, q_per_frame)).flatten(0, 1)
+    out = attend(segments, *windows.unbind(2)).reshape(batch, whole, -1)
+    if whole < q.shape[1]:
+        last = windows.unflatten(0, (batch, frames))[:, -1]
+        out = torch.cat([out, attend(q[:, whole:], *last.unbind(2)).flatten(2)], dim=1)
+    return out

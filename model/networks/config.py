@@ -1,0 +1,331 @@
+"""What a model is, in numbers: the clip it makes and the two networks that make it. No torch here: the API reads this
+too.
+
+Base numbers are fields, everything that follows from them is a property. Figures of the `paper` preset: Ruan et al.,
+CVPR 2023, and the flags of the published scripts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+MODALITIES = ("video", "audio")
+KINDS = ("generate", "v2a", "a2v")
+PredictionType = Literal["eps", "v", "x0"]
+
+
+def norm_groups(channels: int, groups: int = 32) -> int:
+    """Groups of a group normalisation: `groups`, 32 as published, or where they do not divide the channels the most of
+    them that do."""
+    return math.gcd(groups, channels)
+
+
+AUDIO_STRIDE = 4
+"""Audio is pooled by 4 where video is pooled by 2×2, so that both lose the same share of values a scale."""
+
+
+class ConfigError(ValueError):
+    """A configuration that does not fit together; the message names the numbers."""
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """The clip a model makes: `frames` images of `height`×`width` pixels at `fps` hertz with mono sound at
+    `sample_rate`."""
+
+    frames: int = 16
+    fps: int = 10
+    height: int = 64
+    width: int = 64
+    sample_rate: int = 16_000
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.frames / self.fps
+
+    @property
+    def samples(self) -> int:
+        """Audio samples that sound as long as the frames last."""
+        return self.frames * self.sample_rate // self.fps
+
+    @property
+    def video_shape(self) -> tuple[int, int, int, int]:
+        """(frames, channels, height, width)."""
+        return self.frames, 3, self.height, self.width
+
+    @property
+    def audio_shape(self) -> tuple[int, int]:
+        """(channels, samples)."""
+        return 1, self.samples
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The coupled U-Net. Scales are named by their downsampling factor: 1, 2, 4, 8.
+
+    `head_channels` is the width of an RS-MMA head; every self-attention uses `heads` heads. `windows[k]` is the RS-MMA
+    window, in frames, at `cross_attention_scales[k]`. With one modality only that sub-network is built, without RS-MMA:
+    the paper's single-modality baselines.
+
+    Departures from the published network, for small ones. `norm_groups`: of every group normalisation, at most;
+    processors are slow at groups of two or three channels. `video_patch` and `audio_patch`: squares of so many pixels
+    a side, and so many samples, are one token of the finest scale (the patches of Hoogeboom et al., simple diffusion,
+    2023). `prediction`: what the last layers say, "eps" the noise, or "v" or "x0" (see model/sampling/prediction.py).
+    """
+
+    channels: int = 128
+    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
+    res_blocks: int = 2
+    heads: int = 4
+    head_channels: int = 64
+    cross_attention_scales: tuple[int, ...] = (2, 4, 8)
+    windows: tuple[int, ...] = (1, 4, 8)
+    window_shift: bool = True
+    video_attention_scales: tuple[int, ...] = (2, 4, 8)
+    audio_attention_scales: tuple[int, ...] = ()
+    scale_shift_norm: bool = True
+    dropout: float = 0.0
+    modalities: tuple[str, ...] = MODALITIES
+    video_patch: int = 1
+    audio_patch: int = 1
+    norm_groups: int = 32
+    prediction: PredictionType = "eps"
+
+    def __post_init__(self) -> None:
+        _check_channels(self.channels)
+        if len(self.windows) != len(self.cross_attention_scales):
+            raise ConfigError(
+                f"windows {self.windows} and cross_attention_scales {self.cross_attention_scales} must pair up: "
+                "one window a scale"
+            )
+        if not self.modalities or not set(self.modalities) <= set(MODALITIES):
+            raise ConfigError(f"modalities must be some of {MODALITIES}; got {self.modalities}")
+        if any(window < 1 for window in self.windows):
+            raise ConfigError(f"windows must be at least 1 frame; got {self.windows}")
+        _check_departures(self, "video_patch", "audio_patch", "norm_groups")
+        for level, mult in enumerate(self.channel_mult):
+            scale, width = 2**level, mult * self.channels
+            attends = (
+                scale in (*self.video_attention_scales, *self.audio_attention_scales) or mult == self.channel_mult[-1]
+            )
+            if attends and width % self.heads:
+                raise ConfigError(
+                    f"{width} channels at scale {scale} cannot be split into {self.heads} self-attention heads"
+                )
+            if self.coupled and scale in self.cross_attention_scales and width % self.head_channels:
+                raise ConfigError(
+                    f"{width} channels at scale {scale} cannot be split into RS-MMA heads of {self.head_channels}"
+                )
+
+    @property
+    def coupled(self) -> bool:
+        """Both modalities: RS-MMA ties them together."""
+        return set(self.modalities) == set(MODALITIES)
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        return tuple(2**level for level in range(len(self.channel_mult)))
+
+    @property
+    def video_stride(self) -> int:
+        """Pixels a side that are one token at the coarsest scale."""
+        return self.video_patch * 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def audio_stride(self) -> int:
+        """Samples that are one token at the coarsest scale."""
+        return self.audio_patch * AUDIO_STRIDE ** (len(self.channel_mult) - 1)
+
+    @property
+    def middle_coupled(self) -> bool:
+        """The published code builds the middle RS-MMA block only for windows (1, 4, 8) exactly; checkpoints depend on
+        it."""
+        return self.coupled and self.windows == (1, 4, 8)
+
+    @property
+    def block_windows(self) -> tuple[int, ...]:
+        """Window of every shifted RS-MMA block in order of execution: input blocks, then output blocks."""
+        if not self.coupled:
+            return ()
+        window = dict(zip(self.cross_attention_scales, self.windows, strict=True))
+        down = [window[s] for s in self.scales for _ in range(self.res_blocks) if s in window]
+        up = [window[s] for s in reversed(self.scales) for _ in range(self.res_blocks + 1) if s in window]
+        return tuple(down + up)
+
+    def max_shifts(self, frames: int) -> tuple[int, ...]:
+        """Largest allowed shift of every RS-MMA block: a window starts at frame 0 … frames − window."""
+        return tuple(frames - window if self.window_shift else 0 for window in self.block_windows)
+
+    def check(self, clip: ClipSpec) -> None:
+        """Raise ConfigError, naming the numbers, unless the network can process `clip`."""
+        scales = len(self.channel_mult)
+        if "video" in self.modalities and (clip.height % self.video_stride or clip.width % self.video_stride):
+            patches = f" of patches of {self.video_patch}" if self.video_patch > 1 else ""
+            raise ConfigError(
+                f"frames of {clip.height}×{clip.width} pixels are not divisible by {self.video_stride} "
+                f"({scales} scales{patches})"
+            )
+        if "audio" in self.modalities and clip.samples % self.audio_stride:
+            patches = f", patches of {self.audio_patch}" if self.audio_patch > 1 else ""
+            raise ConfigError(
+                f"{clip.samples} audio samples are not divisible by {self.audio_stride} "
+                f"({scales} scales of stride {AUDIO_STRIDE}{patches})"
+            )
+        if self.coupled:
+            if clip.samples // self.audio_stride < clip.frames:
+                raise ConfigError(
+                    f"{clip.samples} audio samples leave {clip.samples // self.audio_stride} at the coarsest scale, "
+                    f"fewer than {clip.frames} frames"
+                )
+            if max(self.windows, default=1) > clip.frames:
+                raise ConfigError(
+                    f"an RS-MMA window of {max(self.windows)} frames is longer than the clip's {clip.frames}"
+                )
+
+
+@dataclass(frozen=True)
+class SRConfig:
+    """The super-resolution U-Net (guided-diffusion's upsampler), one frame at a time, `height`×`width` → ×`factor`.
+
+    `patch`, `norm_groups` and `prediction` are departures for small networks, as in UNetConfig.
+    """
+
+    factor: int = 4
+    channels: int = 192
+    channel_mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+    res_blocks: int = 2
+    heads: int = 4
+    attention_scales: tuple[int, ...] = (8, 16, 32)
+    learn_sigma: bool = True
+    scale_shift_norm: bool = True
+    dropout: float = 0.0
+    patch: int = 1
+    norm_groups: int = 32
+    prediction: PredictionType = "eps"
+
+    def __post_init__(self) -> None:
+        _check_channels(self.channels)
+        _check_departures(self, "patch", "norm_groups")
+        for level, mult in enumerate(self.channel_mult):
+            if 2**level in self.attention_scales and (mult * self.channels) % self.heads:
+                raise ConfigError(
+                    f"{mult * self.channels} channels at scale {2**level} cannot be split into {self.heads} heads"
+                )
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        return tuple(2**level for level in range(len(self.channel_mult)))
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side that are one token at the coarsest scale."""
+        return self.patch * self.scales[-1]
+
+    @property
+    def out_channels(self) -> int:
+        """The prediction, and where the variance is learned its logits."""
+        return 6 if self.learn_sigma else 3
+
+    def check(self, clip: ClipSpec) -> None:
+        """Raise ConfigError, naming the numbers, unless frames of `clip` can be upsampled."""
+        for side in (clip.height * self.factor, clip.width * self.factor):
+            if side % self.stride:
+                patches = f" of patches of {self.patch}" if self.patch > 1 else ""
+                raise ConfigError(
+                    f"a side of {side} pixels is not divisible by {self.stride} "
+                    f"({len(self.channel_mult)} scales{patches})"
+                )
+
+
+def _check_departures(config: UNetConfig | SRConfig, *counts: str) -> None:
+    for name in counts:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} must be at least 1; got {getattr(config, name)}")
+    if config.prediction not in get_args(PredictionType):
+        raise ConfigError(f"prediction must be one of {', '.join(get_args(PredictionType))}; got {config.prediction!r}")
+
+
+def _check_channels(channels: int) -> None:
+    if channels < 16 or channels % 16:
+        raise ConfigError(f"channels must be a multiple of 16 (group normalisation); got {channels}")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The forward process: `steps` betas, `linear` (1e-4 … 0.02 at 1000 steps) or `cosine`."""
+
+    kind: str = "linear"
+    steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linear", "cosine"):
+            raise ConfigError(f"schedule kind must be 'linear' or 'cosine'; got {self.kind!r}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One servable model: clip, base network, super-resolution network if it has one, schedule."""
+
+    clip: ClipSpec = field(default_factory=ClipSpec)
+    base: UNetConfig = field(default_factory=UNetConfig)
+    sr: SRConfig | None = field(default_factory=SRConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        self.base.check(self.clip)
+        if self.sr is not None:
+            self.sr.check(self.clip)
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """(height, width) of the frames after super-resolution."""
+        factor = self.sr.factor if self.sr else 1
+        return self.clip.height * factor, self.clip.width * factor
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "paper": ModelConfig(),
+    "demo": ModelConfig(
+        clip=ClipSpec(height=32, width=32),
+        base=UNetConfig(channels=32, head_channels=32),
+        sr=SRConfig(channels=16, channel_mult=(1, 2, 3, 4, 8), res_blocks=1, attention_scales=(16,)),
+    ),
+    "pocket": ModelConfig(
+        clip=ClipSpec(height=16, width=16, sample_rate=8000),
+        base=UNetConfig(
+            channels=32,
+            channel_mult=(2, 3),
+            res_blocks=1,
+            head_channels=32,
+            cross_attention_scales=(1, 2),
+            windows=(1, 4),
+            window_shift=False,
+            video_attention_scales=(2,),
+            video_patch=4,
+            audio_patch=40,
+            norm_groups=8,
+            prediction="x0",
+        ),
+        sr=SRConfig(
+            factor=8,
+            channels=64,
+            channel_mult=(1, 2),
+            res_blocks=1,
+            attention_scales=(),
+            learn_sigma=False,
+            patch=8,
+            norm_groups=8,
+            prediction="x0",
+        ),
+    ),
+    "tiny": ModelConfig(
+        clip=ClipSpec(frames=8, height=16, width=16, sample_rate=1280),
+        base=UNetConfig(channels=32, channel_mult=(1, 1, 1, 1), res_blocks=1, head_channels=16),
+        sr=SRConfig(channels=32, channel_mult=(1, 1), res_blocks=1, attention_scales=()),
+    ),
+}
+"""`paper`: the published model. `demo`: for training on one GPU. `pocket`: for training on two CPU cores, what ships.
+`tiny`: for tests, milliseconds a forward."""

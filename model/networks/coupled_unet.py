@@ -1,0 +1,410 @@
+"""The coupled U-Net of MM-Diffusion (Ruan et al., CVPR 2023, section 3): one network for a clip and its sound.
+
+Two U-Nets of the same layout run side by side, (2+1)D convolutions and self-attention on video, dilated convolutions on
+audio, tied together by RS-MMA blocks (attention.py). Stages and layers are numbered as in published checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.networks.attention import CrossModalAttention, SelfAttention
+from model.networks.config import UNetConfig
+from model.networks.layers import (
+    AudioConv,
+    Conv2d,
+    GroupNorm,
+    PointConv,
+    TimeEmbedding,
+    TimeProjection,
+    VideoConv,
+    cast_weights,
+    from_video_patches,
+    pool_audio,
+    pool_video,
+    repeat_audio,
+    repeat_video,
+    silu,
+    to_audio_patches,
+    to_video_patches,
+    zero_init,
+)
+
+
+class CoupledUNet(nn.Module):
+    """Predicts the noise in a noisy clip, or what `config.prediction` says instead. As built, every residual branch is
+    zero: the start of training."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.time_embed = TimeEmbedding(config.channels, config.channels)
+        self.input_blocks, self.middle_blocks, self.output_blocks = _build_stages(config)
+        width = config.channel_mult[0] * config.channels
+        self.video_out = VideoHead(width, config) if "video" in config.modalities else None
+        self.audio_out = AudioHead(width, config) if "audio" in config.modalities else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that convolutions and attention are computed in."""
+        return next(self.input_blocks.parameters()).dtype
+
+    def to_compute(self, dtype: torch.dtype) -> CoupledUNet:
+        """Compute in `dtype`, but norms, softmax and everything about time in float32. Casts the weights in place."""
+        cast_weights(self, dtype)
+        return self
+
+    def forward(
+        self,
+        video: Tensor | None,
+        audio: Tensor | None,
+        t_video: Tensor | None,
+        t_audio: Tensor | None,
+        shifts: Tensor | None = None,
+        coupled: bool = True,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What `config.prediction` says (the noise, as published) of `video` (batch, frames, 3, height, width) and
+        `audio` (batch, 1, samples): same shapes, float32. model/sampling/prediction.py makes noise of any of them.
+
+        `t_video`, `t_audio` (batch,) are times of the 1000-step schedule, whole or fractional. `shifts` (batch, blocks)
+        are the RS-MMA window shifts in frames, one for each sample and each of `config.block_windows`; None is zero.
+        `coupled=False` skips RS-MMA: each modality is then predicted without the other. A modality that is not in
+        `config.modalities` is None, as are its time and its prediction.
+
+        Raises ValueError, naming the numbers, for inputs that do not fit. Shifts that are already on a GPU are taken as
+        they are: reading them back would stall it.
+        """
+        self._check(video, audio, t_video, t_audio, shifts)
+        emb_video = None if t_video is None else silu(self.time_embed(t_video))
+        emb_audio = None if t_audio is None else silu(self.time_embed(t_audio))
+        if video is not None:
+            video = to_video_patches(video.to(self.dtype), self.config.video_patch)
+        if audio is not None:
+            audio = to_audio_patches(audio.to(self.dtype), self.config.audio_patch)
+        blocks = len(self.config.block_windows)
+        shift = iter([None] * blocks if shifts is None else shifts.to(next(self.parameters()).device).unbind(1))
+
+        def run(stage: nn.Module, video: Tensor | None, audio: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+            for layer in stage.children():
+                if not isinstance(layer, CrossModalAttention):
+                    video, audio = layer(video, audio, emb_video, emb_audio)
+                elif coupled:
+                    video, audio = layer(video, audio, None if layer.window is None else next(shift))
+            return video, audio
+
+        skips = []
+        for stage in self.input_blocks:
+            video, audio = run(stage, video, audio)
+            skips.append((video, audio))
+        video, audio = run(self.middle_blocks, video, audio)
+        for stage in self.output_blocks:
+            video, audio = _concat((video, audio), skips.pop())
+            video, audio = run(stage, video, audio)
+
+        predicted_video = self.video_out(video).float() if self.video_out is not None else None
+        predicted_audio = self.audio_out(audio).float() if self.audio_out is not None else None
+        return predicted_video, predicted_audio
+
+    def _check(
+        self,
+        video: Tensor | None,
+        audio: Tensor | None,
+        t_video: Tensor | None,
+        t_audio: Tensor | None,
+        shifts: Tensor | None,
+    ) -> None:
+        config = self.config
+        for name, x, t in (("video", video, t_video), ("audio", audio, t_audio)):
+            if (x is not None, t is not None) != (name in config.modalities,) * 2:
+                raise ValueError(
+                    f"this network denoises {' and '.join(config.modalities)}: {name} and t_{name} must be "
+                    f"{'given' if name in config.modalities else 'None'}"
+                )
+            if x is not None and t is not None and t.shape != x.shape[:1]:
+                raise ValueError(
+                    f"t_{name} must have the shape ({x.shape[0]},), one time a sample; got {tuple(t.shape)}"
+                )
+        if video is not None:
+            stride = config.video_stride
+            if video.dim() != 5 or video.shape[2] != 3 or video.shape[3] % stride or video.shape[4] % stride:
+                raise ValueError(
+                    f"video must be (batch, frames, 3, height, width) with sides divisible by {stride}; "
+                    f"got {tuple(video.shape)}"
+                )
+        if audio is not None:
+            stride = config.audio_stride
+            if audio.dim() != 3 or audio.shape[1] != 1 or audio.shape[2] % stride:
+                raise ValueError(
+                    f"audio must be (batch, 1, samples) with samples divisible by {stride}; got {tuple(audio.shape)}"
+                )
+        if video is not None and audio is not None:
+            self._check_pair(video, audio, shifts)
+
+    def _check_pair(self, video: Tensor, audio: Tensor, shifts: Tensor | None) -> None:
+        config, (batch, frames) = self.config, video.shape[:2]
+        coarsest = audio.shape[2] // config.audio_stride
+        if audio.shape[0] != batch:
+            raise ValueError(f"a batch of {batch} videos and {audio.shape[0]} sounds do not pair up")
+        if coarsest < frames:
+            raise ValueError(
+                f"{audio.shape[2]} audio samples leave {coarsest} at the coarsest scale, fewer than {frames} frames"
+            )
+        if max(config.block_windows, default=1) > frames:
+            raise ValueError(
+                f"an RS-MMA window of {max(config.block_windows)} frames is longer than the clip's {frames}"
+            )
+        if shifts is None:
+            return
+        if tuple(shifts.shape) != (batch, len(config.block_windows)):
+            raise ValueError(
+                f"shifts must be (batch, blocks) = {(batch, len(config.block_windows))}; got {tuple(shifts.shape)}"
+            )
+        if shifts.is_cpu:
+            limits = config.max_shifts(frames)
+            wrong = (shifts < 0) | (shifts > torch.tensor(limits))
+            if wrong.any():
+                sample, block = wrong.nonzero()[0].tolist()
+                raise ValueError(
+                    f"the shift of block {block} must be 0 … {limits[block]} frames; got {shifts[sample, block].item()}"
+                )
+
+
+class Stem(nn.Module):
+    """The first layer: the values of a patch, 3 of video and 1 of audio as published, to the width of the network."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        width = config.channel_mult[0] * config.channels
+        self.video = VideoConv(3 * config.video_patch**2, width) if "video" in config.modalities else None
+        self.audio = AudioConv(config.audio_patch, width) if "audio" in config.modalities else None
+
+    def forward(
+        self, video: Tensor | None, audio: Tensor | None, emb_video: Tensor | None, emb_audio: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        return (
+            self.video(video) if self.video is not None else None,
+            self.audio(audio) if self.audio is not None else None,
+        )
+
+
+class ResBlock(nn.Module):
+    """A residual block of each modality. The projection of the time embedding is one map, used by both.
+
+    `resample` is "down" or "up" for the blocks that change the scale.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        in_channels: int,
+        out_channels: int,
+        dilation: int,
+        video_attention: bool = False,
+        audio_attention: bool = False,
+        resample: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.emb = TimeProjection(config.channels, (1 + config.scale_shift_norm) * out_channels)
+        self.video = self.audio = None
+        if "video" in config.modalities:
+            self.video = VideoBranch(config, in_channels, out_channels, video_attention, resample)
+        if "audio" in config.modalities:
+            self.audio = AudioBranch(config, in_channels, out_channels, dilation, audio_attention, resample)
+
+    def forward(
+        self, video: Tensor | None, audio: Tensor | None, emb_video: Tensor | None, emb_audio: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        return (
+            self.video(video, self.emb(emb_video)) if self.video is not None else None,
+            self.audio(audio, self.emb(emb_audio)) if self.audio is not None else None,
+        )
+
+
+class Branch(nn.Module):
+    """One modality of a residual block: norm, SiLU, convolution, norm with the time, SiLU, 1×1 convolution.
+
+    Scale changes follow the convolution. Going up, everything after it is done before the repetition of pixels, with
+    which norms over the whole clip and maps of single pixels commute (so dropout falls on all repetitions of a pixel).
+    """
+
+    pool: Callable[[Tensor], Tensor]
+    repeat: Callable[[Tensor], Tensor]
+
+    def __init__(
+        self, config: UNetConfig, conv: VideoConv | AudioConv, in_channels: int, out_channels: int, resample: str | None
+    ) -> None:
+        super().__init__()
+        self.scale_shift_norm, self.resample = config.scale_shift_norm, resample
+        self.norm_in = GroupNorm(in_channels, config.norm_groups)
+        self.conv_in = conv
+        self.norm_out = GroupNorm(out_channels, config.norm_groups)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv_out = zero_init(PointConv(out_channels, out_channels))
+        self.skip = PointConv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = silu(self.norm_in(x))
+        for step in self.conv_in.steps(pool=self.resample == "down"):
+            h = step(h)
+        if self.scale_shift_norm:
+            h = self.norm_out(h, emb)
+        else:
+            h = self.norm_out(h + emb.to(h.dtype).view(h.shape[0], *(1,) * (h.dim() - 2), -1))
+        h = self.conv_out(self.dropout(silu(h)))
+        if self.resample == "down":
+            x = self.pool(x)
+        x = self.skip(x) + h
+        return self.repeat(x) if self.resample == "up" else x
+
+
+class VideoBranch(Branch):
+    """Video (batch, frames, height, width, channels); attention first in each frame, then over frames at each pixel."""
+
+    pool, repeat = staticmethod(pool_video), staticmethod(repeat_video)
+
+    def __init__(
+        self, config: UNetConfig, in_channels: int, out_channels: int, attention: bool, resample: str | None
+    ) -> None:
+        super().__init__(config, VideoConv(in_channels, out_channels), in_channels, out_channels, resample)
+        self.spatial_attention = self.temporal_attention = None
+        if attention:
+            self.spatial_attention = SelfAttention(out_channels, config.heads, norm_groups=config.norm_groups)
+            self.temporal_attention = SelfAttention(out_channels, config.heads, norm_groups=config.norm_groups)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        x = super().forward(x, emb)
+        if self.spatial_attention is None or self.temporal_attention is None:
+            return x
+        batch, frames, height, width, _ = x.shape
+        x = self.spatial_attention(x.view(batch * frames, height * width, -1))
+        x = x.view(batch, frames, height * width, -1).transpose(1, 2).contiguous()
+        x = self.temporal_attention(x.flatten(0, 1))
+        x = x.view(batch, height * width, frames, -1).transpose(1, 2).contiguous()
+        return x.view(batch, frames, height, width, -1)
+
+
+class AudioBranch(Branch):
+    """Audio (batch, samples, channels)."""
+
+    pool, repeat = staticmethod(pool_audio), staticmethod(repeat_audio)
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        in_channels: int,
+        out_channels: int,
+        dilation: int,
+        attention: bool,
+        resample: str | None,
+    ) -> None:
+        super().__init__(config, AudioConv(in_channels, out_channels, dilation), in_channels, out_channels, resample)
+        self.attention = None
+        if attention:
+            self.attention = SelfAttention(out_channels, config.heads, norm_groups=config.norm_groups)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        x = super().forward(x, emb)
+        return x if self.attention is None else self.attention(x)
+
+
+class VideoHead(nn.Module):
+    """Norm, SiLU and a 3×3×3 convolution to the pixels of a patch; returns (batch, frames, 3, height, width)."""
+
+    def __init__(self, channels: int, config: UNetConfig) -> None:
+        super().__init__()
+        self.patch = config.video_patch
+        self.norm = GroupNorm(channels, config.norm_groups)
+        self.conv = zero_init(nn.Conv3d(channels, 3 * self.patch**2, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.conv.bias is not None
+        batch, frames, height, width, _ = x.shape
+        x = silu(self.norm(x)).flatten(0, 1).permute(0, 3, 1, 2)
+        # The kernel's three slices in time as one 2D convolution, each slice then added to the frame it belongs to.
+        taps = self.conv.weight.movedim(2, 0).flatten(0, 1)
+        parts = F.conv2d(x, taps, padding=1).float().view(batch, frames, 3, -1, height, width)
+        before, same, after = parts.unbind(2)
+        out = same + self.conv.bias.float().view(-1, 1, 1)
+        out[:, 1:] += before[:, :-1]
+        out[:, :-1] += after[:, 1:]
+        return from_video_patches(out, self.patch)
+
+
+class AudioHead(nn.Module):
+    """Norm, SiLU and a convolution of 3 taps to the samples of a patch; returns (batch, 1, samples)."""
+
+    def __init__(self, channels: int, config: UNetConfig) -> None:
+        super().__init__()
+        self.norm = GroupNorm(channels, config.norm_groups)
+        self.conv = zero_init(Conv2d(channels, config.audio_patch, (1, 3), padding=(0, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(silu(self.norm(x)).unsqueeze(1)).reshape(x.shape[0], 1, -1)
+
+
+def _build_stages(config: UNetConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
+    """Input, middle and output stages. Every stage is a list of layers and, going down, leaves a skip connection."""
+    window = dict(zip(config.cross_attention_scales, config.windows, strict=True)) if config.coupled else {}
+
+    def block(in_channels: int, out_channels: int, scale: int, depth: int) -> list[nn.Module]:
+        layers: list[nn.Module] = [
+            ResBlock(
+                config,
+                in_channels,
+                out_channels,
+                _dilation(depth),
+                video_attention=scale in config.video_attention_scales,
+                audio_attention=scale in config.audio_attention_scales,
+            )
+        ]
+        if scale in window:
+            layers.append(
+                CrossModalAttention(
+                    out_channels, out_channels // config.head_channels, window[scale], config.norm_groups
+                )
+            )
+        return layers
+
+    width, depth = config.channel_mult[0] * config.channels, 1
+    inputs, skip_widths = [nn.ModuleList([Stem(config)])], [width]
+    for scale, mult in zip(config.scales, config.channel_mult, strict=True):
+        for _ in range(config.res_blocks):
+            inputs.append(nn.ModuleList(block(width, mult * config.channels, scale, depth)))
+            width = mult * config.channels
+            skip_widths.append(width)
+            depth += 1
+        if scale != config.scales[-1]:
+            inputs.append(nn.ModuleList([ResBlock(config, width, width, _dilation(depth), resample="down")]))
+            skip_widths.append(width)
+            depth += 1
+
+    middle: list[nn.Module] = [ResBlock(config, width, width, _dilation(depth), True, True) for _ in range(2)]
+    if config.middle_coupled:
+        middle.insert(1, CrossModalAttention(width, width // config.head_channels, None, config.norm_groups))
+
+    outputs = []
+    for scale, mult in reversed(list(zip(config.scales, config.channel_mult, strict=True))):
+        for i in range(config.res_blocks + 1):
+            depth -= 1
+            layers = block(width + skip_widths.pop(), mult * config.channels, scale, depth)
+            width = mult * config.channels
+            if i == config.res_blocks and scale != 1:  # shares its dilation with the next block, as published
+                layers.append(ResBlock(config, width, width, _dilation(depth - 1), resample="up"))
+            outputs.append(nn.ModuleList(layers))
+    return nn.ModuleList(inputs), nn.ModuleList(middle), nn.ModuleList(outputs)
+
+
+def _dilation(depth: int) -> int:
+    """Samples between the taps of the audio convolution: doubled with every block, started again after 512."""
+    return 2 ** (depth % 10)
+
+
+def _concat(
+    pair: tuple[Tensor | None, Tensor | None], skip: tuple[Tensor | None, Tensor | None]
+) -> list[Tensor | None]:
+    """Skip connections are joined on as further channels, to each modality its own."""
+    return [None if x is None or y is None else torch.cat([x, y], dim=-1) for x, y in zip(pair, skip, strict=True)]

@@ -1,0 +1,228 @@
+"""The parts both networks are made of.
+
+Activations are kept with channels last: video (batch, frames, height, width, channels), audio (batch, samples,
+channels), images (batch, height, width, channels). A 1×1 convolution is then a plain linear map, a 2D convolution sees
+its native channels-last layout, and a convolution over frames or samples is a 2D convolution on a view of the same
+memory: nothing is ever transposed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.networks.config import AUDIO_STRIDE, norm_groups
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sinusoidal features (batch, dim) of the times `t` (batch,), whole or fractional: cosines, then sines; float32."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(10_000) / half * torch.arange(half, dtype=torch.float32, device=t.device))
+    angles = t.float()[:, None] * frequencies
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, dim % 2))
+
+
+class TimeEmbedding(nn.Sequential):
+    """t (batch,) → (batch, width): sinusoids through two linear layers, float32 throughout."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, width))
+        self.channels = channels
+
+    def forward(self, t: Tensor) -> Tensor:
+        return super().forward(timestep_embedding(t, self.channels))
+
+
+class TimeProjection(nn.Linear):
+    """The time embedding to the scale and shift of one block, float32."""
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation of (batch, …, channels) over everything but the batch, with statistics in float32.
+
+    `modulation` (batch, 2·channels) is the timestep's scale and shift, applied after the affine map: FiLM conditioning.
+    """
+
+    def __init__(self, channels: int, groups: int = 32, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.groups = norm_groups(channels, groups)
+        self.eps = eps
+
+    def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
+        weight, bias = self.weight, self.bias
+        if modulation is None:
+            return self._normalise(x, weight, bias)
+        scale, shift = modulation.float().chunk(2, dim=1)
+        scale = scale + 1
+        if x.shape[0] == 1:  # one sample: its scale and shift are the affine map of the norm itself, and cost nothing
+            return self._normalise(x, weight * scale[0], bias * scale[0] + shift[0])
+        per_sample = (x.shape[0], *(1,) * (x.dim() - 2), -1)
+        y = self._normalise(x, weight, bias)
+        return torch.addcmul(shift.to(y.dtype).view(per_sample), y, scale.to(y.dtype).view(per_sample))
+
+    def _normalise(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        planes = x.view(x.shape[0], -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+        if x.is_cpu:  # this kernel reads bfloat16 or float16 and computes in float32 by itself
+            y = torch.group_norm(planes, self.groups, weight, bias, self.eps)
+        else:
+            y = torch.group_norm(planes.float(), self.groups, weight, bias, self.eps).to(x.dtype)
+        return y.permute(0, 2, 3, 1).reshape(x.shape)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x·sigmoid(x). Overwrites x where no gradient is recorded: callers pass a tensor that they own."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+class PointConv(nn.Linear):
+    """1×1 convolution of (…, channels): the same linear map of every token.
+
+    On a processor it runs as the convolution it is called after, over blocks of tokens: oneDNN's kernel for that is a
+    fifth to a third faster there than the matrix product behind `nn.Linear`, most of all where channels are few. Where
+    a gradient is wanted it is not: forward and backward together take half as long again.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cpu or torch.is_grad_enabled():
+            return super().forward(x)
+        tokens = x.numel() // self.in_features
+        block = math.gcd(tokens, 64)
+        if block < 16:
+            block = tokens
+        planes = x.view(-1, block, 1, self.in_features).permute(0, 3, 1, 2)
+        y = F.conv2d(planes, self.weight[:, :, None, None], self.bias)
+        return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
+
+
+class Conv2d(nn.Conv2d):
+    """2D convolution of (batch, height, width, channels)."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+
+
+class VideoConv(nn.Module):
+    """(2+1)D convolution of (batch, frames, height, width, channels): 3×3 in each frame, then 3 over frames."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.spatial = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.temporal = Conv2d(out_channels, out_channels, (3, 1), padding=(1, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps():
+            x = step(x)
+        return x
+
+    def steps(self, pool: bool = False) -> list[Callable[[Tensor], Tensor]]:
+        """What is done one after another, so that a caller can let go of each result before the next but one is made.
+
+        `pool` halves height and width by averaging. The average commutes with the convolution over frames, so that it
+        comes before it and leaves that a quarter of the work.
+        """
+        return [self._in_frames, *([pool_video] if pool else []), self._over_frames]
+
+    def _in_frames(self, x: Tensor) -> Tensor:
+        return self.spatial(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    def _over_frames(self, x: Tensor) -> Tensor:
+        return self.temporal(x.flatten(2, 3)).view(x.shape)
+
+
+class AudioConv(nn.Module):
+    """Convolution of (batch, samples, channels), 3 taps `dilation` samples apart."""
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv = Conv2d(in_channels, out_channels, (1, 3), padding=(0, dilation), dilation=(1, dilation))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.unsqueeze(1)).squeeze(1)
+
+    def steps(self, pool: bool = False) -> list[Callable[[Tensor], Tensor]]:
+        """As those of VideoConv. `pool` averages every four samples."""
+        return [self, pool_audio] if pool else [self]
+
+
+def to_video_patches(video: Tensor, patch: int) -> Tensor:
+    """(batch, frames, 3, height, width) → (batch, frames, rows, columns, 3·patch²): each square of pixels one token."""
+    if patch > 1:
+        video = F.pixel_unshuffle(video, patch)
+    return video.movedim(2, -1).contiguous()
+
+
+def from_video_patches(x: Tensor, patch: int) -> Tensor:
+    """(batch, frames, 3·patch², rows, columns) → (batch, frames, 3, height, width)."""
+    return F.pixel_shuffle(x, patch) if patch > 1 else x
+
+
+def to_audio_patches(audio: Tensor, patch: int) -> Tensor:
+    """(batch, 1, samples) → (batch, samples / patch, patch): each run of samples one token."""
+    return audio.reshape(audio.shape[0], -1, patch)
+
+
+def pool_image(x: Tensor) -> Tensor:
+    """(batch, height, width, channels) averaged over squares of 2×2."""
+    return F.avg_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).contiguous()
+
+
+def pool_video(x: Tensor) -> Tensor:
+    """(batch, frames, height, width, channels) averaged over squares of 2×2 in each frame."""
+    return pool_image(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def pool_audio(x: Tensor) -> Tensor:
+    """(batch, samples, channels) averaged over every four samples."""
+    return x.unflatten(1, (-1, AUDIO_STRIDE)).mean(dim=2)
+
+
+def repeat_image(x: Tensor) -> Tensor:
+    """Every pixel of (batch, height, width, channels) twice in both directions."""
+    batch, height, width, channels = x.shape
+    x = x.view(batch, height, 1, width, 1, channels).expand(-1, -1, 2, -1, 2, -1)
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def repeat_video(x: Tensor) -> Tensor:
+    """Every pixel of (batch, frames, height, width, channels) twice in both directions."""
+    return repeat_image(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def repeat_audio(x: Tensor) -> Tensor:
+    """Every sample of (batch, samples, channels) four times."""
+    return x.repeat_interleave(AUDIO_STRIDE, dim=1)
+
+
+def zero_init(module: Layer) -> Layer:
+    """Set all parameters to zero: a residual branch that ends so is the identity when training begins."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the convolutions and linear maps of `network` to `dtype`; norms and all that handles time stay float32."""
+    for module in network.children():
+        if isinstance(module, FLOAT32):
+            module.float()
+            continue
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
+        cast_weights(module, dtype)
+
+
+FLOAT32 = (GroupNorm, TimeEmbedding, TimeProjection)
+"""Modules whose weights are never cast."""

@@ -1,0 +1,247 @@
+"""Answers what samplers ask: gathers requests, runs each network once for as many as fit together, hands each its
+share."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Generator, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.networks.config import MODALITIES, PredictionType
+from model.networks.coupled_unet import CoupledUNet
+from model.networks.super_resolution import SRUNet
+from model.runtime.batch_sizes import Buckets
+from model.sampling.latents import Latents
+from model.sampling.prediction import to_eps
+from model.sampling.samplers import Evaluate, EvaluateFrames, Prediction
+from model.sampling.schedule import NoiseSchedule
+
+GRAPHS = 64
+"""Compiled graphs of one network at most: batch sizes, with and without RS-MMA, with and without a gradient."""
+
+_log = logging.getLogger(__name__)
+
+
+Request = Evaluate | EvaluateFrames
+
+
+class Evaluator:
+    """The networks of one model on one device. Calls it with requests of any mix; answers come in their order.
+
+    Requests share a forward where they ask for the same thing of clips of the same shape, whatever their times. Those
+    that want a gradient share one backward of the sum of their objectives: samples do not depend on each other.
+
+    `buckets`: the batch sizes of the base network, for clips one by one; where they are not given a group is one
+    forward, whatever its size. `frames_per_forward` bounds the memory that super-resolution takes. A forward that runs
+    out of memory is repeated at half the size, which is kept from then on; a single clip or frame that does not fit
+    raises.
+    """
+
+    def __init__(
+        self,
+        base: CoupledUNet | None,
+        sr: SRUNet | None,
+        schedule: NoiseSchedule,
+        frames_per_forward: int = 16,
+        buckets: Buckets | None = None,
+    ) -> None:
+        self.base = base.eval().requires_grad_(False) if base is not None else None
+        self.sr = sr.eval().requires_grad_(False) if sr is not None else None
+        self.schedule = schedule
+        self.frames_per_forward = frames_per_forward
+        self.compiled = False
+        self.halvings: Counter[str] = Counter()
+        """Forwards that ran out of memory, by network."""
+        self.use_buckets(buckets)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in."""
+        network = self.base if self.base is not None else self.sr
+        assert network is not None
+        return network.dtype
+
+    def use_buckets(self, buckets: Buckets | None) -> None:
+        """From now on. A backward takes several times the memory of a forward, so it keeps count by itself."""
+        self.buckets = buckets
+        self._gradient_buckets = Buckets(buckets.sizes) if buckets is not None else None
+
+    def compile(self) -> None:
+        """Compile both networks: one graph for each batch size, when it is first run (see `preparation`)."""
+        self.compiled = True
+        torch._dynamo.config.recompile_limit = GRAPHS
+        for network in (self.base, self.sr):
+            if network is not None:
+                network.compile(dynamic=False)
+
+    def __call__(self, requests: Sequence[Request]) -> list[Prediction]:
+        groups: dict[Hashable, list[int]] = defaultdict(list)
+        for position, request in enumerate(requests):
+            groups[_group(request)].append(position)
+        answers: dict[int, Prediction] = {}
+        for positions in groups.values():
+            members = [requests[position] for position in positions]
+            answers.update(zip(positions, self._answer(members), strict=True))
+        return [answers[position] for position in range(len(requests))]
+
+    def _answer(self, requests: Sequence[Any]) -> list[Prediction]:
+        if isinstance(requests[0], EvaluateFrames):
+            return self._super_resolution(requests)
+        buckets = self.buckets if requests[0].wrt is None else self._gradient_buckets
+        if buckets is None or any(request.x.batch != 1 for request in requests):
+            return self._base(requests)
+        answers: list[Prediction] = []
+        while len(answers) < len(requests):
+            size = buckets.plan(len(requests) - len(answers))[0]
+            batch = requests[len(answers) : len(answers) + size]
+            padding = [batch[-1]] * (size - len(batch))
+            try:
+                answers += self._base([*batch, *padding])[: len(batch)]
+                continue
+            except Exception as error:
+                if not (is_out_of_memory(error) and buckets.halve(size)):
+                    raise
+            # Here, not above: there the error still holds what the forward had allocated.
+            self.halvings["base"] += 1
+            _log.warning("out of memory with %d clips: at most %d from now on", size, buckets.largest)
+            torch.cuda.empty_cache()
+        return answers
+
+    def _base(self, requests: Sequence[Evaluate]) -> list[Prediction]:
+        sizes = [request.x.batch for request in requests]
+        x = Latents(*(_cat([getattr(request.x, name) for request in requests]) for name in MODALITIES))
+        shifts = _cat([request.shifts for request in requests])
+        wrt = requests[0].wrt
+        if wrt is None:
+            with torch.inference_mode():
+                return [Prediction(eps) for eps in self._forward(x, requests, shifts).split(sizes)]
+        with torch.enable_grad():
+            variable = x[wrt].detach().requires_grad_(True)
+            parts = self._forward(x.replace(wrt, variable), requests, shifts).split(sizes)
+            objectives = [r.objective(eps) for r, eps in zip(requests, parts, strict=True) if r.objective is not None]
+            (gradient,) = torch.autograd.grad(torch.stack(objectives).sum(), variable)
+        return [
+            Prediction(eps.map(Tensor.detach), gradient=share)
+            for eps, share in zip(parts, gradient.split(sizes), strict=True)
+        ]
+
+    def _forward(self, x: Latents, requests: Sequence[Evaluate], shifts: Tensor | None) -> Latents:
+        assert self.base is not None
+        eps, t_video, t_audio = Latents(None, None), _times(requests, "video"), _times(requests, "audio")
+        predicted = self.base(
+            x.video,
+            x.audio,
+            None if x.video is None else self._model_times(t_video, x.video.device),
+            None if x.audio is None else self._model_times(t_audio, x.audio.device),
+            shifts,
+            requests[0].coupled,
+        )
+        for name, said, times in zip(MODALITIES, predicted, (t_video, t_audio), strict=True):
+            if said is not None:
+                eps = eps.replace(name, self._to_eps(self.base.config.prediction, said, x[name], times))
+        return eps
+
+    def _to_eps(self, prediction: PredictionType, predicted: Tensor, x: Tensor, times: Sequence[float]) -> Tensor:
+        """Noise by the α and σ of the times that were asked for, one a sample, not of those the network was told: by
+        these the sampler comes back from ε̂ to x̂_0, which must be the network's own."""
+        if prediction == "eps":
+            return predicted
+        at = [max(t, 0.0) for t in times]
+        alpha, sigma = (
+            torch.tensor([of(t) for t in at], device=x.device).view(-1, *(1,) * (x.dim() - 1))
+            for of in (self.schedule.alpha, self.schedule.sigma)
+        )
+        return to_eps(prediction, predicted, x, alpha, sigma)
+
+    def _model_times(self, times: Sequence[float], device: torch.device) -> Tensor:
+        return torch.tensor([self.schedule.model_time(t) for t in times], device=device)
+
+    def _super_resolution(self, requests: Sequence[EvaluateFrames]) -> list[Prediction]:
+        if self.sr is None:
+            raise ValueError("this model has no super-resolution network")
+        sizes = [request.x.shape[0] for request in requests]
+        x = torch.cat([request.x for request in requests])
+        low_res = torch.cat([request.low_res for request in requests])
+        times = [request.t for request in requests for _ in request.x]
+        parts: list[tuple[Tensor, Tensor | None]] = []
+        done = 0
+        while done < len(x):
+            own = slice(done, done + self.frames_per_forward)
+            frames = len(times[own])
+            try:
+                parts.append(self._frames(x[own], low_res[own], times[own]))
+                done += frames
+                continue
+            except Exception as error:
+                if not is_out_of_memory(error) or frames == 1:
+                    raise
+            self.frames_per_forward = frames // 2
+            self.halvings["sr"] += 1
+            _log.warning("out of memory with %d frames: at most %d from now on", frames, self.frames_per_forward)
+            torch.cuda.empty_cache()
+        with torch.inference_mode():
+            eps = torch.cat([part[0] for part in parts])
+            learned = [part[1] for part in parts if part[1] is not None]
+            variance = torch.cat(learned) if learned else None
+        shares = variance.split(sizes) if variance is not None else [None] * len(sizes)
+        return [Prediction(part, variance=share) for part, share in zip(eps.split(sizes), shares, strict=True)]
+
+    def _frames(self, x: Tensor, low_res: Tensor, times: list[float]) -> tuple[Tensor, Tensor | None]:
+        """One forward. Filled up to the full number where clips are to be the same to the bit in any company."""
+        assert self.sr is not None
+        frames = len(x)
+        if self.buckets is not None and len(self.buckets.sizes) == 1:
+            missing = self.frames_per_forward - frames
+            x, low_res = (torch.cat([value, value[-1:].repeat_interleave(missing, 0)]) for value in (x, low_res))
+            times = times + times[-1:] * missing
+        with torch.inference_mode():
+            predicted, variance = self.sr(x, low_res, self._model_times(times, x.device))
+            eps = self._to_eps(self.sr.config.prediction, predicted, x, times)
+        return eps[:frames], variance[:frames] if variance is not None else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether less at a time might do. Not all of PyTorch's errors of this kind have a class of their own."""
+    if isinstance(error, torch.AcceleratorError):
+        return "out of memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def drive(generator: Generator[Any, Any, Any], evaluator: Evaluator) -> Any:
+    """Run one sampler alone, to its result."""
+    try:
+        request = next(generator)
+        while True:
+            request = generator.send(evaluator([request])[0])
+    except StopIteration as stop:
+        return stop.value
+
+
+def _group(request: Request) -> Hashable:
+    """Requests with equal keys can share a forward."""
+    if isinstance(request, EvaluateFrames):
+        return "sr", request.x.shape[1:]
+    shapes = tuple(value.shape[1:] if value is not None else None for value in (request.x.video, request.x.audio))
+    return "base", shapes, request.coupled, request.wrt, request.shifts is None
+
+
+def _times(requests: Sequence[Evaluate], modality: str) -> list[float]:
+    """The time of every clip in one modality."""
+
+    def of(request: Evaluate) -> float:
+        own = request.t_video if modality == "video" else request.t_audio
+        return request.t if own is None else own
+
+    return [of(request) for request in requests for _ in range(request.x.batch)]
+
+
+def _cat(values: Sequence[Tensor | None]) -> Tensor | None:
+    """All of a group have the value or none has: `_group` sees to that."""
+    present = [value for value in values if value is not None]
+    return torch.cat(present) if present else None

@@ -1,0 +1,163 @@
+"""Before the first job: batch sizes that fit the memory of this machine, and networks that are warm.
+
+On a GPU every batch size is run, so that nothing is compiled or tuned while a job waits, and its time is kept: it tells
+when padding pays. On a CPU nothing is compiled; one forward is run, and memory is reckoned from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.networks.config import MODALITIES
+from model.runtime.batch_sizes import SIZES, SIZES_CPU, Buckets
+from model.runtime.evaluator import Request, is_out_of_memory
+from model.runtime.pipeline import Pipeline
+from model.sampling.latents import Latents
+from model.sampling.samplers import Evaluate, EvaluateFrames
+
+SHARE = 0.5
+"""Of the memory that is free, how much a CPU's batch may take: other processes want some."""
+
+FRAMES = 64
+"""Frames of super-resolution in one forward on a GPU, four clips; half of it and so on where they do not fit."""
+
+_log = logging.getLogger(__name__)
+
+
+def prepare(pipeline: Pipeline, sizes: Sequence[int] | None = None) -> None:
+    """Give the pipeline's evaluator its batch sizes, and run each network once or more.
+
+    `sizes` are used as they are, as far as they fit; by default the device decides. Raises what a single clip raises.
+    """
+    if pipeline.device.type == "cpu":
+        _prepare_cpu(pipeline, sizes)
+    else:
+        _prepare_gpu(pipeline, sizes or SIZES)
+
+
+def _prepare_cpu(pipeline: Pipeline, sizes: Sequence[int] | None) -> None:
+    evaluator = pipeline.evaluator
+    smallest = min(sizes) if sizes else 1
+    before = _resident_memory()
+    evaluator(typical_clips(pipeline, smallest))
+    if evaluator.sr is not None:
+        # Each clip by itself: more at once would gain nothing there, and so its frames do not depend on who is served.
+        evaluator.frames_per_forward = pipeline.manifest.config.clip.frames
+        evaluator([typical_frames(pipeline, evaluator.frames_per_forward)])
+    if sizes is None:
+        each = (_peak_memory() - before) / smallest
+        room = SHARE * _free_memory()
+        fitting = [size for size in SIZES_CPU if size == 1 or size * each <= room]
+        sizes = fitting
+    evaluator.use_buckets(Buckets(sizes))
+
+
+def _prepare_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
+    evaluator = pipeline.evaluator
+    torch.cuda.set_device(pipeline.device)
+    seconds: dict[int, float] = {}
+    for size in sorted(sizes):
+        try:
+            seconds[size] = _timed(pipeline, typical_clips(pipeline, size))
+            if evaluator.compiled:
+                for variant in _variants(pipeline, size):
+                    _timed(pipeline, variant)
+        except Exception as error:
+            if not is_out_of_memory(error) or not seconds:
+                raise
+            _log.warning("batches of %d clips and more do not fit the device", size)
+            torch.cuda.empty_cache()
+            break
+    evaluator.use_buckets(Buckets(list(seconds), seconds))
+    if evaluator.sr is None:
+        return
+    evaluator.frames_per_forward = FRAMES  # it halves by itself what does not fit
+    clip = pipeline.manifest.config.clip.frames
+    for frames in range(FRAMES, 0, -clip):
+        if frames <= evaluator.frames_per_forward:
+            _timed(pipeline, [typical_frames(pipeline, frames)])
+
+
+def _timed(pipeline: Pipeline, requests: list[Request]) -> float:
+    """Seconds of the second of two runs: the first compiles."""
+    seconds = 0.0
+    for _ in range(2):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        pipeline.evaluator(requests)
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    return seconds
+
+
+def _variants(pipeline: Pipeline, count: int) -> Iterator[list[Request]]:
+    """The same without RS-MMA, and with a gradient to each side: graphs of their own."""
+    clips = [request for request in typical_clips(pipeline, count) if isinstance(request, Evaluate)]
+    if not pipeline.manifest.config.base.coupled:
+        return
+    yield [replace(request, coupled=False) for request in clips]
+    for modality in MODALITIES:
+        yield [replace(request, wrt=modality, objective=_sum) for request in clips]
+
+
+def _sum(eps: Latents) -> Tensor:
+    return eps["video"].sum() + eps["audio"].sum()
+
+
+def typical_clips(pipeline: Pipeline, count: int) -> list[Request]:
+    """What `count` jobs would ask of the base network."""
+    config, device = pipeline.manifest.config, pipeline.device
+    shifts = torch.zeros(1, len(config.base.max_shifts(config.clip.frames)), dtype=torch.long)
+    latents = Latents(
+        torch.zeros(1, *config.clip.video_shape, device=device) if "video" in config.base.modalities else None,
+        torch.zeros(1, *config.clip.audio_shape, device=device) if "audio" in config.base.modalities else None,
+    )
+    return [Evaluate(latents, t=500.0, s=400.0, shifts=shifts) for _ in range(count)]
+
+
+def typical_frames(pipeline: Pipeline, count: int) -> Request:
+    height, width = pipeline.manifest.config.output_size
+    frames = torch.zeros(count, 3, height, width, device=pipeline.device)
+    return EvaluateFrames(frames, frames, 500.0)
+
+
+def _resident_memory() -> int:
+    """Bytes that this process has resident now; on systems that do not say, at its peak."""
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmRSS:"):
+            return 1024 * int(line.split()[1])
+    return _peak_memory()
+
+
+def _peak_memory() -> int:
+    """Bytes that this process ever had resident."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _free_memory() -> float:
+    """Bytes that could be had without swapping; no limit where the system does not say."""
+    free = float("inf")
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith("MemAvailable:"):
+            free = 1024.0 * int(line.split()[1])
+    limit, used = _lines(Path("/sys/fs/cgroup/memory.max")), _lines(Path("/sys/fs/cgroup/memory.current"))
+    if limit and used and limit[0].isdigit():
+        free = min(free, float(int(limit[0]) - int(used[0])))
+    return free
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

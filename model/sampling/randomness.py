@@ -1,0 +1,35 @@
+"""All randomness of one output: a stream of its own, so that a clip depends on its seed and not on its neighbours."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from model.sampling.latents import Latents, State
+
+
+class RandomStream:
+    """Draws for output `index` of a request with `seed`: on the CPU in float32, video first, then audio, on any
+    device."""
+
+    def __init__(self, seed: int, index: int = 0) -> None:
+        digest = hashlib.sha256(f"duet/{seed}/{index}".encode()).digest()
+        self._generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+    def normal(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        """Standard normal values."""
+        return torch.randn(*shape, generator=self._generator).to(device)
+
+    def normal_like(self, x: State) -> State:
+        """Standard normal noise of the shape and on the device of `x`."""
+        if isinstance(x, Latents):
+            return x.map(lambda value: self.normal(value.shape, value.device))
+        return self.normal(x.shape, x.device)
+
+    def shifts(self, max_shifts: Sequence[int], batch: int = 1) -> Tensor:
+        """RS-MMA window shifts (batch, blocks), block k uniform over 0 … max_shifts[k], both ends included."""
+        draws = [torch.randint(0, limit + 1, (batch,), generator=self._generator) for limit in max_shifts]
+        return torch.stack(draws, dim=1) if draws else torch.zeros(batch, 0, dtype=torch.long)

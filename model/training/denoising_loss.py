@@ -1,0 +1,90 @@
+"""The training objective of MM-Diffusion (Ruan et al., CVPR 2023, eq. 5): predict the noise of both modalities.
+
+With independent timesteps (Bao et al., UniDiffuser, ICML 2023) a modality may also be given clean: it then enters
+without noise at t = 0, as clean conditioning will give it, and what the network says about it is no part of the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.networks.config import PredictionType
+from model.sampling.latents import Latents
+from model.sampling.prediction import loss_weight, training_target
+from model.sampling.schedule import NoiseSchedule
+
+Predict = Callable[..., tuple[Tensor | None, Tensor | None]]
+"""A network, or what stands for one: (video, audio, t_video, t_audio, shifts) → (eps_video, eps_audio)."""
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Mean squared errors of the prediction, one a sample (batch,); 0 for a modality that is not predicted."""
+
+    video: Tensor
+    audio: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The mean over the batch of both terms' sum. Each is a mean over its own elements, so both weigh the same."""
+        return (self.video + self.audio).mean()
+
+
+def diffuse(schedule: NoiseSchedule, x0: Latents, t_video: Tensor, t_audio: Tensor, noise: Latents) -> Latents:
+    """A draw from q(x_t | x_0) with a time for each sample and modality; times are (batch,) integers."""
+    device = next(value.device for value in (x0.video, x0.audio) if value is not None)
+    alpha_bars = schedule.alpha_bar_on(device)
+    times = Latents(t_video, t_audio)
+
+    def mix(clean: Tensor, eps: Tensor, times: Tensor) -> Tensor:
+        alpha_bar = alpha_bars[times].view(-1, *[1] * (clean.ndim - 1))
+        return alpha_bar.sqrt().to(clean.dtype) * clean + (1 - alpha_bar).sqrt().to(clean.dtype) * eps
+
+    return x0.map(mix, noise, times)
+
+
+def denoising_loss(
+    network: Predict,
+    schedule: NoiseSchedule,
+    x0: Latents,
+    t_video: Tensor,
+    t_audio: Tensor,
+    noise: Latents,
+    shifts: Tensor | None = None,
+    clean: tuple[Tensor, Tensor] | None = None,
+    prediction: PredictionType = "eps",
+) -> LossTerms:
+    """The loss at given times, noise and RS-MMA shifts; the paper trains with t_video = t_audio.
+
+    `clean`: for video and for audio, the samples (batch,), bool, where it enters without noise. A modality that is None
+    in `x0` is not given to the network. `prediction` is what the network predicts (see
+    model/sampling/prediction.py); the loss is on that prediction, weighted by `loss_weight`.
+    """
+    x = diffuse(schedule, x0, t_video, t_audio, noise)
+    if clean is not None:
+        x = x.map(_choose, x0, Latents(*clean))
+    predicted = network(
+        x.video, x.audio, None if x.video is None else t_video, None if x.audio is None else t_audio, shifts
+    )
+
+    alpha_bars = schedule.alpha_bar_on(t_video.device)
+
+    def mean_square(index: int, clean_value: Tensor | None, eps: Tensor | None, t: Tensor) -> Tensor:
+        guess = predicted[index]
+        if guess is None or clean_value is None or eps is None:
+            return torch.zeros(x0.batch, device=t_video.device)
+        alpha_bar = alpha_bars[t].to(eps.dtype).view(-1, *[1] * (eps.ndim - 1))
+        alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        wanted = training_target(prediction, clean_value, eps, alpha, sigma)
+        squares = (guess - wanted).square().flatten(1).mean(1) * loss_weight(prediction, sigma).flatten()
+        return squares if clean is None else squares.masked_fill(clean[index], 0.0)
+
+    return LossTerms(mean_square(0, x0.video, noise.video, t_video), mean_square(1, x0.audio, noise.audio, t_audio))
+
+
+def _choose(noisy: Tensor, x0: Tensor, clean: Tensor) -> Tensor:
+    return torch.where(clean.view(-1, *[1] * (x0.ndim - 1)), x0, noisy)

@@ -1,6 +1,0 @@
-"""`python -m service.cli` is `duet`."""
-
-from service.cli import app
-
-if __name__ == "__main__":
-    app()

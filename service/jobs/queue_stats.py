@@ -1,0 +1,64 @@
+"""How many jobs there are, by what they are, and what else Redis can tell of the service at a glance.
+
+One round trip, and as quick with a hundred thousand jobs as with ten: only the lengths of indexes are asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import redis
+
+from model.networks.config import KINDS
+from service.jobs.deliveries import DUE
+from service.jobs.record import PRIORITIES, Status, made_at
+from service.jobs.store import LEASES, WORKERS, index_key, reachable, waiting_key
+
+
+@dataclass(frozen=True)
+class Census:
+    """`jobs` counts by kind and status, `waiting` by priority; `oldest` is for how many seconds the job has waited that
+    has waited longest. `held`: jobs that a worker, or a place on a worker's disk, holds. `webhooks`: still to be sent;
+    `webhooks_late` is for how many seconds the first of them has been due.
+    `memory` and `memory_limit` are Redis' own, in bytes; a limit of 0 is none."""
+
+    jobs: dict[tuple[str, Status], int]
+    waiting: dict[str, int]
+    oldest: float
+    held: int
+    workers: int
+    webhooks: int
+    webhooks_late: float
+    memory: int
+    memory_limit: int
+
+
+def take(client: redis.Redis) -> Census:
+    """Count now. Raises StoreUnavailable."""
+    places = list(product(KINDS, Status))
+    with reachable():
+        asked: Any = client.pipeline(transaction=False)
+        for kind, status in places:
+            asked.zcard(index_key(None, status, kind))
+        for priority in PRIORITIES:
+            asked.zcard(waiting_key(priority))
+        asked.zrange(index_key(None, Status.QUEUED, None), 0, 0)  # ids sort by the time at which they were made
+        asked.time().zcard(LEASES).zrange(WORKERS, 0, -1, withscores=True).zcard(DUE).zrange(
+            DUE, 0, 0, withscores=True
+        ).info("memory")
+        answers = asked.execute()
+    counts, (first, (seconds, microseconds), held, workers, webhooks, next_one, memory) = answers[:-7], answers[-7:]
+    now = seconds + microseconds / 1e6
+    return Census(
+        jobs=dict(zip(places, counts, strict=False)),
+        waiting=dict(zip(PRIORITIES, counts[len(places) :], strict=True)),
+        oldest=max(0.0, now - made_at(first[0].decode())) if first else 0.0,
+        held=held,
+        workers=sum(until > now for _, until in workers),
+        webhooks=webhooks,
+        webhooks_late=max(0.0, now - next_one[0][1] / 1000) if next_one else 0.0,
+        memory=int(memory["used_memory"]),
+        memory_limit=int(memory.get("maxmemory", 0)),
+    )

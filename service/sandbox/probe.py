@@ -1,0 +1,244 @@
+"""What is this upload, and can a job use it? Answered before anything is queued, without trusting the file.
+
+The first bytes choose one demuxer from a short list (`model.media.containers`). A child process opens the file under
+limits on CPU time, memory and wall-clock time, and decodes the beginning of the window that the job will use
+(`service.sandbox.probe_child`). Each child probes one file and exits. A `Prober` keeps one started in advance, because
+loading the decoder takes longer than probing a file. Nothing here imports torch or the decoder.
+
+    with Prober() as prober:                               # for as long as the API runs
+        result = prober.probe(path, "video", ProbeLimits(window=1.6), start=0.0)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from model.media.containers import (
+    MAX_CHANNELS,
+    MAX_SAMPLE_RATE,
+    MIN_SAMPLE_RATE,
+    READABLE,
+    SNIFF_BYTES,
+    UPLOAD,
+    open_options,
+    sniff,
+)
+
+log = logging.getLogger(__name__)
+
+CHILD = Path(__file__).with_name("probe_child.py")
+CANNOT_START = 69
+"""Exit status of a child that could not load the decoder (EX_UNAVAILABLE): our fault, not the file's."""
+
+
+@dataclass(frozen=True)
+class ProbeLimits:
+    """What an upload may be. `window`: seconds that the job will use from `start` on."""
+
+    max_seconds: float = 600.0
+    max_width: int = 8192
+    max_height: int = 4320
+    min_seconds: float = 0.1
+    window: float = 1.6
+    cpu_seconds: int = 8
+    wall_seconds: float = 15.0
+    memory_bytes: int = 2 * 1024**3
+    max_channels: int = MAX_CHANNELS
+    min_sample_rate: int = MIN_SAMPLE_RATE
+    max_sample_rate: int = MAX_SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Pixels as shown, after the rotation that the file asks for; `fps` is the mean rate in hertz."""
+
+    width: int
+    height: int
+    fps: float
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    sample_rate: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What the file is. `duration` in seconds; a track that is not there is None."""
+
+    container: str
+    duration: float
+    video: VideoInfo | None
+    audio: AudioInfo | None
+    video_codec: str | None
+    audio_codec: str | None
+
+
+class ProbeError(Exception):
+    """The upload cannot be used, and why, for its owner.
+
+    | status | code | when |
+    |---|---|---|
+    | 415 | `unsupported_media` | not a container that Duet opens: text, an image, a playlist … |
+    | 422 | `empty_file` | zero bytes |
+    | 422 | `undecodable` | cut off, damaged, with an impossible sound, or needing more time or memory than allowed |
+    | 422 | `no_video_track`, `no_audio_track` | the track that the job is about is missing |
+    | 422 | `too_short` | less than `min_seconds` (`field` is `start` where the window begins too late) |
+    | 422 | `too_long`, `too_many_pixels` | beyond the limits |
+
+    `field` is the request field to blame; `got` is what came and `allowed` what may come, in words, where that helps.
+    """
+
+    def __init__(
+        self, code: str, message: str, field: str = "file", got: str | None = None, allowed: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = 415 if code == "unsupported_media" else 422
+        self.message = message
+        self.field = field
+        self.got = got
+        self.allowed = allowed
+
+
+class ProbeUnavailableError(RuntimeError):
+    """No child could be started or load the decoder: this installation is broken, the upload may be fine."""
+
+
+class Prober:
+    """Probes files in child processes, one file each, and keeps one child started in advance. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._spare: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def __enter__(self) -> Prober:
+        self.warm()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def warm(self) -> None:
+        """Start the spare child if there is none; returns at once, the child loads the decoder meanwhile."""
+        with self._lock:
+            if self._spare is None and not self._closed:
+                self._spare = _start_child()
+
+    def close(self) -> None:
+        """End the spare child. Probes that are running end by themselves."""
+        with self._lock:
+            spare, self._spare, self._closed = self._spare, None, True
+        if spare is not None:
+            _end(spare)
+
+    def probe(
+        self, path: str | os.PathLike[str], want: Literal["video", "audio"], limits: ProbeLimits, start: float = 0.0
+    ) -> ProbeResult:
+        """Look at the file at `path`, of which a job wants the `want` track from `start` seconds on.
+
+        Raises ProbeError for whatever its owner could have done better, FileNotFoundError, and ProbeUnavailableError.
+        """
+        demuxer = _demuxer_of(path)
+        request: dict[str, Any] = {"path": os.fspath(path), "demuxer": demuxer, "url": UPLOAD, "want": want}
+        request |= {"options": open_options(0), "start": start, "limits": asdict(limits)}
+        try:
+            answer = _ask(self._take_child(), request, limits)
+        finally:
+            self.warm()
+        if "error" in answer:
+            raise ProbeError(**answer["error"])
+        video, audio = answer.pop("video"), answer.pop("audio")
+        return ProbeResult(
+            **answer, video=VideoInfo(**video) if video else None, audio=AudioInfo(**audio) if audio else None
+        )
+
+    def _take_child(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None and spare.poll() is None:
+            return spare
+        if spare is not None:
+            _end(spare)
+        return _start_child()
+
+
+def probe(
+    path: str | os.PathLike[str], want: Literal["video", "audio"], limits: ProbeLimits, start: float = 0.0
+) -> ProbeResult:
+    """`Prober.probe` once, with no child left waiting: for scripts. A service keeps a Prober."""
+    prober = Prober()
+    prober.close()  # a closed prober still answers, but starts nothing in advance
+    return prober.probe(path, want, limits, start)
+
+
+def _demuxer_of(path: str | os.PathLike[str]) -> str:
+    with open(path, "rb") as file:
+        head = file.read(SNIFF_BYTES)
+    if not head:
+        raise ProbeError("empty_file", "the file is empty", got="0 bytes")
+    demuxer = sniff(head)
+    if demuxer is None:
+        raise ProbeError(
+            "unsupported_media", "the file is not a video or sound file that can be opened", allowed=READABLE
+        )
+    return demuxer
+
+
+def _start_child() -> subprocess.Popen[bytes]:
+    """A child that waits for its one request. It has its own session, so that Ctrl-C is for the service alone, and no
+    environment but what the interpreter needs: keys and passwords are not its business."""
+    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", str(CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ProbeUnavailableError(f"no process could be started to look at the upload: {error}") from error
+
+
+def _ask(child: subprocess.Popen[bytes], request: dict[str, Any], limits: ProbeLimits) -> dict[str, Any]:
+    """Send the request, wait for the answer, and see the child end whatever happens."""
+    try:
+        out, err = child.communicate(json.dumps(request).encode() + b"\n", timeout=limits.wall_seconds)
+    except subprocess.TimeoutExpired as error:
+        raise ProbeError("undecodable", f"the file could not be decoded within {limits.wall_seconds:g} s") from error
+    finally:
+        _end(child)
+    if child.returncode == 0:
+        answer: dict[str, Any] = json.loads(out)
+        return answer
+    problem = err.decode(errors="replace").strip()
+    if child.returncode == CANNOT_START:
+        raise ProbeUnavailableError(f"the decoder cannot be loaded: {problem}")
+    log.warning("the probe of an upload ended with status %d: %s", child.returncode, problem)
+    raise ProbeError("undecodable", "the file could not be decoded: it is damaged, or needs more time than is allowed")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill the child if it still runs, and leave neither a zombie nor an open pipe."""
+    child.kill()
+    child.wait()
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()

@@ -1,0 +1,102 @@
+"""Which addresses Duet sends to when a user names them: public ones, unless the operator trusts all users.
+
+Else a webhook would let its sender reach what only this machine can: its own ports, the network that it stands in, the
+metadata server of a cloud. A name says nothing about where it leads, and may lead elsewhere a moment later, so what
+counts is the address itself, checked right before the connection is made (`service.webhooks.sender`). The check at
+submission only reports mistakes early.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from pydantic import HttpUrl, TypeAdapter, ValidationError
+
+LONGEST_URL = 2000
+"""Characters."""
+
+PATIENCE = 2.0
+"""Seconds for which a request waits to have a host name looked up."""
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Lookup = Callable[[str, int], list[str]]
+"""Host and port to IP addresses, the best first; raises OSError as `socket.getaddrinfo`."""
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_TUNNELS = (ipaddress.IPv6Network("2001::/32"),)
+_UNKNOWN = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+
+_URL = TypeAdapter(HttpUrl)
+_lookups = ThreadPoolExecutor(4, thread_name_prefix="lookup")
+
+
+class TargetRefused(Exception):
+    """Duet does not send there; the message says why, in words for who named it."""
+
+
+def plain_url(text: str) -> str:
+    """`text` as a browser would spell it: host in lower case and ASCII, a number that means an IP address as that.
+
+    Raises TargetRefused if it is no http or https URL, too long, has a fragment, or carries a user name or password.
+    """
+    if len(text) > LONGEST_URL:
+        raise TargetRefused(f"it has {len(text)} characters")
+    try:
+        url = _URL.validate_python(text)
+    except ValidationError as error:
+        raise TargetRefused("it is no http:// or https:// URL") from error
+    if url.username is not None or url.password is not None:
+        raise TargetRefused("it carries a user name or password")
+    if url.fragment is not None:
+        raise TargetRefused("it has a fragment, which is never sent")
+    if len(str(url)) > LONGEST_URL:
+        raise TargetRefused(f"written out it has {len(str(url))} characters")
+    return str(url)
+
+
+def look_up(host: str, port: int) -> list[str]:
+    """The addresses of `host`, as the system knows them. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def permitted(host: str, addresses: list[str], allow_private: bool) -> list[str]:
+    """Those addresses, if Duet sends to them. Raises TargetRefused if it does not send to one of them, or none is
+    left: a name that leads to both sides is no honest one."""
+    if not addresses:
+        raise TargetRefused(f"{host} has no address")
+    if not allow_private and not all(is_public(ipaddress.ip_address(each)) for each in addresses):
+        raise TargetRefused(f"{host} is not a public address")
+    return addresses
+
+
+def check_target(url: str, allow_private: bool, lookup: Lookup = look_up) -> None:
+    """Raise TargetRefused if nothing will ever be sent to the plain `url`, as far as can be said within seconds."""
+    host = HttpUrl(url).host or ""
+    host = host.removeprefix("[").removesuffix("]")
+    future: Future[list[str]] = _lookups.submit(lookup, host, 0)
+    try:
+        permitted(host, future.result(PATIENCE), allow_private)
+    except socket.gaierror as error:
+        if error.errno in _UNKNOWN:
+            raise TargetRefused(f"there is no host {host}") from error
+    except TimeoutError:  # it is looked up again before anything is sent
+        future.cancel()
+    except OSError as error:
+        raise TargetRefused(f"{host} cannot be looked up") from error
+
+
+def is_public(address: Address) -> bool:
+    """Whether the address leads to the public internet, whatever it is wrapped in: IPv4 in IPv6 counts as IPv4."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_global and not address.is_multicast
+    inner = address.ipv4_mapped or address.sixtofour
+    if inner is None and address in _NAT64:
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if inner is not None:
+        return is_public(inner)
+    return address in _GLOBAL_UNICAST and address.is_global and not any(address in net for net in _TUNNELS)

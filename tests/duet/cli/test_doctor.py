@@ -1,0 +1,92 @@
+"""`duet doctor` and `duet --help`: what they say of a machine in order, and of one that is not."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.duet.cli.conftest import Cli, Server, environment
+from tests.files import files_in
+
+
+def checks(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    """Findings by name."""
+    said = json.loads(done.stdout)
+    assert said["ok"] == (done.returncode == 0) == all(each["ok"] for each in said["checks"])
+    return {each["name"]: each for each in said["checks"]}
+
+
+def test_all_is_well_where_a_server_runs(server: Server, local: Callable[..., Cli]) -> None:
+    (storage := server.folder / "kept").mkdir()
+    duet = local(DUET_URL=server.url, DUET_REDIS_URL=server.settings.redis_url, DUET_STORAGE=str(storage))
+    found = checks(done := duet("doctor", "--json"))
+    assert done.returncode == 0, done.stdout
+    assert "torch 2." in found["packages"]["says"]
+    assert "cores" in found["device"]["says"] or "GiB" in found["device"]["says"]
+    assert "GiB free" in found["memory"]["says"]
+    assert found["model tiny"]["mend"] == "it is untrained: its clips are noise"
+    assert "written, read and deleted" in found["redis"]["says"]
+    assert found["storage"]["says"] == f"{storage}: written, read and deleted"
+    assert files_in(storage) == [], "the probe is gone"
+    assert "takes jobs" in found["server"]["says"]
+
+
+def test_each_fault_is_told_with_what_to_do(local: Callable[..., Cli], tmp_path: Path) -> None:
+    (a_file := tmp_path / "a file").write_text("not a folder")
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts and never answers
+        port = mute.getsockname()[1]
+        duet = local(
+            DUET_REDIS_URL=f"redis://user:secret@127.0.0.1:{port}/0",
+            DUET_STORAGE=str(a_file / "below"),
+            DUET_URL=f"http://127.0.0.1:{port}",
+            DUET_MODELS=str(tmp_path / "no models"),
+            DUET_DEVICE="cuda:99",
+            DUET_SPEED="fast",
+        )
+        began = time.monotonic()
+        found = checks(done := duet("doctor", "--json"))
+    assert done.returncode == 1
+    assert time.monotonic() - began < 60, "what does not answer does not hold it up"
+    faults = {name for name, each in found.items() if not each["ok"]}
+    assert faults == {"redis", "storage", "server", "models", "device"}
+    assert all(found[name]["mend"] for name in faults)
+    assert "secret" not in done.stdout
+    assert "DUET_SPEED" in found["settings"]["mend"]
+    assert "cuda:99" in found["device"]["says"]
+
+
+def test_a_setting_that_is_wrong_is_a_finding(local: Callable[..., Cli]) -> None:
+    found = checks(local(DUET_PORT="many")("doctor", "--json"))
+    assert not found["settings"]["ok"]
+    assert "DUET_PORT is 'many'" in found["settings"]["says"]
+
+
+def test_libraries_that_do_not_load_are_told_in_a_line(local: Callable[..., Cli], tmp_path: Path) -> None:
+    (broken := tmp_path / "broken").mkdir()
+    (broken / "torchaudio.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
+    duet = local()
+    duet.environment["PYTHONPATH"] = f"{broken}:{duet.environment['PYTHONPATH']}"
+    done = duet("doctor")
+    assert done.returncode == 1
+    fault = done.stdout.index("MEND libraries")
+    said, advice, *_ = done.stdout[fault:].splitlines()
+    assert "libcudart.so.13" in said
+    assert "→" in advice
+    assert "pair" in advice
+    assert "Something is to be mended." in done.stdout
+
+
+def test_help_loads_neither_torch_nor_the_api() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from duet.cli import app; "
+        "done = CliRunner().invoke(app, ['--help']); assert done.exit_code == 0, done.output; "
+        "print(sorted({'torch', 'fastapi', 'celery', 'httpx', 'numpy', 'av'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stdout + done.stderr

@@ -1,0 +1,63 @@
+"""`python -m service.healthcheck`, with which a container asks whether its process is well."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+from service.healthcheck import OVERDUE
+from service.jobs.deliveries import DUE
+from service.jobs.store import connect
+from tests.duet.cli.conftest import Server, environment
+
+
+def check(what: str, server: Server, **settings: str) -> subprocess.CompletedProcess[str]:
+    own = {"DUET_REDIS_URL": server.settings.redis_url, "DUET_PORT": str(server.api.port)} | settings
+    return subprocess.run(
+        [sys.executable, "-m", "service.healthcheck", what],
+        env=environment(**own), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_the_api_is_well_also_while_no_worker_is_there(idle_server: Server) -> None:
+    assert check("api", idle_server).returncode == 0
+
+
+def test_an_api_that_does_not_answer_is_not_well(idle_server: Server) -> None:
+    answer = check("api", idle_server, DUET_PORT="9")
+    assert answer.returncode == 1
+    assert "the API does not answer" in answer.stderr
+
+
+def test_a_worker_is_well_once_it_takes_jobs_and_as_long_as_its_consumer_answers(idle_server: Server) -> None:
+    assert "no worker of this machine is announced" in check("worker", idle_server).stderr
+    idle_server.work(0.02)
+    assert check("worker", idle_server).returncode == 0
+    process = idle_server.workers[0].process
+    process.send_signal(signal.SIGSTOP)
+    try:
+        answer = check("worker", idle_server)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert answer.returncode == 1
+    assert "does not answer" in answer.stderr
+
+
+def test_webhooks_are_not_well_when_one_has_been_due_for_long(idle_server: Server) -> None:
+    assert check("webhooks", idle_server).returncode == 0
+    client = connect(idle_server.settings)
+    seconds, _ = client.time()  # type: ignore[misc]
+    client.zadd(DUE, {"job_a": (seconds - OVERDUE / 2) * 1000})
+    assert check("webhooks", idle_server).returncode == 0
+    client.zadd(DUE, {"job_a": (seconds - OVERDUE - 5) * 1000})
+    answer = check("webhooks", idle_server)
+    assert answer.returncode == 1
+    assert "a webhook has been due for" in answer.stderr
+
+
+def test_without_redis_nobody_is_well(idle_server: Server) -> None:
+    for what in ("worker", "webhooks"):
+        answer = check(what, idle_server, DUET_REDIS_URL="redis://127.0.0.1:9/0")
+        assert answer.returncode == 1
+        assert "Redis does not answer" in answer.stderr

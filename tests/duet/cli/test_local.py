@@ -1,0 +1,130 @@
+"""`--local`: clips without a server, the same as a server makes, and again from their manifests."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tests.conftest import RedisServer
+from tests.duet.cli.conftest import Cli, running
+from tests.service import media
+from tests.workers.conftest import Stack, running_worker
+
+QUICK = ("--steps", 1, "--no-super-resolution")
+
+
+def content(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and sound of a clip, decoded."""
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    with av.open(str(path)) as container:
+        sound = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    return np.stack(frames), np.concatenate(sound, 1)
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two clips have identical frames and identical sound."""
+    return all(np.array_equal(a, b) for a, b in zip(content(one), content(other), strict=True))
+
+
+@pytest.fixture(scope="module")
+def made(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """A folder with a clip made from nothing, its further output, and all their files."""
+    folder = tmp_path_factory.mktemp("made")
+    duet = Cli(folder, DUET_MODELS=str(tiny_models), DUET_DEFAULT_MODEL="tiny")
+    done = duet("generate", "--local", "--steps", 2, "--sr-steps", 1, "--seed", 5, "-n", 2, "--all", "-o", "clip.mp4")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "clip.mp4"
+    assert set(done.stdout.splitlines()) == set(duet.files())
+    assert {"clip-1.mp4", "clip.wav", "clip.manifest.json", "clip-1.manifest.json"} <= set(duet.files())
+    return duet
+
+
+@pytest.fixture(scope="module")
+def v2a_made(made: Cli) -> Cli:
+    """The same folder with a sound made for a video, from its second second on."""
+    (made.folder / "beach.mp4").write_bytes(media.video(10.0))
+    done = made("v2a", "beach.mp4", "--local", "--steps", 1, "--start", 1, "--all", "--json")
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)
+    assert (job["status"], job["params"]["start"], job["input"]["filename"]) == ("completed", 1.0, "beach.mp4")
+    assert job["outputs"][0]["files"]["video.mp4"] == job["saved"][0] == "beach-v2a.mp4"
+    return made
+
+
+def test_a_clip_is_made_again_from_its_manifest(made: Cli) -> None:
+    done = made("generate", "--local", "--from", "clip-1.manifest.json", "-o", "again.mp4")
+    assert (done.returncode, done.stdout) == (0, "again.mp4\n"), done.stderr
+    assert same(made.folder / "clip-1.mp4", made.folder / "again.mp4")
+    assert not same(made.folder / "clip.mp4", made.folder / "clip-1.mp4"), "the outputs differ from each other"
+
+
+def test_a_server_makes_the_same_clips_from_the_manifests(
+    v2a_made: Cli, tiny_models: Path, shared_redis: RedisServer, tmp_path: Path
+) -> None:
+    made = v2a_made
+    url = f"{shared_redis.url}?db=6"
+    # One batch size: the server makes both outputs of the job side by side, and the first was made alone.
+    with running(url, tmp_path, models=tiny_models, default_model="tiny", buckets="1") as server:
+        with running_worker(Stack(server.settings), tmp_path / "worker.log"):
+            there = Cli(made.folder, DUET_URL=server.url)
+            done = there("generate", "--from", "clip-1.manifest.json", "-o", "there.mp4")
+            assert (done.returncode, done.stdout) == (0, "there.mp4\n"), done.stderr
+            done = there("generate", "--from", "beach-v2a.manifest.json", "beach.mp4", "-o", "beach-there.mp4")
+            assert (done.returncode, done.stdout) == (0, "beach-there.mp4\n"), done.stderr
+            manifest = made.folder / "other.manifest.json"
+            told = json.loads((made.folder / "clip.manifest.json").read_text())
+            told["model"]["weights_sha256"] = "0" * 64
+            manifest.write_text(json.dumps(told))
+            refused = there("generate", "--from", manifest.name, "-o", "never.mp4")
+        assert same(made.folder / "clip-1.mp4", made.folder / "there.mp4")
+        assert same(made.folder / "beach-v2a.mp4", made.folder / "beach-there.mp4")
+        assert refused.returncode == 1
+        assert "other weights of the model tiny, 000000000000" in refused.stderr
+
+
+def test_v2a_is_made_again_from_the_same_file_only(v2a_made: Cli) -> None:
+    duet = v2a_made
+    (duet.folder / "other.mp4").write_bytes(media.video(9.0))
+    manifest = "beach-v2a.manifest.json"
+    missing = duet("generate", "--local", "--from", manifest)
+    assert missing.returncode == 2
+    assert "beach.mp4" in missing.stderr
+    other = duet("generate", "--local", "--from", manifest, "other.mp4")
+    assert other.returncode == 2
+    assert "is not the file" in " ".join(other.stderr.replace("│", " ").split())
+    more = duet("generate", "--local", "--from", manifest, "beach.mp4", "--steps", 3)
+    assert more.returncode == 2
+    assert "--steps" in more.stderr
+
+
+def test_what_a_model_cannot_do_names_the_field(local: Callable[..., Cli]) -> None:
+    duet = local()
+    done = duet("generate", "--local", "--order", 2)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "order: order is a parameter of dpm_solver" in done.stderr
+    (duet.folder / "text.mp4").write_text("not a film")
+    done = duet("v2a", "--local", "text.mp4")
+    assert done.returncode == 2
+    assert "file: " in done.stderr
+    assert duet.files() == ["text.mp4"]
+
+
+def test_ctrl_c_ends_it_and_leaves_nothing(local: Callable[..., Cli]) -> None:
+    duet = local()
+    process = duet.start("generate", "--local", "--steps", 1000, "--no-super-resolution", "-o", "clip.mp4")
+    assert process.stderr is not None
+    while "base" not in (line := process.stderr.readline().decode()):
+        assert line, "it ended before it began"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (130, b"")
+    assert b"Interrupted" in err
+    assert b"Traceback" not in err
+    assert duet.files() == []

@@ -1,0 +1,230 @@
+"""`duet generate`, `v2a`, `a2v` at a server, piped: what is printed, what is written, and how they end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from duet.cli import app
+from tests.duet.cli.conftest import Cli, Server
+from tests.service import media
+from tests.waiting import until
+
+
+def made_by(path: Path) -> dict[str, Any]:
+    """What the worker wrote: which job, which output."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def stderr_of(process: subprocess.Popen[bytes], text: str) -> str:
+    """Read what the process says on standard error until `text` is among it."""
+    assert process.stderr is not None
+    said = ""
+    while text not in said:
+        line = process.stderr.readline().decode()
+        assert line, f"it ended without {text!r}:\n{said}"
+        said += line
+    return said
+
+
+def test_prints_the_path_and_nothing_else(duet: Cli, server: Server) -> None:
+    done = duet("generate", "-o", "clip.mp4", "--seed", 7)
+    assert (done.returncode, done.stdout) == (0, "clip.mp4\n"), done.stderr
+    assert duet.files() == ["clip.mp4"]
+    job = server.store.get(made_by(duet.folder / "clip.mp4")["job"])
+    assert (job.kind, job.params.seed) == ("generate", 7)
+    assert f"{job.id} is accepted, seed 7" in done.stderr
+    assert "\x1b" not in done.stderr, "no terminal, no control codes"
+
+
+def test_every_parameter_reaches_the_server(duet: Cli, server: Server) -> None:
+    done = duet(
+        *("generate", "--json", "--seed", 3, "-n", 2, "--sampler", "ddim", "--steps", 9, "--spacing", "uniform"),
+        *("--eta", 0.5, "--guidance", "decoupling", "--guidance-scale", 1.5, "--super-resolution"),
+        *("--sr-sampler", "ddim", "--sr-steps", 25, "--priority", "high", "--model", "demo"),
+        *("--metadata", "a=b=c", "--metadata", "empty="),
+    )
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)
+    wanted = {"seed": 3, "num_outputs": 2, "sampler": "ddim", "steps": 9, "spacing": "uniform", "eta": 0.5}
+    wanted |= {"guidance": "decoupling", "guidance_scale": 1.5, "super_resolution": True, "sr_sampler": "ddim"}
+    assert job["params"] == wanted | {"sr_steps": 25, "priority": "high"}
+    assert (job["model"], job["metadata"], job["status"]) == ("demo", {"a": "b=c", "empty": ""}, "completed")
+    assert job["saved"] == ["generate-3.mp4", "generate-3-1.mp4"] == sorted(duet.files(), reverse=True)
+    assert [made_by(duet.folder / name)["index"] for name in job["saved"]] == [0, 1]
+
+
+def test_uploads_go_with_their_name_and_the_clip_is_named_for_them(duet: Cli, server: Server) -> None:
+    (duet.folder / "Strand ä.mp4").write_bytes(media.video(4.0))
+    (duet.folder / "song.wav").write_bytes(media.sound())
+    done = duet("v2a", "Strand ä.mp4", "--start", 0.5, "--guidance", "replacement")
+    assert (done.returncode, done.stdout) == (0, "Strand ä-v2a.mp4\n"), done.stderr
+    job = server.store.get(made_by(duet.folder / "Strand ä-v2a.mp4")["job"])
+    assert job.input is not None
+    assert (job.input.filename, job.input.used.start) == ("Strand ä.mp4", 0.5)
+    done = duet("a2v", "song.wav", "--no-super-resolution", "-o", "seen.wav")
+    assert (done.returncode, done.stdout) == (0, "seen.wav\n"), done.stderr
+    assert not server.store.get(made_by(duet.folder / "seen.wav")["job"]).params.super_resolution
+
+
+def test_the_seed_that_the_server_draws_names_the_clip(duet: Cli, server: Server) -> None:
+    done = duet("generate", "--all")
+    assert done.returncode == 0, done.stderr
+    seed = server.store.get(made_by(duet.folder / done.stdout.splitlines()[0])["job"]).params.seed
+    stem = f"generate-{seed}"
+    assert done.stdout.splitlines() == [f"{stem}.mp4", f"{stem}.wav", f"{stem}.manifest.json"]
+    assert duet.files() == sorted(done.stdout.splitlines())
+
+
+def test_what_is_there_is_not_replaced_unless_that_is_wanted(duet: Cli, server: Server) -> None:
+    (duet.folder / "clip-1.mp4").write_text("mine")
+    done = duet("generate", "-o", "clip.mp4", "-n", 2)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "clip-1.mp4 is there already" in done.stderr
+    assert "accepted" not in done.stderr, "found before a job was made of it"
+    assert (duet.folder / "clip-1.mp4").read_text() == "mine"
+    assert duet("generate", "-o", "clip.mp4", "-n", 2, "--force").stdout == "clip.mp4\nclip-1.mp4\n"
+    assert made_by(duet.folder / "clip-1.mp4")["index"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["generate", "--steps", "0"], ["--steps", "greater than or equal to 1"]),
+        (["generate", "--sampler", "euler"], ["--sampler", "dpmpp_2m, dpmpp_3m"]),
+        (["generate", "--metadata", "novalue"], ["--metadata", "KEY=VALUE"]),
+        (["generate", "-o", "clip.avi"], ["--output", ".mp4 or .wav"]),
+        (["generate", "-o", "nowhere/clip.mp4"], ["--output", "no folder nowhere"]),
+        (["generate", "--url", "ftp://there"], ["--url", "http:// or https://"]),
+        (["v2a", "missing.mov"], ["missing.mov", "does not exist"]),
+        (["v2a"], ["FILE"]),
+        (["generate", "--local", "--priority", "high"], ["--local", "priority"]),
+    ],
+)
+def test_a_wrong_command_line_is_told_with_option_and_limit(arguments: list[str], said: list[str]) -> None:
+    done = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert all(each.lower() in done.stderr.lower() for each in said), done.stderr
+
+
+def test_what_the_server_refuses_names_the_field_and_the_limit(duet: Cli) -> None:
+    done = duet("generate", "--order", 2)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "order is a parameter of dpm_solver" in done.stderr
+    assert "invalid_parameter" in done.stderr
+    (duet.folder / "text.mp4").write_text("not a film")
+    done = duet("v2a", "text.mp4")
+    assert done.returncode == 4
+    assert "file: " in done.stderr
+    assert "mp4" in done.stderr
+    assert duet("cancel", "job_00000000000000000000000000").returncode == 4
+
+
+def test_no_server_is_told_from_a_server_that_says_no(duet: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    done = duet("models", "--url", f"http://127.0.0.1:{port}")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"no server answers at http://127.0.0.1:{port}" in done.stderr
+    assert "duet serve" in done.stderr
+
+
+def test_a_failed_job_says_why(duet: Cli) -> None:
+    done = duet("generate", "--metadata", "behaviour=raise", "--json")
+    assert done.returncode == 1
+    assert "failed: the worker could not finish the job" in done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == "internal_error"
+    assert duet.files() == []
+
+
+def test_ctrl_c_cancels_the_job_that_runs(idle_server: Server, tmp_path: Path) -> None:
+    idle_server.work(0.6)
+    process = Cli(tmp_path, DUET_URL=idle_server.url).start("generate", "-o", "clip.mp4")
+    said = stderr_of(process, "base 1/5")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (130, b"")
+    job_id = next(word for word in said.split() if word.startswith("job_"))
+    assert f"{job_id} is canceled" in err.decode() or f"{job_id} stops within a step" in err.decode()
+    assert b"Traceback" not in err
+    until(lambda: idle_server.store.get(job_id).status == "canceled", "it is canceled at the server", 20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_cancels_the_job_that_waits(idle_server: Server, tmp_path: Path) -> None:
+    process = Cli(tmp_path, DUET_URL=idle_server.url).start("generate")
+    said = stderr_of(process, "in the queue, next")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    job_id = next(word for word in said.split() if word.startswith("job_"))
+    assert f"{job_id} is canceled" in err.decode()
+    assert idle_server.store.get(job_id).status == "canceled"
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes the request and never answers
+        process = Cli(tmp_path, DUET_URL=f"http://127.0.0.1:{mute.getsockname()[1]}").start("generate")
+        connection, _ = mute.accept()
+        assert connection.recv(65536).startswith(b"POST /generate")
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None, "it waits to learn which job to cancel"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=10)
+        connection.close()
+    assert process.returncode == 130
+    assert b"Interrupted" in err
+    assert b"Traceback" not in err
+
+
+def test_jobs_are_listed_shown_canceled_and_saved(idle_server: Server, tmp_path: Path) -> None:
+    duet = Cli(tmp_path, DUET_URL=idle_server.url)
+    process = duet.start("generate", "--seed", 1)
+    job_id = next(word for word in stderr_of(process, "queue").split() if word.startswith("job_"))
+    row = duet("jobs").stdout.rstrip("\n").split("\t")
+    assert row[:6] == [job_id, "generate", "queued", "0%", "demo", "1"]
+    assert json.loads(duet("jobs", "--json", "--status", "queued", "--kind", "generate").stdout)[0]["id"] == job_id
+    assert duet("jobs", "--status", "completed").stdout == ""
+    idle_server.work(0.02)
+    assert process.wait(30) == 0
+    done = duet("save", job_id, "-o", "again.mp4")
+    assert (done.returncode, done.stdout) == (0, "again.mp4\n"), done.stderr
+    assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "generate-1.mp4").read_bytes()
+    assert duet("jobs", job_id).stdout.split("\t")[2:4] == ["completed", "100%"]
+    done = duet("cancel", job_id)
+    assert done.returncode == 4
+    assert "already_ended" in done.stderr
+
+
+def test_models_say_what_they_make(duet: Cli) -> None:
+    text = duet("models").stdout
+    assert "demo (default" in text
+    assert "16 frames of 16×16 or 128×128 at 10 Hz, 1.6 s, sound at 8000 Hz" in text
+    assert json.loads(duet("models", "--json").stdout)[0]["name"] == "demo"
+
+
+def test_a_key_is_taken_from_the_environment_and_never_shown(
+    shared_redis_url: str, tmp_path: Path, run_with_keys: Callable[[str, Path], Server]
+) -> None:
+    server = run_with_keys(shared_redis_url, tmp_path / "server")
+    folder = tmp_path / "here"
+    folder.mkdir()
+    without = Cli(folder, DUET_URL=server.url)("jobs")
+    assert without.returncode == 4
+    assert "DUET_KEY" in without.stderr
+    secret = "duet_alice-key-of-the-tests"
+    assert Cli(folder, DUET_URL=server.url, DUET_KEY=secret)("jobs").returncode == 0
+    wrong = Cli(folder, DUET_URL=server.url, DUET_KEY="duet_nobodys")("jobs", "--help")
+    assert "duet_nobodys" not in wrong.stdout

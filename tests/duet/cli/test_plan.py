@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from duet.cli import app
+from duet.cli.failures import USAGE
+
+
+def planned(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["plan", *arguments], env={"COLUMNS": "120"})
+
+
+def test_a_plan_for_people_says_what_its_figures_are() -> None:
+    shown = planned("--jobs-per-hour", "500", "--sr", "--gpu-hour-price", "3")
+    assert shown.exit_code == 0
+    for words in ("500 jobs an hour", "workers (GPUs)", "cost of a clip", "GB", "an estimate", "is assumed"):
+        assert words in shown.output
+
+
+def test_a_plan_for_programs_holds_the_same() -> None:
+    """188 TFLOP at 316 TFLOP/s are 0.595 s: 20 000 an hour are 3.3 at a time, and 5 GPUs are busy for 66 %."""
+    shown = planned("--jobs-per-hour", "20000", "--gpu-hour-price", "3", "--json")
+    report = json.loads(shown.output)
+    assert report["plan"]["workers"] == 5
+    assert report["plan"]["waits"]["utilisation"] == pytest.approx(0.661, abs=2e-3)
+    assert report["plan"]["cost_per_clip"] == pytest.approx(5 * 3 / 20000)
+    assert report["load"]["mix"] == {"generate": 1.0}
+    assert report["speed"]["batch"] == 16
+
+
+def test_what_was_measured_goes_before_what_is_built_in(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    rows = [{"batch": 4, "clips_per_s": 2.0}]
+    path.write_text(json.dumps({"device": "a card", "preset": "paper", "steps": 20, "sr_steps": 0, "rows": rows}))
+    report = json.loads(planned("--jobs-per-hour", "3600", "--no-sr", "--measured", str(path), "--json").output)
+    assert report["plan"]["workers"] == 1
+    assert report["plan"]["waits"]["utilisation"] == pytest.approx(0.5)
+    assert report["speed"]["source"] == "measured on a card, paper networks"
+
+
+def test_shares_of_the_kinds_need_not_sum_to_one() -> None:
+    report = json.loads(planned("--jobs-per-hour", "10", "--kind", "generate=2, v2a=1,a2v=1", "--json").output)
+    assert report["load"]["mix"] == {"generate": 0.5, "v2a": 0.25, "a2v": 0.25}
+
+
+def test_the_demo_model_has_figures_of_its_own() -> None:
+    report = json.loads(planned("--jobs-per-hour", "100", "--model", "demo", "--json").output)
+    assert "EPYC" in report["speed"]["source"]
+    assert report["plan"]["workers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--jobs-per-hour", "0"], "--jobs-per-hour is 0: must be more than 0"),
+        (["--jobs-per-hour", "1", "--efficiency", "1.5"], "--efficiency is 1.5: must be more than 0, and 1 at most"),
+        (["--jobs-per-hour", "1", "--utilisation", "1"], "--utilisation is 1"),
+        (["--jobs-per-hour", "1", "--peak-factor", "0.5"], "--peak-factor is 0.5: must be 1 … 1000"),
+        (["--jobs-per-hour", "1", "--wait-p95", "-1"], "--wait-p95 is -1"),
+        (["--jobs-per-hour", "1", "--kind", "dance"], "'dance' is not one of generate, v2a, a2v"),
+        (["--jobs-per-hour", "1", "--kind", "v2a=lots"], "'v2a=lots' is not one of"),
+        (["--jobs-per-hour", "1", "--kind", "v2a,v2a"], "'v2a' is not one of"),
+        (["--jobs-per-hour", "1", "--measured", "/nowhere.json"], "--measured /nowhere.json: No such file"),
+        (["--jobs-per-hour", "10000000", "--model", "demo"], "needs more than 4096 workers"),
+    ],
+)
+def test_what_cannot_be_planned_is_named(arguments: list[str], says: str) -> None:
+    ended = planned(*arguments)
+    assert ended.exit_code == USAGE
+    assert says in ended.output

@@ -1,0 +1,94 @@
+"""The model that ships: what is in its folder, that a seed gives the clip it always gave, and that it has learned."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from benchmarks.demo_model import table
+from model.checkpoint.manifest import BUILTIN, find_models
+from model.evaluation.alignment import perceive
+from model.evaluation.bootstrap import Score, scores
+from model.evaluation.making import Maker, Run, real_clips
+from model.networks.config import PRESETS
+from model.request import SamplingParams, allowed_guidance
+from model.runtime.pipeline import Pipeline
+from model.training.configuration import configuration_from_json
+from tests.model.checkpoint import demo_clip
+
+FOLDER = BUILTIN / "demo"
+CLIPS = 24
+"""Enough to tell a model that has learned from one that has not; docs/demo-model.md has figures of 256."""
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return demo_clip.pipeline()
+
+
+def test_it_is_small_and_says_what_it_is() -> None:
+    manifest = find_models()["demo"]
+    assert manifest.trained
+    assert manifest.config == PRESETS["pocket"]
+    assert manifest.licence == "MIT"
+    assert {"clean", "pigdm"} <= set(allowed_guidance("v2a", manifest))
+    weights = [FOLDER / name for name in (manifest.base_weights, manifest.sr_weights) if name]
+    assert sum(path.stat().st_size for path in weights) < 32 * 2**20
+    parameters = []
+    for path in weights:
+        with safe_open(path, "pt") as file:
+            tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118 - it is no mapping
+        assert {tensor.dtype for tensor in tensors} == {torch.float16}
+        parameters.append(sum(tensor.numel() for tensor in tensors))
+    assert [round(count / 1e6, 1) for count in parameters] == [2.6, 3.4]  # as docs/demo-model.md says; SR below 4
+
+
+@pytest.mark.parametrize("part", ["base", "sr"])
+def test_the_configuration_it_was_trained_with_lies_beside_it(part: str) -> None:
+    record = json.loads((FOLDER / f"training-{part}.json").read_text())
+    assert record.pop("step") > 0
+    assert record.pop("seconds") > 0
+    config = configuration_from_json(json.dumps(record))
+    assert getattr(config.model, part) == getattr(PRESETS["pocket"], part)
+    header, *rows = (FOLDER / f"losses-{part}.csv").read_text().splitlines()
+    column = header.split(",").index("loss")
+    losses = [float(row.split(",")[column]) for row in rows]
+    assert sum(losses[-20:]) < sum(losses[:20])
+
+
+def test_the_page_about_it_has_the_figures_that_were_measured() -> None:
+    evaluation = json.loads((FOLDER / "evaluation.json").read_text())
+    assert evaluation["weights"] == find_models()["demo"].weights_hash, "the figures are of other weights"
+    assert evaluation["clips"] >= 256
+    assert table(evaluation) in Path("docs/demo-model.md").read_text(encoding="utf-8")
+
+
+def test_a_seed_gives_the_clip_it_always_gave(pipeline: Pipeline) -> None:
+    before, now = demo_clip.recorded(), demo_clip.made(pipeline)
+    for name in ("small", "large"):
+        difference = (now[name].int() - before[name].int()).abs()
+        assert difference.max() <= 2, f"{name}: rounding may move a pixel by a level, not more"
+        assert difference.float().mean() < 0.1
+    torch.testing.assert_close(now["audio"], before["audio"], atol=2e-3, rtol=0)
+
+
+@cache
+def _of_kind(kind: str) -> dict[str, Score]:
+    method = None if kind == "joint" else "clean"
+    manifest = find_models()["demo"]
+    real = real_clips(manifest.config, "train", CLIPS)
+    run = Run(kind, method, "train")
+    clips = Maker(demo_clip.pipeline()).make(run, SamplingParams(0), real, lambda: None)
+    spec = manifest.config.clip
+    return {score.measure: score for score in scores(perceive(clips, spec), perceive(real, spec))}
+
+
+@pytest.mark.parametrize("kind", ["joint", "v2a", "a2v"])
+def test_sound_and_picture_belong_together(kind: str) -> None:
+    onset = _of_kind(kind)["onset_f1"]
+    assert onset.value.low > onset.floor.high, "clips are no better in step than shuffled ones"

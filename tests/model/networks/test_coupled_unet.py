@@ -1,0 +1,229 @@
+"""The coupled U-Net: its size, what depends on what, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.checkpoint.loading import build, seeded_weights
+from model.networks.config import PRESETS, ClipSpec, ConfigError, UNetConfig
+from model.networks.coupled_unet import CoupledUNet
+
+TINY = PRESETS["tiny"].base
+CLIP = PRESETS["tiny"].clip
+
+
+def network(config: UNetConfig = TINY) -> CoupledUNet:
+    net = build(CoupledUNet, config)
+    seeded_weights(net, seed=5)
+    return net
+
+
+def clip(batch: int, spec: ClipSpec = CLIP, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    video = torch.randn(batch, *spec.video_shape, generator=generator)
+    return video, torch.randn(batch, *spec.audio_shape, generator=generator)
+
+
+def times(*values: float) -> Tensor:
+    return torch.tensor(values)
+
+
+@pytest.fixture(scope="module")
+def net() -> CoupledUNet:
+    return network()
+
+
+def parameters(config: UNetConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in CoupledUNet(config).parameters())
+
+
+def test_the_published_flags_build_133_675_524_parameters() -> None:
+    assert parameters(PRESETS["paper"].base) == 133_675_524
+
+
+def test_other_windows_than_1_4_8_drop_the_middle_rs_mma_as_published() -> None:
+    assert parameters(replace(PRESETS["paper"].base, windows=(1, 4, 4))) == 131_572_228
+
+
+def test_fewer_residual_blocks_or_attentions_have_the_published_counts() -> None:
+    assert parameters(replace(PRESETS["paper"].base, res_blocks=1)) == 93_138_436
+    assert parameters(replace(PRESETS["paper"].base, video_attention_scales=())) == 114_600_964
+
+
+def test_dilations_double_with_depth_and_start_again_after_512() -> None:
+    with torch.device("meta"):
+        net = CoupledUNet(PRESETS["paper"].base)
+    down = [stage[0].audio.conv_in.conv.dilation[1] for stage in net.input_blocks[1:]]
+    up = [
+        layer.audio.conv_in.conv.dilation[1] for stage in net.output_blocks for layer in stage if hasattr(layer, "emb")
+    ]
+    assert down == [2, 4, 8, 16, 32, 64, 128, 256, 512, 1, 2]
+    assert up == [2, 1, 512, 256, 256, 128, 64, 32, 32, 16, 8, 4, 4, 2, 1]
+
+
+def test_a_network_that_has_not_trained_predicts_no_noise() -> None:
+    eps_video, eps_audio = CoupledUNet(TINY).eval()(*clip(1), times(3), times(3))
+    assert eps_video.shape == (1, *CLIP.video_shape)
+    assert eps_audio.shape == (1, *CLIP.audio_shape)
+    assert not eps_video.any()
+    assert not eps_audio.any()
+
+
+@torch.no_grad()
+def test_each_sample_of_a_batch_is_what_it_is_alone(net: CoupledUNet) -> None:
+    video, audio = clip(3)
+    t_video, t_audio = times(10, 500, 999), times(0, 499.5, 20)
+    limits = torch.tensor(TINY.max_shifts(CLIP.frames))
+    shifts = torch.stack([torch.zeros_like(limits), limits, limits // 2])
+    together = net(video, audio, t_video, t_audio, shifts)
+    for i in range(3):
+        one = slice(i, i + 1)
+        alone = net(video[one], audio[one], t_video[one], t_audio[one], shifts[one])
+        torch.testing.assert_close(together[0][one], alone[0], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(together[1][one], alone[1], atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_no_shifts_are_zero_shifts_and_other_shifts_matter(net: CoupledUNet) -> None:
+    video, audio = clip(1)
+    zeros = torch.zeros(1, len(TINY.block_windows), dtype=torch.long)
+    without, with_zeros = net(video, audio, times(50), times(50)), net(video, audio, times(50), times(50), zeros)
+    assert torch.equal(without[0], with_zeros[0])
+    assert torch.equal(without[1], with_zeros[1])
+    for block, limit in enumerate(TINY.max_shifts(CLIP.frames)):
+        if limit:
+            shifted = zeros.clone()
+            shifted[0, block] = 1
+            assert not torch.allclose(net(video, audio, times(50), times(50), shifted)[1], without[1], atol=1e-4)
+
+
+@torch.no_grad()
+def test_uncoupled_each_modality_ignores_the_other_and_its_time(net: CoupledUNet) -> None:
+    (video, audio), (other_video, other_audio) = clip(1), clip(1, seed=1)
+    eps_video, eps_audio = net(video, audio, times(7), times(800), coupled=False)
+    assert torch.equal(net(video, other_audio, times(7), times(3), coupled=False)[0], eps_video)
+    assert torch.equal(net(other_video, audio, times(3), times(800), coupled=False)[1], eps_audio)
+    assert not torch.allclose(
+        net(video, other_audio, times(7), times(800))[0], net(video, audio, times(7), times(800))[0]
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_a_single_modality_network_is_that_half_of_an_uncoupled_one(modality: str) -> None:
+    config = replace(TINY, cross_attention_scales=(), windows=())
+    net, alone = network(config), network(replace(config, modalities=(modality,)))
+    video, audio = clip(2)
+    t = times(20, 900)
+    both = net(video, audio, t, t)
+    if modality == "video":
+        eps, absent = alone(video, None, t, None)
+        torch.testing.assert_close(eps, both[0])
+    else:
+        absent, eps = alone(None, audio, None, t)
+        torch.testing.assert_close(eps, both[1])
+    assert absent is None
+    assert all(("audio" if modality == "video" else "video") not in name for name in alone.state_dict())
+
+
+def test_gradients_reach_every_weight_and_both_inputs(net: CoupledUNet) -> None:
+    net = network().requires_grad_(True)
+    video, audio = (x.requires_grad_(True) for x in clip(1))
+    eps_video, eps_audio = net(video, audio, times(30), times(30))
+    (eps_video.square().mean() + eps_audio.square().mean()).backward()
+    without = [name for name, parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert without == []
+    assert video.grad is not None
+    assert audio.grad is not None
+    assert bool(video.grad.flatten(2).any(dim=2).all())
+
+
+def test_the_gradient_of_the_input_is_the_slope_of_the_output(net: CoupledUNet) -> None:
+    video, audio = clip(1)
+    direction = clip(1, seed=9)[1]
+
+    def loss(step: float) -> Tensor:
+        moved = audio + step * direction
+        return net(video, moved, times(100), times(100))[0].double().square().sum()
+
+    with torch.no_grad():
+        slope = (loss(1e-3) - loss(-1e-3)) / 2e-3
+    step = torch.zeros((), requires_grad=True)
+    moved = audio + step * direction
+    net(video, moved, times(100), times(100))[0].square().sum().backward()
+    assert step.grad.item() == pytest.approx(slope.item(), rel=0.02)
+
+
+@torch.no_grad()
+def test_bfloat16_is_close_and_keeps_norms_and_time_in_float32() -> None:
+    config = replace(TINY, channels=128)  # with few channels a group, norms magnify any rounding
+    net, half = network(config), network(config).to_compute(torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    kept = {name.split(".")[-2] for name, p in half.named_parameters() if p.dtype == torch.float32}
+    assert {"norm_in", "norm_out", "norm", "emb"} < kept
+    assert all("conv" not in name and "qkv" not in name for name in kept)
+    args = (*clip(1), times(400), times(400))
+    for approximate, exact in zip(half(*args), net(*args), strict=True):
+        assert approximate.dtype == torch.float32
+        assert (approximate - exact).norm() / exact.norm() < 0.03
+
+
+def test_without_scale_shift_norm_the_time_is_added_before_the_norm() -> None:
+    config = replace(TINY, scale_shift_norm=False)
+    net = network(config)
+    block = net.input_blocks[1][0].audio
+    x, emb = torch.randn(2, 16, 32), torch.randn(2, 32)
+    h = block.conv_in(torch.nn.functional.silu(block.norm_in(x)))
+    h = block.conv_out(torch.nn.functional.silu(block.norm_out(h + emb[:, None])))
+    torch.testing.assert_close(block(x, emb), x + h)
+
+
+def shifts_of(*values: int) -> Tensor:
+    shifts = torch.zeros(1, len(TINY.block_windows), dtype=torch.long)
+    shifts[0, : len(values)] = torch.tensor(values)
+    return shifts
+
+
+@pytest.mark.parametrize(
+    ("change", "numbers"),
+    [
+        ({"video": torch.zeros(1, 8, 3, 12, 16)}, "12, 16"),
+        ({"video": torch.zeros(1, 8, 4, 16, 16)}, "4, 16, 16"),
+        ({"audio": torch.zeros(1, 1, 1000)}, "1000"),
+        ({"audio": torch.zeros(2, 1, 1024), "t_audio": torch.zeros(2)}, "1 videos and 2 sounds"),
+        ({"audio": torch.zeros(1, 1, 448)}, "448 audio samples leave 7"),
+        ({"video": torch.zeros(1, 7, 3, 16, 16)}, "8 frames is longer than the clip's 7"),
+        ({"t_video": torch.zeros(2)}, r"\(1,\).*\(2,\)"),
+        ({"audio": None, "t_audio": None}, "audio and t_audio must be given"),
+        ({"shifts": torch.zeros(1, 4, dtype=torch.long)}, r"\(1, 9\).*\(1, 4\)"),
+        ({"shifts": shifts_of(0, 5)}, "block 1 must be 0 … 4 frames; got 5"),
+        ({"shifts": shifts_of(-1)}, "block 0 must be 0 … 7 frames; got -1"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused_with_the_numbers(net: CoupledUNet, change: dict, numbers: str) -> None:
+    video, audio = clip(1)
+    args = {"video": video, "audio": audio, "t_video": times(1), "t_audio": times(1), "shifts": None, **change}
+    with pytest.raises(ValueError, match=numbers):
+        net(**args)
+
+
+@pytest.mark.parametrize(
+    ("make", "numbers"),
+    [
+        (lambda: UNetConfig(channels=100), "multiple of 16.*100"),
+        (lambda: UNetConfig(windows=(1, 4)), "pair up"),
+        (lambda: UNetConfig(head_channels=48), "256 channels.*48"),
+        (lambda: UNetConfig(heads=5), "cannot be split into 5"),
+        (lambda: UNetConfig(windows=(1, 4, 32)).check(ClipSpec()), "32 frames.*16"),
+        (lambda: UNetConfig().check(ClipSpec(sample_rate=16_001)), "25601.*64"),
+        (lambda: UNetConfig().check(ClipSpec(width=60)), "64×60.*8"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_refused_with_the_numbers(make: object, numbers: str) -> None:
+    with pytest.raises(ConfigError, match=numbers):
+        make()  # type: ignore[operator]

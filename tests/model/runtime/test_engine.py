@@ -1,0 +1,292 @@
+"""The engine with an evaluator that is watched and can be held up: who shares a batch, who leaves it, who fails."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from model.networks.config import ScheduleConfig, UNetConfig
+from model.runtime.batch_sizes import Buckets
+from model.runtime.engine import Engine, Program
+from model.runtime.evaluator import Evaluator, Request
+from model.sampling.latents import Latents
+from model.sampling.samplers import Evaluate, EvaluateFrames, Prediction
+from model.sampling.schedule import NoiseSchedule
+from tests.waiting import until
+
+PATIENCE = 20.0
+
+
+class Watched:
+    """Stands for an evaluator: answers with the request's own x, notes every batch, and waits while it is held.
+
+    `broken`: a time t whose request cannot be answered.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[list[float]] = []
+        self.frames: list[int] = []
+        self.broken: dict[float, Exception] = {}
+        self.held = threading.Event()
+        self.held.set()
+        self.reached = threading.Semaphore(0)
+
+    def __call__(self, requests: Sequence[Request]) -> list[Prediction]:
+        self.batches.append([request.t for request in requests])
+        self.frames.append(sum(len(request.x) for request in requests if isinstance(request, EvaluateFrames)))
+        self.reached.release()
+        assert self.held.wait(PATIENCE)
+        for request in requests:
+            if request.t in self.broken:
+                raise self.broken[request.t]
+        return [Prediction(request.x) for request in requests]
+
+    def hold(self) -> None:
+        """Stop in the next batch; returns when the engine is in it."""
+        self.held.clear()
+        while self.reached.acquire(blocking=False):
+            pass
+        assert self.reached.acquire(timeout=PATIENCE)
+
+
+@pytest.fixture
+def evaluator() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+def make_engine() -> Iterator[Callable[..., Engine]]:
+    engines: list[Engine] = []
+
+    def make(*arguments: Any, **named: Any) -> Engine:
+        engines.append(Engine(*arguments, **named))
+        engines[-1].start()
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close(RuntimeError("the test is over"))
+        engine.join()
+
+
+def clip_program(name: int, steps: int) -> Program:
+    """`steps` evaluations at times that name the program (the hundreds) and the step; returns what it was sent."""
+    answers = []
+    for step in range(steps):
+        x = Latents(None, torch.full((1, 1, 2), 100.0 * name + step))
+        answers.append(float((yield Evaluate(x, t=100.0 * name + step, s=0.0)).eps.audio[0, 0, 0]))
+    return answers
+
+
+def frames_program(name: int, steps: int, frames: int) -> Program:
+    for step in range(steps):
+        x = torch.zeros(frames, 3, 2, 2)
+        yield EvaluateFrames(x, x, t=100.0 * name + step)
+
+
+def names(batch: list[float]) -> list[int]:
+    return sorted(int(t // 100) for t in batch)
+
+
+def test_programs_share_batches_join_and_leave_at_steps_and_get_their_own_answers(
+    make_engine: Callable[..., Engine], evaluator: Watched
+) -> None:
+    engine = make_engine(8)
+    evaluator.held.clear()
+    first = engine.submit(evaluator, clip_program(1, 4))  # type: ignore[arg-type]
+    assert evaluator.reached.acquire(timeout=PATIENCE)
+    others = [engine.submit(evaluator, clip_program(name, 2)) for name in (2, 3)]  # type: ignore[arg-type]
+    evaluator.held.set()
+    assert first.result(PATIENCE) == [100.0, 101.0, 102.0, 103.0]
+    assert [run.result(PATIENCE) for run in others] == [[200.0, 201.0], [300.0, 301.0]]
+    assert [names(batch) for batch in evaluator.batches] == [[1], [1, 2, 3], [1, 2, 3], [1]]
+
+
+def test_a_run_that_is_told_to_leave_takes_no_further_step(
+    make_engine: Callable[..., Engine], evaluator: Watched
+) -> None:
+    engine = make_engine(8)
+    evaluator.held.clear()
+    leaving, staying = (engine.submit(evaluator, clip_program(name, 50)) for name in (1, 2))  # type: ignore[arg-type]
+    assert evaluator.reached.acquire(timeout=PATIENCE)
+    leaving.leave(KeyError("enough"))
+    assert isinstance(leaving.exception(0), KeyError)  # whoever waits knows at once, whatever the device does
+    seen = len(evaluator.batches)
+    evaluator.held.set()
+    assert len(staying.result(PATIENCE)) == 50
+    assert all(1 not in names(batch) for batch in evaluator.batches[seen:])
+
+
+def test_a_program_that_raises_fails_alone(make_engine: Callable[..., Engine], evaluator: Watched) -> None:
+    def raising() -> Program:
+        yield Evaluate(Latents(None, torch.zeros(1, 1, 2)), t=900.0, s=0.0)
+        raise ArithmeticError("of its own doing")
+
+    engine = make_engine(8)
+    bad, good = engine.submit(evaluator, raising()), engine.submit(evaluator, clip_program(1, 5))  # type: ignore[arg-type]
+    assert isinstance(bad.exception(PATIENCE), ArithmeticError)
+    assert len(good.result(PATIENCE)) == 5
+
+
+def test_a_request_that_cannot_be_answered_fails_alone(make_engine: Callable[..., Engine], evaluator: Watched) -> None:
+    evaluator.broken[201.0] = ValueError("no answer to this")
+    engine = make_engine(8)
+    evaluator.held.clear()
+    runs = [engine.submit(evaluator, clip_program(name, 3)) for name in (1, 2, 3)]  # type: ignore[arg-type]
+    evaluator.held.set()
+    assert isinstance(runs[1].exception(PATIENCE), ValueError)
+    assert [run.result(PATIENCE)[-1] for run in (runs[0], runs[2])] == [102.0, 302.0]
+
+
+def test_no_more_runs_at_a_time_than_there_is_room_for_and_in_their_order(
+    make_engine: Callable[..., Engine], evaluator: Watched
+) -> None:
+    engine = make_engine(2)
+    evaluator.held.clear()
+    began: list[int] = []
+    runs = [
+        engine.submit(evaluator, clip_program(name, 2), lambda name=name: began.append(name))  # type: ignore[arg-type,misc]
+        for name in range(1, 6)
+    ]
+    evaluator.held.set()
+    for run in runs:
+        run.result(PATIENCE)
+    assert began == [1, 2, 3, 4, 5]
+    assert max(len(batch) for batch in evaluator.batches) == 2
+
+
+def test_closing_frees_whoever_waits_at_once(make_engine: Callable[..., Engine], evaluator: Watched) -> None:
+    engine = make_engine(1)
+    runs = [engine.submit(evaluator, clip_program(name, 9)) for name in (1, 2)]  # type: ignore[arg-type]
+    evaluator.hold()
+    engine.close(InterruptedError("the worker stops"))
+    assert all(isinstance(run.exception(0), InterruptedError) for run in runs)
+    assert isinstance(engine.submit(evaluator, clip_program(3, 1)).exception(0), InterruptedError)  # type: ignore[arg-type]
+    evaluator.held.set()
+    engine.join()
+
+
+def test_frames_of_several_clips_share_a_forward_up_to_the_budget_and_none_starves(
+    make_engine: Callable[..., Engine], evaluator: Watched
+) -> None:
+    engine = make_engine(8, 32)
+    evaluator.held.clear()
+    clip = engine.submit(evaluator, clip_program(1, 6))  # type: ignore[arg-type]
+    assert evaluator.reached.acquire(timeout=PATIENCE)
+    runs = [engine.submit(evaluator, frames_program(name, 4, 16)) for name in (2, 3, 4)]  # type: ignore[arg-type]
+    evaluator.held.set()
+    for run in (clip, *runs):
+        run.result(PATIENCE)
+    assert max(evaluator.frames) == 32
+    assert [1 in names(batch) for batch in evaluator.batches[:6]] == [True] * 6  # the base network waits for no one
+    steps = Counter({2: 0, 3: 0, 4: 0})
+    for batch in evaluator.batches:
+        steps.update(name for name in names(batch) if name > 1)
+        assert max(steps.values()) - min(steps.values()) <= 1  # turn by turn
+
+
+def test_a_clip_larger_than_the_budget_is_served_all_the_same(
+    make_engine: Callable[..., Engine], evaluator: Watched
+) -> None:
+    engine = make_engine(8, 8)
+    engine.submit(evaluator, frames_program(1, 2, 16)).result(PATIENCE)  # type: ignore[arg-type]
+    assert evaluator.frames == [16, 16]
+
+
+class Cramped(torch.nn.Module):
+    """A network on a device with room for `room` clips: doubles the sound."""
+
+    config = UNetConfig()
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.sizes: list[int] = []
+
+    def forward(self, video: None, audio: torch.Tensor, *_: object) -> tuple[None, torch.Tensor]:
+        self.sizes.append(len(audio))
+        if len(audio) > self.room:
+            raise torch.OutOfMemoryError("out of memory")
+        return None, 2 * audio
+
+
+def evaluator_with(network: torch.nn.Module, sizes: tuple[int, ...]) -> Evaluator:
+    return Evaluator(network, None, NoiseSchedule.from_config(ScheduleConfig()), buckets=Buckets(sizes))  # type: ignore[arg-type]
+
+
+def test_out_of_memory_halves_the_batches_and_no_run_is_lost(make_engine: Callable[..., Engine]) -> None:
+    network = Cramped(room=3)
+    evaluator = evaluator_with(network, (1, 2, 4, 8))
+    answers = evaluator([next(clip_program(name, 1)) for name in range(1, 8)])
+    assert [float(answer.eps.audio[0, 0, 0]) for answer in answers] == [200.0 * name for name in range(1, 8)]
+    assert network.sizes[-1] <= 2
+    assert evaluator.buckets is not None
+    assert evaluator.buckets.sizes == (1, 2)
+    engine = make_engine(8)
+    runs = [engine.submit(evaluator, clip_program(name, 3)) for name in range(1, 8)]
+    assert [run.result(PATIENCE)[-1] for run in runs] == [2 * (100.0 * name + 2) for name in range(1, 8)]
+    assert 4 not in network.sizes[-9:]
+
+
+def test_a_clip_that_does_not_fit_by_itself_is_a_lack_of_memory(make_engine: Callable[..., Engine]) -> None:
+    run = make_engine(8).submit(evaluator_with(Cramped(room=0), (1, 2)), clip_program(1, 3))
+    assert isinstance(run.exception(PATIENCE), MemoryError)
+
+
+def test_a_lost_device_ends_everything_at_once(make_engine: Callable[..., Engine], evaluator: Watched) -> None:
+    lost: list[BaseException] = []
+    told = threading.Event()
+    engine = make_engine(8, on_lost=lambda error: (lost.append(error), told.set()))
+    evaluator.broken[101.0] = torch.AcceleratorError("an illegal memory access was encountered")
+    runs = [engine.submit(evaluator, clip_program(name, 5)) for name in (1, 2)]  # type: ignore[arg-type]
+    assert told.wait(PATIENCE)
+    assert lost == [evaluator.broken[101.0]]
+    assert all(run.exception(PATIENCE) is lost[0] for run in runs)
+
+
+def test_an_engine_that_is_stuck_in_a_step_says_since_when(
+    make_engine: Callable[..., Engine], evaluator: Watched
+) -> None:
+    engine = make_engine(1)
+    run = engine.submit(evaluator, clip_program(1, 2))  # type: ignore[arg-type]
+    evaluator.hold()
+    before = engine.busy_for
+    until(lambda: engine.busy_for > before, "time goes on")
+    evaluator.held.set()
+    run.result(PATIENCE)
+    until(lambda: engine.busy_for == 0, "the engine waits")
+
+
+def test_a_device_that_is_lost_while_a_run_begins_ends_it_too(make_engine: Callable[..., Engine]) -> None:
+    def lost() -> Program:
+        raise torch.AcceleratorError("unspecified launch failure")
+        yield
+
+    told = threading.Event()
+    engine = make_engine(8, on_lost=lambda _: told.set())
+    run = engine.submit(evaluator_with(Cramped(1), (1,)), lost())
+    assert told.wait(PATIENCE)
+    assert isinstance(run.exception(PATIENCE), torch.AcceleratorError)
+
+
+def test_an_error_keeps_nothing_of_the_forward_that_failed(make_engine: Callable[..., Engine]) -> None:
+    """Frames hold tensors, and errors hold frames: that would be a batch for every job that failed."""
+
+    class Failing(Cramped):
+        def forward(self, video: None, audio: torch.Tensor, *_: object) -> tuple[None, torch.Tensor]:
+            large = torch.zeros(1)
+            kept.append(weakref.ref(large))
+            raise ValueError("no")
+
+    kept: list[weakref.ref[torch.Tensor]] = []
+    engine = make_engine(8)
+    runs = [engine.submit(evaluator_with(Failing(9), (1, 2)), clip_program(name, 2)) for name in (1, 2)]
+    errors = [run.exception(PATIENCE) for run in runs]
+    assert all("in forward" in "".join(getattr(error, "__notes__", [])) for error in errors)
+    assert [reference() for reference in kept] == [None] * len(kept)

@@ -1,0 +1,52 @@
+"""Before the first job: batch sizes, warm networks, the type that the device computes in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.checkpoint.manifest import Manifest
+from model.networks.config import PRESETS
+from model.runtime import warmup
+from model.runtime.batch_sizes import SIZES_CPU
+from model.runtime.pipeline import Pipeline, computes_in_bfloat16
+from model.runtime.warmup import prepare
+
+MANIFEST = Manifest("tiny", PRESETS["tiny"], trained=False, description="", licence="MIT", init_seed=3)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline.load(MANIFEST, "cpu")
+
+
+def sizes(pipeline: Pipeline) -> tuple[int, ...]:
+    assert pipeline.evaluator.buckets is not None
+    return pipeline.evaluator.buckets.sizes
+
+
+def test_a_cpu_with_room_gets_its_usual_batch_sizes(pipeline: Pipeline) -> None:
+    prepare(pipeline)
+    assert sizes(pipeline) == SIZES_CPU
+
+
+def test_little_memory_means_small_batches_but_never_none(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "_resident_memory", lambda: 0)
+    monkeypatch.setattr(warmup, "_peak_memory", lambda: 100)
+    monkeypatch.setattr(warmup, "_free_memory", lambda: 450.0)
+    prepare(pipeline)
+    assert sizes(pipeline) == (1, 2)
+    monkeypatch.setattr(warmup, "_free_memory", lambda: 10.0)
+    prepare(pipeline)
+    assert sizes(pipeline) == (1,)
+
+
+def test_chosen_sizes_are_kept(pipeline: Pipeline) -> None:
+    prepare(pipeline, (8,))
+    assert sizes(pipeline) == (8,)
+
+
+def test_the_networks_compute_in_what_the_processor_has_instructions_for(pipeline: Pipeline) -> None:
+    expected = torch.bfloat16 if computes_in_bfloat16(torch.device("cpu")) else torch.float32
+    assert pipeline.evaluator.dtype is expected
+    assert Pipeline.load(MANIFEST, "cpu", "float32").evaluator.dtype is torch.float32

@@ -1,0 +1,257 @@
+"""Who gets in: every route, asked without a key, with a wrong one, with another user's, and with one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import httpx
+import pytest
+
+from service.api.auth import KEY_PREFIX, key_name, new_key
+from service.jobs.record import Output, Timings
+from service.jobs.store import JobStore
+from service.settings import Settings, load_settings
+from service.storage import open_storage
+from tests.conftest import RunningApi
+from tests.service import media
+from tests.service.answers import problem
+from tests.service.keys import KEYS, client_of, with_keys
+
+OPEN = ("/healthz", "/readyz", "/openapi.json")
+
+
+@pytest.fixture
+def keyed(settings: Settings) -> Settings:
+    return with_keys(settings)
+
+
+@pytest.fixture
+def api(run_api: Callable[[Settings], RunningApi], keyed: Settings) -> RunningApi:
+    return run_api(keyed)
+
+
+@pytest.fixture
+def alice(api: RunningApi) -> Iterator[httpx.Client]:
+    with client_of(api, "alice") as client:
+        yield client
+
+
+@pytest.fixture
+def bob(api: RunningApi) -> Iterator[httpx.Client]:
+    with client_of(api, "bob") as client:
+        yield client
+
+
+@pytest.fixture
+def stranger(api: RunningApi) -> Iterator[httpx.Client]:
+    with client_of(api, None) as client:
+        yield client
+
+
+def completed(client: httpx.Client, store: JobStore, settings: Settings) -> dict[str, Any]:
+    """A job of this client with a video, and the file that it was made from."""
+    job = client.post("/v2a", files={"file": ("a.mp4", media.video())}).json()
+    claimed = store.claim(job["id"], "a worker")
+    assert claimed is not None
+    store.start(job["id"], claimed.attempt)
+    key = claimed.attempt_key("video.mp4")
+    open_storage(settings).put_bytes(key, b"a video", "video/mp4")
+    store.complete(job["id"], claimed.attempt, [Output(0, 1, {"video.mp4": key})], Timings())
+    answer: dict[str, Any] = client.get(f"/jobs/{job['id']}").json()
+    return answer
+
+
+def requests_of(method: str, path: str, job_id: str) -> dict[str, Any]:
+    """A request that this route answers with success, when sent by the owner of the job."""
+    path = path.replace("{job_id}", job_id).replace("{name}", "input.mp4")
+    upload = {"/v2a": media.video, "/a2v": media.sound}.get(path.removeprefix("/v1"))
+    return {"method": method, "url": path, "files": {"file": ("a", upload())} if upload else None}
+
+
+def routes(client: httpx.Client) -> list[tuple[str, str]]:
+    """All of them, as the API describes them, under both spellings; those that end a job last."""
+    described = client.get("/openapi.json").json()["paths"]
+    plain = [(method.upper(), path) for path, operations in described.items() for method in operations]
+    heads = [("HEAD", path) for method, path in plain if method == "GET"]
+    both = [(method, prefix + path) for prefix in ("", "/v1") for method, path in plain + heads]
+    return sorted(both, key=lambda route: (route[0] == "DELETE", route[1].endswith("/cancel")))
+
+
+def test_every_route_asks_who_is_there(alice: httpx.Client, bob: httpx.Client, stranger: httpx.Client) -> None:
+    checked = 0
+    for method, path in routes(stranger):
+        if path.removeprefix("/v1") in OPEN:
+            assert stranger.request(method, path).status_code in (200, 503)
+            continue
+        job_id = alice.post("/v2a", files={"file": ("a.mp4", media.video())}).json()["id"]
+        if path.endswith("/events"):  # of a job that waits they would come for ever
+            alice.post(f"/jobs/{job_id}/cancel")
+        request = requests_of(method, path, job_id)
+
+        without = stranger.request(**request)
+        assert (without.status_code, without.headers["www-authenticate"]) == (401, 'Bearer realm="duet"'), request
+        for wrong in ("Bearer duet_wrong", "Bearer", "Basic YTpi", KEYS["alice"], f"Bearer {KEYS['alice']}x"):
+            assert stranger.request(**request, headers={"Authorization": wrong}).status_code == 401, request
+        digest = hashlib.sha256(KEYS["alice"].encode()).hexdigest()
+        assert stranger.request(**request, headers={"Authorization": f"Bearer {digest}"}).status_code == 401
+
+        others = bob.request(**request)
+        own = alice.request(**request)
+        if "{job_id}" in path:
+            assert others.status_code == 404, request
+            if method != "HEAD":
+                unknown = bob.request(**requests_of(method, path, "job_00000000000000000000000000"))
+                same = others.json()["detail"].replace(job_id, unknown.json()["detail"].split()[-1].rstrip("."))
+                assert unknown.status_code == 404, "another's job looks like one that is not there"
+                assert same == unknown.json()["detail"]
+        else:
+            assert others.status_code in (200, 202), request
+        assert own.status_code in (200, 202, 204), (request, own.text)
+        checked += 1
+    assert checked >= 2 * 13
+
+
+def test_whoever_has_no_key_is_refused_before_a_byte_of_the_upload_is_sent(api: RunningApi) -> None:
+    """The client waits for a word first, as curl does."""
+    with socket.create_connection(("127.0.0.1", api.port)) as client:
+        client.sendall(
+            b"POST /v2a HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
+            b"Content-Length: 99999\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert client.recv(1000).startswith(b"HTTP/1.1 401 ")
+
+
+def test_lists_show_ones_own_jobs(alice: httpx.Client, bob: httpx.Client) -> None:
+    mine = alice.post("/generate").json()["id"]
+    assert [job["id"] for job in alice.get("/jobs").json()["data"]] == [mine]
+    assert bob.get("/jobs").json() == {"data": [], "has_more": False, "next": None}
+    assert bob.get("/jobs", params={"after": mine}).json()["data"] == []
+
+
+def test_an_idempotency_key_belongs_to_its_api_key(alice: httpx.Client, bob: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "the-same"}
+    first = alice.post("/generate", json={"seed": 1}, headers=headers)
+    others = bob.post("/generate", json={"seed": 2}, headers=headers)
+    assert (first.status_code, others.status_code) == (202, 202)
+    assert first.json()["id"] != others.json()["id"]
+    assert "idempotency-replayed" not in others.headers
+
+
+def test_nobody_else_hears_that_a_job_was_deleted(alice: httpx.Client, bob: httpx.Client) -> None:
+    url = alice.post("/generate").headers["location"]
+    assert alice.delete(url).status_code == 204
+    assert alice.delete(url).status_code == 204
+    for method in ("GET", "DELETE"):
+        assert bob.request(method, url).status_code == 404
+
+
+def test_jobs_from_before_there_were_keys_are_nobodys(
+    client: httpx.Client, run_api: Callable[[Settings], RunningApi], keyed: Settings
+) -> None:
+    url = client.post("/generate").headers["location"]
+    with client_of(run_api(keyed), "alice") as alice:
+        assert alice.get(url).status_code == 404
+        assert alice.get("/jobs").json()["data"] == []
+
+
+def test_a_page_can_show_media_by_signed_urls(
+    alice: httpx.Client, stranger: httpx.Client, store: JobStore, keyed: Settings
+) -> None:
+    job = completed(alice, store, keyed)
+    for url in (job["outputs"][0]["files"]["video.mp4"], job["urls"]["input"]):
+        part = stranger.get(url, headers={"Range": "bytes=0-2"})
+        assert (part.status_code, len(part.content)) == (206, 3)
+        assert stranger.head(url).status_code == 200
+        assert stranger.get(f"/v1{url}").status_code == 200
+        assert part.headers["cache-control"] == "private, no-store"
+    again = alice.get(f"/jobs/{job['id']}").json()
+    assert again == job, "polling does not change the URLs, and so not the ETag"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"signature": "00" * 32}, {"signature": "é"}, {"key": "bob"}, {"expires": "99999999999"}, {"expires": "x"}],
+)
+def test_a_signed_url_cannot_be_changed(
+    alice: httpx.Client, stranger: httpx.Client, store: JobStore, keyed: Settings, changed: dict[str, str]
+) -> None:
+    parts = urlsplit(completed(alice, store, keyed)["outputs"][0]["files"]["video.mp4"])
+    query = {**dict(parse_qsl(parts.query)), **changed}
+    problem(stranger.get(f"{parts.path}?{urlencode(query)}"), 401, "unauthorized")
+
+
+def test_a_signed_url_opens_that_file_only(
+    alice: httpx.Client, stranger: httpx.Client, store: JobStore, keyed: Settings
+) -> None:
+    job = completed(alice, store, keyed)
+    url = urlsplit(job["outputs"][0]["files"]["video.mp4"])
+    for path in (f"/jobs/{job['id']}/files/input.mp4", f"/jobs/{job['id']}", "/jobs", "/models"):
+        assert stranger.get(f"{path}?{url.query}").status_code == 401
+    assert stranger.delete(f"/jobs/{job['id']}?{url.query}").status_code == 401
+
+
+def test_a_signed_url_ends(
+    alice: httpx.Client, stranger: httpx.Client, store: JobStore, keyed: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = completed(alice, store, keyed)["outputs"][0]["files"]["video.mp4"]
+    expires = int(dict(parse_qsl(urlsplit(url).query))["expires"])
+    assert 900 <= expires - time.time() <= 1800
+    monkeypatch.setattr("service.api.auth.time.time", lambda: expires + 1)
+    assert "expired" in problem(stranger.get(url), 401, "unauthorized")["detail"]
+
+
+def test_without_keys_urls_are_plain_and_nobody_is_asked(client: httpx.Client) -> None:
+    job = client.post("/v2a", files={"file": ("a.mp4", media.video())}).json()
+    assert job["urls"]["input"] == f"/jobs/{job['id']}/files/input.mp4"
+
+
+def test_a_name_may_have_two_keys_while_one_is_exchanged() -> None:
+    (old, old_hash), (new, new_hash) = new_key(), new_key()
+    settings = load_settings(api_keys=f"alice:{old_hash}, alice:{new_hash}")
+    assert old != new
+    assert old.startswith(KEY_PREFIX)
+    assert [key_name(settings, key) for key in (old, new, "duet_other", "", "\udcff")] == [
+        "alice",
+        "alice",
+        None,
+        None,
+        None,
+    ]
+
+
+def test_keys_are_never_logged(
+    alice: httpx.Client, stranger: httpx.Client, store: JobStore, keyed: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    job = completed(alice, store, keyed)
+    stranger.get("/jobs", headers={"Authorization": "Bearer duet_mistyped"})
+    url = job["outputs"][0]["files"]["video.mp4"]
+    assert stranger.get(url).status_code == 200
+    logged = "\n".join(str(record.__dict__) for record in caplog.records if not record.name.startswith("http"))
+    assert "alice" in logged
+    digests = [hashlib.sha256(key.encode()).hexdigest() for key in KEYS.values()]
+    for secret in (*KEYS.values(), *digests, "mistyped", dict(parse_qsl(urlsplit(url).query))["signature"]):
+        assert secret not in logged
+
+
+def test_the_command_makes_a_key_that_the_setting_takes() -> None:
+    command = [sys.executable, "-m", "duet", "key", "alice"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    key, entry = out[-5], out[-1]
+    assert key_name(load_settings(api_keys=entry), key) == "alice"
+
+
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://elsewhere.example"}])
+def test_without_keys_pages_of_other_sites_cannot_submit(client: httpx.Client, headers: dict[str, str]) -> None:
+    file = {"file": ("a.mp4", media.video())}
+    problem(client.post("/v2a", files=file, headers=headers), 403, "cross_site")
+    own = {"Sec-Fetch-Site": "same-origin", "Origin": str(client.base_url)}
+    assert client.post("/v2a", files=file, headers=own).status_code == 202

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.checkpoint.manifest import Manifest
+from model.networks.config import PRESETS
+from service.api.parameters import GenerateParameters
+from service.jobs.store import JobStore
+from service.settings import Settings
+from tests.conftest import RedisServer, RunningApi
+from tests.service.answers import problem
+from tests.service.jobs.test_queue import reading
+
+
+def test_a_job_is_accepted_and_can_be_followed(client: httpx.Client, store: JobStore) -> None:
+    answer = client.post("/generate", json={"seed": 42, "metadata": {"scene": "beach"}})
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["location"] == f"/jobs/{job['id']}"
+    assert answer.headers["retry-after"] == "2"
+    assert (job["kind"], job["status"], job["queue_position"], job["progress"]) == ("generate", "queued", 0, 0)
+    assert job["metadata"] == {"scene": "beach"}
+    assert client.get(answer.headers["location"]).json() == job
+    assert store.get(job["id"]).params.seed == 42
+
+
+def test_every_parameter_is_echoed_as_used(client: httpx.Client) -> None:
+    job = client.post("/generate", json={"seed": 1}).json()
+    assert job["model"] == "demo"
+    assert job["params"] == {
+        "seed": 1,
+        "num_outputs": 1,
+        "sampler": "dpmpp_2m",
+        "steps": 20,
+        "spacing": "log_snr",
+        "super_resolution": True,
+        "sr_sampler": "dpmpp_2m",
+        "sr_steps": 8,
+        "priority": "normal",
+    }
+
+
+def test_what_was_echoed_can_be_sent_again(client: httpx.Client) -> None:
+    first = client.post("/generate", json={"sampler": "ddim", "num_outputs": 3}).json()
+    again = client.post("/generate", json={"model": first["model"], **first["params"]}).json()
+    assert again["params"] == first["params"]
+
+
+def test_the_server_draws_a_seed_that_json_can_carry(client: httpx.Client) -> None:
+    seeds = {client.post("/generate").json()["params"]["seed"] for _ in range(5)}
+    assert len(seeds) == 5
+    assert all(0 <= seed < 2**53 for seed in seeds)
+
+
+def test_an_empty_body_asks_for_the_defaults(client: httpx.Client) -> None:
+    assert client.post("/generate").status_code == 202
+    assert client.post("/generate", json={}).status_code == 202
+
+
+def test_a_worker_is_woken_with_the_priority_asked_for(client: httpx.Client, settings: Settings) -> None:
+    low = client.post("/generate", json={"priority": "low"}).json()
+    high = client.post("/generate", json={"priority": "high"}).json()
+    assert (low["queue_position"], high["queue_position"]) == (0, 0)
+    assert client.get(low["urls"]["self"]).json()["queue_position"] == 1
+    with reading(settings) as messages:
+        assert [messages.get(timeout=5).payload[0][0] for _ in range(2)] == [high["id"], low["id"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "allowed"),
+    [
+        ({"seed": -1}, "seed", "an integer 0 … 9007199254740991"),
+        ({"seed": 2**53}, "seed", "an integer 0 … 9007199254740991"),
+        ({"seed": "42"}, "seed", "an integer 0 … 9007199254740991"),
+        ({"seed": True}, "seed", "an integer 0 … 9007199254740991"),
+        ({"seed": 1.5}, "seed", "an integer 0 … 9007199254740991"),
+        ({"num_outputs": 9}, "num_outputs", "an integer 1 … 8"),
+        ({"steps": 0}, "steps", "an integer 1 … 1000"),
+        ({"sampler": "euler"}, "sampler", "one of dpmpp_2m, dpmpp_3m, dpm_solver, unipc, ddim, ddpm"),
+        ({"spacing": None}, "spacing", "one of log_snr, uniform, quadratic"),
+        ({"sr_steps": 251}, "sr_steps", "an integer 1 … 250"),
+        ({"super_resolution": "yes"}, "super_resolution", "true or false"),
+        ({"priority": "urgent"}, "priority", "one of low, normal, high"),
+        ({"metadata": {"a": 1}}, "metadata", None),
+        ({"metadata": {str(n): "" for n in range(17)}}, "metadata", None),
+        ({"metadata": {"a": "b" * 513}}, "metadata", None),
+        ({"model": "none such"}, "model", "one of demo"),
+        ({"eta": 0.5}, "eta", None),
+        ({"guidance": "clean"}, "guidance", None),
+        ({"start": 1}, "start", None),
+        ({"webhook": {}}, "webhook.url", None),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_is_allowed(
+    client: httpx.Client, store: JobStore, body: dict[str, Any], field: str, allowed: str | None
+) -> None:
+    answer = client.post("/generate", json=body)
+    code = "unknown_model" if field == "model" else "invalid_parameter"
+    errors = problem(answer, 422, code)["errors"]
+    assert [error["field"] for error in errors] == [field]
+    assert allowed is None or errors[0]["allowed"] == allowed
+    assert store.page() == ([], None)
+
+
+def test_all_wrong_fields_are_named_at_once(client: httpx.Client) -> None:
+    errors = problem(client.post("/generate", json={"seed": -1, "steps": 0, "x": 1}), 422, "invalid_parameter")[
+        "errors"
+    ]
+    assert {error["field"]: error["got"] for error in errors} == {"seed": -1, "steps": 0, "x": 1}
+
+
+def test_a_parameter_that_the_model_cannot_serve_is_refused(
+    run_api: Callable[[Settings], RunningApi], settings: Settings, tmp_path: Path
+) -> None:
+    config = replace(PRESETS["tiny"], sr=None)
+    folder = tmp_path / "models" / "plain"
+    folder.mkdir(parents=True)
+    manifest = Manifest("plain", config, trained=False, description="for a test", licence="MIT")
+    (folder / "model.json").write_text(manifest.to_json())
+    api = run_api(settings.model_copy(update={"models": tmp_path / "models", "default_model": "plain"}))
+    answer = httpx.post(f"{api.url}/generate", json={"super_resolution": True}, trust_env=False)
+    assert problem(answer, 422, "invalid_parameter")["errors"][0]["field"] == "super_resolution"
+    job = httpx.post(f"{api.url}/generate", trust_env=False).json()
+    assert (job["model"], job["params"]["super_resolution"]) == ("plain", False)
+    listed = httpx.get(f"{api.url}/models", trust_env=False).json()["data"]
+    assert [(model["name"], model["default"]) for model in listed] == [("plain", True), ("demo", False)]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@hypothesis.settings(max_examples=150, deadline=None)
+@given(body=st.dictionaries(st.sampled_from([*GenerateParameters.model_fields, "file", "", "ü"]), VALUES, max_size=3))
+def test_no_body_makes_the_service_fail(shared_client: httpx.Client, body: dict[str, Any]) -> None:
+    answer = shared_client.post("/generate", content=json.dumps(body), headers=JSON)
+    if answer.status_code != 202:
+        problem(answer, 422, answer.json()["code"])
+    assert answer.headers["x-request-id"]
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"{'seed': 1}", b"\xff\xfe", b'{"seed": 1}x', b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}"]
+)
+def test_what_is_not_json_is_malformed(client: httpx.Client, body: bytes) -> None:
+    problem(client.post("/generate", content=body, headers=JSON), 400, "malformed")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b'"x"', b"3"])
+def test_json_that_is_no_object_is_refused(client: httpx.Client, body: bytes) -> None:
+    problem(client.post("/generate", content=body, headers=JSON), 422, "invalid_parameter")
+
+
+@pytest.mark.parametrize("body", [b'{"eta": NaN}', b'{"eta": 1e999}', b'{"sampler": "\\ud800"}', b'{"\\ud800": 1}'])
+def test_values_that_json_cannot_send_back_are_refused_in_order(client: httpx.Client, body: bytes) -> None:
+    problem(client.post("/generate", content=body, headers=JSON), 422, "invalid_parameter")
+
+
+def test_another_media_type_is_refused(client: httpx.Client) -> None:
+    problem(client.post("/generate", data={"seed": "1"}), 415, "unsupported_media_type")
+
+
+def test_a_huge_body_is_refused_before_it_is_read(client: httpx.Client) -> None:
+    problem(client.post("/generate", content=b" " * 2**21, headers=JSON), 413, "too_large")
+
+    def endless() -> Any:
+        for _ in range(64):
+            yield b" " * 2**16
+
+    problem(client.post("/generate", content=endless(), headers=JSON), 413, "too_large")
+
+
+@pytest.mark.timed
+def test_without_redis_no_job_is_accepted(
+    run_api: Callable[[Settings], RunningApi], own_redis: RedisServer, tmp_path: Path
+) -> None:
+    api = run_api(Settings(redis_url=own_redis.url, data=tmp_path / "data"))
+    own_redis.stop()
+    began = time.monotonic()
+    answer = httpx.post(f"{api.url}/generate", trust_env=False)
+    assert time.monotonic() - began < 3
+    problem(answer, 503, "queue_unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+    own_redis.start()
+    job = httpx.post(f"{api.url}/generate", trust_env=False)
+    assert job.status_code == 202
+    assert httpx.get(f"{api.url}{job.headers['location']}", trust_env=False).json()["queue_position"] == 0
+
+
+@pytest.mark.timed
+def test_a_redis_that_says_nothing_costs_seconds(run_api: Callable[[Settings], RunningApi], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, as a host that hangs may
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        api = run_api(Settings(redis_url=url, data=tmp_path / "data"))
+        for method, path in (("POST", "/generate"), ("GET", "/jobs")):
+            began = time.monotonic()
+            answer = httpx.request(method, f"{api.url}{path}", trust_env=False, timeout=60)
+            assert time.monotonic() - began < 6
+            problem(answer, 503, "queue_unavailable")
+
+
+def test_an_api_that_started_without_redis_finds_it_later(
+    run_api: Callable[[Settings], RunningApi], own_redis: RedisServer, tmp_path: Path
+) -> None:
+    own_redis.stop()
+    api = run_api(Settings(redis_url=own_redis.url, data=tmp_path / "data"))
+    problem(httpx.post(f"{api.url}/generate", trust_env=False), 503, "queue_unavailable")
+    own_redis.start()
+    assert httpx.post(f"{api.url}/generate", trust_env=False).status_code == 202

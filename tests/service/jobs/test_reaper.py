@@ -1,0 +1,165 @@
+"""What a dead worker held and what lost its message comes back, whoever looks and however often."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.jobs.queue import JobQueue
+from service.jobs.reaper import Reaper
+from service.jobs.record import SPOOL, Job, Status
+from service.jobs.store import JobStore, StoreUnavailable, connect
+from service.settings import Settings
+from tests.conftest import RedisServer
+from tests.service.new_jobs import a_job
+from tests.waiting import until
+
+LEASE = 0.3
+
+DROPS_A_MESSAGE = """
+import os, sys
+from celery import Celery
+from kombu.transport.redis import QoS
+from service.jobs.queue import QUEUE, celery_config
+from service.settings import Settings
+
+# The transport takes the message off the list (BRPOP), then writes down that it did: this process dies in between.
+QoS.append = lambda *arguments: os._exit(9)
+celery = Celery()
+celery.conf.update(celery_config(Settings(redis_url=sys.argv[1])))
+with celery.connection_for_read() as connection:
+    connection.SimpleQueue(QUEUE).get(timeout=20)
+"""
+
+
+@pytest.fixture
+def store(settings: Settings) -> JobStore:
+    return JobStore(connect(settings), LEASE)
+
+
+@pytest.fixture
+def reaper(store: JobStore, queue: JobQueue) -> Iterator[Reaper]:
+    until(lambda: store.uptime() > LEASE, "Redis is up for a lease")
+    reaper = Reaper(store, queue)
+    yield reaper
+    reaper.stop()
+
+
+def submitted(store: JobStore, queue: JobQueue) -> Job:
+    job = a_job()
+    store.create(job)
+    queue.enqueue(job)
+    return job
+
+
+def test_a_message_that_the_transport_drops_is_sent_again(
+    store: JobStore, queue: JobQueue, reaper: Reaper, settings: Settings
+) -> None:
+    job = submitted(store, queue)
+    assert queue.waiting() == {job.id}
+    dead = subprocess.run([sys.executable, "-c", DROPS_A_MESSAGE, settings.redis_url], timeout=60)
+    assert dead.returncode == 9
+    assert queue.waiting() == set(), "the message is lost: not in the queue, nor written down as taken"
+    until(store.without_message, "it should have been claimed by now")
+    reaper.round()
+    assert queue.waiting() == {job.id}
+    assert store.claim(job.id, "w") is not None
+
+
+def test_a_job_whose_api_died_before_it_sent_the_message_gets_one(
+    store: JobStore, queue: JobQueue, reaper: Reaper
+) -> None:
+    job = a_job()
+    store.create(job)
+    until(store.without_message, "it should have been claimed by now")
+    reaper.round()
+    assert queue.waiting() == {job.id}
+
+
+def test_any_number_of_reapers_send_one_message_for_a_job_that_waits(
+    store: JobStore, queue: JobQueue, reaper: Reaper, settings: Settings
+) -> None:
+    job = submitted(store, queue)
+    for _ in range(3):
+        until(store.without_message, "nobody claims it")
+        reaper.round()
+        Reaper(store, queue).round()
+    with connect(settings) as client:
+        assert sum(client.llen(key) for key in client.keys("duet*") if client.type(key) == b"list") == 1
+    assert queue.waiting() == {job.id}
+
+
+def test_what_a_dead_worker_held_waits_again(store: JobStore, queue: JobQueue, reaper: Reaper) -> None:
+    job = a_job()
+    store.create(job)
+    store.claim(job.id, "w")
+    store.start(job.id, 1)
+    reaper.round()
+    assert store.get(job.id).holder == "w", "its lease is good"
+    until(store.leases_run_out, "the lease has run out")
+    reaper.round()
+    record = store.get(job.id)
+    assert (record.status, record.holder, record.alone, record.strikes) == (Status.QUEUED, None, True, 0)
+    assert queue.waiting() == {job.id}
+
+
+def test_reapers_at_the_same_moment_count_one_strike(store: JobStore, queue: JobQueue, reaper: Reaper) -> None:
+    job = a_job()
+    store.create(job)
+    store.claim(job.id, "w", alone=True)
+    until(store.leases_run_out, "the lease has run out")
+    threads = [threading.Thread(target=Reaper(store, queue).round) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.get(job.id).strikes == 1
+
+
+def test_after_a_restart_of_redis_live_workers_have_a_lease_s_time_to_renew(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    settings = Settings(redis_url=own_redis.url, data=tmp_path)
+    store, queue = JobStore(connect(settings), 1.5), JobQueue(settings)
+    job = a_job()
+    store.create(job)
+    store.claim(job.id, "w")
+    own_redis.stop()
+    reaper = Reaper(store, queue)
+    with pytest.raises(StoreUnavailable):
+        reaper.round()
+    time.sleep(1.6)  # the lease runs out while Redis is away: time itself is what is tested
+    own_redis.start()
+    assert store.leases_run_out() == [job.id]
+    reaper.round()
+    assert store.get(job.id).holder == "w"
+    store.renew(job.id, 1)
+    assert store.leases_run_out() == []
+    queue.close()
+
+
+def test_a_worker_known_to_be_dead_is_not_waited_for(store: JobStore, queue: JobQueue, reaper: Reaper) -> None:
+    jobs = [a_job() for _ in range(3)]
+    for job, holder in zip(jobs, ("host-1-aa", "host-12-bb", f"host{SPOOL}"), strict=True):
+        store.create(job)
+        store.claim(job.id, holder)
+    reaper.worker_died("host-1-")
+    assert [store.get(job.id).holder is None for job in jobs] == [True, False, False]
+    assert reaper.nobody_works() == 3  # all of them are still to be done, one of them only to be uploaded
+    assert [store.get(job.id).holder is None for job in jobs] == [True, True, False]
+    assert [store.get(job.id).strikes for job in jobs] == [0, 0, 0]
+    assert queue.waiting() == {jobs[0].id, jobs[1].id}
+
+
+def test_it_goes_its_rounds_until_it_is_stopped(store: JobStore, queue: JobQueue, reaper: Reaper) -> None:
+    reaper.start()
+    job = a_job()
+    store.create(job)
+    until(lambda: queue.waiting() == {job.id}, "it is noticed")
+    reaper.stop()

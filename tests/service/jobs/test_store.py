@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from service.jobs.record import IllegalTransition, Job, JobError, Progress, StaleClaim, Status
+from service.jobs.store import JobStore, StoreUnavailable, UnknownJob, connect
+from service.settings import Settings
+from tests.conftest import RedisServer
+from tests.service.new_jobs import OUTPUT, TIMINGS, a_job
+from tests.waiting import until
+
+STEP = Progress("base", 7, 20, 0.31, 4.2)
+ERROR = JobError("internal_error", "it broke", True, 1)
+
+
+def at_once(*actions: Callable[[], Any]) -> list[Any]:
+    """Run all at the same moment, each in a thread; return what each returned or raised."""
+    results: list[Any] = [None] * len(actions)
+    barrier = threading.Barrier(len(actions))
+
+    def run(number: int) -> None:
+        barrier.wait()
+        try:
+            results[number] = actions[number]()
+        except Exception as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(actions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def overtake(store: JobStore, job: Job) -> None:
+    """The reaper takes the job away, and another worker claims it."""
+    assert store.abandon(job.id, known_dead=True) is not None
+    assert store.claim(job.id, "another") is not None
+
+
+def test_a_job_is_found_as_it_was_written(store: JobStore) -> None:
+    job = a_job(metadata={"scene": "beach"})
+    store.create(job)
+    assert store.get(job.id) == job
+    with pytest.raises(UnknownJob):
+        store.get("job_00000000000000000000000000")
+
+
+def test_each_claim_is_a_new_attempt(store: JobStore) -> None:
+    job = a_job()
+    store.create(job)
+    for attempt in (1, 2, 3):
+        claimed = store.claim(job.id, "w")
+        assert claimed is not None
+        assert claimed.attempt == attempt
+        store.hand_back(job.id, attempt)
+
+
+def test_of_claims_at_the_same_moment_one_wins(store: JobStore) -> None:
+    job = a_job()
+    store.create(job)
+    claims = at_once(*[lambda name=name: store.claim(job.id, f"worker-{name}") for name in range(12)])
+    assert [claim.attempt for claim in claims if claim] == [1]
+
+
+def test_there_is_nothing_to_claim_once_a_job_ended_or_is_gone(store: JobStore) -> None:
+    job = a_job()
+    store.create(job)
+    store.claim(job.id, "w")
+    store.fail(job.id, 1, ERROR)
+    assert store.claim(job.id, "w") is None
+    store.erase(job.id)
+    assert store.claim(job.id, "w") is None
+
+
+def test_whoever_was_overtaken_can_change_nothing(store: JobStore) -> None:
+    job = a_job()
+    store.create(job)
+    store.claim(job.id, "w")
+    store.start(job.id, 1)
+    overtake(store, job)
+    for late in (
+        lambda: store.start(job.id, 1),
+        lambda: store.renew(job.id, 1),
+        lambda: store.hand_back(job.id, 1),
+        lambda: store.progress(job.id, 1, STEP),
+        lambda: store.complete(job.id, 1, [OUTPUT], TIMINGS),
+        lambda: store.fail(job.id, 1, ERROR),
+    ):
+        with pytest.raises(StaleClaim):
+            late()
+    assert store.get(job.id).attempt == 2
+    assert store.progress_of(store.get(job.id)) is None
+
+
+def test_of_all_results_that_come_at_once_one_is_committed(store: JobStore) -> None:
+    job = a_job()
+    store.create(job)
+    store.claim(job.id, "w")
+    store.start(job.id, 1)
+    ends = [lambda: store.complete(job.id, 1, [OUTPUT], TIMINGS), lambda: store.fail(job.id, 1, ERROR)] * 4
+    results = at_once(*ends)
+    assert sum(isinstance(result, IllegalTransition) for result in results) == 4
+    committed = [result for result in results if not isinstance(result, Exception)]
+    assert committed == [store.get(job.id)] * 4
+
+
+def test_a_commit_whose_answer_got_lost_counts(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client sends a command again when the connection broke before the answer came."""
+    job = a_job()
+    store.create(job)
+    store.claim(job.id, "w")
+    store.start(job.id, 1)
+    send = store._commit
+
+    def sent_twice(**arguments: Any) -> Any:
+        send(**arguments)
+        return send(**arguments)
+
+    monkeypatch.setattr(store, "_commit", sent_twice)
+    done = store.complete(job.id, 1, [OUTPUT], TIMINGS)
+    assert done == store.get(job.id)
+    assert done.status is Status.COMPLETED
+
+
+def test_progress_is_that_of_the_current_attempt(store: JobStore) -> None:
+    job = a_job()
+    store.create(job)
+    assert store.progress_of(job) is None
+    store.claim(job.id, "w")
+    store.start(job.id, 1)
+    store.progress(job.id, 1, STEP)
+    assert store.progress_of(job) == STEP
+    overtake(store, job)
+    assert store.progress_of(job) is None
+    store.start(job.id, 2)
+    store.progress(job.id, 2, Progress("sr", 1, 8, 0.9))
+    assert store.progress_of(job) == Progress("sr", 1, 8, 0.9, None)
+    store.complete(job.id, 2, [OUTPUT], TIMINGS)
+    assert store.progress_of(job) is None
+    with pytest.raises(StaleClaim):
+        store.progress(job.id, 2, STEP)
+
+
+def test_progress_leaves_the_record_alone(store: JobStore) -> None:
+    job = a_job()
+    store.create(job)
+    store.claim(job.id, "w")
+    before = store.start(job.id, 1)
+    store.progress(job.id, 1, STEP)
+    assert store.get(job.id) == before
+
+
+def test_the_position_counts_urgent_jobs_first_and_running_ones_not(store: JobStore) -> None:
+    low, normal, later, high = (a_job(priority=name) for name in ("low", "normal", "normal", "high"))
+    for job in (low, normal, later, high):
+        store.create(job)
+    order = (high, normal, later, low)
+    assert [store.queue_position(job) for job in order] == [0, 1, 2, 3]
+    store.claim(high.id, "w")
+    assert store.queue_position(high) == 0
+    store.start(high.id, 1)
+    assert [store.queue_position(job) for job in order] == [None, 0, 1, 2]
+    store.erase(normal.id)
+    assert [store.queue_position(job) for job in order] == [None, None, 0, 1]
+    store.claim(low.id, "w")
+    store.hand_back(low.id, 1)
+    assert [store.queue_position(job) for job in (low, later)] == [0, 1]
+
+
+def test_the_position_counts_waiting_too(store: JobStore) -> None:
+    """Five minutes are worth one priority, so an old job of low priority goes before a new one of normal."""
+    now = datetime.now(UTC)
+    old, new = a_job(priority="low"), a_job(priority="normal")
+    old = replace(old, created_at=now - timedelta(minutes=6))
+    for job in (old, new):
+        store.create(job)
+    assert [store.queue_position(job) for job in (old, new)] == [0, 1]
+
+
+def test_pages_go_from_the_newest_to_the_oldest_and_filter(store: JobStore) -> None:
+    jobs = [a_job(kind, owner=owner) for owner in ("ann", "bob") for kind in ("generate", "v2a", "a2v", "v2a")]
+    for job in jobs:
+        store.create(job)
+    newest = [job.id for job in reversed(jobs)]
+
+    def ids(**filters: Any) -> list[str]:
+        found, after = [], None
+        while True:
+            page, after = store.page(**filters, after=after, limit=3)
+            found += [job.id for job in page]
+            if after is None:
+                return found
+            assert len(page) == 3
+
+    assert ids() == newest
+    assert ids(owner="ann") == newest[4:]
+    assert ids(kind="v2a") == [newest[0], newest[2], newest[4], newest[6]]
+    store.claim(jobs[1].id, "w")
+    store.start(jobs[1].id, 1)
+    assert ids(status=Status.IN_PROGRESS) == ids(status=Status.IN_PROGRESS, owner="ann", kind="v2a") == [jobs[1].id]
+    assert ids(status=Status.IN_PROGRESS, owner="bob") == []
+    assert ids(status=Status.QUEUED) == [each for each in newest if each != jobs[1].id]
+    assert (store.count_queued(), store.count_queued("ann"), store.count_queued("carol")) == (7, 3, 0)
+    assert store.page(limit=8)[1] is None
+
+
+def test_a_cancel_reaches_the_worker_with_its_next_step_or_renewal(store: JobStore) -> None:
+    job = a_job()
+    store.create(job)
+    store.claim(job.id, "w")
+    store.start(job.id, 1)
+    assert store.renew(job.id, 1) is False
+    assert store.progress(job.id, 1, STEP) is False
+    assert store.request_cancel(job.id).status is Status.IN_PROGRESS
+    assert store.renew(job.id, 1) is True
+    assert store.progress(job.id, 1, STEP) is True
+    assert store.cancelled(job.id, 1).status is Status.CANCELED
+
+
+def test_a_cancelled_job_waits_no_more(store: JobStore) -> None:
+    job = a_job()
+    store.create(job)
+    assert store.request_cancel(job.id).status is Status.CANCELED
+    assert store.queue_position(job) is None
+    assert store.claim(job.id, "w") is None
+    with pytest.raises(IllegalTransition):
+        store.request_cancel(job.id)
+
+
+def test_a_lease_that_ran_out_can_be_renewed_until_somebody_took_the_job(store: JobStore) -> None:
+    short = JobStore(store._redis, lease=0.05)
+    job = a_job()
+    short.create(job)
+    short.claim(job.id, "w")
+    until(lambda: short.leases_run_out() == [job.id], "the lease ran out")
+    store.renew(job.id, 1)
+    assert store.leases_run_out() == []
+    assert store.abandon(job.id) is None
+    short.renew(job.id, 1)
+    until(short.leases_run_out, "the lease ran out again")
+    abandoned = store.abandon(job.id)
+    assert abandoned is not None
+    assert (abandoned.status, abandoned.alone) == (Status.QUEUED, True)
+    with pytest.raises(StaleClaim):
+        store.renew(job.id, 1)
+    assert store.abandon(job.id) is None
+    assert store.without_message() == [job.id]
+
+
+def test_what_a_dead_worker_held_is_known_and_can_be_taken_at_once(store: JobStore) -> None:
+    jobs = [a_job() for _ in range(3)]
+    for job, holder in zip(jobs, ("w", "v", "w"), strict=True):
+        store.create(job)
+        store.claim(job.id, holder)
+    assert {job.id for job in store.held("w")} == {jobs[0].id, jobs[2].id}
+    assert store.abandon(jobs[0].id, known_dead=True) is not None
+    assert [job.id for job in store.held("w")] == [jobs[2].id]
+
+
+def test_a_job_that_nobody_claims_needs_another_message_after_a_while(store: JobStore) -> None:
+    short = JobStore(store._redis, lease=0.2)
+    claimed, forgotten = a_job(), a_job()
+    for job in (claimed, forgotten):
+        short.create(job)
+    assert short.without_message() == []
+    short.claim(claimed.id, "w")
+    until(lambda: short.without_message() == [forgotten.id], "only one waits for nothing")
+    store.expect_claims([claimed.id, forgotten.id])
+    assert store.without_message() == []
+
+
+def test_retention_ends_for_the_oldest_first(store: JobStore) -> None:
+    jobs = [a_job(retention=timedelta(milliseconds=milliseconds)) for milliseconds in (20, 1, 60_000)]
+    for job in jobs:
+        store.create(job)
+    until(lambda: store.expired() == [jobs[1].id, jobs[0].id], "the retention of two is over")
+    store.erase(jobs[1].id)
+    assert store.expired() == [jobs[0].id]
+
+
+def test_an_erased_job_is_remembered_for_as_long_as_was_asked_for(store: JobStore) -> None:
+    jobs = [a_job(owner="ann"), a_job(), a_job()]
+    for job in jobs:
+        store.create(job)
+    store.erase(jobs[0].id, timedelta(minutes=1))
+    store.erase(jobs[1].id, timedelta(milliseconds=10))
+    store.erase(jobs[2].id)
+    assert store.erased_owner(jobs[0].id) == "ann"
+    until(lambda: store.erased_owner(jobs[1].id) is None, "it is forgotten")
+    assert store.erased_owner(jobs[2].id) is None
+
+
+def test_an_erased_job_leaves_nothing(store: JobStore, redis_url: str) -> None:
+    job = a_job()
+    store.create(job)
+    store.claim(job.id, "w")
+    store.start(job.id, 1)
+    store.progress(job.id, 1, STEP)
+    store.erase(job.id)
+    store.erase(job.id)
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.keys("duet:*") == []
+
+
+def test_a_worker_is_there_as_long_as_it_gives_signs_of_life(store: JobStore) -> None:
+    store.announce_worker("a", 60)
+    store.announce_worker("b", 0.2)
+    assert store.workers() == ["a", "b"]
+    until(lambda: store.workers() == ["a"], "b is taken for dead")
+    store.forget_worker("a")
+    assert store.workers() == []
+
+
+def test_what_was_accepted_is_there_after_redis_was_killed(own_redis: RedisServer, tmp_path: Path) -> None:
+    store = JobStore(connect(Settings(redis_url=own_redis.url, data=tmp_path)))
+    jobs = [a_job() for _ in range(20)]
+    for job in jobs:
+        store.create(job)
+    own_redis.kill()
+    with pytest.raises(StoreUnavailable):
+        store.get(jobs[0].id)
+    own_redis.start()
+    assert [store.get(job.id) for job in jobs] == jobs
+
+
+def test_a_redis_that_takes_no_writes_is_unavailable(store: JobStore, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(StoreUnavailable):
+                store.create(a_job())
+        finally:
+            client.config_set("maxmemory", "0")
