@@ -6,9 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := model service workers duet
 CHECKED := $(SOURCES) tests benchmarks
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test test-browser test-compose contract chaos lint format install clean
+.PHONY: serve test test-browser test-compose contract chaos lint format lock install install-dev clean
 .DEFAULT_GOAL := serve
 
 serve: install
@@ -18,52 +18,67 @@ serve: install
 # processes, and those that compute take one thread each.
 # `make test TESTERS=8` on a large machine.
 TESTERS := 3
-test: install
+test: install-dev
 	$(BIN)/python -m pytest -m timed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not browser and not timed' --numprocesses $(TESTERS) --dist loadfile \
 		--no-loadscope-reorder
 
 # The studio page in the system's Chromium, as people use it; pictures of every state go to build/screenshots.
-test-browser: install
+test-browser: install-dev
 	$(BIN)/python -m pytest -m browser tests/browser
 
 # The containers of docker-compose.yml on this machine's CPU; takes minutes, and the table goes to build/compose.md.
-test-compose: install
+test-compose: install-dev
 	$(BIN)/python -m tests.compose
 
 # Thousands of requests made by chance from the API's own description; `make test` does not include it.
-contract: install
+contract: install-dev
 	$(BIN)/python -m tests.api_contract
 
 # 500 jobs while everything is killed; takes minutes, and the table goes to build/chaos.md.
-chaos: install
+chaos: install-dev
 	$(BIN)/python -m benchmarks.chaos
 
-lint: install
+lint: install-dev
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy $(SOURCES)
 
-format: install
+format: install-dev
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
+# `install` is what serving needs; `install-dev` adds what tests, linters, tracing and training need.
 install: $(VENV)/.project
+install-dev: $(VENV)/.dev $(VENV)/.project
 
 # The stamps are written last: an interrupted installation is taken up again by the next call.
 $(VENV)/.packages: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "Duet needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
-		echo "$(PYTHON) comes without its venv module, which Duet is installed with. Try another: make PYTHON=/path/to/python3"; exit 1; }
-	@echo "Installing what requirements.lock names into $(VENV); the first time this takes some minutes."
+		echo "$(PYTHON) has no venv module, which the installation needs. Try another: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Installing the packages of requirements.lock into $(VENV); the first time this takes some minutes."
 	@$(PYTHON) -m venv $(VENV)
-	@$(INSTALL) --requirement requirements.lock
+	@$(PIP_INSTALL) --require-hashes --requirement requirements.lock
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.packages
+	@echo "Installing the packages of requirements-dev.lock into $(VENV)."
+	@$(PIP_INSTALL) --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
 $(VENV)/.project: $(VENV)/.packages pyproject.toml
-	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# Pins every dependency in pyproject.toml, with the hashes of its files; versions already pinned stay where they fit.
+# `make lock UPGRADE=--upgrade` takes the newest ones.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header $(UPGRADE)
+lock: install-dev
+	echo "setuptools>=77" | $(COMPILE) pyproject.toml - --all-extras --output-file requirements-dev.lock
+	echo "setuptools>=77" | $(COMPILE) pyproject.toml - --constraints requirements-dev.lock --output-file requirements.lock
+	$(BIN)/python -m tests.compose.requirements
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
