@@ -43,6 +43,7 @@ lint: install-dev
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports
 
 format: install-dev
 	$(BIN)/ruff check --fix $(CHECKED)

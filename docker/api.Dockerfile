@@ -9,12 +9,12 @@ ENV PYTHONUNBUFFERED=1 \
 
 RUN groupadd --gid 10001 duet \
     && useradd --uid 10001 --gid duet --home-dir /data --no-create-home --shell /usr/sbin/nologin duet \
-    && install -d -o duet -g duet /data /data/tmp
+    && install -d -o duet -g duet /data /data/tmp /secrets
 
 # Another package index for the builds: PIP_INDEX_URL=… docker compose build
 ARG PIP_INDEX_URL
 COPY docker/requirements-api.txt /requirements/
-RUN pip install --quiet --no-deps --requirement /requirements/requirements-api.txt
+RUN pip install --quiet --no-deps --require-hashes --requirement /requirements/requirements-api.txt
 
 COPY pyproject.toml README.md LICENSE /source/
 COPY model /source/model

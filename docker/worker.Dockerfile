@@ -19,9 +19,9 @@ RUN groupadd --gid 10001 duet \
 # Another package index for the builds: PIP_INDEX_URL=… docker compose build
 ARG PIP_INDEX_URL
 COPY docker/requirements-torch.txt /requirements/
-RUN pip install --quiet --no-deps --requirement /requirements/requirements-torch.txt
+RUN pip install --quiet --no-deps --require-hashes --requirement /requirements/requirements-torch.txt
 COPY docker/requirements-worker.txt /requirements/
-RUN pip install --quiet --no-deps --requirement /requirements/requirements-worker.txt
+RUN pip install --quiet --no-deps --require-hashes --requirement /requirements/requirements-worker.txt
 
 COPY pyproject.toml README.md LICENSE /source/
 COPY model /source/model

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     BeforeValidator,
+    DirectoryPath,
     Field,
     SecretStr,
     ValidationError,
@@ -92,6 +93,11 @@ class Settings(BaseSettings):
     s3_region: str = Field(default="us-east-1", pattern=r"^[A-Za-z0-9-]{1,64}$", description="S3 region")
     s3_access_key: Annotated[str | None, BeforeValidator(_unset)] = Field(
         default=None, description="S3 access key; boto3's own search where unset"
+    )
+    secrets: Annotated[DirectoryPath | None, BeforeValidator(_unset)] = Field(
+        default=None,
+        description="folder with secret settings as files, one each, named for the setting in lower case "
+        "(duet_s3_secret_key); the environment goes first",
     )
     s3_secret_key: Annotated[SecretStr | None, BeforeValidator(_unset)] = Field(
         default=None, description="S3 secret key"
@@ -439,7 +445,9 @@ def load_settings(**overrides: Any) -> Settings:
         f"{name} is not a setting; {PREFIX}{meant[0]} is" for name in sorted(os.environ) if (meant := _misspelt(name))
     ]
     try:
-        settings = Settings(**overrides)
+        folder = os.environ.get(f"{PREFIX}SECRETS", "")
+        secrets: dict[str, Any] = {"_secrets_dir": folder} if os.path.isdir(folder) else {}
+        settings = Settings(**secrets, **overrides)
     except ValidationError as error:
         raise SystemExit(
             "Duet cannot start.\n" + "\n".join(sentences + [_sentence(each) for each in error.errors()])

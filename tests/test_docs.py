@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
 SOURCES = ("duet", "model", "service", "workers")
 
-OF_TESTS = re.compile(r"DUET_(TEST|GOLDEN|CLIPS)_\w*")
+OF_TESTS = re.compile(r"DUET_(TEST|GOLDEN|CLIPS|CASES)_\w*")
 """Variables of the tests, which CONTRIBUTING explains."""
 
 OF_THE_COMMAND_LINE = {"DUET_URL", "DUET_KEY"}

@@ -37,7 +37,8 @@ OF_THE_STACK = {
     "REDIS_MAXMEMORY": "what Redis may keep; beyond it jobs are refused with 503, and none is lost",
     "OBJECTS_MEMORY": "the same for the S3 server",
     "IMAGE_TAG": "which images are built and run",
-    "GRAFANA_PASSWORD": "password of Grafana's user admin, with --profile monitoring",
+    "GRAFANA_PASSWORD": "password of Grafana's user admin, with --profile monitoring; drawn at the first start "
+    "where unset",
     "GRAFANA_PORT": "Grafana's port, on this machine only",
     "REVISION": "what the images' label org.opencontainers.image.revision says",
     "PIP_INDEX_URL": "package index that the images are built from, where it is not the public one",

@@ -1,13 +1,14 @@
-"""The package lists of the images, taken from requirements.lock by following what each package says it needs.
+"""The package lists of the images, selected from requirements-dev.lock by following each package's own requirements.
 
-python -m tests.compose.requirements        # writes them anew; tests/compose/test_files.py fails where that is due
+    python -m tests.compose.requirements        # part of `make lock`; tests/compose/test_files.py fails on stale lists
 
-The lock also holds what the tests need, and the API needs neither torch nor the gigabytes that come with it. The
-packages have to be installed here, because what they need is read from their own metadata.
+The lock also pins what tests need, and the API needs neither torch nor the gigabytes that come with it. The packages
+must be installed, because their requirements are read from their metadata.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.metadata import requires
@@ -58,10 +59,16 @@ def lists() -> Mapping[str, str]:
 
 
 def locked() -> Mapping[str, str]:
-    """`name==version` of each package of the lock by its plain name."""
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    pins = [line.partition(";")[0].strip() for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(pin.partition("==")[0]): pin for pin in pins}
+    """The entry of each package in the lock, its pin with all hashes, by the package's plain name."""
+    text = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8")
+    entries = re.findall(r"^[\w.\[\]-]+==.*(?:\n    --hash.*)*", text, re.MULTILINE)
+    return {canonicalize_name(re.split(r"[\[=]", entry)[0]): _without_marker(entry) for entry in entries}
+
+
+def _without_marker(entry: str) -> str:
+    """Every image is of one system: what its list holds is installed there."""
+    pin, backslash, hashes = entry.partition(" \\\n")
+    return pin.partition(" ;")[0] + backslash + hashes
 
 
 def _closure(wanted: Iterable[Requirement]) -> set[str]:
@@ -83,7 +90,7 @@ def _closure(wanted: Iterable[Requirement]) -> set[str]:
 
 
 def _text(lock: Mapping[str, str], names: Iterable[str], what: str) -> str:
-    head = f"# Packages of {what}: from requirements.lock, by `python -m tests.compose.requirements`."
+    head = f"# Packages of {what}: from requirements-dev.lock, by `python -m tests.compose.requirements`."
     return "\n".join([head, *(lock[name] for name in sorted(names))]) + "\n"
 
 

@@ -202,6 +202,7 @@ def starts_in_any_order(stack: Stack) -> str:
     """Everything that waits for Redis and the store is started before them."""
     stack.keep_logs()
     stack.down()
+    stack.compose("up", "--no-deps", "secrets")
     stack.compose("up", "-d", "--no-deps", "worker", "api", "webhooks")
     _until(lambda: _answers(f"{stack.url}/healthz"), "the API answers", 60)
     time.sleep(10)

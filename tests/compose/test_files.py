@@ -17,8 +17,10 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = [ROOT / "docker-compose.yml", ROOT / "docker-compose.override.yml", ROOT / "docker" / "cpu.yml"]
 DOCKERFILES = sorted([*ROOT.glob("docker/*.Dockerfile"), *ROOT.glob("tests/compose/*.Dockerfile")])
 
-OF_A_STACK_OF_ITS_OWN = {"data", "host", "port", "api_processes", "workers", "gpu_locks", "workers_per_gpu"}
-"""Settings that a container has from its image, or that only `duet serve` reads, or only the worker."""
+OF_A_STACK_OF_ITS_OWN = {
+    "data", "host", "port", "api_processes", "workers", "gpu_locks", "workers_per_gpu", "s3_secret_key"
+}  # fmt: skip
+"""Settings that a container has from its image or from a file, or that only `duet serve` reads, or only the worker."""
 
 
 def stack() -> dict[str, Any]:
@@ -38,8 +40,18 @@ def test_the_api_has_no_torch_and_the_worker_has_all_that_it_needs() -> None:
     heavy = re.compile(r"^(torch|triton|nvidia|cuda|numpy)", re.MULTILINE)
     assert not heavy.search(lists["docker/requirements-api.txt"])
     assert re.search(r"^torch==", lists["docker/requirements-torch.txt"], re.MULTILINE)
-    pins = [name for text in lists.values() for name in text.splitlines() if not name.startswith("#")]
-    assert set(pins) <= set(requirements.locked().values())
+    pinned = {line for entry in requirements.locked().values() for line in entry.splitlines()}
+    assert {line for text in lists.values() for line in text.splitlines() if not line.startswith("#")} <= pinned
+
+
+def test_every_package_is_pinned_with_hashes_and_serving_installs_what_the_rest_does() -> None:
+    both = [(ROOT / name).read_text(encoding="utf-8") for name in ("requirements.lock", "requirements-dev.lock")]
+    for text in (*both, *requirements.lists().values()):
+        assert len(re.findall(r"==\S+.* \\\n    --hash=sha256:", text)) == len(
+            re.findall(r"^[\w.-]+==", text, re.MULTILINE)
+        )
+    serving, everything = (set(re.findall(r"^([\w.-]+==\S+)", text, re.MULTILINE)) for text in both)
+    assert serving < everything
 
 
 def test_the_example_of_an_environment_is_not_stale() -> None:
@@ -76,7 +88,9 @@ def test_every_service_is_confined() -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["mem_limit"], name
         assert service["logging"]["options"]["max-size"], name
-        assert name == "bucket" or (service["restart"] == "unless-stopped" and service["healthcheck"]), name
+        assert name in {"bucket", "secrets"} or (service["restart"] == "unless-stopped" and service["healthcheck"]), (
+            name
+        )
 
 
 def test_only_the_api_is_published_and_the_dashboard_on_loopback() -> None:

@@ -57,6 +57,7 @@ BAD = {
     "s3_access_key": [],
     "s3_secret_key": [],
     "s3_path_style": ["perhaps"],
+    "secrets": ["/nowhere", "/etc/hostname"],
     "models": [],
     "default_model": [""],
     "device": ["tpu", "cuda:first", "gpu"],
