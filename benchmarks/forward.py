@@ -28,12 +28,11 @@ from benchmarks.plain_network import PlainCoupledUNet
 from model.checkpoint.loading import build, to_published
 from model.networks.config import PRESETS, ModelConfig
 from model.networks.coupled_unet import CoupledUNet
+from model.networks.pair import Pair
 from model.runtime.allocator import keep_freed_memory
 
 H200_BF16 = 790e12
 """Operations a second that are reachable there in bfloat16."""
-
-Outputs = tuple[Tensor, Tensor]
 
 
 def drawn_network(config: ModelConfig, device: str) -> CoupledUNet:
@@ -46,33 +45,33 @@ def drawn_network(config: ModelConfig, device: str) -> CoupledUNet:
     return network.requires_grad_(False).to(device)
 
 
-def ours(config: ModelConfig, device: str, dtype: torch.dtype, batch: int, compiled: bool) -> Callable[[], Outputs]:
+def ours(config: ModelConfig, device: str, dtype: torch.dtype, batch: int, compiled: bool) -> Callable[[], Pair]:
     network = drawn_network(config, device).to_compute(dtype)
     forward = torch.compile(network) if compiled else network
-    video, audio, t = inputs(config, device, batch)
+    x, t = inputs(config, device, batch)
     shifts = torch.zeros(batch, len(config.base.block_windows), dtype=torch.long, device=device)
-    return lambda: forward(video, audio, t, t, shifts)
+    return lambda: forward(x, Pair(t, t), shifts)
 
 
-def plain(config: ModelConfig, device: str, dtype: torch.dtype, batch: int) -> Callable[[], Outputs]:
+def plain(config: ModelConfig, device: str, dtype: torch.dtype, batch: int) -> Callable[[], Pair]:
     def stays(name: str) -> bool:
         return any(part in name for part in ("Norm", "emb"))
 
     weights = to_published(drawn_network(config, device))
     network = PlainCoupledUNet(config.base, {k: w if stays(k) else w.to(dtype) for k, w in weights.items()})
-    video, audio, t = inputs(config, device, batch)
-    video, audio, shifts = video.to(dtype), audio.to(dtype), [0] * len(config.base.block_windows)
-    return lambda: network(video, audio, t, shifts)
+    x, t = inputs(config, device, batch)
+    x, shifts = x.map(lambda value: value.to(dtype)), [0] * len(config.base.block_windows)
+    return lambda: network(x, t, shifts)
 
 
-def inputs(config: ModelConfig, device: str, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(config: ModelConfig, device: str, batch: int) -> tuple[Pair, Tensor]:
     generator = torch.Generator().manual_seed(1)
     video = torch.randn(batch, *config.clip.video_shape, generator=generator)
     audio = torch.randn(batch, *config.clip.audio_shape, generator=generator)
-    return video.to(device), audio.to(device), torch.full((batch,), 500, device=device)
+    return Pair(video.to(device), audio.to(device)), torch.full((batch,), 500, device=device)
 
 
-def seconds(run: Callable[[], Outputs], device: str) -> float:
+def seconds(run: Callable[[], Pair], device: str) -> float:
     start = time.perf_counter()
     run()
     if device != "cpu":
@@ -80,7 +79,7 @@ def seconds(run: Callable[[], Outputs], device: str) -> float:
     return time.perf_counter() - start
 
 
-def difference(a: Outputs, b: Outputs) -> float:
+def difference(a: Pair, b: Pair) -> float:
     """Relative L2 distance, the larger of the two modalities."""
     return max(((x.float() - y.float()).norm() / y.float().norm()).item() for x, y in zip(a, b, strict=True))
 
@@ -89,8 +88,7 @@ def operations(config: ModelConfig, batch: int) -> int:
     """Floating point operations of the plain network, counted without computing."""
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         PlainCoupledUNet(config.base, to_published(CoupledUNet(config.base)))(
-            torch.empty(batch, *config.clip.video_shape),
-            torch.empty(batch, *config.clip.audio_shape),
+            Pair(torch.empty(batch, *config.clip.video_shape), torch.empty(batch, *config.clip.audio_shape)),
             torch.empty(batch),
             [0] * len(config.base.block_windows),
         )

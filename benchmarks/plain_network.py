@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from model.networks.config import UNetConfig
 from model.networks.layers import timestep_embedding
+from model.networks.pair import Pair
 
 Weights = dict[str, Tensor]
 
@@ -24,8 +25,9 @@ class PlainCoupledUNet:
     def __init__(self, config: UNetConfig, weights: Weights) -> None:
         self.config, self.weights = config, weights
 
-    def __call__(self, video: Tensor, audio: Tensor, t: Tensor, shifts: list[int]) -> tuple[Tensor, Tensor]:
-        """Video (batch, frames, 3, height, width), audio (batch, 1, samples), t (batch,), shifts one a block."""
+    def __call__(self, x: Pair, t: Tensor, shifts: list[int]) -> Pair:
+        """Video (batch, frames, 3, height, width) and audio (batch, 1, samples) at the times t (batch,)."""
+        video, audio = x
         w, config, shift = self.weights, self.config, iter(shifts)
         emb = linear(w, "time_embed.2", F.silu(linear(w, "time_embed.0", timestep_embedding(t, config.channels))))
         windows = dict(zip(config.cross_attention_scales, config.windows, strict=True))
@@ -71,7 +73,7 @@ class PlainCoupledUNet:
 
         video = rearrange(F.silu(video_norm(w, "video_out.0.GroupNorm", video)), "b f c h w -> b c f h w")
         video = rearrange(conv(w, "video_out.2.video_conv", video, F.conv3d, padding=1), "b c f h w -> b f c h w")
-        return video, audio_conv(w, "audio_out.2.audio_conv", F.silu(norm(w, "audio_out.0.GroupNorm", audio)), 1)
+        return Pair(video, audio_conv(w, "audio_out.2.audio_conv", F.silu(norm(w, "audio_out.0.GroupNorm", audio)), 1))
 
 
 def linear(w: Weights, name: str, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from benchmarks.report import show
 from duet.standalone.stack import redis_program
 from model.checkpoint.manifest import find_models
 from model.request import SamplingParams
-from model.runtime.pipeline import ClipRequest, Pipeline, Progress
+from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress
 from service.jobs.events import Previews
 from service.jobs.record import new_job
 from service.jobs.store import JobStore
@@ -71,7 +71,7 @@ def _job(
     store.claim(job.id, "benchmark")
     costs, sizes = [], []
 
-    def show(step: Progress) -> None:
+    def show(step: StepProgress) -> None:
         began = time.process_time()
         seen = step.preview()
         shown = preview(

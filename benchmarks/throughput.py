@@ -24,7 +24,7 @@ from model.request import SamplingParams
 from model.runtime.engine import Engine
 from model.runtime.evaluator import is_out_of_memory
 from model.runtime.pipeline import ClipRequest, Pipeline
-from model.runtime.warmup import prepare, typical_clips, typical_frames
+from model.runtime.warmup import typical_clips, typical_frames, warm_up
 
 DEVICE_FLOPS = {"NVIDIA H200": 790e12}
 """bf16 matrix products that were reached on a device, a second."""
@@ -38,12 +38,12 @@ def main() -> None:
     rows = []
     for batch in options.batches:
         try:
-            pipeline.evaluator.use_buckets(None)
-            prepare(pipeline, (batch,))
+            pipeline.evaluator.use_batch_sizes(None)
+            warm_up(pipeline, (batch,))
             measured = _measured(pipeline, batch, options, per_clip)
-            assert pipeline.evaluator.buckets is not None
+            assert pipeline.evaluator.batch_sizes is not None
             # Less than `batch` where that many at once did not fit.
-            rows.append({"batch": batch, "largest_forward": pipeline.evaluator.buckets.largest, **measured})
+            rows.append({"batch": batch, "largest_forward": pipeline.evaluator.batch_sizes.largest, **measured})
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -20,15 +20,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from duet.standalone.stack import serve
 from model.checkpoint.manifest import Manifest, find_models
 from model.networks.config import UNetConfig
+from model.networks.pair import Pair
 from model.runtime.allocator import keep_freed_memory
-from model.runtime.batch_sizes import Buckets
+from model.runtime.batch_sizes import BatchSizes
 from model.runtime.evaluator import Evaluator, Request
-from model.runtime.pipeline import Clip, ClipRequest, Pipeline, Progress
+from model.runtime.pipeline import Clip, ClipRequest, Pipeline, StepProgress
 from model.sampling.samplers import Prediction
 from model.sampling.schedule import NoiseSchedule
 from service.settings import Settings, load_settings
@@ -53,19 +54,19 @@ class TimedNetwork(nn.Module):
         self.ledger = Path(os.environ[LEDGER]).open("a", buffering=1) if LEDGER in os.environ else None  # noqa: SIM115
         self.dtype = torch.float32
 
-    def forward(self, video: Tensor, audio: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-        began = time.time()
-        time.sleep(self.call + self.clip * len(video))
+    def forward(self, x: Pair, t: Pair, *_: object) -> Pair:
+        began, clips = time.time(), len(x.video)
+        time.sleep(self.call + self.clip * clips)
         if self.ledger is not None:
-            self.ledger.write(f"{time.time()} {time.time() - began} {len(video)}\n")
-        return 0.1 * video, 0.1 * audio
+            self.ledger.write(f"{time.time()} {time.time() - began} {clips}\n")
+        return x.map(lambda value: 0.1 * value)
 
 
 class TimedPipeline(Pipeline):
     """Whose programs break for some seeds."""
 
     def program(
-        self, request: ClipRequest, on_progress: Callable[[Progress], None] = lambda _: None
+        self, request: ClipRequest, on_progress: Callable[[StepProgress], None] = lambda _: None
     ) -> Generator[Request, Prediction, Clip]:
         program = super().program(request, on_progress)
         if request.params.seed < BROKEN:
@@ -87,8 +88,8 @@ def timed_pipeline(sizes: tuple[int, ...] | None = None) -> Pipeline:
     manifest = timed_manifest()
     network = TimedNetwork(float(os.environ.get(CALL, "0.02")), float(os.environ.get(CLIP, "0.005")))
     schedule = NoiseSchedule.from_config(manifest.config.schedule)
-    buckets = Buckets(sizes or SIZES, {size: network.call + network.clip * size for size in sizes or SIZES})
-    return TimedPipeline(manifest, Evaluator(network, None, schedule, buckets=buckets), torch.device("cpu"))  # type: ignore[arg-type]
+    batch_sizes = BatchSizes(sizes or SIZES, {size: network.call + network.clip * size for size in sizes or SIZES})
+    return TimedPipeline(manifest, Evaluator(network, None, schedule, batch_sizes=batch_sizes), torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def load(settings: Settings) -> ModelMaker:

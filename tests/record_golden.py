@@ -21,6 +21,7 @@ from model.checkpoint.random_weights import uniform
 from model.networks.config import UNetConfig
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.layers import timestep_embedding
+from model.networks.pair import Pair
 from model.networks.super_resolution import SRUNet
 from model.verify.folder import GoldenSet
 from model.verify.forward import base_config, shifts_of, sr_config
@@ -94,7 +95,7 @@ def record_coupled() -> Recording:
     }
     for name, run in meta["runs"].items():
         shifts = shifts_of(run["shifts"], batch)
-        video, audio = network(tensors["in/video"], tensors["in/audio"], t, t, shifts)
+        video, audio = network(Pair(tensors["in/video"], tensors["in/audio"]), Pair(t, t), shifts)
         tensors |= {f"out/{name}/video": video, f"out/{name}/audio": audio}
     return tensors, meta
 

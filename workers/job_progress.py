@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from model.runtime.pipeline import Progress as ClipProgress
+from model.runtime.pipeline import StepProgress
 from service.jobs.record import Progress
 
 
@@ -14,12 +14,12 @@ class Following:
     def __init__(self, outputs: int, afterwards: Callable[[], float]) -> None:
         self._outputs = outputs
         self._afterwards = afterwards
-        self._steps: dict[int, ClipProgress] = {}
+        self._steps: dict[int, StepProgress] = {}
         self._whole = 0.0
         self.news = False
         """Whether there was a step since `progress()` was asked for."""
 
-    def step(self, index: int, step: ClipProgress) -> None:
+    def step(self, index: int, step: StepProgress) -> None:
         """Output `index` has come so far."""
         self._steps[index] = step
         self.news = True

@@ -22,10 +22,9 @@ from model.request import RequestError
 from model.runtime.allocator import keep_freed_memory
 from model.runtime.engine import Engine, Run
 from model.runtime.evaluator import is_out_of_memory
-from model.runtime.pipeline import ClipRequest, Pipeline
-from model.runtime.pipeline import Progress as ClipProgress
+from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress
 from model.runtime.threads import available_cores
-from model.runtime.warmup import prepare
+from model.runtime.warmup import warm_up
 from service.jobs.record import Job
 from service.log import log
 from service.settings import Settings
@@ -62,8 +61,8 @@ class ModelMaker:
         self._pipelines = pipelines
         self._on_lost = on_lost
         self._step_deadline = step_deadline
-        buckets = [pipeline.evaluator.buckets for pipeline in pipelines.values()]
-        capacity = max((each.largest for each in buckets if each is not None), default=1)
+        sizes = [pipeline.evaluator.batch_sizes for pipeline in pipelines.values()]
+        capacity = max((each.largest for each in sizes if each is not None), default=1)
         frames = max((pipeline.evaluator.frames_per_forward for pipeline in pipelines.values()), default=1)
         device = next((pipeline.device for pipeline in pipelines.values()), None)
         self.engine = Engine(capacity, frames, on_lost, device)
@@ -88,13 +87,13 @@ class ModelMaker:
         pipelines = {}
         for name, manifest in find_models(settings.models).items():
             pipelines[name] = pipeline = Pipeline.load(manifest, settings.device, settings.dtype, settings.compile)
-            prepare(pipeline, settings.batch_sizes)
-            assert pipeline.evaluator.buckets is not None
+            warm_up(pipeline, settings.batch_sizes)
+            assert pipeline.evaluator.batch_sizes is not None
             facts = {
                 "model": name,
                 "device": str(pipeline.device),
                 "dtype": str(pipeline.evaluator.dtype).removeprefix("torch."),
-                "batches": pipeline.evaluator.buckets.sizes,
+                "batches": pipeline.evaluator.batch_sizes.sizes,
             }
             if manifest.trained:
                 log.info("model loaded", **facts)
@@ -174,7 +173,7 @@ class ModelMaker:
         finally:
             self._writers.release()
 
-    def _tell(self, news: SimpleQueue[News], index: int, step: ClipProgress) -> None:
+    def _tell(self, news: SimpleQueue[News], index: int, step: StepProgress) -> None:
         self.engine.soon(lambda: news.put((index, step)))
 
     def _tell_end(self, news: SimpleQueue[News], index: int, started: threading.Event, run: Run) -> None:
@@ -184,7 +183,7 @@ class ModelMaker:
 
         self.engine.soon(tell)
 
-    def _show(self, attempt: Attempt, index: int, step: ClipProgress) -> None:
+    def _show(self, attempt: Attempt, index: int, step: StepProgress) -> None:
         """What output `index` looks and sounds like so far."""
         try:
             seen = step.preview()
@@ -210,7 +209,7 @@ class ModelMaker:
         while len(made) < job.params.num_outputs:
             self._check(attempt)
             for index, item in _take(news, LOOK):
-                if isinstance(item, ClipProgress):
+                if isinstance(item, StepProgress):
                     following.step(index, item)
                     if item.fraction < 1 and paces[index].due():
                         self._show(attempt, index, item)
@@ -238,7 +237,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-News = tuple[int, ClipProgress | Run]
+News = tuple[int, StepProgress | Run]
 """What the engine's thread has to say of an output: a step, or that its run has ended."""
 
 
@@ -249,8 +248,8 @@ def _take(news: SimpleQueue[News], seconds: float) -> list[News]:
         taken.append(news.get(timeout=seconds))
         while True:
             taken.append(news.get_nowait())
-    last = {index: item for index, item in taken if isinstance(item, ClipProgress)}
-    return [(index, item) for index, item in taken if not isinstance(item, ClipProgress) or item is last[index]]
+    last = {index: item for index, item in taken if isinstance(item, StepProgress)}
+    return [(index, item) for index, item in taken if not isinstance(item, StepProgress) or item is last[index]]
 
 
 def _condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tensor | None:

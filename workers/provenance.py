@@ -59,7 +59,7 @@ def describe(
         "pictures": _pictures(pictures),
         "device": str(pipeline.device),
         "dtype": str(pipeline.evaluator.dtype).removeprefix("torch."),
-        "batch_sizes": list(pipeline.evaluator.buckets.sizes) if pipeline.evaluator.buckets else None,
+        "batch_sizes": list(pipeline.evaluator.batch_sizes.sizes) if pipeline.evaluator.batch_sizes else None,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 

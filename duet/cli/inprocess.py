@@ -21,7 +21,7 @@ from model.checkpoint.manifest import Manifest
 from model.media.decode import decode_audio, decode_video
 from model.media.source import MediaError
 from model.runtime.allocator import keep_freed_memory
-from model.runtime.pipeline import ClipRequest, Pipeline, Progress
+from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress
 from service.api.schemas import job_view
 from service.jobs import record
 from service.jobs.record import Job, Output
@@ -57,7 +57,7 @@ def _outputs(
     seconds: dict[str, float] = {}
     for place, index in enumerate(order.indices):
 
-        def report(step: Progress, place: int = place) -> None:
+        def report(step: StepProgress, place: int = place) -> None:
             done = (place + step.fraction) / len(order.indices)
             left = step.eta_seconds
             if left is not None and step.fraction < 1:

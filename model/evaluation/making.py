@@ -12,7 +12,7 @@ from model.networks.config import ModelConfig
 from model.request import SamplingParams, allowed_guidance
 from model.runtime.engine import Engine
 from model.runtime.pipeline import Clip, ClipRequest, Pipeline
-from model.runtime.warmup import prepare
+from model.runtime.warmup import warm_up
 from model.sampling.latents import Latents
 from model.training.bounce import Bounce, Split
 
@@ -99,7 +99,7 @@ class Maker:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
-        prepare(pipeline)
+        warm_up(pipeline)
 
     def make(self, run: Run, params: SamplingParams, real: Latents, on_done: Callable[[], None]) -> Latents:
         """As many clips as there are `real` ones, their other side that of `real` unless the run is joint. Clip i is

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.networks.layers import GroupNorm, PointConv, zero_init
+from model.networks.pair import Pair
 
 SCORES_AT_ONCE = 2**21
 """Attention scores in one part of `_attend_by_products`: 4 MiB of bfloat16."""
@@ -46,8 +47,7 @@ class SelfAttention(nn.Module):
 class CrossModalAttention(nn.Module):
     """RS-MMA between video (batch, frames, height, width, channels) and audio (batch, samples, channels).
 
-    `window` is its length in frames; None is the whole clip (the middle of the network), where the shift has no
-    meaning.
+    `window` is in frames; None is the whole clip (the middle of the network), where a shift changes nothing.
     """
 
     def __init__(self, channels: int, heads: int, window: int | None, norm_groups: int = 32) -> None:
@@ -56,8 +56,10 @@ class CrossModalAttention(nn.Module):
         self.video = CrossModalBranch(channels, norm_groups)
         self.audio = CrossModalBranch(channels, norm_groups)
 
-    def forward(self, video: Tensor, audio: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Pair, shift: Tensor | None = None) -> Pair:
         """`shift` (batch,) whole frames, 0 … frames − window; None is 0."""
+        video, audio = x
+        assert video is not None and audio is not None  # noqa: PT018
         frames, tokens = video.shape[1], video.shape[2] * video.shape[3]
         window = self.window or frames
         q_video, kv_video = self.video.project(video.flatten(1, 3), self.heads)
@@ -67,7 +69,7 @@ class CrossModalAttention(nn.Module):
             shift = torch.zeros(video.shape[0], dtype=torch.long, device=video.device)
         from_audio = attend_windows(q_video, kv_audio, frames, tokens, per_frame, window, shift)
         from_video = attend_windows(q_audio, kv_video, frames, per_frame, tokens, window, shift)
-        return video + self.video.proj(from_audio).view(video.shape), audio + self.audio.proj(from_video)
+        return Pair(video + self.video.proj(from_audio).view(video.shape), audio + self.audio.proj(from_video))
 
 
 class CrossModalBranch(nn.Module):

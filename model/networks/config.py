@@ -175,15 +175,19 @@ class UNetConfig:
                 f"({scales} scales of stride {AUDIO_STRIDE}{patches})"
             )
         if self.coupled:
-            if clip.samples // self.audio_stride < clip.frames:
-                raise ConfigError(
-                    f"{clip.samples} audio samples leave {clip.samples // self.audio_stride} at the coarsest scale, "
-                    f"fewer than {clip.frames} frames"
-                )
-            if max(self.windows, default=1) > clip.frames:
-                raise ConfigError(
-                    f"an RS-MMA window of {max(self.windows)} frames is longer than the clip's {clip.frames}"
-                )
+            self.check_coupling(clip.frames, clip.samples)
+
+    def check_coupling(self, frames: int, samples: int) -> None:
+        """Raise ConfigError, naming the numbers, unless RS-MMA works for clips of these lengths."""
+        coarsest = samples // self.audio_stride
+        if coarsest < frames:
+            raise ConfigError(
+                f"{samples} audio samples leave {coarsest} at the coarsest scale, fewer than {frames} frames"
+            )
+        if max(self.block_windows, default=1) > frames:
+            raise ConfigError(
+                f"an RS-MMA window of {max(self.block_windows)} frames is longer than the clip's {frames}"
+            )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.networks.attention import CrossModalAttention, SelfAttention
-from model.networks.config import UNetConfig
+from model.networks.config import MODALITIES, UNetConfig
 from model.networks.layers import (
     AudioConv,
     Conv2d,
@@ -33,6 +33,7 @@ from model.networks.layers import (
     to_video_patches,
     zero_init,
 )
+from model.networks.pair import Pair
 
 
 class CoupledUNet(nn.Module):
@@ -58,113 +59,88 @@ class CoupledUNet(nn.Module):
         cast_weights(self, dtype)
         return self
 
-    def forward(
-        self,
-        video: Tensor | None,
-        audio: Tensor | None,
-        t_video: Tensor | None,
-        t_audio: Tensor | None,
-        shifts: Tensor | None = None,
-        coupled: bool = True,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """What `config.prediction` says (the noise, as published) of `video` (batch, frames, 3, height, width) and
-        `audio` (batch, 1, samples): same shapes, float32. model/sampling/prediction.py makes noise of any of them.
+    def forward(self, x: Pair, t: Pair, shifts: Tensor | None = None, coupled: bool = True) -> Pair:
+        """The prediction for `x`, noise as published or whatever `config.prediction` names: same shapes, float32.
 
-        `t_video`, `t_audio` (batch,) are times of the 1000-step schedule, whole or fractional. `shifts` (batch, blocks)
-        are the RS-MMA window shifts in frames, one for each sample and each of `config.block_windows`; None is zero.
-        `coupled=False` skips RS-MMA: each modality is then predicted without the other. A modality that is not in
-        `config.modalities` is None, as are its time and its prediction.
+        `x` is video (batch, frames, 3, height, width) and audio (batch, 1, samples). `t` holds the times (batch,) of
+        each in the 1000-step schedule, whole or fractional. A modality that is not in `config.modalities` is None in
+        both and in the prediction. `shifts` (batch, blocks) are the RS-MMA window shifts in frames, one for each sample
+        and each of `config.block_windows`; None is zero. `coupled=False` skips RS-MMA, so each modality is predicted
+        without the other.
 
-        Raises ValueError, naming the numbers, for inputs that do not fit. Shifts that are already on a GPU are taken as
-        they are: reading them back would stall it.
+        Raises ValueError, naming the numbers, for inputs that do not fit. Shifts that are already on a GPU are not
+        checked: reading them back would stall it.
         """
-        self._check(video, audio, t_video, t_audio, shifts)
-        emb_video = None if t_video is None else silu(self.time_embed(t_video))
-        emb_audio = None if t_audio is None else silu(self.time_embed(t_audio))
-        if video is not None:
-            video = to_video_patches(video.to(self.dtype), self.config.video_patch)
-        if audio is not None:
-            audio = to_audio_patches(audio.to(self.dtype), self.config.audio_patch)
+        self._check(x, t, shifts)
+        emb = t.map(lambda time: silu(self.time_embed(time)))
+        h = x.map(lambda value: value.to(self.dtype))
+        h = Pair(
+            None if h.video is None else to_video_patches(h.video, self.config.video_patch),
+            None if h.audio is None else to_audio_patches(h.audio, self.config.audio_patch),
+        )
         blocks = len(self.config.block_windows)
         shift = iter([None] * blocks if shifts is None else shifts.to(next(self.parameters()).device).unbind(1))
 
-        def run(stage: nn.Module, video: Tensor | None, audio: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        def run(stage: nn.Module, h: Pair) -> Pair:
             for layer in stage.children():
                 if not isinstance(layer, CrossModalAttention):
-                    video, audio = layer(video, audio, emb_video, emb_audio)
+                    h = layer(h, emb)
                 elif coupled:
-                    video, audio = layer(video, audio, None if layer.window is None else next(shift))
-            return video, audio
+                    h = layer(h, None if layer.window is None else next(shift))
+            return h
 
         skips = []
         for stage in self.input_blocks:
-            video, audio = run(stage, video, audio)
-            skips.append((video, audio))
-        video, audio = run(self.middle_blocks, video, audio)
+            h = run(stage, h)
+            skips.append(h)
+        h = run(self.middle_blocks, h)
         for stage in self.output_blocks:
-            video, audio = _concat((video, audio), skips.pop())
-            video, audio = run(stage, video, audio)
+            h = h.map(_join, skips.pop())
+            h = run(stage, h)
+        return Pair(
+            None if self.video_out is None else self.video_out(h.video).float(),
+            None if self.audio_out is None else self.audio_out(h.audio).float(),
+        )
 
-        predicted_video = self.video_out(video).float() if self.video_out is not None else None
-        predicted_audio = self.audio_out(audio).float() if self.audio_out is not None else None
-        return predicted_video, predicted_audio
-
-    def _check(
-        self,
-        video: Tensor | None,
-        audio: Tensor | None,
-        t_video: Tensor | None,
-        t_audio: Tensor | None,
-        shifts: Tensor | None,
-    ) -> None:
+    def _check(self, x: Pair, t: Pair, shifts: Tensor | None) -> None:
         config = self.config
-        for name, x, t in (("video", video, t_video), ("audio", audio, t_audio)):
-            if (x is not None, t is not None) != (name in config.modalities,) * 2:
+        for name, value, time in zip(MODALITIES, x, t, strict=True):
+            if (value is not None, time is not None) != (name in config.modalities,) * 2:
                 raise ValueError(
                     f"this network denoises {' and '.join(config.modalities)}: {name} and t_{name} must be "
                     f"{'given' if name in config.modalities else 'None'}"
                 )
-            if x is not None and t is not None and t.shape != x.shape[:1]:
+            if value is not None and time is not None and time.shape != value.shape[:1]:
                 raise ValueError(
-                    f"t_{name} must have the shape ({x.shape[0]},), one time a sample; got {tuple(t.shape)}"
+                    f"t_{name} must have the shape ({value.shape[0]},), one time for each sample; "
+                    f"got {tuple(time.shape)}"
                 )
-        if video is not None:
-            stride = config.video_stride
-            if video.dim() != 5 or video.shape[2] != 3 or video.shape[3] % stride or video.shape[4] % stride:
-                raise ValueError(
-                    f"video must be (batch, frames, 3, height, width) with sides divisible by {stride}; "
-                    f"got {tuple(video.shape)}"
-                )
-        if audio is not None:
-            stride = config.audio_stride
-            if audio.dim() != 3 or audio.shape[1] != 1 or audio.shape[2] % stride:
-                raise ValueError(
-                    f"audio must be (batch, 1, samples) with samples divisible by {stride}; got {tuple(audio.shape)}"
-                )
-        if video is not None and audio is not None:
-            self._check_pair(video, audio, shifts)
-
-    def _check_pair(self, video: Tensor, audio: Tensor, shifts: Tensor | None) -> None:
-        config, (batch, frames) = self.config, video.shape[:2]
-        coarsest = audio.shape[2] // config.audio_stride
-        if audio.shape[0] != batch:
-            raise ValueError(f"a batch of {batch} videos and {audio.shape[0]} sounds do not pair up")
-        if coarsest < frames:
+        video, audio = x
+        stride = config.video_stride
+        if video is not None and (video.dim() != 5 or video.shape[2] != 3 or any(n % stride for n in video.shape[3:])):
             raise ValueError(
-                f"{audio.shape[2]} audio samples leave {coarsest} at the coarsest scale, fewer than {frames} frames"
+                f"video must be (batch, frames, 3, height, width) with sides divisible by {stride}; "
+                f"got {tuple(video.shape)}"
             )
-        if max(config.block_windows, default=1) > frames:
+        stride = config.audio_stride
+        if audio is not None and (audio.dim() != 3 or audio.shape[1] != 1 or audio.shape[2] % stride):
             raise ValueError(
-                f"an RS-MMA window of {max(config.block_windows)} frames is longer than the clip's {frames}"
+                f"audio must be (batch, 1, samples) with samples divisible by {stride}; got {tuple(audio.shape)}"
             )
-        if shifts is None:
+        if video is None or audio is None:
             return
-        if tuple(shifts.shape) != (batch, len(config.block_windows)):
-            raise ValueError(
-                f"shifts must be (batch, blocks) = {(batch, len(config.block_windows))}; got {tuple(shifts.shape)}"
-            )
+        batch, frames = video.shape[:2]
+        if audio.shape[0] != batch:
+            raise ValueError(f"a batch of {batch} videos does not match a batch of {audio.shape[0]} sounds")
+        config.check_coupling(frames, audio.shape[2])
+        if shifts is not None:
+            self._check_shifts(shifts, batch, frames)
+
+    def _check_shifts(self, shifts: Tensor, batch: int, frames: int) -> None:
+        limits = self.config.max_shifts(frames)
+        if tuple(shifts.shape) != (batch, len(limits)):
+            raise ValueError(f"shifts must be (batch, blocks) = {(batch, len(limits))}; got {tuple(shifts.shape)}")
         if shifts.is_cpu:
-            limits = config.max_shifts(frames)
             wrong = (shifts < 0) | (shifts > torch.tensor(limits))
             if wrong.any():
                 sample, block = wrong.nonzero()[0].tolist()
@@ -182,12 +158,10 @@ class Stem(nn.Module):
         self.video = VideoConv(3 * config.video_patch**2, width) if "video" in config.modalities else None
         self.audio = AudioConv(config.audio_patch, width) if "audio" in config.modalities else None
 
-    def forward(
-        self, video: Tensor | None, audio: Tensor | None, emb_video: Tensor | None, emb_audio: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        return (
-            self.video(video) if self.video is not None else None,
-            self.audio(audio) if self.audio is not None else None,
+    def forward(self, x: Pair, emb: Pair) -> Pair:
+        return Pair(
+            None if self.video is None else self.video(x.video),
+            None if self.audio is None else self.audio(x.audio),
         )
 
 
@@ -215,12 +189,10 @@ class ResBlock(nn.Module):
         if "audio" in config.modalities:
             self.audio = AudioBranch(config, in_channels, out_channels, dilation, audio_attention, resample)
 
-    def forward(
-        self, video: Tensor | None, audio: Tensor | None, emb_video: Tensor | None, emb_audio: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        return (
-            self.video(video, self.emb(emb_video)) if self.video is not None else None,
-            self.audio(audio, self.emb(emb_audio)) if self.audio is not None else None,
+    def forward(self, x: Pair, emb: Pair) -> Pair:
+        return Pair(
+            None if self.video is None else self.video(x.video, self.emb(emb.video)),
+            None if self.audio is None else self.audio(x.audio, self.emb(emb.audio)),
         )
 
 
@@ -403,8 +375,6 @@ def _dilation(depth: int) -> int:
     return 2 ** (depth % 10)
 
 
-def _concat(
-    pair: tuple[Tensor | None, Tensor | None], skip: tuple[Tensor | None, Tensor | None]
-) -> list[Tensor | None]:
-    """Skip connections are joined on as further channels, to each modality its own."""
-    return [None if x is None or y is None else torch.cat([x, y], dim=-1) for x, y in zip(pair, skip, strict=True)]
+def _join(x: Tensor, skip: Tensor) -> Tensor:
+    """A skip connection enters as further channels."""
+    return torch.cat([x, skip], dim=-1)

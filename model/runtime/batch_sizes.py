@@ -11,7 +11,7 @@ SIZES_CPU = (1, 2, 4)
 """Two cores are full with one clip: larger batches gain little there, and every clip waits for all of them."""
 
 
-class Buckets:
+class BatchSizes:
     """The batch sizes in use, the largest one bounded by memory: `halve` after a forward that did not fit.
 
     Samples beyond a batch's own are padding. By itself a batch of n is taken to cost n times a single one, so that

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Generator, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from model.networks.config import MODALITIES, PredictionType
 from model.networks.coupled_unet import CoupledUNet
+from model.networks.pair import Pair
 from model.networks.super_resolution import SRUNet
-from model.runtime.batch_sizes import Buckets
+from model.runtime.batch_sizes import BatchSizes
 from model.sampling.latents import Latents
 from model.sampling.prediction import to_eps
 from model.sampling.samplers import Evaluate, EvaluateFrames, Prediction
@@ -35,7 +37,7 @@ class Evaluator:
     Requests share a forward where they ask for the same thing of clips of the same shape, whatever their times. Those
     that want a gradient share one backward of the sum of their objectives: samples do not depend on each other.
 
-    `buckets`: the batch sizes of the base network, for clips one by one; where they are not given a group is one
+    `batch_sizes`: the batch sizes of the base network, for clips one by one; where they are not given a group is one
     forward, whatever its size. `frames_per_forward` bounds the memory that super-resolution takes. A forward that runs
     out of memory is repeated at half the size, which is kept from then on; a single clip or frame that does not fit
     raises.
@@ -47,7 +49,7 @@ class Evaluator:
         sr: SRUNet | None,
         schedule: NoiseSchedule,
         frames_per_forward: int = 16,
-        buckets: Buckets | None = None,
+        batch_sizes: BatchSizes | None = None,
     ) -> None:
         self.base = base.eval().requires_grad_(False) if base is not None else None
         self.sr = sr.eval().requires_grad_(False) if sr is not None else None
@@ -56,7 +58,7 @@ class Evaluator:
         self.compiled = False
         self.halvings: Counter[str] = Counter()
         """Forwards that ran out of memory, by network."""
-        self.use_buckets(buckets)
+        self.use_batch_sizes(batch_sizes)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,13 +67,13 @@ class Evaluator:
         assert network is not None
         return network.dtype
 
-    def use_buckets(self, buckets: Buckets | None) -> None:
+    def use_batch_sizes(self, batch_sizes: BatchSizes | None) -> None:
         """From now on. A backward takes several times the memory of a forward, so it keeps count by itself."""
-        self.buckets = buckets
-        self._gradient_buckets = Buckets(buckets.sizes) if buckets is not None else None
+        self.batch_sizes = batch_sizes
+        self._gradient_sizes = BatchSizes(batch_sizes.sizes) if batch_sizes is not None else None
 
     def compile(self) -> None:
-        """Compile both networks: one graph for each batch size, when it is first run (see `preparation`)."""
+        """Compile both networks: one graph for each batch size, when it is first run (see `warmup`)."""
         self.compiled = True
         torch._dynamo.config.recompile_limit = GRAPHS
         for network in (self.base, self.sr):
@@ -91,23 +93,23 @@ class Evaluator:
     def _answer(self, requests: Sequence[Any]) -> list[Prediction]:
         if isinstance(requests[0], EvaluateFrames):
             return self._super_resolution(requests)
-        buckets = self.buckets if requests[0].wrt is None else self._gradient_buckets
-        if buckets is None or any(request.x.batch != 1 for request in requests):
+        batch_sizes = self.batch_sizes if requests[0].wrt is None else self._gradient_sizes
+        if batch_sizes is None or any(request.x.batch != 1 for request in requests):
             return self._base(requests)
         answers: list[Prediction] = []
         while len(answers) < len(requests):
-            size = buckets.plan(len(requests) - len(answers))[0]
+            size = batch_sizes.plan(len(requests) - len(answers))[0]
             batch = requests[len(answers) : len(answers) + size]
             padding = [batch[-1]] * (size - len(batch))
             try:
                 answers += self._base([*batch, *padding])[: len(batch)]
                 continue
             except Exception as error:
-                if not (is_out_of_memory(error) and buckets.halve(size)):
+                if not (is_out_of_memory(error) and batch_sizes.halve(size)):
                     raise
             # Here, not above: there the error still holds what the forward had allocated.
             self.halvings["base"] += 1
-            _log.warning("out of memory with %d clips: at most %d from now on", size, buckets.largest)
+            _log.warning("out of memory with %d clips: at most %d from now on", size, batch_sizes.largest)
             torch.cuda.empty_cache()
         return answers
 
@@ -131,19 +133,11 @@ class Evaluator:
 
     def _forward(self, x: Latents, requests: Sequence[Evaluate], shifts: Tensor | None) -> Latents:
         assert self.base is not None
-        eps, t_video, t_audio = Latents(None, None), _times(requests, "video"), _times(requests, "audio")
-        predicted = self.base(
-            x.video,
-            x.audio,
-            None if x.video is None else self._model_times(t_video, x.video.device),
-            None if x.audio is None else self._model_times(t_audio, x.audio.device),
-            shifts,
-            requests[0].coupled,
-        )
-        for name, said, times in zip(MODALITIES, predicted, (t_video, t_audio), strict=True):
-            if said is not None:
-                eps = eps.replace(name, self._to_eps(self.base.config.prediction, said, x[name], times))
-        return eps
+        clips = Pair(x.video, x.audio)
+        times = [_times(requests, name) for name in MODALITIES]
+        t = clips.map(lambda clip, at: self._model_times(at, clip.device), times)
+        predicted = self.base(clips, t, shifts, requests[0].coupled)
+        return Latents(*predicted.map(partial(self._to_eps, self.base.config.prediction), clips, times))
 
     def _to_eps(self, prediction: PredictionType, predicted: Tensor, x: Tensor, times: Sequence[float]) -> Tensor:
         """Noise by the α and σ of the times that were asked for, one a sample, not of those the network was told: by
@@ -194,7 +188,7 @@ class Evaluator:
         """One forward. Filled up to the full number where clips are to be the same to the bit in any company."""
         assert self.sr is not None
         frames = len(x)
-        if self.buckets is not None and len(self.buckets.sizes) == 1:
+        if self.batch_sizes is not None and len(self.batch_sizes.sizes) == 1:
             missing = self.frames_per_forward - frames
             x, low_res = (torch.cat([value, value[-1:].repeat_interleave(missing, 0)]) for value in (x, low_res))
             times = times + times[-1:] * missing

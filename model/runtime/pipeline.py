@@ -38,7 +38,7 @@ class ClipRequest:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepProgress:
     """After each step: `step` of `total_steps` in `stage` ("base" or "sr"), the fraction of the clip's work that is
     done, and the seconds left, None until the step times of this model have been measured. `preview` computes what the
     clip looks like so far; it may be called in any thread."""
@@ -48,11 +48,11 @@ class Progress:
     total_steps: int
     fraction: float
     eta_seconds: float | None
-    preview: Callable[[], Preview] = field(compare=False)
+    preview: Callable[[], ClipPreview] = field(compare=False)
 
 
 @dataclass(frozen=True)
-class Preview:
+class ClipPreview:
     """x̂_0 at some step: `frames` uint8 (frames, height, width, 3) at the base stage's size, `audio` (samples,) in
     [-1, 1]; each None where that side is not being made, or not at this stage."""
 
@@ -97,7 +97,7 @@ class Pipeline:
             evaluator.compile()
         return cls(manifest, evaluator, place)
 
-    def run(self, request: ClipRequest, on_progress: Callable[[Progress], None] = lambda _: None) -> Clip:
+    def run(self, request: ClipRequest, on_progress: Callable[[StepProgress], None] = lambda _: None) -> Clip:
         """Make one clip; the same request gives the same clip. `on_progress` is called after every step, and what it
         raises ends the run. Raises RequestError for what this model cannot do."""
         made = drive(self.program(request, on_progress), self.evaluator)
@@ -105,7 +105,7 @@ class Pipeline:
         return made
 
     def program(
-        self, request: ClipRequest, on_progress: Callable[[Progress], None] = lambda _: None
+        self, request: ClipRequest, on_progress: Callable[[StepProgress], None] = lambda _: None
     ) -> Generator[Request, samplers.Prediction, Clip]:
         """The same as a generator that asks for every evaluation and returns the clip."""
         config = self.manifest.config
@@ -130,7 +130,7 @@ class Pipeline:
             timings=report.timings,
         )
 
-    def _previewed(self, request: samplers.Evaluate, prediction: samplers.Prediction) -> Preview:
+    def _previewed(self, request: samplers.Evaluate, prediction: samplers.Prediction) -> ClipPreview:
         """What a sampler's own prediction says of the clip; frames of super-resolution at the base stage's size."""
         x0 = clip(self.schedule.to_x0(request.x, prediction.eps, request.t))
         spec = self.manifest.config.clip
@@ -141,7 +141,7 @@ class Pipeline:
             frames = to_uint8(video[0].flip(-1) if self.manifest.mirrored else video[0])
         else:
             frames = to_uint8(functional.interpolate(video.float(), (spec.height, spec.width), mode="area"))
-        return Preview(
+        return ClipPreview(
             frames=frames.cpu() if frames is not None else None,
             audio=audio[0, 0].float().cpu() if audio is not None else None,
         )
@@ -232,15 +232,15 @@ class Pipeline:
 
 
 class _Reporter:
-    """Turns finished steps into Progress. What a step takes is at first what it took for others, `step_seconds`, and
-    soon what it takes here: that depends on who shares the device."""
+    """Turns finished steps into StepProgress. The seconds of a step start from those of earlier clips, `step_seconds`,
+    and soon follow this clip's own, which depend on what else the device computes."""
 
     def __init__(
         self,
         steps: dict[str, int],
         step_seconds: dict[str, float],
-        preview: Callable[[samplers.Evaluate, samplers.Prediction], Preview],
-        notify: Callable[[Progress], None],
+        preview: Callable[[samplers.Evaluate, samplers.Prediction], ClipPreview],
+        notify: Callable[[StepProgress], None],
     ) -> None:
         self._left = dict(steps)
         self._total = dict(steps)
@@ -262,14 +262,14 @@ class _Reporter:
 
         return guidance.respond(sampler, answer)
 
-    def _step(self, stage: str, seconds: float, preview: Callable[[], Preview]) -> None:
+    def _step(self, stage: str, seconds: float, preview: Callable[[], ClipPreview]) -> None:
         for known, weight in ((self._step_seconds, 0.2), (self._expected, 0.4)):
             known[stage] = (1 - weight) * known.get(stage, seconds) + weight * seconds
         self.timings[stage] += seconds
         self._left[stage] -= 1
         done = self._total[stage] - self._left[stage]
         self._share = max(self._share, self._fraction())  # a stage that turns out slow takes nothing back
-        self._notify(Progress(stage, done, self._total[stage], self._share, self._eta(), preview))
+        self._notify(StepProgress(stage, done, self._total[stage], self._share, self._eta(), preview))
 
     def _fraction(self) -> float:
         """Stages weigh as much as they take, where that is known."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model.networks.config import MODALITIES
-from model.runtime.batch_sizes import SIZES, SIZES_CPU, Buckets
+from model.runtime.batch_sizes import SIZES, SIZES_CPU, BatchSizes
 from model.runtime.evaluator import Request, is_out_of_memory
 from model.runtime.pipeline import Pipeline
 from model.sampling.latents import Latents
@@ -33,18 +33,18 @@ FRAMES = 64
 _log = logging.getLogger(__name__)
 
 
-def prepare(pipeline: Pipeline, sizes: Sequence[int] | None = None) -> None:
+def warm_up(pipeline: Pipeline, sizes: Sequence[int] | None = None) -> None:
     """Give the pipeline's evaluator its batch sizes, and run each network once or more.
 
     `sizes` are used as they are, as far as they fit; by default the device decides. Raises what a single clip raises.
     """
     if pipeline.device.type == "cpu":
-        _prepare_cpu(pipeline, sizes)
+        _warm_up_cpu(pipeline, sizes)
     else:
-        _prepare_gpu(pipeline, sizes or SIZES)
+        _warm_up_gpu(pipeline, sizes or SIZES)
 
 
-def _prepare_cpu(pipeline: Pipeline, sizes: Sequence[int] | None) -> None:
+def _warm_up_cpu(pipeline: Pipeline, sizes: Sequence[int] | None) -> None:
     evaluator = pipeline.evaluator
     smallest = min(sizes) if sizes else 1
     before = _resident_memory()
@@ -58,10 +58,10 @@ def _prepare_cpu(pipeline: Pipeline, sizes: Sequence[int] | None) -> None:
         room = SHARE * _free_memory()
         fitting = [size for size in SIZES_CPU if size == 1 or size * each <= room]
         sizes = fitting
-    evaluator.use_buckets(Buckets(sizes))
+    evaluator.use_batch_sizes(BatchSizes(sizes))
 
 
-def _prepare_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
+def _warm_up_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
     evaluator = pipeline.evaluator
     torch.cuda.set_device(pipeline.device)
     seconds: dict[int, float] = {}
@@ -77,7 +77,7 @@ def _prepare_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
             _log.warning("batches of %d clips and more do not fit the device", size)
             torch.cuda.empty_cache()
             break
-    evaluator.use_buckets(Buckets(list(seconds), seconds))
+    evaluator.use_batch_sizes(BatchSizes(list(seconds), seconds))
     if evaluator.sr is None:
         return
     evaluator.frames_per_forward = FRAMES  # it halves by itself what does not fit

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from model.networks.config import PredictionType
+from model.networks.pair import Pair
 from model.sampling.latents import Latents
 from model.sampling.prediction import loss_weight, training_target
 from model.sampling.schedule import NoiseSchedule
 
-Predict = Callable[..., tuple[Tensor | None, Tensor | None]]
-"""A network, or what stands for one: (video, audio, t_video, t_audio, shifts) → (eps_video, eps_audio)."""
+Predict = Callable[[Pair, Pair, Tensor | None], Pair]
+"""A network: clips, times (batch,) and shifts → predictions."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,8 @@ def denoising_loss(
     x = diffuse(schedule, x0, t_video, t_audio, noise)
     if clean is not None:
         x = x.map(_choose, x0, Latents(*clean))
-    predicted = network(
-        x.video, x.audio, None if x.video is None else t_video, None if x.audio is None else t_audio, shifts
-    )
-
+    clips = Pair(x.video, x.audio)
+    predicted = network(clips, clips.map(lambda _, t: t, (t_video, t_audio)), shifts)
     alpha_bars = schedule.alpha_bar_on(t_video.device)
 
     def mean_square(index: int, clean_value: Tensor | None, eps: Tensor | None, t: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoint.loading import build, load_base, load_sr, published_layout, seeded_weights, to_published
-from model.networks.config import PRESETS, SRConfig, UNetConfig
+from model.networks.config import MODALITIES, PRESETS, SRConfig, UNetConfig
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.layers import timestep_embedding
+from model.networks.pair import Pair
 from model.networks.super_resolution import SRUNet
 from model.verify.folder import FolderError, GoldenSet
 from model.verify.report import Case, Check, compare, provides
@@ -177,17 +178,17 @@ def _check_forward(
     blocks: dict[str, Any] | None = None,
 ) -> Iterator[Check]:
     network = base_network(golden, device)
-    video, audio, t = golden["in/video"].to(device), golden["in/audio"].to(device), golden["in/t"].to(device)
+    x, t = Pair(golden["in/video"].to(device), golden["in/audio"].to(device)), golden["in/t"].to(device)
     statistics: dict[str, dict[str, Tensor]] = {}
     for name in blocks or ():
         block = network.get_submodule(name)
         last = block[-1] if isinstance(block, nn.ModuleList) else block
         last.register_forward_hook(partial(_record, statistics, name))
     with torch.no_grad():
-        eps_video, eps_audio = network(video, audio, t, t, shifts_of(shifts, video.shape[0]))
+        eps = network(x, Pair(t, t), shifts_of(shifts, len(t)))
     bounds = _tolerance(golden)
-    yield compare(f"{case}/video", eps_video, golden[f"{out}/video"], *bounds)
-    yield compare(f"{case}/audio", eps_audio, golden[f"{out}/audio"], *bounds)
+    for modality, actual in zip(MODALITIES, eps, strict=True):
+        yield compare(f"{case}/{modality}", actual, golden[f"{out}/{modality}"], *bounds)
     checks = [
         compare(f"{name}/{modality}", statistics[name][modality], _numbers_of(expected), *bounds)
         for name, recorded in (blocks or {}).items()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from model.runtime.pipeline import Preview
-from model.runtime.pipeline import Progress as ClipProgress
+from model.runtime.pipeline import ClipPreview, StepProgress
 from workers.job_progress import Following
 from workers.moving_average import Typical
 
 
-def step(number: int, fraction: float, eta: float | None) -> ClipProgress:
-    return ClipProgress("base", number, 20, fraction, eta, lambda: Preview(None, None))
+def step(number: int, fraction: float, eta: float | None) -> StepProgress:
+    return StepProgress("base", number, 20, fraction, eta, lambda: ClipPreview(None, None))
 
 
 def test_a_job_is_where_its_slowest_output_is_and_all_outputs_count_for_its_share() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.networks.attention import CrossModalAttention, SelfAttention, window_keys
+from model.networks.pair import Pair
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -71,7 +72,7 @@ def test_rs_mma_is_the_loop_over_frames_for_every_sample_s_own_shift(
     module = with_weights(CrossModalAttention(heads * d, heads, window))
     video, audio = drawn(batch, frames, height, width, heads * d), drawn(batch, samples, heads * d, seed=1)
     with torch.no_grad():
-        out_video, out_audio = module(video, audio, torch.tensor(shifts))
+        out_video, out_audio = module(Pair(video, audio), torch.tensor(shifts))
         q_v, kv_v = module.video.project(video.flatten(1, 3), heads)
         q_a, kv_a = module.audio.project(audio, heads)
         for b, shift in enumerate(shifts):
@@ -98,24 +99,24 @@ def test_left_over_samples_are_heard_only_by_windows_that_run_over_the_end() -> 
 
 def test_a_second_call_with_another_length_is_not_answered_from_the_first() -> None:
     module = with_weights(CrossModalAttention(32, 2, window=2))
-    small = drawn(1, 3, 2, 2, 32), drawn(1, 6, 32)
+    small = Pair(drawn(1, 3, 2, 2, 32), drawn(1, 6, 32))
     with torch.no_grad():
-        before = module(*small)
-        module(drawn(1, 4, 3, 2, 32), drawn(1, 17, 32))
-        after = module(*small)
+        before = module(small)
+        module(Pair(drawn(1, 4, 3, 2, 32), drawn(1, 17, 32)))
+        after = module(small)
     assert all(torch.equal(b, a) for b, a in zip(before, after, strict=True))
 
 
 def test_without_a_window_the_whole_clip_is_attended_to() -> None:
     whole, windowed = (with_weights(CrossModalAttention(32, 2, window)) for window in (None, 3))
-    clip = drawn(2, 3, 2, 2, 32), drawn(2, 9, 32)
-    for a, b in zip(whole(*clip), windowed(*clip, torch.tensor([0, 0])), strict=True):
+    clip = Pair(drawn(2, 3, 2, 2, 32), drawn(2, 9, 32))
+    for a, b in zip(whole(clip), windowed(clip, torch.tensor([0, 0])), strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_rs_mma_at_the_start_of_training_changes_nothing() -> None:
     video, audio = drawn(1, 3, 2, 2, 32), drawn(1, 9, 32)
-    out_video, out_audio = CrossModalAttention(32, 2, window=1)(video, audio)
+    out_video, out_audio = CrossModalAttention(32, 2, window=1)(Pair(video, audio))
     assert torch.equal(out_video, video)
     assert torch.equal(out_audio, audio)
 

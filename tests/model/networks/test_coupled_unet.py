@@ -11,6 +11,7 @@ from torch import Tensor
 from model.checkpoint.loading import build, seeded_weights
 from model.networks.config import PRESETS, ClipSpec, ConfigError, UNetConfig
 from model.networks.coupled_unet import CoupledUNet
+from model.networks.pair import Pair
 
 TINY = PRESETS["tiny"].base
 CLIP = PRESETS["tiny"].clip
@@ -22,14 +23,15 @@ def network(config: UNetConfig = TINY) -> CoupledUNet:
     return net
 
 
-def clip(batch: int, spec: ClipSpec = CLIP, seed: int = 0) -> tuple[Tensor, Tensor]:
+def clip(batch: int, spec: ClipSpec = CLIP, seed: int = 0) -> Pair:
     generator = torch.Generator().manual_seed(seed)
     video = torch.randn(batch, *spec.video_shape, generator=generator)
-    return video, torch.randn(batch, *spec.audio_shape, generator=generator)
+    return Pair(video, torch.randn(batch, *spec.audio_shape, generator=generator))
 
 
-def times(*values: float) -> Tensor:
-    return torch.tensor(values)
+def times(*values: float) -> Pair:
+    """The same times for both modalities."""
+    return Pair(torch.tensor(values), torch.tensor(values))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def test_dilations_double_with_depth_and_start_again_after_512() -> None:
 
 
 def test_a_network_that_has_not_trained_predicts_no_noise() -> None:
-    eps_video, eps_audio = CoupledUNet(TINY).eval()(*clip(1), times(3), times(3))
+    eps_video, eps_audio = CoupledUNet(TINY).eval()(clip(1), times(3))
     assert eps_video.shape == (1, *CLIP.video_shape)
     assert eps_audio.shape == (1, *CLIP.audio_shape)
     assert not eps_video.any()
@@ -76,41 +78,39 @@ def test_a_network_that_has_not_trained_predicts_no_noise() -> None:
 
 @torch.no_grad()
 def test_each_sample_of_a_batch_is_what_it_is_alone(net: CoupledUNet) -> None:
-    video, audio = clip(3)
-    t_video, t_audio = times(10, 500, 999), times(0, 499.5, 20)
+    x, t = clip(3), Pair(torch.tensor([10, 500, 999]), torch.tensor([0, 499.5, 20]))
     limits = torch.tensor(TINY.max_shifts(CLIP.frames))
     shifts = torch.stack([torch.zeros_like(limits), limits, limits // 2])
-    together = net(video, audio, t_video, t_audio, shifts)
+    together = net(x, t, shifts)
     for i in range(3):
         one = slice(i, i + 1)
-        alone = net(video[one], audio[one], t_video[one], t_audio[one], shifts[one])
-        torch.testing.assert_close(together[0][one], alone[0], atol=2e-5, rtol=1e-4)
-        torch.testing.assert_close(together[1][one], alone[1], atol=2e-5, rtol=1e-4)
+        alone = net(*(pair.map(lambda value, one=one: value[one]) for pair in (x, t)), shifts[one])
+        torch.testing.assert_close(together.video[one], alone.video, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(together.audio[one], alone.audio, atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_no_shifts_are_zero_shifts_and_other_shifts_matter(net: CoupledUNet) -> None:
-    video, audio = clip(1)
+    x = clip(1)
     zeros = torch.zeros(1, len(TINY.block_windows), dtype=torch.long)
-    without, with_zeros = net(video, audio, times(50), times(50)), net(video, audio, times(50), times(50), zeros)
-    assert torch.equal(without[0], with_zeros[0])
-    assert torch.equal(without[1], with_zeros[1])
+    without, with_zeros = net(x, times(50)), net(x, times(50), zeros)
+    assert torch.equal(without.video, with_zeros.video)
+    assert torch.equal(without.audio, with_zeros.audio)
     for block, limit in enumerate(TINY.max_shifts(CLIP.frames)):
         if limit:
             shifted = zeros.clone()
             shifted[0, block] = 1
-            assert not torch.allclose(net(video, audio, times(50), times(50), shifted)[1], without[1], atol=1e-4)
+            assert not torch.allclose(net(x, times(50), shifted).audio, without.audio, atol=1e-4)
 
 
 @torch.no_grad()
 def test_uncoupled_each_modality_ignores_the_other_and_its_time(net: CoupledUNet) -> None:
-    (video, audio), (other_video, other_audio) = clip(1), clip(1, seed=1)
-    eps_video, eps_audio = net(video, audio, times(7), times(800), coupled=False)
-    assert torch.equal(net(video, other_audio, times(7), times(3), coupled=False)[0], eps_video)
-    assert torch.equal(net(other_video, audio, times(3), times(800), coupled=False)[1], eps_audio)
-    assert not torch.allclose(
-        net(video, other_audio, times(7), times(800))[0], net(video, audio, times(7), times(800))[0]
-    )
+    x, other = clip(1), clip(1, seed=1)
+    t, early = Pair(torch.tensor([7]), torch.tensor([800])), torch.tensor([3])
+    eps = net(x, t, coupled=False)
+    assert torch.equal(net(Pair(x.video, other.audio), Pair(t.video, early), coupled=False).video, eps.video)
+    assert torch.equal(net(Pair(other.video, x.audio), Pair(early, t.audio), coupled=False).audio, eps.audio)
+    assert not torch.allclose(net(Pair(x.video, other.audio), t).video, net(x, t).video)
 
 
 @torch.no_grad()
@@ -118,23 +118,22 @@ def test_uncoupled_each_modality_ignores_the_other_and_its_time(net: CoupledUNet
 def test_a_single_modality_network_is_that_half_of_an_uncoupled_one(modality: str) -> None:
     config = replace(TINY, cross_attention_scales=(), windows=())
     net, alone = network(config), network(replace(config, modalities=(modality,)))
-    video, audio = clip(2)
-    t = times(20, 900)
-    both = net(video, audio, t, t)
+    x, t = clip(2), times(20, 900)
+    both = net(x, t)
     if modality == "video":
-        eps, absent = alone(video, None, t, None)
-        torch.testing.assert_close(eps, both[0])
+        eps, absent = alone(Pair(x.video, None), Pair(t.video, None))
+        torch.testing.assert_close(eps, both.video)
     else:
-        absent, eps = alone(None, audio, None, t)
-        torch.testing.assert_close(eps, both[1])
+        absent, eps = alone(Pair(None, x.audio), Pair(None, t.audio))
+        torch.testing.assert_close(eps, both.audio)
     assert absent is None
     assert all(("audio" if modality == "video" else "video") not in name for name in alone.state_dict())
 
 
 def test_gradients_reach_every_weight_and_both_inputs(net: CoupledUNet) -> None:
     net = network().requires_grad_(True)
-    video, audio = (x.requires_grad_(True) for x in clip(1))
-    eps_video, eps_audio = net(video, audio, times(30), times(30))
+    video, audio = x = clip(1).map(lambda value: value.requires_grad_(True))
+    eps_video, eps_audio = net(x, times(30))
     (eps_video.square().mean() + eps_audio.square().mean()).backward()
     without = [name for name, parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert without == []
@@ -149,13 +148,13 @@ def test_the_gradient_of_the_input_is_the_slope_of_the_output(net: CoupledUNet) 
 
     def loss(step: float) -> Tensor:
         moved = audio + step * direction
-        return net(video, moved, times(100), times(100))[0].double().square().sum()
+        return net(Pair(video, moved), times(100)).video.double().square().sum()
 
     with torch.no_grad():
         slope = (loss(1e-3) - loss(-1e-3)) / 2e-3
     step = torch.zeros((), requires_grad=True)
     moved = audio + step * direction
-    net(video, moved, times(100), times(100))[0].square().sum().backward()
+    net(Pair(video, moved), times(100)).video.square().sum().backward()
     assert step.grad.item() == pytest.approx(slope.item(), rel=0.02)
 
 
@@ -167,7 +166,7 @@ def test_bfloat16_is_close_and_keeps_norms_and_time_in_float32() -> None:
     kept = {name.split(".")[-2] for name, p in half.named_parameters() if p.dtype == torch.float32}
     assert {"norm_in", "norm_out", "norm", "emb"} < kept
     assert all("conv" not in name and "qkv" not in name for name in kept)
-    args = (*clip(1), times(400), times(400))
+    args = clip(1), times(400)
     for approximate, exact in zip(half(*args), net(*args), strict=True):
         assert approximate.dtype == torch.float32
         assert (approximate - exact).norm() / exact.norm() < 0.03
@@ -195,7 +194,7 @@ def shifts_of(*values: int) -> Tensor:
         ({"video": torch.zeros(1, 8, 3, 12, 16)}, "12, 16"),
         ({"video": torch.zeros(1, 8, 4, 16, 16)}, "4, 16, 16"),
         ({"audio": torch.zeros(1, 1, 1000)}, "1000"),
-        ({"audio": torch.zeros(2, 1, 1024), "t_audio": torch.zeros(2)}, "1 videos and 2 sounds"),
+        ({"audio": torch.zeros(2, 1, 1024), "t_audio": torch.zeros(2)}, "1 videos does not match a batch of 2 sounds"),
         ({"audio": torch.zeros(1, 1, 448)}, "448 audio samples leave 7"),
         ({"video": torch.zeros(1, 7, 3, 16, 16)}, "8 frames is longer than the clip's 7"),
         ({"t_video": torch.zeros(2)}, r"\(1,\).*\(2,\)"),
@@ -206,10 +205,10 @@ def shifts_of(*values: int) -> Tensor:
     ],
 )
 def test_inputs_that_do_not_fit_are_refused_with_the_numbers(net: CoupledUNet, change: dict, numbers: str) -> None:
-    video, audio = clip(1)
-    args = {"video": video, "audio": audio, "t_video": times(1), "t_audio": times(1), "shifts": None, **change}
+    (video, audio), (t_video, t_audio) = clip(1), times(1)
+    args = {"video": video, "audio": audio, "t_video": t_video, "t_audio": t_audio, "shifts": None, **change}
     with pytest.raises(ValueError, match=numbers):
-        net(**args)
+        net(Pair(args["video"], args["audio"]), Pair(args["t_video"], args["t_audio"]), args["shifts"])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from model.checkpoint.loading import build, seeded_weights
 from model.networks.config import PRESETS, ConfigError, ModelConfig, SRConfig
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.layers import from_video_patches, to_audio_patches, to_video_patches
+from model.networks.pair import Pair
 from model.networks.super_resolution import SRUNet
 
 POCKET = PRESETS["pocket"]
@@ -44,12 +45,12 @@ def test_patches_of_one_pixel_are_the_published_layout() -> None:
 def test_a_network_of_patches_keeps_the_shape_and_the_samples_apart() -> None:
     network = build(CoupledUNet, POCKET.base)
     seeded_weights(network, seed=5)
-    video, audio = drawn(2, *POCKET.clip.video_shape), drawn(2, *POCKET.clip.audio_shape, seed=1)
-    t = torch.tensor([100, 700])
-    both = network(video, audio, t, t)
+    x = Pair(drawn(2, *POCKET.clip.video_shape), drawn(2, *POCKET.clip.audio_shape, seed=1))
+    t = Pair(torch.tensor([100, 700]), torch.tensor([100, 700]))
+    both = network(x, t)
     for i in range(2):
-        alone = network(video[i : i + 1], audio[i : i + 1], t[i : i + 1], t[i : i + 1])
-        for together, single, given in zip(both, alone, (video, audio), strict=True):
+        alone = network(*(pair.map(lambda value, i=i: value[i : i + 1]) for pair in (x, t)))
+        for together, single, given in zip(both, alone, x, strict=True):
             assert together is not None
             assert single is not None
             assert together.shape == given.shape
@@ -67,7 +68,7 @@ def test_an_event_of_one_frame_is_heard_in_that_frame_first() -> None:
     flash[:, 7] = 5.0
     block.audio.norm.weight.zero_(), block.video.norm.weight.zero_()  # statistics are of the whole clip: without them
     block.video.norm.weight.fill_(1.0)
-    changed = (block(flash, audio)[1] - block(video, audio)[1]).abs().sum(-1)[0].view(16, 20).mean(1)
+    changed = (block(Pair(flash, audio)).audio - block(Pair(video, audio)).audio).abs().sum(-1)[0].view(16, 20).mean(1)
     others = torch.cat([changed[:7], changed[8:]])
     assert changed[7] > 2 * others.max()
 

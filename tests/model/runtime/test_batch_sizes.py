@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.runtime.batch_sizes import Buckets
+from model.runtime.batch_sizes import BatchSizes
 
 SIZES = st.sets(st.sampled_from([1, 2, 3, 4, 8, 16]), min_size=1)
 
 
 @given(SIZES, st.integers(1, 40))
 def test_a_plan_covers_the_samples_with_sizes_that_exist(sizes: set[int], count: int) -> None:
-    plan = Buckets(list(sizes)).plan(count)
+    plan = BatchSizes(list(sizes)).plan(count)
     assert set(plan) <= sizes
     assert sum(plan) >= count
     assert sum(plan) - min(plan) < count
@@ -23,19 +23,19 @@ def test_a_plan_covers_the_samples_with_sizes_that_exist(sizes: set[int], count:
 
 
 def test_without_measured_times_nothing_is_padded_and_large_batches_go_first() -> None:
-    assert Buckets((1, 2, 4, 8)).plan(11) == [8, 2, 1]
-    assert Buckets((1, 2, 4)).plan(11) == [4, 4, 2, 1]
+    assert BatchSizes((1, 2, 4, 8)).plan(11) == [8, 2, 1]
+    assert BatchSizes((1, 2, 4)).plan(11) == [4, 4, 2, 1]
 
 
 def test_a_single_size_is_always_filled_up() -> None:
-    assert [Buckets((8,)).plan(count) for count in (1, 8, 9)] == [[8], [8], [8, 8]]
+    assert [BatchSizes((8,)).plan(count) for count in (1, 8, 9)] == [[8], [8], [8, 8]]
 
 
 @given(st.integers(1, 12), st.lists(st.floats(0.5, 20), min_size=3, max_size=3))
 def test_measured_times_decide_when_padding_pays(count: int, costs: list[float]) -> None:
     sizes = (1, 4, 8)
     seconds = dict(zip(sizes, costs, strict=True))
-    plan = Buckets(sizes, seconds).plan(count)
+    plan = BatchSizes(sizes, seconds).plan(count)
     every = itertools.chain.from_iterable(
         itertools.combinations_with_replacement(sizes, forwards) for forwards in range(1, count + 1)
     )
@@ -44,18 +44,18 @@ def test_measured_times_decide_when_padding_pays(count: int, costs: list[float])
 
 
 def test_what_did_not_fit_is_not_tried_again() -> None:
-    buckets = Buckets((1, 2, 4, 8, 16))
-    assert buckets.halve(16)
-    assert buckets.sizes == (1, 2, 4, 8)
-    assert buckets.halve(4)
-    assert buckets.sizes == (1, 2)
-    only = Buckets((8,))
+    batch_sizes = BatchSizes((1, 2, 4, 8, 16))
+    assert batch_sizes.halve(16)
+    assert batch_sizes.sizes == (1, 2, 4, 8)
+    assert batch_sizes.halve(4)
+    assert batch_sizes.sizes == (1, 2)
+    only = BatchSizes((8,))
     assert only.halve(8)
     assert only.sizes == (4,)
-    assert not Buckets((1,)).halve(1)
+    assert not BatchSizes((1,)).halve(1)
 
 
 @pytest.mark.parametrize("sizes", [(), (0, 1), (-2,)])
 def test_sizes_that_make_no_sense_are_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="batch sizes"):
-        Buckets(sizes)
+        BatchSizes(sizes)

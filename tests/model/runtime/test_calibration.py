@@ -10,6 +10,7 @@ import torch
 from model.checkpoint.manifest import Manifest, read_manifest
 from model.media.encode import write_clip
 from model.networks.config import PRESETS, UNetConfig
+from model.networks.pair import Pair
 from model.request import SamplingParams
 from model.runtime.calibration import calibrate, calibrate_model
 from model.runtime.evaluator import Evaluator
@@ -26,8 +27,8 @@ def test_calibration_measures_the_error_of_x0() -> None:
     class Blind(torch.nn.Module):
         config = UNetConfig()
 
-        def forward(self, video, audio, *_):  # type: ignore[no-untyped-def]
-            return torch.zeros_like(video), torch.zeros_like(audio)
+        def forward(self, x: Pair, *_: object) -> Pair:
+            return x.map(torch.zeros_like)
 
     schedule = NoiseSchedule(linear_betas(1000))
     evaluator = Evaluator(Blind(), None, schedule)  # type: ignore[arg-type]

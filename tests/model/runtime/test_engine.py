@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from model.networks.config import ScheduleConfig, UNetConfig
-from model.runtime.batch_sizes import Buckets
+from model.networks.pair import Pair
+from model.runtime.batch_sizes import BatchSizes
 from model.runtime.engine import Engine, Program
 from model.runtime.evaluator import Evaluator, Request
 from model.sampling.latents import Latents
@@ -209,15 +210,15 @@ class Cramped(torch.nn.Module):
         self.room = room
         self.sizes: list[int] = []
 
-    def forward(self, video: None, audio: torch.Tensor, *_: object) -> tuple[None, torch.Tensor]:
-        self.sizes.append(len(audio))
-        if len(audio) > self.room:
+    def forward(self, x: Pair, *_: object) -> Pair:
+        self.sizes.append(len(x.audio))
+        if len(x.audio) > self.room:
             raise torch.OutOfMemoryError("out of memory")
-        return None, 2 * audio
+        return x.map(lambda value: 2 * value)
 
 
 def evaluator_with(network: torch.nn.Module, sizes: tuple[int, ...]) -> Evaluator:
-    return Evaluator(network, None, NoiseSchedule.from_config(ScheduleConfig()), buckets=Buckets(sizes))  # type: ignore[arg-type]
+    return Evaluator(network, None, NoiseSchedule.from_config(ScheduleConfig()), batch_sizes=BatchSizes(sizes))  # type: ignore[arg-type]
 
 
 def test_out_of_memory_halves_the_batches_and_no_run_is_lost(make_engine: Callable[..., Engine]) -> None:
@@ -226,8 +227,8 @@ def test_out_of_memory_halves_the_batches_and_no_run_is_lost(make_engine: Callab
     answers = evaluator([next(clip_program(name, 1)) for name in range(1, 8)])
     assert [float(answer.eps.audio[0, 0, 0]) for answer in answers] == [200.0 * name for name in range(1, 8)]
     assert network.sizes[-1] <= 2
-    assert evaluator.buckets is not None
-    assert evaluator.buckets.sizes == (1, 2)
+    assert evaluator.batch_sizes is not None
+    assert evaluator.batch_sizes.sizes == (1, 2)
     engine = make_engine(8)
     runs = [engine.submit(evaluator, clip_program(name, 3)) for name in range(1, 8)]
     assert [run.result(PATIENCE)[-1] for run in runs] == [2 * (100.0 * name + 2) for name in range(1, 8)]
@@ -279,7 +280,7 @@ def test_an_error_keeps_nothing_of_the_forward_that_failed(make_engine: Callable
     """Frames hold tensors, and errors hold frames: that would be a batch for every job that failed."""
 
     class Failing(Cramped):
-        def forward(self, video: None, audio: torch.Tensor, *_: object) -> tuple[None, torch.Tensor]:
+        def forward(self, x: Pair, *_: object) -> Pair:
             large = torch.zeros(1)
             kept.append(weakref.ref(large))
             raise ValueError("no")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from model.checkpoint.manifest import Manifest
 from model.networks.config import PRESETS, ClipSpec, ModelConfig, UNetConfig
 from model.request import SamplingParams
-from model.runtime.batch_sizes import Buckets
+from model.runtime.batch_sizes import BatchSizes
 from model.runtime.engine import Engine
-from model.runtime.pipeline import Clip, ClipRequest, Pipeline, Progress
+from model.runtime.pipeline import Clip, ClipRequest, Pipeline, StepProgress
 
 TINY = ModelConfig(
     clip=ClipSpec(frames=4, height=8, width=8, sample_rate=640),
@@ -81,7 +81,7 @@ def made(pipeline: Pipeline, request: ClipRequest, neighbours: list[Neighbour]) 
     """The clip of `request` among `neighbours`, and how many clips went through the network in each tick."""
     engine = Engine(capacity=8)
 
-    def joined(progress: Progress) -> None:
+    def joined(progress: StepProgress) -> None:
         """In the engine's thread, so that who meets whom depends on the example alone."""
         for neighbour in neighbours:
             if neighbour.joins == progress.step:
@@ -127,7 +127,7 @@ def alone(pipeline: Pipeline) -> Alone:
     clips: dict[str, Clip] = {}
 
     def make(request: ClipRequest, sizes: tuple[int, ...]) -> Clip:
-        pipeline.evaluator.use_buckets(Buckets(sizes))
+        pipeline.evaluator.use_batch_sizes(BatchSizes(sizes))
         key = f"{request.kind} {request.params} {sizes}"
         if key not in clips:
             clips[key] = made(pipeline, request, [])[0]
@@ -171,7 +171,7 @@ def test_within_rounding_at_any_batch_size(
 
 def test_frames_of_super_resolution_do_not_depend_on_whose_frames_come_along(pipeline: Pipeline) -> None:
     params = SamplingParams(seed=5, steps=2, sr_steps=3)
-    pipeline.evaluator.use_buckets(Buckets((8,)))
+    pipeline.evaluator.use_batch_sizes(BatchSizes((8,)))
     alone = pipeline.run(ClipRequest("generate", params))
     engine = Engine(capacity=8, frame_budget=4 * TINY.clip.frames)
     requests = [ClipRequest("generate", replace(params, seed=seed)) for seed in (3, 5, 9)]

@@ -12,7 +12,7 @@ from model.checkpoint.manifest import Manifest
 from model.networks.config import PRESETS
 from model.request import GUIDANCE, SAMPLERS, RequestError, SamplingParams
 from model.runtime.evaluator import drive
-from model.runtime.pipeline import ClipRequest, Pipeline, Progress, to_uint8
+from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress, to_uint8
 from model.sampling.latents import Latents
 from model.sampling.samplers import Evaluate, dpmpp_2m
 
@@ -90,14 +90,14 @@ def test_outputs_of_a_job_differ(pipeline: Pipeline) -> None:
 
 
 def test_published_super_resolution_starts_from_noise_and_costs_25_steps(pipeline: Pipeline) -> None:
-    seen: list[Progress] = []
+    seen: list[StepProgress] = []
     pipeline.run(ClipRequest("generate", SamplingParams(seed=1, steps=2, sr_sampler="ddim")), seen.append)
     assert [p.step for p in seen if p.stage == "sr"] == list(range(1, 26))
 
 
 def test_progress_counts_sampler_steps_and_ends_at_one(pipeline: Pipeline) -> None:
     params = SamplingParams(seed=2, steps=4, sr_steps=3, guidance="decoupling")
-    seen: list[Progress] = []
+    seen: list[StepProgress] = []
     pipeline.run(ClipRequest("generate", params), seen.append)
     assert [(p.stage, p.step, p.total_steps) for p in seen] == [
         *(("base", k, 4) for k in range(1, 5)),
@@ -107,7 +107,7 @@ def test_progress_counts_sampler_steps_and_ends_at_one(pipeline: Pipeline) -> No
     assert all(0.0 < p.fraction <= 1.0 for p in seen)
     assert fractions[-1] == pytest.approx(1.0)
     assert seen[-1].eta_seconds == pytest.approx(0.0)
-    again: list[Progress] = []
+    again: list[StepProgress] = []
     pipeline.run(ClipRequest("generate", params), again.append)
     assert all(p.eta_seconds is not None for p in again)
     assert [p.fraction for p in again] == sorted(p.fraction for p in again)
@@ -117,7 +117,7 @@ def test_an_exception_of_the_caller_ends_the_run(pipeline: Pipeline) -> None:
     class Stop(Exception):
         pass
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: StepProgress) -> None:
         if progress.step == 2:
             raise Stop
 

@@ -10,7 +10,7 @@ from model.networks.config import PRESETS
 from model.runtime import warmup
 from model.runtime.batch_sizes import SIZES_CPU
 from model.runtime.pipeline import Pipeline, computes_in_bfloat16
-from model.runtime.warmup import prepare
+from model.runtime.warmup import warm_up
 
 MANIFEST = Manifest("tiny", PRESETS["tiny"], trained=False, description="", licence="MIT", init_seed=3)
 
@@ -21,12 +21,12 @@ def pipeline() -> Pipeline:
 
 
 def sizes(pipeline: Pipeline) -> tuple[int, ...]:
-    assert pipeline.evaluator.buckets is not None
-    return pipeline.evaluator.buckets.sizes
+    assert pipeline.evaluator.batch_sizes is not None
+    return pipeline.evaluator.batch_sizes.sizes
 
 
 def test_a_cpu_with_room_gets_its_usual_batch_sizes(pipeline: Pipeline) -> None:
-    prepare(pipeline)
+    warm_up(pipeline)
     assert sizes(pipeline) == SIZES_CPU
 
 
@@ -34,15 +34,15 @@ def test_little_memory_means_small_batches_but_never_none(pipeline: Pipeline, mo
     monkeypatch.setattr(warmup, "_resident_memory", lambda: 0)
     monkeypatch.setattr(warmup, "_peak_memory", lambda: 100)
     monkeypatch.setattr(warmup, "_free_memory", lambda: 450.0)
-    prepare(pipeline)
+    warm_up(pipeline)
     assert sizes(pipeline) == (1, 2)
     monkeypatch.setattr(warmup, "_free_memory", lambda: 10.0)
-    prepare(pipeline)
+    warm_up(pipeline)
     assert sizes(pipeline) == (1,)
 
 
 def test_chosen_sizes_are_kept(pipeline: Pipeline) -> None:
-    prepare(pipeline, (8,))
+    warm_up(pipeline, (8,))
     assert sizes(pipeline) == (8,)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from model.networks.config import ScheduleConfig
+from model.networks.pair import Pair
 from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
 from model.training.coupling import coupling_gap
@@ -24,15 +25,16 @@ def alpha_sigma(t: Tensor, dims: int) -> tuple[Tensor, Tensor]:
     return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
 
-def listens(video: Tensor, audio: Tensor, t_video: Tensor, t_audio: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+def listens(x: Pair, t: Pair, shifts: Tensor) -> Pair:
     """Takes the clip's number from the other modality."""
+    (video, audio), (t_video, t_audio) = x, t
     heard, seen = audio.mean((1, 2)) / alpha_sigma(t_audio, 1)[0], video.mean((1, 2, 3, 4)) / alpha_sigma(t_video, 1)[0]
     (a_v, s_v), (a_a, s_a) = alpha_sigma(t_video, 5), alpha_sigma(t_audio, 3)
-    return (video - a_v * heard.view(-1, 1, 1, 1, 1)) / s_v, (audio - a_a * seen.view(-1, 1, 1)) / s_a
+    return Pair((video - a_v * heard.view(-1, 1, 1, 1, 1)) / s_v, (audio - a_a * seen.view(-1, 1, 1)) / s_a)
 
 
-def deaf(video: Tensor, audio: Tensor, t_video: Tensor, t_audio: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    return 0.5 * video, 0.5 * audio
+def deaf(x: Pair, t: Pair, shifts: Tensor) -> Pair:
+    return x.map(lambda value: 0.5 * value)
 
 
 def test_a_network_that_listens_loses_by_a_wrong_partner() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from model.networks.config import PRESETS, ScheduleConfig, UNetConfig
 from model.networks.coupled_unet import CoupledUNet
+from model.networks.pair import Pair
 from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
 from model.training.configuration import TimesConfig
@@ -76,11 +77,9 @@ def test_noise_of_some_rows_is_that_of_the_whole_batch() -> None:
 class Recorder:
     """A network that predicts zero and keeps what it was given."""
 
-    def __call__(
-        self, video: Tensor, audio: Tensor, t_video: Tensor, t_audio: Tensor, shifts: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        self.video, self.audio, self.t_video = video, audio, t_video
-        return torch.zeros_like(video), torch.zeros_like(audio)
+    def __call__(self, x: Pair, t: Pair, shifts: Tensor | None) -> Pair:
+        (self.video, self.audio), self.t_video = x, t.video
+        return x.map(torch.zeros_like)
 
 
 def test_a_clean_modality_enters_as_clean_conditioning_gives_it_and_is_no_part_of_the_loss() -> None:
