@@ -1,4 +1,4 @@
-"""The HTTP API, put together."""
+"""Builds the HTTP API application."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from anyio import CapacityLimiter
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
@@ -27,7 +26,7 @@ from service.api import (
 )
 from service.api.catalogue import Catalogue
 from service.api.middleware import RequestContext
-from service.api.services import Services
+from service.api.services import Services, Threads
 from service.api.uploads import sweep
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
@@ -57,9 +56,9 @@ _ROUTERS = (
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The API for `settings`; where none are given, for those of the environment, and with the log set up by them.
+    """The API for `settings`. Without them, reads the environment and configures the log.
 
-    Ends the process (SystemExit) with a sentence if a setting or a model's manifest is wrong.
+    Raises SystemExit with a message if a setting or a model's manifest is invalid.
     """
     if settings is None:
         settings = load_settings()
@@ -87,7 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             queue.connect()
         except (StoreUnavailable, QueueUnavailable) as error:
             log.warning("Redis does not answer yet", error=str(error))
-        _say_who_gets_in(chosen)
+        _log_access(chosen)
         storage = open_storage(chosen)
         retention = Retention(client, store, storage, chosen.remember_erased)
         async with AsyncExitStack() as running:
@@ -106,7 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 events=await running.enter_async_context(Events(chosen)),
                 metrics=counted,
                 tracing=tracing,
-                judges=CapacityLimiter(max(2, os.cpu_count() or 1)),
+                threads=Threads(os.cpu_count() or 1, keys=bool(chosen.key_hashes)),
             )
             exporter.start()
             yield
@@ -121,11 +120,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Joint audio-video diffusion: sounding video from nothing, video for a sound, sound for a video.",
         version=version(),
         lifespan=lifespan,
-        # FastAPI's own pages load their scripts from elsewhere; service.api.studio serves ours at /docs.
+        # FastAPI's own pages load scripts from a CDN; service.api.studio serves /docs from this machine.
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
-        # A path with a slash too many is not there, rather than a redirect to wherever the Host header says.
+        # A path with an extra slash is 404, not a redirect to the host that the Host header names.
         redirect_slashes=False,
     )
     for router in _ROUTERS:
@@ -139,9 +138,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _say_who_gets_in(settings: Settings) -> None:
+def _log_access(settings: Settings) -> None:
     names = sorted({name for name, _ in settings.key_hashes})
     if names:
-        log.info("an API key is wanted", keys=names)
+        log.info("API keys are required", keys=names)
     else:
-        log.info("no API keys are set: nobody is asked for one", reached_on=settings.published_on or settings.host)
+        log.info("no API keys are set: requests need no key", reached_on=settings.published_on or settings.host)

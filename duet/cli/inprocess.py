@@ -22,9 +22,9 @@ from model.media.decode import decode_audio, decode_video
 from model.media.source import MediaError
 from model.runtime.allocator import keep_freed_memory
 from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress
-from service.api.schemas import job_view
 from service.jobs import record
 from service.jobs.record import Job, Output
+from service.jobs.view import job_view
 from service.settings import Settings
 from workers.decoder import DecoderLost, confined, warm
 from workers.outputs import write_files

@@ -22,12 +22,12 @@ from starlette.concurrency import run_in_threadpool
 from service.api.auth import CallerHere
 from service.api.lookup import JobId, Viewer, find
 from service.api.problems import Problem, responses
-from service.api.schemas import JobView
 from service.api.services import Services, ServicesHere
 from service.jobs.event_keys import Kind
 from service.jobs.events import Event, Follower, TooManyFollowers, order
 from service.jobs.record import Job, Status
 from service.jobs.store import StoreUnavailable, UnknownJob, progress_data
+from service.jobs.view import JobView
 from service.log import log
 
 router = APIRouter(tags=["jobs"])

@@ -15,9 +15,9 @@ from service.api.lookup import JobId, find
 from service.api.media_types import CONTENT_TYPES, content_type
 from service.api.middleware import privacy
 from service.api.problems import Problem, responses
-from service.api.schemas import file_name
 from service.api.services import ServicesHere
 from service.jobs.record import Job, Status
+from service.jobs.view import file_name
 from service.storage import ObjectNotFound
 
 router = APIRouter(tags=["jobs"])

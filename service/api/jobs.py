@@ -1,13 +1,14 @@
-"""`/jobs`: what became of the caller's jobs, and what can still be done about them."""
+"""`/jobs`: list, show, delete, cancel and retry the caller's jobs."""
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from dataclasses import replace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
@@ -18,21 +19,22 @@ from service.api.examples import JOB
 from service.api.lookup import ID_PATTERN, JobId, Viewer, find, look
 from service.api.middleware import privacy
 from service.api.problems import Problem, responses
-from service.api.schemas import JobList, JobView
 from service.api.services import Services, ServicesHere
-from service.api.submission import ACCEPTED, Accepted, UnhurriedSubmissionHere, answers
-from service.api.uploads import room_on_disk
-from service.jobs.record import IllegalTransition, Job, Status, new_job, new_job_id, storage_prefix
+from service.api.submission import ACCEPTED, UnhurriedSubmissionHere, answers
+from service.api.uploads import room_on_disk, temporary_file
+from service.jobs.intake import repeat_job
+from service.jobs.record import IllegalTransition, Job, Status
 from service.jobs.store import UnknownJob
+from service.jobs.view import JobList, JobView
 from service.log import log
 from service.storage import ObjectNotFound
 
 router = APIRouter(tags=["jobs"])
 
-_UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "the client has this version already"}}
+_UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "not modified"}}
 _CANCELED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "it was waiting, and is canceled"},
-    202: {"description": "it is running, and will be stopped", "model": JobView},
+    200: {"description": "the job was queued and is canceled"},
+    202: {"description": "the job is running and will be stopped", "model": JobView},
 }
 
 
@@ -42,11 +44,11 @@ def jobs(
     request: Request,
     services: ServicesHere,
     caller: CallerHere,
-    status: Annotated[Status | None, Query(description="only jobs in this state")] = None,
+    status: Annotated[Status | None, Query(description="only jobs with this status")] = None,
     kind: Annotated[Literal["generate", "v2a", "a2v"] | None, Query(description="only jobs of this kind")] = None,
-    limit: Annotated[int, Query(ge=1, le=100, description="how many at most")] = 20,
+    limit: Annotated[int, Query(ge=1, le=100, description="jobs per page")] = 20,
     after: Annotated[
-        str | None, Query(pattern=ID_PATTERN, examples=[JOB["id"]], description="`next` of the part before")
+        str | None, Query(pattern=ID_PATTERN, examples=[JOB["id"]], description="`next` of the previous page")
     ] = None,
 ) -> JobList:
     """The caller's jobs, newest first."""
@@ -58,7 +60,7 @@ def jobs(
 @router.get("/jobs/{job_id}", response_model=JobView, responses=_UNCHANGED | responses(404, 410, 503))
 @router.head("/jobs/{job_id}", include_in_schema=False)
 def job(job_id: JobId, request: Request, services: ServicesHere, caller: CallerHere) -> Response:
-    """Where the job is: status, stage, step and progress; once completed, where its files are."""
+    """Status, stage, step and progress of the job; the paths of its files once it is completed."""
     body = Viewer(request, services, caller).show(look(services, caller, job_id)).model_dump_json().encode()
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Cache-Control": privacy(services.settings)}
@@ -69,70 +71,61 @@ def job(job_id: JobId, request: Request, services: ServicesHere, caller: CallerH
 
 @router.delete("/jobs/{job_id}", status_code=204, response_class=Response, responses=responses(403, 404, 503))
 def delete(job_id: JobId, services: ServicesHere, caller: CallerHere) -> Response:
-    """Stop the job if it runs, and erase its record, upload and results. May be repeated."""
+    """Stop the job if it runs, and delete its record, upload and results. Idempotent."""
     try:
         services.retention.erase(find(services, caller, job_id))
         log.info("job deleted", job=job_id)
     except Problem as problem:
-        if problem.status_code != 410:  # what is gone already is as it should be
+        if problem.status_code != 410:  # deleted already
             raise
     return Response(status_code=204)
 
 
 @router.post("/jobs/{job_id}/cancel", response_model=JobView, responses=_CANCELED | responses(403, 404, 409, 410, 503))
 def cancel(job_id: JobId, request: Request, services: ServicesHere, caller: CallerHere) -> JSONResponse:
-    """Stop the job. One that waits is canceled at once, a running one within a step."""
+    """Cancel the job: at once if it is queued, within a step if it is running."""
     find(services, caller, job_id)
     try:
         record = services.store.request_cancel(job_id)
     except IllegalTransition as error:
-        raise Problem(409, "already_ended", f"{job_id} has ended: there is nothing left to cancel.") from error
+        raise Problem(409, "already_ended", f"{job_id} has already ended.") from error
     except UnknownJob as error:
-        raise Problem(410, "gone", f"{job_id} was erased meanwhile.") from error
+        raise Problem(410, "gone", f"{job_id} was deleted in the meantime.") from error
     view = Viewer(request, services, caller)(record)
     return JSONResponse(view.model_dump(mode="json"), 200 if record.status.ended else 202)
 
 
 @router.post("/jobs/{job_id}/retry", **ACCEPTED, responses=answers(404, 409, 410, 422, 507, waits=False))
 async def retry(job_id: JobId, submission: UnhurriedSubmissionHere) -> JSONResponse:
-    """Make a new job with the same upload and the same parameters, the seed included."""
-    services = submission.services
-
-    def repeat() -> Accepted:
-        job = find(services, submission.caller, job_id)
-        temporary = services.settings.temporary
-        with room_on_disk(), tempfile.TemporaryDirectory(dir=_made(temporary), prefix="retry-") as folder:
-            return submission.submit({"retry": job_id}, lambda: _again(services, job, Path(folder) / "input"))
-
-    return await submission.answer(await run_in_threadpool(repeat))
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """Create a new job with the same upload and the same parameters, the seed included."""
+    services, asked = submission.services, {"retry": job_id}
+    job = await run_in_threadpool(find, services, submission.caller, job_id)
+    await submission.check_room()
+    accepted = await submission.replay(asked)
+    if accepted is None:
+        again = repeat_job(job, services.settings.retention)
+        async with _upload_copy(services, job) as file:
+            accepted = await submission.commit(asked, again, file)
+    return await submission.answer(accepted)
 
 
-def _again(services: Services, job: Job, file: Path) -> tuple[Job, Path | None]:
-    """A job like `job`, and at `file` a copy of its upload, so that each has its own. Raises Problem 410."""
-    job_id = new_job_id()
+@asynccontextmanager
+async def _upload_copy(services: Services, job: Job) -> AsyncIterator[Path | None]:
+    """The job's upload as a temporary file; None if it has none. Raises Problem 410, 507; StorageUnavailable."""
     upload = job.input
-    if upload is not None:
+    if upload is None:
+        yield None
+        return
+    with temporary_file(services.settings.temporary) as (path, file):
+
+        def copy() -> None:
+            with room_on_disk():
+                for piece in services.storage.read(upload.key):
+                    file.write(piece)
+                file.flush()
+
         try:
-            services.storage.download(upload.key, file)
+            await to_thread.run_sync(copy, limiter=services.threads.storage)
         except ObjectNotFound as error:
             raise Problem(410, "upload_gone", f"The upload of {job.id} is no longer kept.") from error
-        upload = replace(upload, key=f"{storage_prefix(job_id)}{upload.name}")
-    again = new_job(
-        job.kind,
-        job.model,
-        job.params,
-        priority=job.priority,
-        metadata=job.metadata,
-        retention=services.settings.retention,
-        job_id=job_id,
-        input=upload,
-        owner=job.owner,
-        retried_from=job.id,
-        webhook=job.webhook,
-    )
-    return again, file if upload is not None else None
+        yield path

@@ -11,10 +11,10 @@ from fastapi import Path, Request
 from service.api.auth import Caller, UrlSigner
 from service.api.examples import JOB
 from service.api.problems import Problem
-from service.api.schemas import JobView, job_view
 from service.api.services import Services, prefix
 from service.jobs.record import Job, Status
 from service.jobs.store import Sight, UnknownJob
+from service.jobs.view import JobView, job_view
 
 ID_PATTERN = r"^job_[0-9A-HJKMNP-TV-Z]{26}$"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -15,7 +14,8 @@ from model import request as limits
 from model.checkpoint.manifest import Manifest
 from model.request import RequestError, SamplingParams
 from service.api.problems import FieldError, Problem
-from service.api.webhooks import ALLOWED, WebhookParameter
+from service.api.webhook_parameter import ALLOWED, WebhookParameter
+from service.jobs.intake import resolve_params
 from service.jobs.record import PRIORITIES
 
 _DEFAULT: dict[str, Any] = {field.name: field.default for field in fields(SamplingParams)}
@@ -86,12 +86,10 @@ class Parameters(BaseModel):
     )
 
     def sampling(self, kind: str, manifest: Manifest) -> SamplingParams:
-        """The parameters as used: seed drawn, every default resolved. Raises Problem for what the model cannot do."""
+        """The parameters with a seed and every default filled in. Raises Problem if the model does not support them."""
         given = {name: getattr(self, name) for name in _SAMPLING if hasattr(self, name)}
-        if given["seed"] is None:
-            given["seed"] = secrets.randbelow(limits.MAX_SEED + 1)
         try:
-            return SamplingParams(**given).resolve(kind, manifest)
+            return resolve_params(kind, manifest, given)
         except RequestError as error:
             refused = FieldError(error.field, given.get(error.field), str(error))
             raise Problem(422, "invalid_parameter", f"{error}.", [refused]) from error
@@ -130,16 +128,6 @@ class V2AParameters(Conditional, Parameters):
 
 class A2VParameters(Conditional, SuperResolution, Parameters):
     """Make a video for a sound."""
-
-
-PARAMETERS: dict[str, type[Parameters]] = {"generate": GenerateParameters, "v2a": V2AParameters, "a2v": A2VParameters}
-
-
-def used(kind: str, params: SamplingParams) -> dict[str, Any]:
-    """The sampling parameters of a job of `kind` as its owner may send them again: those that apply, resolved."""
-    names = PARAMETERS[kind].model_fields
-    values = {name: getattr(params, name) for name in _SAMPLING if name in names}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 async def json_parameters(request: Request) -> GenerateParameters:

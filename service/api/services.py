@@ -1,4 +1,4 @@
-"""What the routes work with: one of each, made when the API starts."""
+"""Dependencies of the routes, created once when the API starts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from service.api.catalogue import Catalogue
+from service.api.fair_share import FairLimiter
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
 from service.jobs.queue import JobQueue
@@ -22,9 +23,26 @@ from service.storage import Storage
 from service.tracing import Tracing
 
 
+class Threads:
+    """Limits on threads, one for each kind of slow work, so that no kind takes the threads of another."""
+
+    def __init__(self, cores: int, keys: bool) -> None:
+        """`cores` of the processor; `keys`: whether callers are told apart by API keys."""
+        probing = max(2, cores)
+        self.probes = FairLimiter(probing, probing - 1 if keys else probing)
+        """Probes of uploads: more than the processor has cores would run into the time limit of a probe."""
+        self.probing = CapacityLimiter(probing)
+        self.storage = CapacityLimiter(32)
+        """Calls to storage: with S3 each may take seconds."""
+        self.lookups = CapacityLimiter(8)
+        """DNS lookups of webhook targets."""
+        self.health = CapacityLimiter(4)
+        """Health and readiness."""
+
+
 @dataclass(frozen=True)
 class Services:
-    """Settings, job records, queue, files, models, metrics, traces and the judge of uploads, of one API process."""
+    """The dependencies of one API process."""
 
     settings: Settings
     store: JobStore
@@ -38,8 +56,7 @@ class Services:
     events: Events
     metrics: ApiMetrics
     tracing: Tracing
-    judges: CapacityLimiter
-    """Uploads looked at side by side: more than the processor can bear would run into the probe's time limit."""
+    threads: Threads
 
 
 async def _services(request: Request) -> Services:
@@ -49,11 +66,11 @@ async def _services(request: Request) -> Services:
 
 
 ServicesHere = Annotated[Services, Depends(_services)]
-"""A route that declares a parameter of this type gets the services."""
+"""Parameter type of routes that use the services."""
 
 
 def prefix(request: Request) -> str:
-    """What stands before every path in answers: `/v1` where the client came that way, and a proxy's own prefix."""
+    """Prefix of every path in responses: the proxy's own prefix, then `/v1` if the request used it."""
     root = request.scope.get("root_path", "")
     path = request.scope["path"].removeprefix(root)
     return root + ("/v1" if path.startswith("/v1/") else "")

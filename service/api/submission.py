@@ -1,7 +1,7 @@
-"""How a job comes to be, whatever its kind: once a key, all of it or nothing, and answered as the client prefers.
+"""Job submission: idempotent and atomic; honours `Prefer: wait`.
 
-202 is a promise: file and record are on disk by then. What a refused request has left is taken back, or swept later if
-Redis or storage is away.
+202 is a promise: file and record are on disk by then. The remains of a refused request are deleted, or swept later if
+Redis or storage is unavailable.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
+from anyio import to_thread
 from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
@@ -25,41 +28,52 @@ from service.api.auth import Caller, CallerHere
 from service.api.limits import check_room
 from service.api.lookup import Viewer, find
 from service.api.media_types import content_type
+from service.api.parameters import Parameters
 from service.api.problems import Problem, responses
-from service.api.schemas import JobView, job_view
 from service.api.services import Services, ServicesHere, prefix
-from service.jobs.idempotency import IdempotentRequest, KeyReused, StillReserved
+from service.api.webhook_parameter import checked_webhook
+from service.jobs.events import Follower, TooManyFollowers
+from service.jobs.idempotency import LEASE, IdempotentRequest, KeyReused, StillReserved
+from service.jobs.intake import JobRequest, Kind
 from service.jobs.queue import QueueUnavailable
 from service.jobs.record import Job
 from service.jobs.store import StoreUnavailable, UnknownJob
+from service.jobs.view import JobView, job_view
 from service.log import log
 from service.storage import StorageUnavailable
 
 _OUTAGES = (StoreUnavailable, QueueUnavailable, StorageUnavailable)
 _WAIT = re.compile(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*', re.IGNORECASE)
-_LOOKS = (0.05, 0.1, 0.2, 0.4)
-"""Seconds between looks at a job that a client waits for; the last one again and again."""
+_LOOK_S = 1.0
+"""Seconds after which a job that a client waits for is read even without an event: events may be lost."""
+
+_RESERVED_S = 0.05
+"""Seconds between attempts to reserve a key that another request holds."""
 
 ACCEPTED: dict[str, Any] = {"status_code": 202, "response_model": JobView, "response_description": "the job, queued"}
-"""How a submitting route describes its answer."""
+"""OpenAPI description of a successful submission."""
 
 _HEADERS = {
     "Location": {"schema": {"type": "string"}, "description": "path of the job"},
     "Idempotency-Replayed": {
         "schema": {"type": "string", "enum": ["true"]},
-        "description": "the job was made by an earlier request with this Idempotency-Key",
+        "description": "the job was created by an earlier request with this Idempotency-Key",
     },
 }
 
 
 def answers(*statuses: int, waits: bool = True) -> dict[int | str, dict[str, Any]]:
-    """What a submitting route answers, for the API's description: the job, and the problems of these statuses."""
+    """OpenAPI description of a submitting route's responses: the job, and problems of these statuses."""
     job = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobView"}}}}
     applied = {"schema": {"type": "string"}, "description": "the wait that was granted"}
     retry_after = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
     waited = {"Preference-Applied": applied} if waits else {}
     ended = {
-        200: {"description": "the job, ended in the time that `Prefer` gave it", **job, "headers": _HEADERS | waited}
+        200: {
+            "description": "the job, which ended within the time given by `Prefer`",
+            **job,
+            "headers": _HEADERS | waited,
+        }
     }
     accepted = {202: {"headers": _HEADERS | waited | retry_after}}
     return (ended if waits else {}) | accepted | responses(403, 429, 503, *statuses)
@@ -67,71 +81,103 @@ def answers(*statuses: int, waits: bool = True) -> dict[int | str, dict[str, Any
 
 @dataclass(frozen=True)
 class Accepted:
-    """A job that was made, now or by an earlier request with the same key."""
+    """A job created now or, if `replayed`, by an earlier request with the same key."""
 
     job: Job
     replayed: bool
 
 
 class Submission:
-    """One request for a job."""
+    """One request for a job.
+
+    await submission.check_room()                  # before the body is read
+    accepted = await submission.replay(asked)      # the job of an earlier request with the same key
+    if accepted is None:
+        accepted = await submission.commit(asked, job, file)
+    return await submission.answer(accepted)
+    """
 
     def __init__(
         self, request: Request, services: Services, caller: Caller, key: str | None, wait: float | None
     ) -> None:
-        """`wait`: seconds that the client gives the job to end before the answer."""
+        """`key`: the Idempotency-Key; `wait`: seconds that the client gives the job to end before the response."""
         self.services = services
         self.caller = caller
         self._request = request
         self._key = key
         self._wait = None if wait is None else min(wait, services.settings.max_wait_s)
 
-    def check_room(self) -> None:
-        """Refuse before the body is read what could not be queued anyway. Raises Problem, StoreUnavailable."""
-        if self._key is None:  # with a key it may be a job that is there already
-            check_room(self.services, self.caller)
-        self.services.store.ping()
+    async def check_room(self) -> None:
+        """Refuse before the body is read if the job could not be queued. Raises Problem, StoreUnavailable."""
+        if self._key is None:  # with a key the job may exist already
+            await run_in_threadpool(check_room, self.services, self.caller)
+        await run_in_threadpool(self.services.store.ping)
 
-    def submit(self, asked: Mapping[str, Any], make: Callable[[], tuple[Job, Path | None]]) -> Accepted:
-        """Make the job, unless the same request with the same key has made it before.
+    async def replay(self, asked: Mapping[str, Any]) -> Accepted | None:
+        """The job of an earlier, equal request with the same key; None if a new job is to be made.
 
-        `asked`: all that the client asked for, as JSON values. `make` judges it and returns the record and the file to
-        keep with it. Raises Problem, StoreUnavailable, QueueUnavailable, StorageUnavailable; then there is no job.
+        `asked`: all that the client asked for, as JSON values. Raises Problem if the key was used for another request,
+        or if there is no room for a new job; StoreUnavailable.
         """
         request = self._idempotent(asked)
         if request is not None:
-            made = _answered(self.services.idempotency.made, request)
+            with _key_problems():
+                made = await run_in_threadpool(self.services.idempotency.made, request)
             if made is not None:
-                return self._again(made)
-        check_room(self.services, self.caller)
-        made_job, file = make()
+                return await run_in_threadpool(self._replayed, made)
+            await run_in_threadpool(check_room, self.services, self.caller)
+        return None
+
+    async def job_request(self, kind: Kind, parameters: Parameters) -> JobRequest:
+        """The job that the parameters describe. Raises Problem for an unknown model, for parameters that it does not
+        support and for a webhook that cannot be sent."""
+        manifest = self.services.catalogue.find(parameters.model)
+        params = parameters.sampling(kind, manifest)
+        return JobRequest(
+            kind,
+            manifest,
+            params,
+            start=getattr(parameters, "start", 0.0),
+            priority=parameters.priority,
+            metadata=parameters.metadata,
+            owner=self.caller.name,
+            webhook=await checked_webhook(parameters.webhook, self.services),
+        )
+
+    async def commit(self, asked: Mapping[str, Any], job: Job, file: Path | None = None) -> Accepted:
+        """Store the job's `file`, write its record and queue it. `asked` as for `replay`.
+
+        Returns the other job if an equal request with the same key was faster. Raises Problem, StoreUnavailable,
+        QueueUnavailable, StorageUnavailable; then there is no job.
+        """
+        services, request = self.services, self._idempotent(asked)
         job = replace(
-            made_job,
+            job,
             request_id=structlog.contextvars.get_contextvars().get("request_id"),
-            traceparent=self.services.tracing.traceparent(),
+            traceparent=services.tracing.traceparent(),
         )
         try:
-            self.services.retention.watch(job.id)
+            await run_in_threadpool(services.retention.watch, job.id)
             if file is not None:
                 assert job.input is not None
-                self.services.storage.put_file(job.input.key, file, content_type(job.input.name))
-            if request is not None:
-                made = _answered(self.services.idempotency.reserve, request, job.id)
-                if made is not None:
-                    self._take_back(job, None)
-                    return self._again(made)
-            self.services.store.create(job)
-            self.services.queue.enqueue(job)
+                key, media_type = job.input.key, content_type(job.input.name)
+                put = partial(services.storage.put_file, key, file, media_type)
+                await to_thread.run_sync(put, limiter=services.threads.storage)
+            if request is not None and (made := await self._reserve(request, job.id)) is not None:
+                await self._take_back(job, None)
+                return await run_in_threadpool(self._replayed, made)
+            await run_in_threadpool(self._queue, job)
         except (*_OUTAGES, Problem):
-            self._take_back(job, request)
+            await self._take_back(job, request)
             raise
-        self._note(job, request)
-        self.services.metrics.accepted(job.kind, job.priority)
+        if request is not None:
+            await run_in_threadpool(self._confirm, job, request)
+        services.metrics.accepted(job.kind, job.priority)
         log.info("job accepted", job=job.id, kind=job.kind, model=job.model, priority=job.priority)
         return Accepted(job, replayed=False)
 
     async def answer(self, accepted: Accepted) -> JSONResponse:
-        """202 and the job, or 200 if it has ended in the time that the client gave it."""
+        """202 and the job, or 200 if it ended within the time that the client gave it."""
         job, headers = accepted.job, {}
         if accepted.replayed:
             headers["Idempotency-Replayed"] = "true"
@@ -145,30 +191,50 @@ class Submission:
         return JSONResponse(view.model_dump(mode="json"), status, {"Location": view.urls["self"], **headers})
 
     def _view(self, job: Job) -> JobView:
-        """The job as it is; if Redis went away since it was accepted, what is known of it, for it is accepted."""
+        """The current state of the job. If Redis is away, the state that was accepted: the acceptance stands."""
         try:
             return Viewer(self._request, self.services, self.caller)(job)
         except StoreUnavailable as error:
-            log.warning("Redis went away after a job was accepted", job=job.id, error=str(error))
+            log.warning("Redis is unavailable after a job was accepted", job=job.id, error=str(error))
             return job_view(job, None, None, prefix(self._request), lambda path: path)
 
     async def _until_ended(self, job: Job, seconds: float) -> Job:
-        """The job when it has ended, the time is over, or nobody waits for the answer any more."""
+        """The job once it has ended, the time is over, the client has disconnected or this process stops."""
+        events = self.services.events
         deadline = time.monotonic() + seconds
-        looks = iter(_LOOKS)
-        pause = 0.0
-        while not job.status.ended and (left := deadline - time.monotonic()) > 0:
-            pause = next(looks, pause)
-            await asyncio.sleep(min(pause, left))
-            if await self._request.is_disconnected():
-                break
+        with ExitStack() as following:
             try:
-                job = await run_in_threadpool(self.services.store.get, job.id)
-            except (UnknownJob, StoreUnavailable) as error:
-                # It was accepted, and that is what the answer says; how it went on is for the next request.
-                log.warning("nothing more is known of a job that a client waits for", job=job.id, error=repr(error))
-                break
+                follower = following.enter_context(events.follow(job.id))
+            except TooManyFollowers:
+                follower = Follower(job.id)  # never woken: the record is read once a second
+            while not job.status.ended and (left := deadline - time.monotonic()) > 0:
+                try:
+                    job = await run_in_threadpool(self.services.store.get, job.id)
+                except (UnknownJob, StoreUnavailable) as error:
+                    # The job was accepted, and the response says so; its further state is for the next request.
+                    log.warning("cannot read a job that a client waits for", job=job.id, error=repr(error))
+                    break
+                if job.status.ended or events.closing or await self._request.is_disconnected():
+                    break
+                await follower.woken(min(left, _LOOK_S))
         return job
+
+    async def _reserve(self, request: IdempotentRequest, job_id: str) -> str | None:
+        """Reserve the key for this job, or return the id of the job that it stands for. Waits while an equal request
+        is being answered. Raises Problem 409, 422; StoreUnavailable."""
+        deadline = time.monotonic() + 2 * LEASE
+        with _key_problems():
+            while True:
+                try:
+                    return await run_in_threadpool(self.services.idempotency.reserve, request, job_id, wait=0)
+                except StillReserved:
+                    if time.monotonic() > deadline:
+                        raise
+                await asyncio.sleep(_RESERVED_S)
+
+    def _queue(self, job: Job) -> None:
+        self.services.store.create(job)
+        self.services.queue.enqueue(job)
 
     def _idempotent(self, asked: Mapping[str, Any]) -> IdempotentRequest | None:
         if self._key is None:
@@ -176,49 +242,48 @@ class Submission:
         canonical = json.dumps(asked, sort_keys=True, separators=(",", ":"))
         return IdempotentRequest(self.caller.name, self._key, hashlib.sha256(canonical.encode()).hexdigest())
 
-    def _again(self, job_id: str) -> Accepted:
+    def _replayed(self, job_id: str) -> Accepted:
         """The job that the key stands for. Raises Problem 410 if it is not kept any more."""
         try:
             return Accepted(find(self.services, self.caller, job_id), replayed=True)
         except Problem as problem:
-            raise Problem(410, "gone", f"This Idempotency-Key made {job_id}, which is no longer kept.") from problem
+            detail = f"The job of this Idempotency-Key, {job_id}, has expired or was deleted."
+            raise Problem(410, "gone", detail) from problem
 
-    def _take_back(self, job: Job, request: IdempotentRequest | None) -> None:
-        try:
-            self.services.retention.take_back(job.id)
-            if request is not None:
-                self.services.idempotency.release(request, job.id)
-        except (StoreUnavailable, StorageUnavailable) as error:
-            log.warning("what a refused request left will be swept", job=job.id, error=str(error))
+    async def _take_back(self, job: Job, request: IdempotentRequest | None) -> None:
+        def take_back() -> None:
+            try:
+                self.services.retention.take_back(job.id)
+                if request is not None:
+                    self.services.idempotency.release(request, job.id)
+            except (StoreUnavailable, StorageUnavailable) as error:
+                log.warning("the remains of a refused request are swept later", job=job.id, error=str(error))
 
-    def _note(self, job: Job, request: IdempotentRequest | None) -> None:
-        """Confirm the key. Nothing is lost without: the record itself says so as long as it is there."""
+        await to_thread.run_sync(take_back, limiter=self.services.threads.storage)
+
+    def _confirm(self, job: Job, request: IdempotentRequest) -> None:
+        """Confirm the key. Not essential: while the record exists, it confirms the key too."""
         try:
-            if request is not None:
-                self.services.idempotency.confirm(request, job.id)
+            self.services.idempotency.confirm(request, job.id)
         except StoreUnavailable as error:
-            log.warning("Redis went away after a job was accepted", job=job.id, error=str(error))
+            log.warning("Redis is unavailable after a job was accepted", job=job.id, error=str(error))
 
 
-def _answered(ask: Callable[..., str | None], *arguments: Any) -> str | None:
-    """What the keys say, as a problem where it is one."""
+@contextmanager
+def _key_problems() -> Iterator[None]:
+    """Translate the errors of idempotency keys to problems."""
     try:
-        return ask(*arguments)
+        yield
     except KeyReused as error:
-        raise Problem(
-            422, "idempotency_key_reused", "This Idempotency-Key came with another request before."
-        ) from error
+        detail = "This Idempotency-Key was used for a different request before."
+        raise Problem(422, "idempotency_key_reused", detail) from error
     except StillReserved as error:
-        raise Problem(
-            409,
-            "idempotency_in_progress",
-            "The first request with this Idempotency-Key is still being answered.",
-            headers={"Retry-After": "2"},
-        ) from error
+        detail = "The first request with this Idempotency-Key is still in progress."
+        raise Problem(409, "idempotency_in_progress", detail, headers={"Retry-After": "2"}) from error
 
 
 def preferred_wait(headers: list[str]) -> int | None:
-    """Seconds that `Prefer: wait=N` (RFC 7240, section 4.3) asks for; None where it does not."""
+    """Seconds of `Prefer: wait=N` (RFC 7240, section 4.3); None without it."""
     for preference in ",".join(headers).split(","):
         if match := _WAIT.fullmatch(preference.partition(";")[0]):
             return int(match[1])
@@ -231,7 +296,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         examples=["8e03978e-40d5-43e8-bc93-6894a57f9324"],
         pattern=r"^[\x21-\x7e]{1,255}$",
-        description="the same key with the same request gives the same job again, with another request 422",
+        description="a repeated request with the same key returns the same job; a different request gets 422",
     ),
 ]
 
@@ -256,7 +321,7 @@ async def _unhurried(
 
 
 SubmissionHere = Annotated[Submission, Depends(_submission)]
-"""A route that declares a parameter of this type makes jobs."""
+"""Parameter type of routes that create jobs."""
 
 UnhurriedSubmissionHere = Annotated[Submission, Depends(_unhurried)]
-"""The same, and never waits for the job."""
+"""The same for routes that ignore `Prefer: wait`."""

@@ -1,4 +1,4 @@
-"""A multipart upload (RFC 7578) on its way to disk: bounded, hashed as it comes, and gone again whatever happens."""
+"""Receives a multipart upload (RFC 7578): bounded, hashed while it arrives, and deleted at the end of the request."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
+from werkzeug.http import parse_options_header as parse_disposition
 
 from service.api.middleware import body_limit
 from service.api.problems import FieldError, Problem
+from service.jobs.intake import Source
 from service.settings import Settings
 
 MAX_FIELD = 64 * 1024
@@ -36,42 +38,55 @@ _PREFIX = "upload-"
 
 @dataclass(frozen=True)
 class Upload:
-    """A file received: where it lies now, the name that the client gave it, and the form fields that came with it."""
+    """A received file and the other fields of its form."""
 
-    path: Path
-    filename: str
-    bytes: int
-    sha256: str
+    source: Source
     fields: dict[str, str]
 
 
 @asynccontextmanager
 async def receive_upload(request: Request, settings: Settings) -> AsyncIterator[Upload]:
-    """Read the form of `request`; its file lies in `settings.temporary` as long as the context is open, and no longer.
+    """Read the form of `request`; its file exists in `settings.temporary` as long as the context is open.
 
-    Raises Problem 400, 413, 415, 422 or 507, and ClientDisconnect if the client breaks off.
+    Raises Problem 400, 413, 415, 422 or 507, and ClientDisconnect if the client disconnects.
     """
     media_type, options = parse_options_header(request.headers.get("content-type"))
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
-        raise Problem(415, "unsupported_media_type", "The body must be multipart/form-data with the file in `file`.")
+        raise Problem(415, "unsupported_media_type", "The body must be multipart/form-data with a field `file`.")
     body_limit(request).allow(settings.max_upload_bytes + _FORM_BYTES, _too_large(settings.max_upload_bytes))
-    with room_on_disk():
-        settings.temporary.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=settings.temporary, prefix=_PREFIX)
-    try:
+    with temporary_file(settings.temporary) as (path, file):
+        form = _Form(options[b"boundary"], file, settings.max_upload_bytes)
+        async for chunk in request.stream():
+            await run_in_threadpool(form.feed, chunk)  # hashing and the disk must not block the event loop
+        await run_in_threadpool(form.finish)
+        yield Upload(Source(path, form.filename, form.size, form.digest.hexdigest()), form.fields)
+
+
+@contextmanager
+def temporary_file(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A new, locked file in `folder`, which exists as long as the context is open. Raises Problem 507.
+
+    The lock tells `sweep` that the file is in use. `sweep` in another process may delete the file between its creation
+    and the lock, so its name is checked once it is locked.
+    """
+    while True:
+        with room_on_disk():
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=folder, prefix=_PREFIX)
+        path = Path(name)
         with os.fdopen(handle, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # held until closed: `sweep` tells by it what is abandoned
-            form = _Form(options[b"boundary"], file, settings.max_upload_bytes)
-            async for chunk in request.stream():
-                await run_in_threadpool(form.feed, chunk)  # hashing and the disk must not hold up other requests
-            await run_in_threadpool(form.finish)
-            yield Upload(Path(name), form.filename, form.size, form.digest.hexdigest(), form.fields)
-    finally:
-        os.unlink(name)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _names(path, file):
+                continue
+            try:
+                yield path, file
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def sweep(folder: Path) -> int:
-    """Remove uploads that a killed process left in `folder`; return their number. Those being received are locked."""
+    """Delete files that a killed process left in `folder`; return their number. Files in use are locked."""
     removed = 0
     for path in folder.glob(f"{_PREFIX}*"):
         with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
@@ -81,8 +96,16 @@ def sweep(folder: Path) -> int:
     return removed
 
 
+def _names(path: Path, file: IO[bytes]) -> bool:
+    """Whether `path` is the name of the open `file`."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 class _Form:
-    """Takes the body apart: the part `file` to disk, the others to `fields`. Raises Problem."""
+    """Parses the body: the part `file` goes to disk, the others to `fields`. Raises Problem."""
 
     def __init__(self, boundary: bytes, file: IO[bytes], max_bytes: int) -> None:
         self.filename = ""
@@ -98,7 +121,7 @@ class _Form:
         self._value = bytearray()
         self._header = bytearray()
         self._header_value = bytearray()
-        self._disposition = b""
+        self._disposition = ""
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -117,14 +140,14 @@ class _Form:
             raise _malformed(str(error)) from error
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of the body."""
+        """Parse the next bytes of the body."""
         try:
             self._parser.write(chunk)
         except FormParserError as error:
             raise _malformed(str(error)) from error
 
     def finish(self) -> None:
-        """The body has ended: see that it was whole and had a file."""
+        """Check at the end of the body that it was complete and had a file."""
         if not self._ended:
             raise _malformed("the closing boundary is missing")
         if not self._has_file:
@@ -135,7 +158,7 @@ class _Form:
             self._file.flush()
 
     def _part_begin(self) -> None:
-        self._disposition = b""
+        self._disposition = ""
         self._value = bytearray()
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
@@ -146,23 +169,24 @@ class _Form:
 
     def _header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
-            self._disposition = bytes(self._header_value)
+            self._disposition = self._header_value.decode("utf-8", "surrogateescape")
         self._header, self._header_value = bytearray(), bytearray()
 
     def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        if b"name" not in options:
+        _, options = parse_disposition(self._disposition)
+        if "name" not in options:
             raise _malformed("a part has no name")
-        self._name = _text(options[b"name"], "the name of a part")
-        self._is_file = b"filename" in options
+        self._name = _text(options["name"].encode("utf-8", "surrogateescape"), "the name of a part")
+        self._is_file = "filename" in options
         if self._is_file != (self._name == "file"):
-            allowed = "a part with a filename" if self._name == "file" else "the file comes in `file`"
+            allowed = "a part with a filename" if self._name == "file" else "the file belongs in the field `file`"
             raise _invalid(self._name, "a file" if self._is_file else "a value", allowed)
         if self._name in self.fields or (self._is_file and self._has_file):
             raise _invalid(self._name, "more than one", "each field once")
         if self._is_file:
             self._has_file = True
-            self.filename = _display_name(options[b"filename"].decode("utf-8", "replace"))
+            filename = options["filename"].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            self.filename = _display_name(filename)
         elif len(self.fields) >= MAX_FIELDS:
             raise _invalid(self._name, "one field more", f"{MAX_FIELDS} fields at most")
 
@@ -190,13 +214,13 @@ class _Form:
 
 @contextmanager
 def room_on_disk() -> Iterator[None]:
-    """Around whatever writes to our own disk: if it is full, Problem 507."""
+    """Context for writes to the data disk. Raises Problem 507 if it is full."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise Problem(507, "storage_full", "No space is left for the upload.") from error
+        raise Problem(507, "storage_full", "The server has no space left for the upload.") from error
 
 
 def _text(raw: bytes, what: str) -> str:
@@ -207,14 +231,16 @@ def _text(raw: bytes, what: str) -> str:
 
 
 def _display_name(given: str) -> str:
-    """The client's file name, fit to be shown: without folders and unprintable characters, 255 characters at most."""
+    """The client's file name for display: no folders, no unprintable characters, at most 255 characters."""
     name = re.split(r"[/\\]", given)[-1]
     return "".join(c for c in name if unicodedata.category(c)[0] != "C")[:255].strip() or "upload"
 
 
 def _too_large(max_bytes: int) -> Problem:
     limit = f"at most {max_bytes // 2**20} MiB"
-    return Problem(413, "too_large", f"The file is too large: {limit} are taken.", [FieldError("file", "more", limit)])
+    return Problem(
+        413, "too_large", f"The file is too large: {limit} are allowed.", [FieldError("file", "more", limit)]
+    )
 
 
 def _malformed(reason: str) -> Problem:

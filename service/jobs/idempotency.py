@@ -84,20 +84,21 @@ class IdempotencyKeys:
         answer, *job_id = self._ask(request, "")
         return job_id[0] if answer == "made" else None
 
-    def reserve(self, request: IdempotentRequest, job_id: str) -> str | None:
-        """Make the key ours for the job that is about to be recorded, or learn which one it has made: its id.
+    def reserve(self, request: IdempotentRequest, job_id: str, wait: float = 2 * LEASE) -> str | None:
+        """Reserve the key for the job that is about to be recorded, or return the id of the job that it stands for.
 
-        Waits while another process is at it. Raises KeyReused, StillReserved.
+        Waits up to `wait` seconds while another request holds the key. Raises KeyReused, StillReserved.
         """
-        deadline = time.monotonic() + 2 * LEASE
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + wait
+        while True:
             answer, *made = self._ask(request, job_id)
             if answer == "ours":
                 return None
             if answer == "made":
                 return made[0]
+            if time.monotonic() >= deadline:
+                raise StillReserved(request.entry)
             time.sleep(_LOOK_INTERVAL)
-        raise StillReserved(request.entry)
 
     def confirm(self, request: IdempotentRequest, job_id: str) -> None:
         """The record is written."""

@@ -22,8 +22,8 @@ import httpcore
 import httpx
 from standardwebhooks import Webhook
 
-from service.api.schemas import job_view
 from service.jobs.record import Job
+from service.jobs.view import job_view
 from service.webhooks.ssrf import Lookup, TargetRefused, look_up, permitted
 
 MOST_READ = 64 * 1024

@@ -14,8 +14,8 @@ from service.api.health import Health
 from service.api.models import ModelList
 from service.api.parameters import GenerateParameters
 from service.api.problems import ProblemBody
-from service.api.schemas import JobList, JobView
 from service.app import create_app
+from service.jobs.view import JobList, JobView
 from service.settings import Settings
 
 ANSWERS: dict[str, type[BaseModel]] = {

@@ -1,14 +1,16 @@
-"""The parameter `webhook`: where the owner of a job wants to hear of its end."""
+"""The parameter `webhook`: the URL that receives a message when the job has ended."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
+from anyio import to_thread
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from service.api.problems import FieldError, Problem
+from service.api.services import Services
 from service.jobs.record import Status, Webhook
-from service.settings import Settings
 from service.webhooks.ssrf import LONGEST_URL, TargetRefused, check_target, plain_url
 
 ENDS = tuple(status.value for status in Status if status.ended)
@@ -21,7 +23,7 @@ ALLOWED = {
     "webhook.url": URL_ALLOWED,
     "webhook.events": f"a list of at least one of {', '.join(ENDS)}",
 }
-"""What each part takes, in words."""
+"""Allowed values of each field, for error messages."""
 
 _SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -40,11 +42,11 @@ _SCHEMA: dict[str, Any] = {
             "items": {"type": "string", "enum": list(ENDS)},
             "minItems": 1,
             "default": list(ENDS),
-            "description": "of which ends to hear; all where absent",
+            "description": "events to report; all by default",
         },
     },
 }
-"""In one piece: where the schemas of parameters are put, references would point to nothing."""
+"""Inlined, because references would not resolve where the schemas of parameters are embedded."""
 
 
 def _plain(url: str) -> str:
@@ -55,14 +57,14 @@ def _plain(url: str) -> str:
 
 
 def _known(events: list[str]) -> list[str]:
-    """In the order of ENDS, each once. Raises ValueError for others, or for none."""
+    """The events in the order of ENDS, without duplicates. Raises ValueError for unknown events or an empty list."""
     if not events or not set(events) <= set(ENDS):
         raise ValueError(ALLOWED["webhook.events"])
     return [event for event in ENDS if event in events]
 
 
 class WebhookParameters(BaseModel):
-    """As the client gives it."""
+    """The parameter as sent by the client."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -71,19 +73,20 @@ class WebhookParameters(BaseModel):
 
 
 WebhookParameter = Annotated[WebhookParameters | None, WithJsonSchema({"anyOf": [_SCHEMA, {"type": "null"}]})]
-"""A field of a route's parameters."""
+"""Type of the field in a route's parameters."""
 
 
-def accepted(asked: WebhookParameters | None, settings: Settings) -> Webhook | None:
-    """What the record keeps. Blocks for as long as it takes to look up the host, some seconds at most.
+async def checked_webhook(asked: WebhookParameters | None, services: Services) -> Webhook | None:
+    """The webhook as recorded. Looks up the host for a few seconds at most.
 
-    Raises Problem 422 if nothing would be sent there.
+    Raises Problem 422 if nothing would ever be sent there.
     """
     if asked is None:
         return None
     try:
-        check_target(asked.url, settings.webhook_allow_private)
+        check = partial(check_target, asked.url, services.settings.webhook_allow_private)
+        await to_thread.run_sync(check, limiter=services.threads.lookups)
     except TargetRefused as error:
         wrong = FieldError("webhook.url", asked.url, f"{URL_ALLOWED}, on a public address")
-        raise Problem(422, "invalid_parameter", f"No webhook can be sent there: {error}.", [wrong]) from error
+        raise Problem(422, "invalid_parameter", f"The webhook cannot be sent: {error}.", [wrong]) from error
     return Webhook(asked.url, tuple(asked.events))

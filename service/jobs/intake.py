@@ -1,0 +1,164 @@
+"""Job intake: from a request to a job record, for the API, for retries and for the command line.
+
+found = probe_source(request, source, prober.probe, settings)   # None without a source
+job = build_job(request, settings.retention, source, found)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+from model.checkpoint.manifest import Manifest
+from model.request import MAX_SEED, SamplingParams
+from service.jobs.record import (
+    AudioStream,
+    Input,
+    Job,
+    VideoStream,
+    Webhook,
+    Window,
+    new_job,
+    new_job_id,
+    storage_prefix,
+)
+from service.sandbox.probe import ProbeLimits, ProbeResult
+from service.settings import Settings
+
+_EXTENSIONS = {
+    "mov": (".mp4", ".mov", ".m4a", ".m4v", ".3gp"),
+    "matroska": (".mkv", ".webm", ".mka"),
+    "avi": (".avi",),
+    "mpegts": (".ts", ".m2ts", ".mts"),
+    "gif": (".gif",),
+    "mp3": (".mp3",),
+    "aac": (".aac",),
+    "flac": (".flac",),
+    "ogg": (".ogg", ".oga", ".ogv", ".opus"),
+    "wav": (".wav",),
+    "aiff": (".aiff", ".aif"),
+}
+"""File extensions by demuxer name: the default first."""
+
+Kind = Literal["generate", "v2a", "a2v"]
+Probe = Callable[[Path, Literal["video", "audio"], ProbeLimits, float], ProbeResult]
+"""Path, wanted stream, limits and start in seconds; raises as `Prober.probe`."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that a conditional job starts from. `filename` is the user's name for it; `bytes` its size."""
+
+    path: Path
+    filename: str
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Source:
+        """A file of this machine. Raises OSError."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(path, path.name, path.stat().st_size, digest)
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What a user asked for, validated: `params` with every default resolved, `start` in seconds of the source."""
+
+    kind: Kind
+    manifest: Manifest
+    params: SamplingParams
+    start: float = 0.0
+    priority: str = "normal"
+    metadata: dict[str, str] = field(default_factory=dict)
+    owner: str | None = None
+    webhook: Webhook | None = None
+
+
+def resolve_params(kind: str, manifest: Manifest, given: Mapping[str, Any]) -> SamplingParams:
+    """Sampling parameters with every default filled in and a seed drawn where none is given. Raises RequestError."""
+    seed = given.get("seed")
+    if seed is None:
+        seed = secrets.randbelow(MAX_SEED + 1)
+    return SamplingParams(**{**given, "seed": seed}).resolve(kind, manifest)
+
+
+def probe_source(request: JobRequest, source: Source, probe: Probe, settings: Settings) -> ProbeResult:
+    """Check that the job can use the source. Raises ProbeError, ProbeUnavailableError, OSError."""
+    limits = ProbeLimits(
+        max_seconds=settings.max_duration_s,
+        max_width=settings.max_width,
+        max_height=settings.max_height,
+        window=request.manifest.config.clip.duration,
+    )
+    return probe(source.path, "video" if request.kind == "v2a" else "audio", limits, request.start)
+
+
+def build_job(
+    request: JobRequest, retention: timedelta, source: Source | None = None, found: ProbeResult | None = None
+) -> Job:
+    """The record of a new, queued job. `found` is the probe's result for `source`."""
+    job_id = new_job_id()
+    return new_job(
+        request.kind,
+        request.manifest.name,
+        request.params,
+        priority=request.priority,
+        metadata=request.metadata,
+        retention=retention,
+        job_id=job_id,
+        input=_input(job_id, request, source, found) if source is not None and found is not None else None,
+        owner=request.owner,
+        webhook=request.webhook,
+    )
+
+
+def repeat_job(job: Job, retention: timedelta) -> Job:
+    """The record of a new job with the source and the parameters of `job`, the seed included. The source has a storage
+    key of its own, so that the two jobs expire independently."""
+    job_id = new_job_id()
+    source = job.input and replace(job.input, key=f"{storage_prefix(job_id)}{job.input.name}")
+    return new_job(
+        job.kind,
+        job.model,
+        job.params,
+        priority=job.priority,
+        metadata=job.metadata,
+        retention=retention,
+        job_id=job_id,
+        input=source,
+        owner=job.owner,
+        retried_from=job.id,
+        webhook=job.webhook,
+    )
+
+
+def extension(found: ProbeResult, filename: str) -> str:
+    """The file extension for the container found: the user's own if it is a usual one, otherwise the default."""
+    known = _EXTENSIONS.get(found.container.partition(",")[0], ("",))
+    given = PurePath(filename).suffix.lower()
+    if given in known:
+        return given
+    return ".m4a" if known[0] == ".mp4" and found.video is None else known[0]
+
+
+def _input(job_id: str, request: JobRequest, source: Source, found: ProbeResult) -> Input:
+    name = f"input{extension(found, source.filename)}"
+    remaining = min(request.manifest.config.clip.duration, found.duration - request.start)
+    return Input(
+        filename=source.filename,
+        bytes=source.bytes,
+        sha256=source.sha256,
+        duration=round(found.duration, 6),
+        video=VideoStream(**asdict(found.video)) if found.video else None,
+        audio=AudioStream(**asdict(found.audio)) if found.audio else None,
+        used=Window(request.start, round(remaining, 6)),
+        name=name,
+        key=f"{storage_prefix(job_id)}{name}",
+    )

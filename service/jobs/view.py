@@ -1,0 +1,230 @@
+"""The job as JSON: what the API returns, webhooks carry and the command line prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, fields
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.request import SamplingParams
+from service.jobs.deliveries import Delivery
+from service.jobs.record import Input, Job, Output, Progress, Status, Webhook
+
+_SAMPLING = tuple(field.name for field in fields(SamplingParams))
+_SUPER_RESOLUTION = frozenset({"super_resolution", "sr_sampler", "sr_steps"})
+"""Parameters that a v2a job does not take: its frames are the uploaded ones."""
+
+
+class View(BaseModel):
+    """Part of a response. Unknown fields are errors, because every instance is built here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class VideoView(View):
+    """A video stream."""
+
+    width: int = Field(description="pixels, as displayed")
+    height: int = Field(description="pixels, as displayed")
+    fps: float = Field(description="frames a second")
+
+
+class AudioView(View):
+    """An audio stream."""
+
+    sample_rate: int = Field(description="samples a second")
+    channels: int = Field(description="1 is mono, 2 stereo")
+
+
+class WindowView(View):
+    """A section of an upload."""
+
+    start: float = Field(description="seconds from the beginning of the upload")
+    duration: float = Field(description="seconds")
+
+
+class InputView(View):
+    """The upload, as probed."""
+
+    filename: str = Field(description="file name given by the client")
+    bytes: int = Field(description="size in bytes")
+    sha256: str = Field(description="SHA-256, hexadecimal")
+    duration: float = Field(description="seconds")
+    video: VideoView | None = Field(description="video stream, if there is one")
+    audio: AudioView | None = Field(description="audio stream, if there is one")
+    used: WindowView = Field(description="section that the job uses, in seconds")
+
+
+class OutputView(View):
+    """One clip."""
+
+    index: int = Field(description="index of the clip, from 0")
+    seed: int = Field(description="seed; together with the index it reproduces the clip")
+    files: dict[str, str] = Field(
+        description="path of each file: video.mp4, audio.wav, poster.webp, spectrogram.png, manifest.json"
+    )
+
+
+class ErrorView(View):
+    """Why a job failed."""
+
+    code: str = Field(description="machine-readable code, such as undecodable_input, out_of_memory or worker_died")
+    message: str = Field(description="explanation for people")
+    retryable: bool = Field(description="whether the same job may succeed if it is retried")
+    attempt: int = Field(description="the attempt that failed")
+
+
+class TimingsView(View):
+    """Seconds spent in each stage."""
+
+    queued: float = Field(description="waiting in the queue")
+    decode: float = Field(description="decoding the upload")
+    base: float = Field(description="sampling with the base network")
+    sr: float = Field(description="sampling with the super-resolution network")
+    encode: float = Field(description="encoding the files")
+    upload: float = Field(description="uploading the files to storage")
+
+
+class DeliveryView(View):
+    """One delivery attempt of the webhook."""
+
+    at: datetime = Field(description="time of the attempt")
+    event: str = Field(description="reported event: completed, failed or canceled")
+    attempt: int = Field(description="number of the attempt, from 1")
+    status: int | None = Field(description="HTTP status of the response; null if there was none")
+    error: str | None = Field(description="why the attempt failed; null if it succeeded")
+    next_attempt_at: datetime | None = Field(
+        description="time of the next attempt; null after success or after the last attempt"
+    )
+
+
+class WebhookView(View):
+    """The webhook of a job and its delivery attempts."""
+
+    url: str = Field(description="destination")
+    events: list[str] = Field(description="reported events: completed, failed, canceled")
+    deliveries: list[DeliveryView] = Field(description="oldest first")
+
+
+class JobView(View):
+    """One job."""
+
+    id: str = Field(description="`job_` and 26 characters, which sort by time")
+    kind: str = Field(description="generate, v2a or a2v")
+    status: Status = Field(description="queued, in_progress, completed, failed or canceled")
+    model: str = Field(description="name of the model, as listed by /models")
+    stage: str | None = Field(description="current stage: base, then sr with super-resolution")
+    step: int | None = Field(description="completed steps of the stage")
+    total_steps: int | None = Field(description="total steps of the stage")
+    progress: float = Field(description="0 … 1, over all stages")
+    queue_position: int | None = Field(description="number of jobs ahead in the queue")
+    eta_seconds: float | None = Field(description="estimated seconds until completion, from the steps measured so far")
+    created_at: datetime = Field(description="time of acceptance")
+    started_at: datetime | None = Field(description="start of the latest attempt")
+    completed_at: datetime | None = Field(description="time at which it completed, failed or was canceled")
+    expires_at: datetime = Field(description="record and files are erased then, or when the job has ended if later")
+    cancel_requested_at: datetime | None = Field(description="time of the cancel request")
+    retried_from: str | None = Field(description="id of the job that this one retries")
+    attempt: int = Field(description="number of times a worker has claimed it; 0 before the first claim")
+    params: dict[str, Any] = Field(description="all parameters as used, defaults included")
+    input: InputView | None = Field(description="the upload; null for generate")
+    outputs: list[OutputView] = Field(description="the clips; empty until the job is completed")
+    error: ErrorView | None = Field(description="why it failed")
+    timings: TimingsView | None = Field(description="seconds spent in each stage; null until the job is completed")
+    metadata: dict[str, str] = Field(description="metadata given by the client")
+    webhook: WebhookView | None = Field(description="the webhook; null if there is none")
+    urls: dict[str, str] = Field(description="paths of the job's resources: self, cancel, retry, events, and input")
+
+
+class JobList(View):
+    """One page of the caller's jobs, newest first."""
+
+    data: list[JobView] = Field(description="the jobs")
+    has_more: bool = Field(description="whether there are older jobs")
+    next: str | None = Field(description="value of `after` for the next page; null on the last page")
+
+
+def job_view(
+    job: Job,
+    progress: Progress | None,
+    queue_position: int | None,
+    prefix: str,
+    sign: Callable[[str], str],
+    deliveries: Iterable[Delivery] = (),
+) -> JobView:
+    """Build the JSON view from the record, the progress of its attempt and the log of its webhook.
+
+    `prefix` is prepended to every path; `sign` turns the path of a file into one that can be fetched without a key.
+    """
+    url = f"{prefix}/jobs/{job.id}"
+    return JobView(
+        id=job.id,
+        kind=job.kind,
+        status=job.status,
+        model=job.model,
+        stage=progress.stage if progress else None,
+        step=progress.step if progress else None,
+        total_steps=progress.total_steps if progress else None,
+        progress=1.0 if job.status is Status.COMPLETED else progress.progress if progress else 0.0,
+        queue_position=queue_position,
+        eta_seconds=progress.eta_seconds if progress else None,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        completed_at=job.completed_at,
+        expires_at=job.expires_at,
+        cancel_requested_at=job.cancel_requested_at,
+        retried_from=job.retried_from,
+        attempt=job.attempt,
+        params=_params(job),
+        input=_input(job.input) if job.input else None,
+        outputs=[_output(output, url, sign) for output in job.outputs],
+        error=ErrorView(**asdict(job.error)) if job.error else None,
+        timings=TimingsView(**asdict(job.timings)) if job.timings else None,
+        metadata=job.metadata,
+        webhook=_webhook(job.webhook, deliveries) if job.webhook else None,
+        urls=_urls(job, url, sign),
+    )
+
+
+def file_name(name: str, index: int) -> str:
+    """Public name of file `name` of output `index`: `video.mp4`, then `video-1.mp4`, `video-2.mp4` …"""
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}-{index}{dot}{suffix}" if index else name
+
+
+def _params(job: Job) -> dict[str, Any]:
+    start = {"start": job.input.used.start} if job.input else {}
+    names = (name for name in _SAMPLING if job.kind != "v2a" or name not in _SUPER_RESOLUTION)
+    values = {name: getattr(job.params, name) for name in names}
+    used = {name: value for name, value in values.items() if value is not None}
+    return used | start | {"priority": job.priority}
+
+
+def _urls(job: Job, url: str, sign: Callable[[str], str]) -> dict[str, str]:
+    upload = {"input": sign(f"{url}/files/{job.input.name}")} if job.input else {}
+    return {"self": url, "cancel": f"{url}/cancel", "retry": f"{url}/retry", "events": f"{url}/events"} | upload
+
+
+def _output(output: Output, url: str, sign: Callable[[str], str]) -> OutputView:
+    files = {name: sign(f"{url}/files/{file_name(name, output.index)}") for name in output.files}
+    return OutputView(index=output.index, seed=output.seed, files=files)
+
+
+def _webhook(webhook: Webhook, deliveries: Iterable[Delivery]) -> WebhookView:
+    sent = [DeliveryView(**asdict(each)) for each in deliveries]
+    return WebhookView(url=webhook.url, events=list(webhook.events), deliveries=sent)
+
+
+def _input(upload: Input) -> InputView:
+    return InputView(
+        filename=upload.filename,
+        bytes=upload.bytes,
+        sha256=upload.sha256,
+        duration=upload.duration,
+        video=VideoView(**asdict(upload.video)) if upload.video else None,
+        audio=AudioView(**asdict(upload.audio)) if upload.audio else None,
+        used=WindowView(**asdict(upload.used)),
+    )
