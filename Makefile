@@ -8,20 +8,25 @@ SOURCES := model service workers duet
 CHECKED := $(SOURCES) tests benchmarks
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test test-browser test-compose contract chaos lint format lock install install-dev clean
+.PHONY: serve test test-slow test-browser test-compose contract chaos lint format lock install install-dev clean
 .DEFAULT_GOAL := serve
 
 serve: install
 	@exec $(BIN)/duet serve
 
-# Those that look at the clock alone, as the machine is. Then three at a time, on two cores as well: most of them wait for
-# processes, and those that compute take one thread each.
-# `make test TESTERS=8` on a large machine.
-TESTERS := 3
+# Tests with a limit on the clock run alone. The others run several at a time, on two cores too: most of them wait for
+# processes, and those that compute take one thread each. On a large machine: `make test TESTERS=8`.
+TESTERS := 4
+IN_PARALLEL := --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest
 test: install-dev
-	$(BIN)/python -m pytest -m timed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not browser and not timed' --numprocesses $(TESTERS) --dist loadfile \
-		--no-loadscope-reorder
+	$(PYTEST) -m 'timed and not slow'
+	OMP_NUM_THREADS=1 $(PYTEST) -m 'not browser and not timed and not slow' $(IN_PARALLEL)
+
+# The slowest tests, some ten to fifty seconds each: whole stacks that are killed, hostile uploads, RabbitMQ, the demo model.
+test-slow: install-dev
+	$(PYTEST) -m 'timed and slow'
+	OMP_NUM_THREADS=1 $(PYTEST) -m 'slow and not timed' $(IN_PARALLEL)
 
 # The studio page in the system's Chromium, as people use it; pictures of every state go to build/screenshots.
 test-browser: install-dev

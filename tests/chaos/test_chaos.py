@@ -26,6 +26,7 @@ PLAN = Plan(
 )
 
 
+@pytest.mark.slow
 def test_every_accepted_job_has_one_end_whatever_is_killed() -> None:
     # Not in pytest's own folder: its path is too long for the name of a socket.
     with tempfile.TemporaryDirectory(prefix="duet-chaos-") as folder:

@@ -14,7 +14,10 @@ import pytest
 from tests.e2e.conftest import Serve, alive, finished
 from tests.waiting import until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"),
+]
 
 Start = Callable[..., Serve]
 QUICK = {"steps": 2, "super_resolution": False, "seed": 1}

@@ -19,6 +19,8 @@ from tests.hostile.gauntlet import Gauntlet, figures
 from tests.hostile.range import generous, leftovers
 from tests.hostile.watch import Canary, Silence
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = 4
 """Inputs of each family. The costly bombs are for the whole run."""
 

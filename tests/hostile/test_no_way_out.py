@@ -23,6 +23,8 @@ from tests.hostile.sources import coded
 from tests.hostile.watch import Canary, Silence
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 OPENERS = {"m3u8": "hls", "m3u8 key": "hls", "m3u8 map": "hls", "ffconcat": "concat"}
 """Playlists that this decoder plays when it is let to, and with which demuxer."""
 

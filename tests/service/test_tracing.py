@@ -83,6 +83,7 @@ def test_a_request_its_job_and_the_stages_of_it_are_one_trace(settings: Settings
     assert not [name for name in others if "/readyz" in name or "/metrics" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.timed
 def test_a_collector_that_is_away_keeps_nobody_waiting(settings: Settings, tmp_path: Path) -> None:
     with running(settings.model_copy(update={"otlp_endpoint": "http://127.0.0.1:9"}), tmp_path) as stack:

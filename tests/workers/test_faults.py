@@ -73,6 +73,7 @@ def running(stack: Stack, job: Job) -> bool:
     return stack.store.get(job.id).status is Status.IN_PROGRESS
 
 
+@pytest.mark.slow
 def test_a_poison_job_fails_after_three_runs_alone_and_takes_nobody_with_it(
     stack: Stack, start: StartWorker, tmp_path: Path
 ) -> None:
@@ -123,6 +124,7 @@ def test_a_worker_that_is_stopped_in_a_long_step_hands_its_jobs_back_within_the_
     assert [stack.ended(job).attempt for job in jobs] == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_running_job_outlives_a_restart_of_redis(
     stack: Stack, start: StartWorker, own_redis: RedisServer, tmp_path: Path
 ) -> None:

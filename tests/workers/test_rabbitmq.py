@@ -27,7 +27,10 @@ from tests.waiting import until
 from tests.workers.conftest import Stack
 from tests.workers.fake import FakeWorker
 
-pytestmark = pytest.mark.skipif(not installed(), reason="there is no program rabbitmq-server here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not installed(), reason="there is no program rabbitmq-server here"),
+]
 
 LEASE = 2.0
 StartWorker = Callable[[], FakeWorker]

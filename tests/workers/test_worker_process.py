@@ -100,6 +100,7 @@ def test_a_broken_upload_fails_its_own_job_only(served: Stack, tmp_path: Path) -
     assert not any(served.settings.temporary.iterdir())
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_hands_its_job_to_the_next(stack: Stack, start_worker: StartWorker) -> None:
     first = start_worker()
     job = stack.submit(steps=30)

@@ -65,6 +65,7 @@ def test_a_clip_is_made_again_from_its_manifest(made: Cli) -> None:
     assert not same(made.folder / "clip.mp4", made.folder / "clip-1.mp4"), "the outputs differ from each other"
 
 
+@pytest.mark.slow
 def test_a_server_makes_the_same_clips_from_the_manifests(
     v2a_made: Cli, tiny_models: Path, shared_redis: RedisServer, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def _of_kind(kind: str) -> dict[str, Score]:
     return {score.measure: score for score in scores(perceive(clips, spec), perceive(real, spec))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["joint", "v2a", "a2v"])
 def test_sound_and_picture_belong_together(kind: str) -> None:
     onset = _of_kind(kind)["onset_f1"]

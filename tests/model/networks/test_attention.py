@@ -62,6 +62,7 @@ def clips(draw: st.DrawFn) -> tuple[int, int, int, int, int, list[int]]:
     return frames, height, width, samples, window, shifts
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(clips())
 def test_rs_mma_is_the_loop_over_frames_for_every_sample_s_own_shift(

@@ -89,6 +89,7 @@ def test_outputs_of_a_job_differ(pipeline: Pipeline) -> None:
     assert not torch.equal(clips[0], clips[1])
 
 
+@pytest.mark.slow
 def test_published_super_resolution_starts_from_noise_and_costs_25_steps(pipeline: Pipeline) -> None:
     seen: list[StepProgress] = []
     pipeline.run(ClipRequest("generate", SamplingParams(seed=1, steps=2, sr_sampler="ddim")), seen.append)

@@ -56,6 +56,7 @@ def weights(out: Path) -> dict[str, Any]:
     return read_checkpoint(checkpoints(out / "checkpoints")[-1])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights_to_the_bit(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(to_toml(steps=100_000))
@@ -101,6 +102,7 @@ def test_parts_of_a_batch_give_the_losses_of_the_whole(whole: Path, tmp_path: Pa
     assert losses(tmp_path) == pytest.approx(losses(whole)[:6], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(to_toml(steps=6))
