@@ -1,4 +1,4 @@
-"""`GET /jobs/{id}/files/{name}`: what was uploaded and what was made, whole or in part (RFC 9110, section 14)."""
+"""`GET /jobs/{id}/files/{name}`: uploads and results, whole or in part (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
+from werkzeug.http import parse_range_header
 
 from service.api.auth import MediaCallerHere
 from service.api.etags import is_unchanged, range_applies
@@ -22,6 +23,9 @@ from service.storage import ObjectNotFound
 
 router = APIRouter(tags=["jobs"])
 
+_EMPTY_SUFFIX = re.compile(r"\s*bytes\s*=\s*-\s*0+\s*", re.IGNORECASE)
+"""A suffix of no bytes, which is unsatisfiable (RFC 9110, section 14.1.2). werkzeug takes it for an invalid header."""
+
 MADE = ("video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.json")
 """The files of every output."""
 
@@ -29,15 +33,15 @@ MADE = ("video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.js
 FileName = Annotated[
     str, Path(description="one of the names that the job gives in `outputs` and `input`", examples=["video.mp4"])
 ]
-"""A path parameter. Not checked: what no job has is not there, 404 and not 422."""
+"""Path parameter. Not validated: an unknown name is 404, not 422."""
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _CONTENT = dict.fromkeys(("application/octet-stream", *CONTENT_TYPES.values()), _BINARY)
 _CONTENT["application/json"] = {"schema": {"type": "object"}}
 _FILES: dict[int | str, dict[str, Any]] = {
     200: {"description": "the file", "content": _CONTENT},
-    206: {"description": "the range asked for", "content": _CONTENT},
-    304: {"description": "the client has it already"},
+    206: {"description": "the requested range", "content": _CONTENT},
+    304: {"description": "not modified"},
 }
 
 
@@ -57,7 +61,7 @@ def file(job_id: JobId, name: FileName, request: Request, services: ServicesHere
             "Accept-Ranges": "bytes",
             "Cache-Control": privacy(services.settings),
             "Content-Disposition": f"inline; filename={quote(name)}",
-            # What users upload is never a page of this service.
+            # An uploaded file must never act as a page of this service.
             "Content-Security-Policy": "default-src 'none'; sandbox",
         }
         if is_unchanged(request.headers.get("if-none-match"), etag):
@@ -79,28 +83,32 @@ def file(job_id: JobId, name: FileName, request: Request, services: ServicesHere
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The range that a `Range` header asks of `size` bytes: first byte and the one behind the last.
+    """The range of `size` bytes that a `Range` header requests: start and stop, as in a slice.
 
-    None where the whole is to be sent: no header, another unit, several ranges, or nonsense, which RFC 9110 (14.2) lets
-    a server pass over. Raises Problem 416 where no byte of the range is there.
+    None if the whole file is to be sent: no header, another unit, several ranges, or an invalid header, which a server
+    may ignore (RFC 9110, section 14.2). Raises Problem 416 if no byte of the range exists.
     """
-    match = re.fullmatch(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)", (header or "").strip(), re.IGNORECASE)
-    if match is None or not (match[1] or match[2]):
+    if _EMPTY_SUFFIX.fullmatch(header or ""):
+        raise _unsatisfiable(size)
+    parsed = parse_range_header(header)
+    if parsed is None or parsed.units != "bytes" or len(parsed.ranges) != 1:
         return None
-    if match[1]:
-        start, stop = int(match[1]), min(int(match[2]) + 1, size) if match[2] else size
-        if match[2] and int(match[2]) < start:
-            return None
-    else:
-        start, stop = max(size - int(match[2]), 0), size
+    start, stop = parsed.ranges[0]
+    if start < 0:
+        start = max(start + size, 0)
+    stop = size if stop is None else min(stop, size)
     if start >= stop:
-        unsatisfied = {"Content-Range": f"bytes */{size}"}
-        raise Problem(416, "range_not_satisfiable", f"The file has {size} bytes.", headers=unsatisfied)
+        raise _unsatisfiable(size)
     return start, stop
 
 
+def _unsatisfiable(size: int) -> Problem:
+    headers = {"Content-Range": f"bytes */{size}"}
+    return Problem(416, "range_not_satisfiable", f"The file has {size} bytes.", headers=headers)
+
+
 def _key(job: Job, name: str) -> str:
-    """Where storage keeps the file. Raises Problem 404 for a name that no job has, 409 for a file not there yet."""
+    """Storage key of the file. Raises Problem 404 for an unknown name, 409 for a file that does not exist yet."""
     if job.input is not None and name == job.input.name:
         return job.input.key
     for output in job.outputs:

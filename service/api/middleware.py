@@ -31,6 +31,7 @@ SECURITY_HEADERS = {
 """What every answer carries unless its route says otherwise: data, not a page; for whoever asked, not for a cache.
 The referrer matters because signed URLs carry what lets a file be fetched."""
 
+_LENGTH = re.compile(r"[0-9]{1,19}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -44,7 +45,8 @@ class BodyLimit:
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.allow(MAX_BODY, Problem(413, "too_large", f"The body of this request can have {MAX_BODY} bytes at most."))
-        self._announced = int(Headers(scope=scope).get("content-length", "0") or 0)
+        length = Headers(scope=scope).get("content-length", "")
+        self._announced = int(length) if _LENGTH.fullmatch(length) else 0
         self._receive = receive
         self._received = 0
 
