@@ -54,6 +54,7 @@ def test_a_job_runs_to_its_end_and_its_files_say_how_they_were_made(served: Stac
     assert not any(served.settings.temporary.iterdir())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_sound_and_another_seed_another(served: Stack) -> None:
 
     def sound(seed: int) -> bytes:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.duet.cli.conftest import Cli, Server, environment
 from tests.files import files_in
 
@@ -22,6 +24,7 @@ def checks(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
     return {each["name"]: each for each in said["checks"]}
 
 
+@pytest.mark.slow
 def test_all_is_well_where_a_server_runs(server: Server, local: Callable[..., Cli]) -> None:
     (storage := server.folder / "kept").mkdir()
     duet = local(DUET_URL=server.url, DUET_REDIS_URL=server.settings.redis_url, DUET_STORAGE=str(storage))

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from service.healthcheck import OVERDUE
 from service.jobs.deliveries import DUE
 from service.jobs.store import connect
@@ -30,6 +32,7 @@ def test_an_api_that_does_not_answer_is_not_well(idle_server: Server) -> None:
     assert "the API does not answer" in answer.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_is_well_once_it_takes_jobs_and_as_long_as_its_consumer_answers(idle_server: Server) -> None:
     assert "no worker of this machine is announced" in check("worker", idle_server).stderr
     idle_server.work(0.02)

@@ -58,6 +58,7 @@ def v2a_made(made: Cli) -> Cli:
     return made
 
 
+@pytest.mark.slow
 def test_a_clip_is_made_again_from_its_manifest(made: Cli) -> None:
     done = made("generate", "--local", "--from", "clip-1.manifest.json", "-o", "again.mp4")
     assert (done.returncode, done.stdout) == (0, "again.mp4\n"), done.stderr
@@ -90,6 +91,7 @@ def test_a_server_makes_the_same_clips_from_the_manifests(
         assert "other weights of the model tiny, 000000000000" in refused.stderr
 
 
+@pytest.mark.slow
 def test_v2a_is_made_again_from_the_same_file_only(v2a_made: Cli) -> None:
     duet = v2a_made
     (duet.folder / "other.mp4").write_bytes(media.video(9.0))
@@ -117,6 +119,7 @@ def test_what_a_model_cannot_do_names_the_field(local: Callable[..., Cli]) -> No
     assert duet.files() == ["text.mp4"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_and_leaves_nothing(local: Callable[..., Cli]) -> None:
     duet = local()
     process = duet.start("generate", "--local", "--steps", 1000, "--no-super-resolution", "-o", "clip.mp4")

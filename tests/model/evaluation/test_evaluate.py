@@ -29,6 +29,7 @@ def cli(tmp_path: Path) -> Cli:
     return Cli(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_run_is_made_measured_written_and_drawn(cli: Cli, tmp_path: Path) -> None:
     wanted = ["--clips", 4, "--steps", 2, "--methods", "clean", "--kinds", "joint,v2a,a2v"]
     done = cli("evaluate", "tiny", *wanted, "--json", "found/scores.json", "--out", "drawn")
@@ -75,6 +76,7 @@ def test_methods_are_those_that_the_model_allows() -> None:
         plan(plain, ("a2v",), ("clean",), held_out=True)
 
 
+@pytest.mark.slow
 def test_a_preview_is_a_contact_sheet_spectrograms_and_a_film(cli: Cli, tmp_path: Path) -> None:
     done = cli("data", "preview", "--out", "seen", "--count", 2, "--preset", "demo")
     assert done.returncode == 0, done.stderr

@@ -136,6 +136,7 @@ def alone(pipeline: Pipeline) -> Alone:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "guidance"), [("generate", None), ("v2a", "pigdm"), ("a2v", "replacement")])
 @settings(max_examples=3, deadline=None)
 @given(neighbours=NEIGHBOURS)

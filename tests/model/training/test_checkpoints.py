@@ -117,6 +117,7 @@ def test_a_base_and_a_super_resolution_run_become_one_model(trained: Path, enlar
     assert manifest.sr_weights == "sr.safetensors"
 
 
+@pytest.mark.slow
 def test_a_published_model_is_calibrated_for_pigdm(trained: Path, tmp_path: Path) -> None:
     config = small()
     manifest = publish(config, trained, tmp_path / "small", torch.float32)

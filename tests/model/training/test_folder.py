@@ -159,6 +159,7 @@ def test_batches_read_ahead_are_those_that_are_asked_for(folder: Path, tmp_path:
             torch.testing.assert_close(ahead.batch(numbers, CPU)["video"], source.batch(numbers, CPU)["video"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["base", "sr"])
 def test_a_run_trains_on_a_folder(kind: str, folder: Path, tmp_path: Path) -> None:
     data = {"source": "folder", "folder": str(folder), "flip": True}

@@ -73,6 +73,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights_to_the_bit
     assert losses(out)[:12] == losses(whole)[: reached + 4]
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_in_one_process_it_is_the_same_to_the_bit(whole: Path, tmp_path: Path) -> None:
     # Ends after a checkpoint that is due and steps that are lost, as a kill does: the checkpoint of the end is removed.
     run(small(steps=5), tmp_path)
@@ -85,6 +86,7 @@ def test_stopped_and_resumed_in_one_process_it_is_the_same_to_the_bit(whole: Pat
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
 
 
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_ends_well(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(to_toml(steps=100_000, output={"losses": 1, "checkpoint": 1_000_000, "samples": 0, "coupling": 0}))
@@ -120,6 +122,7 @@ def test_a_run_learns(tmp_path: Path) -> None:
     assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
 
 
+@pytest.mark.slow
 def test_super_resolution_learns_and_draws_samples(tmp_path: Path) -> None:
     config = small(kind="sr", steps=10, output={"samples": 10, "checkpoint": 10})
     run(config, tmp_path)
@@ -129,6 +132,7 @@ def test_super_resolution_learns_and_draws_samples(tmp_path: Path) -> None:
     assert (tmp_path / "samples" / "step-00000010" / "frames.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_samples_the_coupling_gap_and_tensorboard_are_written(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -157,6 +161,7 @@ def test_single_modality_baselines_train(modality: str, tmp_path: Path) -> None:
     assert rows[-1]["loss"] == pytest.approx(rows[-1][modality])
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_the_weights_in_float32_and_follows_the_same_curve(whole: Path, tmp_path: Path) -> None:
     run(small(steps=6, precision="bfloat16"), tmp_path)
     assert losses(tmp_path) == pytest.approx(losses(whole)[:6], rel=0.02)

@@ -62,6 +62,7 @@ def test_our_own_recorded_numbers_are_reproduced() -> None:
     assert report["not_covered"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["unet_?/*", "sr/forward", "statedict_*"])
 def test_the_published_numbers_are_reproduced(verify: Verify, case: str) -> None:
     if "DUET_GOLDEN_DIR" not in os.environ:

@@ -199,12 +199,26 @@ def test_a_port_that_cannot_be_had_ends_the_process_in_words(
     assert "Traceback" not in run.stderr
 
 
+@contextmanager
+def _port_with_free_neighbours(place: int) -> Iterator[int]:
+    """The port at `place` of three in a row: this one is taken, the other two are free."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            try:
+                for other in {port - place + k for k in range(3)} - {port}:
+                    socket.create_server(("127.0.0.1", other)).close()
+            except OSError:
+                continue
+            yield port
+            return
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_the_embedded_stack_takes_a_port_for_each_kind_of_process_or_says_which_it_cannot_have(
     settings: Settings, place: int
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with _port_with_free_neighbours(place) as port:
         asked = settings.model_copy(update={"port": 0, "metrics_port": port - place})
         with pytest.raises(
             local.CannotServe, match=f"DUET_METRICS_PORT is {port - place}: .*, and {port} cannot be had"
@@ -242,6 +256,7 @@ def api_processes(
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", start
 
 
+@pytest.mark.slow
 def test_several_processes_count_together_and_none_is_forgotten_when_it_dies(settings: Settings) -> None:
     port = free_port()
     metrics = f"http://127.0.0.1:{port}/metrics"
