@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from model.checkpoint.manifest import Manifest
-from model.networks.config import KINDS
+from model.networks.config import KINDS, integer_stride
 
 SAMPLERS = ("dpmpp_2m", "dpmpp_3m", "dpm_solver", "unipc", "ddim", "ddpm")
 SPACINGS = ("log_snr", "uniform", "quadratic")
@@ -127,7 +127,7 @@ class SamplingParams:
             return {"super_resolution": False}
         sampler = self.sr_sampler or SR_SAMPLERS[0]
         steps = self.sr_steps or SR_STEPS[sampler]
-        if sampler == "ddim" and not has_stride(manifest.config.schedule.steps, steps):
+        if sampler == "ddim" and integer_stride(manifest.config.schedule.steps, steps) is None:
             raise RequestError(
                 "sr_steps",
                 f"sr_steps with ddim must be what one integer stride through {manifest.config.schedule.steps} steps "
@@ -150,11 +150,6 @@ class SamplingParams:
         if default is None and self.guidance_scale is not None:
             raise RequestError("guidance_scale", f"guidance_scale has no use with guidance {method or 'off'}")
         return {"guidance": method, "guidance_scale": default if self.guidance_scale is None else self.guidance_scale}
-
-
-def has_stride(schedule_steps: int, steps: int) -> bool:
-    """Whether some integer stride from 0 keeps exactly `steps` of the schedule's steps."""
-    return any(len(range(0, schedule_steps, stride)) == steps for stride in range(1, schedule_steps + 1))
 
 
 def allowed_guidance(kind: str, manifest: Manifest) -> tuple[str, ...]:

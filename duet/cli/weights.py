@@ -33,9 +33,9 @@ def convert(
 
     name = name or base.stem.lower()
     folder = out or Path("models") / name
-    clip = ClipSpec(frames=frames, fps=fps, height=size, width=size, sample_rate=sample_rate)
-    options = Conversion(clip=clip, infer=infer, licence=licence or UNKNOWN_LICENCE, mirrored=mirrored)
     try:
+        clip = ClipSpec(frames=frames, fps=fps, height=size, width=size, sample_rate=sample_rate)
+        options = Conversion(clip=clip, infer=infer, licence=licence or UNKNOWN_LICENCE, mirrored=mirrored)
         manifest = run(base, sr, name, folder, options)
     except (CheckpointError, ConfigError) as error:
         typer.echo(str(error), err=True)

@@ -65,6 +65,8 @@ def read_manifest(path: Path) -> Manifest:
     """Read `model.json`. Raises ManifestError naming the file and what is wrong with it."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ManifestError("a manifest must be a JSON object")
         config = data.pop("config")
         unknown = set(data) - {f.name for f in fields(Manifest)}
         if unknown:
@@ -97,8 +99,12 @@ def find_models(folder: Path | None = None) -> dict[str, Manifest]:
 
 def _model_config(data: dict[str, Any]) -> ModelConfig:
     def build(cls: type, values: dict[str, Any]) -> Any:
+        if not isinstance(values, dict):
+            raise ConfigError(f"the configuration of {cls.__name__} must be an object; got {values!r}")
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
+    if not isinstance(data, dict):
+        raise ConfigError(f"config must be an object; got {data!r}")
     sr = data.get("sr")
     return ModelConfig(
         clip=build(ClipSpec, data["clip"]),

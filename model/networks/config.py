@@ -30,6 +30,11 @@ class ConfigError(ValueError):
     """A configuration that does not fit together; the message names the numbers."""
 
 
+def integer_stride(steps: int, wanted: int) -> int | None:
+    """The smallest stride from 0 that keeps exactly `wanted` of `steps` timesteps, as in the published code."""
+    return next((stride for stride in range(1, steps) if len(range(0, steps, stride)) == wanted), None)
+
+
 @dataclass(frozen=True)
 class ClipSpec:
     """The clip a model makes: `frames` images of `height`×`width` pixels at `fps` hertz with mono sound at
@@ -40,6 +45,13 @@ class ClipSpec:
     height: int = 64
     width: int = 64
     sample_rate: int = 16_000
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "frames", "fps", "height", "width", "sample_rate")
+        if self.samples < 1:
+            raise ConfigError(
+                f"sample_rate must leave at least 1 audio sample in {self.duration} s; got {self.sample_rate}"
+            )
 
     @property
     def duration(self) -> float:
@@ -95,7 +107,8 @@ class UNetConfig:
     prediction: PredictionType = "eps"
 
     def __post_init__(self) -> None:
-        _check_channels(self.channels)
+        _check_counts(self, "res_blocks", "heads", "head_channels", "video_patch", "audio_patch", "norm_groups")
+        _check_network(self)
         if len(self.windows) != len(self.cross_attention_scales):
             raise ConfigError(
                 f"windows {self.windows} and cross_attention_scales {self.cross_attention_scales} must pair up: "
@@ -105,7 +118,6 @@ class UNetConfig:
             raise ConfigError(f"modalities must be some of {MODALITIES}; got {self.modalities}")
         if any(window < 1 for window in self.windows):
             raise ConfigError(f"windows must be at least 1 frame; got {self.windows}")
-        _check_departures(self, "video_patch", "audio_patch", "norm_groups")
         for level, mult in enumerate(self.channel_mult):
             scale, width = 2**level, mult * self.channels
             attends = (
@@ -211,8 +223,8 @@ class SRConfig:
     prediction: PredictionType = "eps"
 
     def __post_init__(self) -> None:
-        _check_channels(self.channels)
-        _check_departures(self, "patch", "norm_groups")
+        _check_counts(self, "factor", "res_blocks", "heads", "patch", "norm_groups")
+        _check_network(self)
         for level, mult in enumerate(self.channel_mult):
             if 2**level in self.attention_scales and (mult * self.channels) % self.heads:
                 raise ConfigError(
@@ -244,17 +256,28 @@ class SRConfig:
                 )
 
 
-def _check_departures(config: UNetConfig | SRConfig, *counts: str) -> None:
-    for name in counts:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} must be at least 1; got {getattr(config, name)}")
+def _check_counts(config: object, *names: str, most: int | None = None) -> None:
+    """Raise ConfigError unless each named field is a whole number, at least 1 and at most `most`."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
+            limit = "at least 1" if most is None else f"1 … {most}"
+            raise ConfigError(f"{name} must be a whole number, {limit}; got {value!r}")
+
+
+def _check_network(config: UNetConfig | SRConfig) -> None:
+    _check_counts(config, "channels")
+    if config.channels % 16:
+        raise ConfigError(f"channels must be a multiple of 16 (group normalisation); got {config.channels}")
+    if not config.channel_mult or not all(type(mult) is int and mult > 0 for mult in config.channel_mult):
+        raise ConfigError(f"channel_mult must be whole numbers of at least 1; got {config.channel_mult!r}")
+    if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
+        raise ConfigError(f"dropout must be at least 0 and less than 1; got {config.dropout!r}")
     if config.prediction not in get_args(PredictionType):
         raise ConfigError(f"prediction must be one of {', '.join(get_args(PredictionType))}; got {config.prediction!r}")
 
 
-def _check_channels(channels: int) -> None:
-    if channels < 16 or channels % 16:
-        raise ConfigError(f"channels must be a multiple of 16 (group normalisation); got {channels}")
+MAX_SCHEDULE_STEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -267,6 +290,11 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("linear", "cosine"):
             raise ConfigError(f"schedule kind must be 'linear' or 'cosine'; got {self.kind!r}")
+        _check_counts(self, "steps", most=MAX_SCHEDULE_STEPS)
+        if self.kind == "linear" and self.steps <= 20:
+            raise ConfigError(
+                f"steps of a linear schedule must be at least 21, so that every β is less than 1; got {self.steps}"
+            )
 
 
 @dataclass(frozen=True)
@@ -282,6 +310,12 @@ class ModelConfig:
         self.base.check(self.clip)
         if self.sr is not None:
             self.sr.check(self.clip)
+        samples = self.clip.duration * self.clip.sample_rate
+        if "audio" in self.base.modalities and self.clip.frames * self.clip.sample_rate % self.clip.fps:
+            raise ConfigError(
+                f"{self.clip.frames} frames at fps {self.clip.fps} last {samples:.2f} samples at sample_rate "
+                f"{self.clip.sample_rate}; it must be a whole number"
+            )
 
     @property
     def output_size(self) -> tuple[int, int]:

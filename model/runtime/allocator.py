@@ -1,4 +1,4 @@
-"""How this process gets its memory back from the C library."""
+"""Whether the C library keeps freed memory or returns it to the system."""
 
 from __future__ import annotations
 
@@ -21,3 +21,9 @@ def keep_freed_memory(keep: bool = True) -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     largest, trim = (LARGEST, 2**31 - 1) if keep else (128 * 1024, 128 * 1024)
     return bool(mallopt(M_MMAP_THRESHOLD, largest) and mallopt(M_TRIM_THRESHOLD, trim))
+
+
+def release_freed_memory() -> None:
+    """Return what is free in the heap to the system, whatever `keep_freed_memory` says. Does nothing without glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,7 +1,7 @@
 """Before the first job: batch sizes that fit the memory of this machine, and networks that are warm.
 
-On a GPU every batch size is run, so that nothing is compiled or tuned while a job waits, and its time is kept: it tells
-when padding pays. On a CPU nothing is compiled; one forward is run, and memory is reckoned from it.
+On a GPU every batch size is run, so that nothing is compiled or tuned while a job waits. The times are kept: they
+decide when padding pays. On a CPU nothing is compiled; one forward is run, and its growth in memory is measured.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import resource
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from model.networks.config import MODALITIES
+from model.runtime.allocator import release_freed_memory
 from model.runtime.batch_sizes import SIZES, SIZES_CPU, BatchSizes
 from model.runtime.evaluator import Request, is_out_of_memory
 from model.runtime.pipeline import Pipeline
@@ -25,7 +27,10 @@ from model.sampling.latents import Latents
 from model.sampling.samplers import Evaluate, EvaluateFrames
 
 SHARE = 0.5
-"""Of the memory that is free, how much a CPU's batch may take: other processes want some."""
+"""The share of free memory that a batch on a CPU may take; the rest is for other processes."""
+
+SAMPLE_SECONDS = 0.002
+"""Between two looks at the memory of a forward on a CPU."""
 
 FRAMES = 64
 """Frames of super-resolution in one forward on a GPU, four clips; half of it and so on where they do not fit."""
@@ -47,18 +52,20 @@ def warm_up(pipeline: Pipeline, sizes: Sequence[int] | None = None) -> None:
 def _warm_up_cpu(pipeline: Pipeline, sizes: Sequence[int] | None) -> None:
     evaluator = pipeline.evaluator
     smallest = min(sizes) if sizes else 1
-    before = _resident_memory()
-    evaluator(typical_clips(pipeline, smallest))
+    free = _free_memory()
+    each = _memory_growth(lambda: _run_once(pipeline, smallest)) / smallest
+    if sizes is None:
+        sizes = [size for size in SIZES_CPU if size == 1 or size * each <= SHARE * free]
+    evaluator.use_batch_sizes(BatchSizes(sizes))
+
+
+def _run_once(pipeline: Pipeline, clips: int) -> None:
+    evaluator = pipeline.evaluator
+    evaluator(typical_clips(pipeline, clips))
     if evaluator.sr is not None:
         # Each clip by itself: more at once would gain nothing there, and so its frames do not depend on who is served.
         evaluator.frames_per_forward = pipeline.manifest.config.clip.frames
         evaluator([typical_frames(pipeline, evaluator.frames_per_forward)])
-    if sizes is None:
-        each = (_peak_memory() - before) / smallest
-        room = SHARE * _free_memory()
-        fitting = [size for size in SIZES_CPU if size == 1 or size * each <= room]
-        sizes = fitting
-    evaluator.use_batch_sizes(BatchSizes(sizes))
 
 
 def _warm_up_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
@@ -130,16 +137,35 @@ def typical_frames(pipeline: Pipeline, count: int) -> Request:
     return EvaluateFrames(frames, frames, 500.0)
 
 
+def _memory_growth(run: Callable[[], None]) -> int:
+    """The most bytes by which the resident memory of this process exceeds its present size while `run` runs.
+
+    Sampled: the peak that the system keeps is that of the whole life of the process, of every model it has run. Memory
+    that earlier models have freed is returned first, or `run` would seem to need less than it does.
+    """
+    release_freed_memory()
+    before = peak = _resident_memory()
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(SAMPLE_SECONDS):
+            peak = max(peak, _resident_memory())
+
+    thread = threading.Thread(target=watch, name="memory growth", daemon=True)
+    thread.start()
+    try:
+        run()
+    finally:
+        ended.set()
+        thread.join()
+    return max(peak, _resident_memory()) - before
+
+
 def _resident_memory() -> int:
-    """Bytes that this process has resident now; on systems that do not say, at its peak."""
-    for line in _lines(Path("/proc/self/status")):
-        if line.startswith("VmRSS:"):
-            return 1024 * int(line.split()[1])
-    return _peak_memory()
-
-
-def _peak_memory() -> int:
-    """Bytes that this process ever had resident."""
+    """Bytes that this process has resident now; its peak where the system does not say."""
+    for line in _lines(Path("/proc/self/statm")):
+        return int(line.split()[1]) * resource.getpagesize()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

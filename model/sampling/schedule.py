@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from model.networks.config import ScheduleConfig
+from model.networks.config import ScheduleConfig, integer_stride
 from model.sampling.latents import State
 
 CLEAN = -1.0
@@ -135,25 +135,33 @@ def cosine_betas(steps: int) -> np.ndarray:
 
 
 def respaced_times(steps: int, respacing: str) -> list[float]:
-    """Integer timesteps kept by a respacing of the published scripts, noisiest first, then CLEAN.
+    """The timesteps that the published `space_timesteps` keeps (Nichol and Dhariwal, 2021), noisiest first, then CLEAN.
 
     `ddimN`: N steps of one integer stride from 0. `a,b,c`: the schedule in equal sections, with that many steps in
-    each; a single number is one section. Raises ValueError where the schedule cannot be divided so.
+    each; a single number is one section. A section's stride is added up in floating point and every sum is rounded,
+    half to even. That can differ from rounding k · stride: with 21 of 1000 steps, for example.
+
+    Raises ValueError where the schedule cannot be divided so.
     """
     if respacing.startswith("ddim"):
         wanted = int(respacing.removeprefix("ddim"))
-        stride = next((s for s in range(1, steps) if len(range(0, steps, s)) == wanted), None)
+        stride = integer_stride(steps, wanted)
         if stride is None:
             raise ValueError(f"no integer stride divides {steps} steps into {wanted}")
         kept = list(range(0, steps, stride))
     else:
         counts = [int(part) for part in respacing.split(",")]
+        if min(counts) < 0 or not any(counts):
+            raise ValueError(f"a respacing must keep one step or more; got {respacing!r}")
         kept, start = [], 0
         for section, count in enumerate(counts):
             size = steps // len(counts) + (section < steps % len(counts))
             if count > size:
                 raise ValueError(f"a section of {size} steps cannot be divided into {count}")
-            stride_real = (size - 1) / (count - 1) if count > 1 else 1.0
-            kept += [start + round(k * stride_real) for k in range(count)]
+            fractional_stride = (size - 1) / (count - 1) if count > 1 else 1.0
+            position = 0.0
+            for _ in range(count):
+                kept.append(start + round(position))
+                position += fractional_stride
             start += size
     return [*(float(t) for t in reversed(kept)), CLEAN]

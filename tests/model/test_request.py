@@ -93,6 +93,7 @@ def test_values_outside_the_limits_are_refused_with_the_limits(field: str, value
         ("a2v", PLAIN, SamplingParams(1, guidance="gradient_code"), "guidance"),
         ("a2v", PLAIN, SamplingParams(1, guidance="replacement", guidance_scale=2.0), "guidance_scale"),
         ("a2v", PLAIN, SamplingParams(1, sr_sampler="ddim", sr_steps=249), "sr_steps"),
+        ("a2v", PLAIN, SamplingParams(1, sr_sampler="ddim", sr_steps=1), "sr_steps"),
         ("a2v", PLAIN, SamplingParams(1, super_resolution=False, sr_steps=4), "sr_steps"),
         ("a2v", AUDIO_ONLY, SamplingParams(1), "kind"),
         ("sing", PLAIN, SamplingParams(1), "kind"),

@@ -11,7 +11,7 @@ import torch
 
 from model.checkpoint.convert import Conversion, convert
 from model.checkpoint.loading import CheckpointError, build, load_model, seeded_weights, to_published
-from model.checkpoint.manifest import ManifestError, find_models, read_manifest
+from model.checkpoint.manifest import Manifest, ManifestError, find_models, read_manifest
 from model.networks.config import PRESETS, ClipSpec, ConfigError
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.super_resolution import SRUNet
@@ -134,6 +134,34 @@ def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
         (folder / "model.json").write_text(text)
         with pytest.raises(ManifestError, match=complaint):
             find_models(tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "complaint"),
+    [
+        ("schedule", {"steps": 0}, "steps must be a whole number"),
+        ("schedule", {"steps": 10}, "steps of a linear schedule must be at least 21"),
+        ("clip", {"fps": 0}, "fps must be a whole number, at least 1; got 0"),
+        ("clip", {"frames": "16"}, "frames must be a whole number"),
+        ("base", {"heads": 0}, "heads must be"),
+        ("clip", 5, "ClipSpec must be an object"),
+    ],
+)
+def test_a_manifest_with_a_value_outside_its_limits_is_named(
+    tmp_path: Path, part: str, values: object, complaint: str
+) -> None:
+    data = json.loads(Manifest("x", PRESETS["tiny"], trained=False, description="", licence="").to_json())
+    data["config"][part] = data["config"][part] | values if isinstance(values, dict) else values
+    (tmp_path / "model.json").write_text(json.dumps(data))
+    with pytest.raises(ManifestError, match=rf"model\.json: .*{complaint}"):
+        read_manifest(tmp_path / "model.json")
+
+
+@pytest.mark.parametrize("text", ["[]", "5", '{"config": []}', '{"config": "tiny"}'])
+def test_a_manifest_of_another_shape_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(ManifestError, match=r"model\.json: .*object"):
+        read_manifest(tmp_path / "model.json")
 
 
 def test_two_models_cannot_have_one_name(published: tuple[Path, Path], tmp_path: Path) -> None:

@@ -67,3 +67,39 @@ def test_what_does_not_fit_is_named(build: Callable[[], object], numbers: list[s
 def test_a_single_modality_needs_no_common_measure() -> None:
     """Without RS-MMA nothing ties the audio length to the frames."""
     ModelConfig(clip=ClipSpec(frames=4), base=UNetConfig(modalities=("video",)))
+
+
+@pytest.mark.parametrize("field", ["frames", "fps", "height", "width", "sample_rate"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, float("nan"), float("inf"), True, "10", None])
+def test_a_clip_is_counted_in_whole_numbers_from_1(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{field} must be a whole number, at least 1"):
+        replace(ClipSpec(), **{field: value})
+
+
+def test_a_clip_without_a_sample_is_refused() -> None:
+    with pytest.raises(ConfigError, match="sample_rate must leave at least 1 audio sample"):
+        ClipSpec(frames=1, fps=100, sample_rate=10)
+
+
+def test_a_sound_that_ends_within_a_sample_is_refused() -> None:
+    base = UNetConfig(
+        channel_mult=(1, 2), cross_attention_scales=(2,), windows=(1,), video_attention_scales=(), audio_patch=1
+    )
+    with pytest.raises(ConfigError, match=r"16 frames at fps 24 last 16004\.67 samples at sample_rate 24007"):
+        ModelConfig(clip=ClipSpec(fps=24, sample_rate=24_007), base=base)
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        *((UNetConfig, field, 0) for field in ("channels", "res_blocks", "heads", "head_channels", "video_patch")),
+        *((SRConfig, field, 0) for field in ("factor", "channels", "res_blocks", "heads", "patch", "norm_groups")),
+        *((config, "channel_mult", value) for config in (UNetConfig, SRConfig) for value in ((), (0, 1), (1.5,))),
+        *((config, "dropout", value) for config in (UNetConfig, SRConfig) for value in (-0.1, 1, float("nan"), "0")),
+        (UNetConfig, "heads", "4"),
+        (SRConfig, "factor", float("inf")),
+    ],
+)
+def test_networks_refuse_values_outside_their_limits(config: type, field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{field} must be"):
+        config(**{field: value})

@@ -72,6 +72,74 @@ def test_respacings_of_the_published_scripts() -> None:
         respaced_times(10, "8,8")
 
 
+def published_timesteps(steps: int, counts: list[int]) -> set[int]:
+    """The published rule, section by section: a running sum in floating point, each value rounded half to even."""
+    kept: set[int] = set()
+    first = 0
+    for number, count in enumerate(counts):
+        length = steps // len(counts) + (1 if number < steps % len(counts) else 0)
+        stride = 1 if count <= 1 else (length - 1) / (count - 1)
+        index = 0.0
+        for _ in range(count):
+            kept.add(first + round(index))
+            index += stride
+        first += length
+    return kept
+
+
+def kept(steps: int, respacing: str) -> list[int]:
+    return [int(t) for t in reversed(respaced_times(steps, respacing)[:-1])]
+
+
+def test_every_plain_count_keeps_the_published_timesteps() -> None:
+    for count in range(1, 1001):
+        assert kept(1000, str(count)) == sorted(published_timesteps(1000, [count])), count
+
+
+@pytest.mark.parametrize("steps", [1000, 999, 250, 77])
+def test_sections_keep_the_published_timesteps(steps: int) -> None:
+    for counts in ([21, 9], [10, 15, 20], [1, 2, 25], [5, 0, 7], [11, 13, 17, 19], [19] * 4):
+        assert kept(steps, ",".join(map(str, counts))) == sorted(published_timesteps(steps, counts)), counts
+
+
+def test_three_maps_where_a_rounded_multiple_of_the_stride_would_differ() -> None:
+    """k · stride, rounded, is half a step further at one of the times of each."""
+    for steps, count in ((1000, 21), (1000, differing(1000)[-1]), (250, differing(250)[0])):
+        stride = (steps - 1) / (count - 1)
+        published = sorted(published_timesteps(steps, [count]))
+        assert kept(steps, str(count)) == published
+        assert published != [round(k * stride) for k in range(count)]
+
+
+def differing(steps: int) -> list[int]:
+    """Counts where rounding k · stride is not the published rule."""
+    return [
+        count
+        for count in range(2, steps + 1)
+        if sorted(published_timesteps(steps, [count])) != [round(k * (steps - 1) / (count - 1)) for k in range(count)]
+    ]
+
+
+@pytest.mark.parametrize("respacing", ["0", "0,0", "-3", "5,-1"])
+def test_a_respacing_that_keeps_nothing_is_refused(respacing: str) -> None:
+    with pytest.raises(ValueError, match="one step or more"):
+        respaced_times(1000, respacing)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [21, 1000, 4000])
+def test_every_beta_is_between_0_and_1(kind: str, steps: int) -> None:
+    betas = NoiseSchedule.from_config(ScheduleConfig(kind, steps)).betas
+    assert len(betas) == steps
+    assert 0 < betas.min() <= betas.max() < 1
+
+
+@pytest.mark.parametrize("steps", [0, -5, 10, 20, 2.5, True, float("nan"), float("inf"), "1000", None, 10**9])
+def test_steps_that_make_no_schedule_are_refused(steps: object) -> None:
+    with pytest.raises(ConfigError, match=r"steps .*(at least 21|1 … 100000)"):
+        ScheduleConfig(steps=steps)  # type: ignore[arg-type]
+
+
 def test_posterior_is_bayes_rule() -> None:
     """q(x_s | x_t, x_0) ∝ q(x_t | x_s) q(x_s | x_0), multiplied out for scalars."""
     t, s = 700.0, 650.0
