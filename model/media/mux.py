@@ -7,10 +7,12 @@ frames are encoded anew so finely that no difference is seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
+from math import ceil
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from av.container import InputContainer
@@ -27,15 +29,24 @@ from model.media.source import (
     open_media,
     read_sound,
     slack,
+    timeline_origin,
     video_stream,
     window_frames,
 )
+
+Item = TypeVar("Item")
 
 LOOK_AHEAD = 16
 """Frames after the window that are checked for reordering: as many as H.264 can hold back (ITU-T H.264, A.3)."""
 
 STEADY = Fraction(1, 1000)
 """Seconds by which two intervals of a constant rate differ at most, where a container rounds to milliseconds."""
+
+SLIVER = Fraction(1, 50)
+"""Seconds for which a last frame must be seen, where the window does not begin with a frame."""
+
+CLOCK = 90_000
+"""Hertz, at least, of time stamps that do not fit the source's own."""
 
 IDR = 5
 """NAL unit type of a picture that nothing after it looks behind (ITU-T H.264, table 7-1)."""
@@ -52,8 +63,8 @@ def mux_v2a(
 ) -> str:
     """Write what `source` shows in [start, start + duration) seconds with `audio` (channels, samples) under it.
 
-    The frame shown at `start` is the first, at time 0; size, intervals, orientation, pixel shape and colour tags stay.
-    A source that ends early ends the sound with it.
+    The frame shown at `start` is the first, at time 0, and stays until its own end; size, intervals, orientation, pixel
+    shape and colour tags stay. A source that ends early ends the sound with it.
 
     Returns "copied" if the stream went over bit by bit: H.264, 8-bit 4:2:0, no B-frames (cutting between those by time
     tears frames from the ones they refer to), beginning on an IDR frame. Otherwise "re-encoded", at CRF 12, and a frame
@@ -69,8 +80,9 @@ def mux_v2a(
         rate, aspect = stream.average_rate or Fraction(25), stream.sample_aspect_ratio
         assert stream.time_base is not None
         grid = stream.time_base
-    frames = _window(window_frames(source, begin), window)
-    _write_encoded(frames, rate, grid, aspect, sound, sample_rate, path, comment)
+    shown = ((each, each.time, each.duration) for each in window_frames(source, begin))
+    frames = _window(shown, begin, window, grid)
+    _write_encoded(frames, rate, begin, grid, aspect, sound, sample_rate, path, comment)
     return "re-encoded"
 
 
@@ -106,12 +118,15 @@ def cut_wav(source: str | Path, start: float, duration: float, path: str | Path)
 
 @dataclass(frozen=True)
 class _Cut:
-    """Packets that stand alone, in order; their times and the end of the last, in `time_base` units from the first."""
+    """Packets that stand alone, in order: (packet, seconds at which it appears, seconds for which it stays)."""
 
-    packets: list[Packet]
-    times: list[int]
-    end: int
-    time_base: Fraction
+    packets: list[tuple[Packet, Fraction, Fraction]]
+    grid: Fraction
+
+    @property
+    def end(self) -> Fraction:
+        _, time, duration = self.packets[-1]
+        return time + duration
 
 
 def _copyable(container: InputContainer, stream: VideoStream, start: Fraction, duration: Fraction) -> _Cut | None:
@@ -122,33 +137,54 @@ def _copyable(container: InputContainer, stream: VideoStream, start: Fraction, d
     head = context.extradata or b""
     if len(head) < 7 or head[0] != 1 or time_base is None:  # NAL units without lengths (ISO/IEC 14496-15)
         return None
-    origin = begin = previous = None
-    shown: list[Packet] = []
-    times: list[int] = []
-    after: list[int] = []
+    tolerance, origin = slack(time_base), timeline_origin(container)
+    shown: list[tuple[Packet, Fraction]] = []
     for packet in checked(container.demux(stream)):
         if packet.dts is None or packet.is_discard:
             continue
-        if packet.pts is None or packet.is_corrupt or (previous is not None and packet.pts <= previous):
+        if packet.pts is None or packet.is_corrupt:
             return None
-        origin, previous = packet.pts if origin is None else origin, packet.pts
-        if begin is None or (packet.pts - origin) * time_base <= start + slack(time_base):
-            begin, shown, times = packet.pts, [packet], [0]
-        elif (packet.pts - begin) * time_base < duration - slack(time_base):
-            shown.append(packet)
-            times.append(packet.pts - begin)
-        else:
-            after.append(packet.pts - begin)
-            if len(after) == LOOK_AHEAD:
-                break
-    if origin is None or begin is None or not _is_idr(shown[0], length_bytes=(head[4] & 3) + 1):
+        time = packet.pts * time_base - origin
+        if shown and time <= shown[-1][1]:
+            return None
+        if time <= start + tolerance:
+            shown = []
+        shown.append((packet, time))
+        if sum(later >= start + duration for _, later in shown[-LOOK_AHEAD:]) == LOOK_AHEAD:
+            break
+    if not shown or not _is_idr(shown[0][0], length_bytes=(head[4] & 3) + 1):
         return None
-    own = after[0] - times[-1] if after else shown[-1].duration or 0
-    if (begin - origin + times[-1] + own) * time_base <= start + slack(time_base):
+    last, time = shown[-1]
+    ends = [later for _, later in shown[1:]] + [time + (last.duration or 0) * time_base]
+    if ends[0] <= start + tolerance:
         return None  # the window begins after the end, or the end is not known: decoding will tell
-    interval = times[-1] - times[-2] if len(times) > 1 else 0
-    last = _last_duration(times[-1] * time_base, own * time_base, interval * time_base, duration) / time_base
-    return _Cut(shown, times, times[-1] + max(1, round(last)), time_base)
+    timed = ((packet, time, end - time) for (packet, time), end in zip(shown, ends, strict=True))
+    packets = list(_window(timed, start, duration, time_base))
+    return _Cut(packets, _grid(time_base, shown[0][1], start))
+
+
+def _window(
+    shown: Iterator[tuple[Item, Fraction, Fraction]], start: Fraction, duration: Fraction, time_base: Fraction
+) -> Iterator[tuple[Item, Fraction, Fraction]]:
+    """What of `shown` (item, time, duration) is seen in [start, start + duration), timed from the start of the window.
+
+    The first item stays until its own end only. Where the start cut it short, the window ends after `duration` exactly,
+    and a last item that would flash up for less than SLIVER is left out. Otherwise the last one ends as
+    `_last_duration` says.
+    """
+    zero: Fraction | None = None
+    cut, interval = False, Fraction(0)
+    for item, appears, stays in shown:
+        if zero is None:
+            cut = abs(appears - start) > STEADY
+            zero = start if cut else appears
+        time = max(Fraction(0), appears - zero)
+        own = appears + stays - zero - time
+        if time + own >= duration - (SLIVER if cut else slack(time_base)):
+            yield item, time, duration - time if cut else _last_duration(time, own, interval, duration)
+            return
+        yield item, time, own
+        interval = own
 
 
 def _last_duration(time: Fraction, own: Fraction, interval: Fraction, window: Fraction) -> Fraction:
@@ -159,6 +195,17 @@ def _last_duration(time: Fraction, own: Fraction, interval: Fraction, window: Fr
     """
     constant = abs(own - interval) <= STEADY
     return own if constant else min(own, window - time)
+
+
+def _grid(time_base: Fraction, first: Fraction, start: Fraction) -> Fraction:
+    """The unit of time stamps: the source's, or a fraction of it where the window does not begin with a frame."""
+    return time_base if abs(first - start) <= STEADY else time_base / ceil(time_base * CLOCK)
+
+
+def _stamps(time: Fraction, duration: Fraction, grid: Fraction) -> tuple[int, int]:
+    """Time stamp and duration in units of `grid`, so that one frame ends exactly where the next begins."""
+    pts = round(time / grid)
+    return pts, max(1, round((time + duration) / grid) - pts)
 
 
 def _is_idr(packet: Packet, length_bytes: int) -> bool:
@@ -175,32 +222,22 @@ def _write_copy(
 ) -> None:
     with encode.new_mp4(path, comment) as container:
         video = container.add_stream_from_template(source)
+        if source.sample_aspect_ratio:  # the container's outranks the codec's
+            video.codec_context.sample_aspect_ratio = source.sample_aspect_ratio
+        video.time_base = cut.grid
         sound, fitted = encode.add_aac(container, audio, sample_rate)
-        for packet, time, until in zip(cut.packets, cut.times, [*cut.times[1:], cut.end], strict=True):
-            packet.pts = packet.dts = time
-            packet.duration = until - time
-            packet.stream = video
+        for packet, time, duration in cut.packets:
+            pts, stays = _stamps(time, duration, cut.grid)
+            packet.pts = packet.dts = pts
+            packet.duration, packet.time_base, packet.stream = stays, cut.grid, video
             container.mux(packet)
-        container.mux(encode.encode_sound(sound, fitted[:, : round(cut.end * cut.time_base * sound.rate)]))
-
-
-def _window(frames: Iterator[TimedFrame], duration: Fraction) -> Iterator[TimedFrame]:
-    """The frames of the first `duration` seconds, timed from the first of them."""
-    origin: Fraction | None = None
-    interval = Fraction(0)
-    for shown in frames:
-        origin = shown.time if origin is None else origin
-        timed = replace(shown, time=shown.time - origin)
-        if timed.time + timed.duration >= duration - slack(shown.frame.time_base):
-            yield replace(timed, duration=_last_duration(timed.time, timed.duration, interval, duration))
-            return
-        yield timed
-        interval = timed.duration
+        container.mux(encode.encode_sound(sound, fitted[:, : round(cut.end * sound.rate)]))
 
 
 def _write_encoded(
-    frames: Iterator[TimedFrame],
+    frames: Iterator[tuple[TimedFrame, Fraction, Fraction]],
     rate: Fraction,
+    start: Fraction,
     grid: Fraction,
     aspect: Fraction | None,
     audio: np.ndarray,
@@ -208,25 +245,25 @@ def _write_encoded(
     path: str | Path,
     comment: str,
 ) -> None:
-    """Encode `frames` of about `rate` hertz at their own times, which are multiples of `grid` seconds."""
+    """Encode `frames` (frame, time, duration) of about `rate` hertz, whose times are multiples of `grid` seconds."""
     first = next(frames)
-    width, height = first.frame.width, first.frame.height
+    picture = first[0].frame
+    grid = _grid(grid, first[0].time, start)
     with encode.new_mp4(path, comment) as container:
-        video = encode.add_h264(container, width, height, rate, grid)
-        _keep_looks(video, first, aspect)
+        video = encode.add_h264(container, picture.width, picture.height, rate, grid)
+        _keep_looks(video, first[0], aspect)
         sound, fitted = encode.add_aac(container, audio, sample_rate)
-        end = 0
+        end = Fraction(0)
 
         def timed() -> Iterator[tuple[VideoFrame, int, int]]:
             nonlocal end
-            for shown in chain([first], frames):
-                pts, stays = round(shown.time / grid), max(1, round(shown.duration / grid))
-                end = pts + stays
-                yield _as_yuv420(shown.frame, width, height), pts, stays
+            for shown, time, duration in chain([first], frames):
+                end = time + duration
+                yield _as_yuv420(shown.frame, picture.width, picture.height), *_stamps(time, duration, grid)
 
         for packet in encode.encode_frames(video, timed()):
             container.mux(packet)
-        container.mux(encode.encode_sound(sound, fitted[:, : round(end * grid * sound.rate)]))
+        container.mux(encode.encode_sound(sound, fitted[:, : round(end * sound.rate)]))
 
 
 def _keep_looks(video: VideoStream, first: TimedFrame, aspect: Fraction | None) -> None:

@@ -1,16 +1,18 @@
 """Reading a user's file: frames with their times, and sound to the sample.
 
-Time counts from the first frame or the first sample that a player presents. A job uses one kind of track only, so each
-track has its own zero, and offsets that containers add (1.4 s in transport streams, negative times where an encoder's
-priming is cut off) do not move the window.
+All times are those that a player shows: seconds from where the first of the file's video and audio tracks begins
+(`timeline_origin`). Offsets that a container adds to all of its tracks (1.4 s in transport streams) do not move the
+window; a delay of one track behind another does.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -24,6 +26,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from model.media.containers import (
+    MATROSKA,
     MAX_CHANNELS,
     MAX_SAMPLE_RATE,
     MIN_SAMPLE_RATE,
@@ -39,7 +42,7 @@ Item = TypeVar("Item")
 SEEK_FROM = 10
 """Seconds of video that are decoded to reach a window rather than sought over."""
 
-GAP = 0.05
+GAP = Fraction(1, 20)
 """Seconds that a sound's time stamps may be off before they count as a hole. Below that it is rounding."""
 
 MAX_PIXELS = 16_384 * 8_640
@@ -61,7 +64,7 @@ class MediaError(ValueError):
 
 @dataclass(frozen=True)
 class TimedFrame:
-    """A decoded frame, the seconds since the first frame at which it appears and those for which it stays."""
+    """A decoded frame, the time at which it appears and the seconds for which it stays."""
 
     frame: VideoFrame
     time: Fraction
@@ -77,12 +80,16 @@ class TimedFrame:
 
 @dataclass(frozen=True)
 class Sound:
-    """`samples` (samples, channels) in the type that the decoder gives: u8, s16, s32, flt or dbl, as `format` says."""
+    """`samples` (samples, channels) in the type that the decoder gives: u8, s16, s32, flt or dbl, as `format` says.
+
+    `converted` names the format that a part of them had, if the track changes its format there.
+    """
 
     samples: np.ndarray
     sample_rate: int
     layout: str
     format: str
+    converted: str | None = None
 
     def to_float(self) -> np.ndarray:
         """(channels, samples) float32, full scale at ±1; what is no number is silence, what is infinite full scale."""
@@ -139,6 +146,14 @@ def seconds(ticks: int | None, time_base: Fraction | None) -> Fraction | None:
     return None if ticks is None or time_base is None else ticks * time_base
 
 
+def timeline_origin(container: InputContainer) -> Fraction:
+    """The time stamp, in seconds, of what a player shows as 0: the earliest beginning of a video or audio track."""
+    tracks = (stream for stream in container.streams if stream.type in ("video", "audio"))
+    moving = (stream for stream in tracks if not stream.disposition & Disposition.attached_pic)
+    starts = (seconds(stream.start_time, stream.time_base) for stream in moving)
+    return min((start for start in starts if start is not None), default=Fraction(0))
+
+
 def slack(time_base: Fraction | None) -> Fraction:
     """Seconds by which a time stamp may be off because its container rounds: WebM and MKV to milliseconds, say."""
     return min((time_base or Fraction(1)) / 2, Fraction(1, 2000))
@@ -147,19 +162,20 @@ def slack(time_base: Fraction | None) -> Fraction:
 def video_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFrame]:
     """Frames in order of presentation, from the one that is shown at `start` seconds to the end of the file.
 
-    Raises MediaError if the file has no such frame.
+    Where the track begins later than `start`, its first frame is the first. Raises MediaError if the track ends before.
     """
     for seek in (True, False) if start > SEEK_FROM else (False,):
         with open_media(path) as container:
             stream = video_stream(container)
             stream.thread_type = "AUTO"
             begin = Fraction(start) + slack(stream.time_base)
-            frames = _timed(container, stream)
+            origin = timeline_origin(container)
+            frames = _timed(container, stream, origin)
             shown = next(frames, None)
             if shown is None:
                 raise MediaError("no frame of the video track can be decoded")
             if seek:
-                frames = _seek(container, stream, shown.frame, begin)
+                frames = _seek(container, stream, origin, begin)
                 shown = next(frames, None)
                 if shown is None or shown.time > begin:
                     continue  # some containers cannot seek, or land late: decode from the beginning
@@ -187,13 +203,11 @@ def window_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFr
         yield shown
 
 
-def _timed(container: InputContainer, stream: VideoStream, origin: Fraction | None = None) -> Iterator[TimedFrame]:
+def _timed(container: InputContainer, stream: VideoStream, origin: Fraction) -> Iterator[TimedFrame]:
     """Decode, and give every frame a time that rises, also where the container has none or repeats itself."""
     interval = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
     waiting: tuple[VideoFrame, Fraction] | None = None
-    for frame in checked(container.decode(stream)):
-        stamp = seconds(frame.pts, frame.time_base)
-        origin = stamp or Fraction(0) if origin is None else origin
+    for frame, stamp in _stamped(container, stream):
         if waiting is None:
             time = origin if stamp is None else stamp
         else:
@@ -201,20 +215,44 @@ def _timed(container: InputContainer, stream: VideoStream, origin: Fraction | No
             time = previous + interval if stamp is None or stamp <= previous else stamp
             yield TimedFrame(before, previous - origin, time - previous)
         waiting = frame, time
-    if waiting is not None and origin is not None:
+    if waiting is not None:
         last, time = waiting
         yield TimedFrame(last, time - origin, seconds(last.duration or None, last.time_base) or interval)
 
 
-def _seek(container: InputContainer, stream: VideoStream, first: VideoFrame, start: Fraction) -> Iterator[TimedFrame]:
+def _stamped(container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, Fraction | None]]:
+    """Decoded frames and their time stamps in seconds.
+
+    Some containers stamp packets in the order of decoding only. There the n-th frame shown takes the stamp of the n-th
+    packet, whichever of them it was decoded from.
+    """
+    if not _has_decode_times_only(container, stream):
+        for frame in checked(container.decode(stream)):
+            yield frame, seconds(frame.pts, frame.time_base)
+        return
+    stamps: deque[Fraction | None] = deque()
+    for packet in checked(container.demux(stream)):
+        if packet.size:
+            stamps.append(seconds(packet.dts, packet.time_base))
+        for frame in checked(packet.decode()):
+            yield frame, stamps.popleft() if stamps else None
+
+
+def _has_decode_times_only(container: InputContainer, stream: VideoStream) -> bool:
+    """True for AVI, and for the tracks of Matroska that were taken from AVI: those have its four-letter codec tag."""
+    name = container.format.name
+    return name == "avi" or (name == MATROSKA and bool(stream.codec_context.codec_tag.strip("\0")))
+
+
+def _seek(container: InputContainer, stream: VideoStream, origin: Fraction, start: Fraction) -> Iterator[TimedFrame]:
     """The frames from the last keyframe before `start`; none if the container cannot go there."""
-    if first.pts is None or first.time_base is None:
+    if stream.time_base is None:
         return iter(())
     try:
-        container.seek(int(first.pts + start / first.time_base), stream=stream)
+        container.seek(int((origin + start) / stream.time_base), stream=stream)
     except av.FFmpegError:
         return iter(())
-    return _timed(container, stream, origin=first.pts * first.time_base)
+    return _timed(container, stream, origin)
 
 
 def read_sound(path: str | Path, first: Fraction, duration: Fraction) -> Sound:
@@ -222,52 +260,88 @@ def read_sound(path: str | Path, first: Fraction, duration: Fraction) -> Sound:
 
     It is decoded from its beginning: seeking in MP3 is by guess, and ten minutes decode in a second. What a container
     marks as encoder delay is gone (edit lists in MP4, the LAME header in MP3, the pre-skip of Opus); holes are silence.
+    A track that changes its rate or channels within the window is converted to what the window begins with.
     Raises MediaError if there is no sound track or it has nothing there.
     """
     with open_media(path) as container:
         if not container.streams.audio:
             raise MediaError("the file has no audio track")
-        frames = _packed(container)
-        frame = next(frames, None)
-        if frame is None:
+        stream, origin = container.streams.audio[0], timeline_origin(container)
+        window: _SoundWindow | None = None
+        end: Fraction | None = None
+        for frame in checked(container.decode(stream)):
+            stamp = seconds(frame.pts, frame.time_base)
+            due = (end or Fraction(0)) if stamp is None else stamp - origin
+            time = due if end is None or due > end + GAP else end
+            end = time + Fraction(frame.samples, frame.sample_rate)
+            if window is None and end > first:
+                window = _SoundWindow(frame, first, duration)
+            if window is not None:
+                window.add(frame, time)
+            if end >= first + duration:
+                break
+        if end is None:
             raise MediaError("no sound of the audio track can be decoded")
-        rate, channels = frame.sample_rate, len(frame.layout.channels)
-        if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
-            raise MediaError(f"a sample rate of {rate} Hz is not allowed: {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz")
+        sound = window.finish() if window is not None else None
+        if sound is None or not len(sound.samples):
+            raise MediaError(f"the window begins at {float(first):.3f} s, but the sound ends at {float(end):.3f} s")
+        return sound
+
+
+class _SoundWindow:
+    """Collects decoded frames of a window, in the sample rate and layout of the first of them."""
+
+    def __init__(self, frame: AudioFrame, first: Fraction, duration: Fraction) -> None:
+        self.rate, self.layout, channels = frame.sample_rate, frame.layout, len(frame.layout.channels)
+        if not MIN_SAMPLE_RATE <= self.rate <= MAX_SAMPLE_RATE:
+            raise MediaError(
+                f"a sample rate of {self.rate} Hz is not allowed: {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz"
+            )
         if channels > MAX_CHANNELS:
             raise MediaError(f"{channels} channels are more than are allowed, {MAX_CHANNELS}")
-        begin, count = round(first * rate), round(duration * rate)
-        window = _silence(count, channels, frame.format.name)
-        origin, position = frame.pts, 0
-        while frame is not None and position < begin + count:
-            if frame.pts is not None and origin is not None and frame.time_base is not None:
-                due = round((frame.pts - origin) * frame.time_base * rate)
-                position = due if due > position + GAP * rate else position
-            chunk = frame.to_ndarray().reshape(-1, channels)
-            low, high = max(position, begin), min(position + len(chunk), begin + count)
+        packed = frame.format.packed.name
+        self.format = packed if packed in PACKED_FORMATS else "dbl"
+        self.begin = round(first * self.rate)
+        self.samples = _silence(round(duration * self.rate), channels, self.format)
+        self.position = 0
+        self.converted: str | None = None
+        self._resampler: av.AudioResampler | None = None
+        self._kind: tuple[str, str, int] | None = None
+
+    def add(self, frame: AudioFrame, time: Fraction) -> None:
+        """Place `frame`, which begins at `time` seconds."""
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if kind != self._kind:
+            self._flush()
+            self.position = floor(time * self.rate + Fraction(1, 2))
+            if kind[1:] != (self.layout.name, self.rate):
+                self.converted = f"{kind[2]} Hz {kind[1]}"
+            self._kind = kind
+            # PyAV miscounts the planes of planar frames with eight channels: interleave them.
+            self._resampler = av.AudioResampler(format=self.format, layout=self.layout, rate=self.rate)
+        assert self._resampler is not None
+        if frame.sample_rate == self.rate:  # a resampler between rates keeps some samples back: no times then
+            self.position = floor(time * self.rate + Fraction(1, 2))
+        frame.pts = None
+        self._place(self._resampler.resample(frame))
+
+    def finish(self) -> Sound:
+        self._flush()
+        there = min(max(0, self.position - self.begin), len(self.samples))
+        return Sound(self.samples[:there], self.rate, self.layout.name, self.format, self.converted)
+
+    def _flush(self) -> None:
+        if self._resampler is not None:
+            self._place(self._resampler.resample(None))
+
+    def _place(self, frames: list[AudioFrame]) -> None:
+        for frame in frames:
+            chunk = frame.to_ndarray().reshape(-1, self.samples.shape[1])
+            low = max(self.position, self.begin)
+            high = min(self.position + len(chunk), self.begin + len(self.samples))
             if low < high:
-                window[low - begin : high - begin] = chunk[low - position : high - position]
-            position += len(chunk)
-            last = frame
-            frame = next(frames, None)
-        if position <= begin:
-            end = position / rate
-            raise MediaError(f"the window begins at {float(first):.3f} s, but the sound ends at {end:.3f} s")
-        return Sound(window[: position - begin], rate, last.layout.name, last.format.name)
-
-
-def _packed(container: InputContainer) -> Iterator[AudioFrame]:
-    """Decoded frames with channels interleaved (PyAV miscounts the planes of planar frames with eight channels)."""
-    resampler: av.AudioResampler | None = None
-    for frame in checked(container.decode(container.streams.audio[0])):
-        if resampler is None:
-            packed = frame.format.packed.name
-            target = packed if packed in PACKED_FORMATS else "dbl"
-            resampler = av.AudioResampler(format=target, layout=frame.layout, rate=frame.sample_rate)
-        try:
-            yield from resampler.resample(frame)
-        except ValueError as error:
-            raise MediaError("the sound track changes its format midway") from error
+                self.samples[low - self.begin : high - self.begin] = chunk[low - self.position : high - self.position]
+            self.position += len(chunk)
 
 
 def _silence(count: int, channels: int, format: str) -> np.ndarray:
