@@ -35,7 +35,7 @@ from model.sampling.schedule import NoiseSchedule
 from service.settings import Settings, load_settings
 from workers.app import run
 from workers.decoder import warm
-from workers.fatal_exit import end_lost
+from workers.fatal_exit import exit_device_lost
 from workers.model_maker import ModelMaker
 
 CALL, CLIP, LEDGER = "DUET_TIMED_CALL", "DUET_TIMED_CLIP", "DUET_TIMED_LEDGER"
@@ -97,7 +97,7 @@ def load(settings: Settings) -> ModelMaker:
     keep_freed_memory()
     torch.set_num_threads(1)  # the networks compute nothing
     warm()
-    return ModelMaker({"demo": timed_pipeline(settings.batch_sizes)}, end_lost)
+    return ModelMaker({"demo": timed_pipeline(settings.batch_sizes)}, exit_device_lost)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ class Periodic:
     The thread survives any Exception that the action raises. The first failure in a row is logged, with a traceback
     unless it is one of `expected` (Redis or storage being away); every failure is reported to `failed`. The next
     attempt comes after `retry` seconds (`interval` where absent), then after twice as long each time, up to
-    LONGEST_PAUSE or `interval`, whichever is longer.
+    `longest` (LONGEST_PAUSE or `interval`, whichever is longer, where absent).
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class Periodic:
         interval: float,
         *,
         retry: float | None = None,
+        longest: float | None = None,
         at_once: bool = False,
         expected: tuple[type[Exception], ...] = (),
         failed: Callable[[str], None] = lambda name: None,
@@ -36,6 +37,7 @@ class Periodic:
         self._action = action
         self._interval = interval
         self._retry = interval if retry is None else retry
+        self._longest = max(LONGEST_PAUSE, interval) if longest is None else longest
         self._at_once = at_once
         self._expected = expected
         self._failed = failed
@@ -77,7 +79,7 @@ class Periodic:
             except Exception as error:
                 failures += 1
                 self._report(error, failures)
-                pause = min(self._retry * 2 ** min(failures - 1, 16), max(LONGEST_PAUSE, self._interval))
+                pause = min(self._retry * 2 ** min(failures - 1, 16), self._longest)
             else:
                 if failures:
                     log.info("background task works again", task=self.name, failures=failures)

@@ -1,6 +1,7 @@
-"""The worker process: models loaded once and kept, a Celery consumer, leases, the spool, the reaper, a sign of life.
+"""The worker process: loads the models once, consumes jobs with Celery, and runs the background threads (leases,
+spool, reaper, heartbeat, metrics).
 
-`run` is the whole of it; the other processes of the service know this one by its name in Redis only.
+`run` is the entry point. The API finds workers only by their heartbeats in Redis.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ from service.jobs.reaper import Reaper
 from service.jobs.store import JobStore, StoreUnavailable, connect
 from service.log import configure_logging, log
 from service.metrics.exporter import Exporter
+from service.periodic import Periodic
 from service.settings import Settings
 from service.storage import open_storage
 from service.tracing import open_tracing
 from workers import tasks, transport
-from workers.fatal_exit import end_hung
+from workers.fatal_exit import CONSUMER_FAILED, exit_hung
 from workers.gpu_claim import claim_gpu
 from workers.leases import Leases
 from workers.metrics import WorkerMetrics
 from workers.runner import Maker, Runner
 from workers.spool import Spool
 
-SWITCH = 0.0005
-"""Seconds for which a thread may keep Python to itself while others want it. The engine's thread asks for it hundreds
-of times between two forwards; at Python's own 5 ms the encoding of other jobs would keep the device waiting."""
+SWITCH_INTERVAL = 0.0005
+"""Seconds for which a thread may hold the GIL while others wait for it. The engine's thread acquires it hundreds of
+times between two forwards; at Python's default of 5 ms the encoding of other jobs would keep the device waiting."""
 
 
 def load_models(settings: Settings) -> Maker:
@@ -49,12 +51,13 @@ def load_models(settings: Settings) -> Maker:
 def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> int:
     """Load the models and work until SIGTERM or SIGINT; return the exit status.
 
-    On the signal the running jobs go back to the queue at once; what is on its way to storage may go on until the grace
-    is over. Raises what `load` raises.
+    On the signal the running jobs go back to the queue at once; uploads in progress may go on until the grace period
+    ends. The same happens, with the status CONSUMER_FAILED, when the consumer fails: the process never outlives it.
+    Raises what `load` raises.
     """
     configure_logging(settings)
     claim_gpu(settings)
-    sys.setswitchinterval(SWITCH)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     metrics, tracing = WorkerMetrics(), open_tracing(settings, "duet-worker")
     exporter = Exporter(settings, metrics.registry)
     name = worker_name()
@@ -65,19 +68,21 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     maker = load(settings)
     for collector in maker.collectors:
         metrics.registry.register(collector)
-    leases = Leases(store, settings.step_deadline, settings.job_deadline, end_hung, metrics.lease_lost)
-    spool = Spool(settings.spool, store, storage, leases)
+    failed = metrics.background_failed
+    leases = Leases(store, settings.step_deadline, settings.job_deadline, exit_hung, metrics.lease_lost, failed)
+    spool = Spool(settings.spool, store, storage, leases, failed)
     previews = Previews(client)
     runner = Runner(
         name, store, previews, storage, maker, leases, spool, settings.temporary, settings.slots, metrics, tracing
     )
     queue = JobQueue(settings)
     reaper = Reaper(store, queue, ageing, metrics.abandoned)
-    parts = (leases, spool, reaper, Presence(name, store), exporter)
-    celery = create_celery(settings, runner, queue)
+    parts = (leases, spool, reaper, Heartbeat(name, store, failed), exporter)
+    shutdown = Shutdown(runner, store, name, settings.grace.total_seconds())
+    celery = create_celery(settings, runner, queue, on_close=shutdown.begin)
 
-    # What is there by now stays. Left among the objects that are looked through, hundreds of thousands of them would
-    # put off the next full collection for hours.
+    # The objects that exist by now stay. If the garbage collector kept scanning them, hundreds of thousands of objects
+    # would put off the next full collection for hours.
     gc.collect()
     gc.freeze()
 
@@ -86,43 +91,43 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
             part.start()
         log.info("waiting for jobs", worker=name, slots=runner.slots)
 
-    def stopping(**_: object) -> None:
-        log.info("stopping: the running jobs, if any, go back to the queue")
-        runner.stop()
-        patience = threading.Timer(settings.grace.total_seconds(), _end_stopped, [runner, store, name])
-        patience.daemon = True
-        patience.start()
+    def asked_to_stop(**_: object) -> None:
+        shutdown.status = 0
+        log.info("stopping: running jobs go back to the queue")
+        shutdown.begin()
 
     def keep_logging(**_: object) -> None:
-        """Celery sets up logging unless somebody answers this signal; ours is set up already."""
+        """Celery configures logging unless this signal has a receiver; ours is configured already."""
 
-    # Celery warns root of unpickling what strangers send; nothing here is ever unpickled.
+    # Celery warns root against unpickling untrusted data; nothing here is ever unpickled.
     warnings.simplefilter("ignore", SecurityWarning)
     signals.setup_logging.connect(keep_logging)
     signals.worker_ready.connect(ready)
-    signals.worker_shutting_down.connect(stopping)
+    signals.worker_shutting_down.connect(asked_to_stop)
     worker = celery.Worker(hostname=name, quiet=True, without_gossip=True, without_mingle=True, without_heartbeat=True)
     worker.start()
+    shutdown.begin()
     for part in reversed(parts):
         part.stop()
     maker.close()
     queue.close()
     tracing.close()
-    return worker.exitcode or 0
+    return shutdown.status
 
 
 def worker_name() -> str:
-    """Names this process and no other, not even a later one with its number in a container of the same name."""
+    """A name unique to this process, also among processes with the same id in containers of the same name."""
     return f"{process_name(os.getpid())}{secrets.token_hex(4)}"
 
 
 def process_name(pid: int) -> str:
-    """How the names of workers begin that run on this machine under this process number."""
+    """The beginning of the names of workers that run on this machine with this process id."""
     return f"{socket.gethostname()}-{pid}-"
 
 
-def create_celery(settings: Settings, runner: Runner, queue: JobQueue) -> Celery:
-    """Celery's consuming side: threads, because all of them share the models and the device."""
+def create_celery(settings: Settings, runner: Runner, queue: JobQueue, on_close: Callable[[], None]) -> Celery:
+    """Celery's consuming side, with a pool of threads that share the models and the device. `on_close` is called when
+    the consumer begins to close, for whatever reason."""
     transport.install()
     celery = Celery("duet", set_as_current=False)
     celery.conf.update(
@@ -132,51 +137,75 @@ def create_celery(settings: Settings, runner: Runner, queue: JobQueue) -> Celery
         worker_redirect_stdouts=False,
     )
     tasks.register(celery, runner, queue)
-    transport.keep_awake(celery)
+    transport.add_steps(celery, on_close)
     return celery
 
 
-class Presence:
-    """Says in Redis that this worker is there, from `start()` to `stop()`; after a sudden death it lapses by itself."""
+class Heartbeat:
+    """Announces this worker in Redis from `start()` to `stop()`. After a sudden death the announcement expires."""
 
-    RENEW = 5.0
-    """Seconds between two signs of life; each is good for three times as long."""
+    INTERVAL = 5.0
+    """Seconds between two announcements; each is valid for three times as long."""
 
-    def __init__(self, name: str, store: JobStore) -> None:
+    def __init__(self, name: str, store: JobStore, failed: Callable[[str], None] = lambda name: None) -> None:
         self._name = name
         self._store = store
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="presence", daemon=True)
+        self._thread = Periodic(
+            "heartbeat",
+            self._announce,
+            self.INTERVAL,
+            retry=0.5,
+            longest=self.INTERVAL,
+            at_once=True,
+            expected=(StoreUnavailable,),
+            failed=failed,
+        )
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take the sign back. May be called again, and before `start()`."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _renew(self) -> None:
-        while True:
-            try:
-                self._store.announce_worker(self._name, 3 * self.RENEW)
-            except StoreUnavailable as error:
-                log.warning("Redis does not answer", error=str(error))
-            if self._stopped.wait(self.RENEW):
-                break
+        """Withdraw the announcement. May be called again, and before `start()`."""
+        self._thread.stop()
         try:
             self._store.forget_worker(self._name)
         except StoreUnavailable as error:
-            log.warning("could not sign off", error=str(error))
+            log.warning("could not withdraw the heartbeat", error=str(error))
+
+    def _announce(self) -> None:
+        self._store.announce_worker(self._name, 3 * self.INTERVAL)
 
 
-def _end_stopped(runner: Runner, store: JobStore, name: str) -> None:
-    """End the process in the midst of a step: Celery's own soft shutdown knows no way to stop a thread."""
-    try:
-        runner.hand_back_all()
-        store.forget_worker(name)
-    except StoreUnavailable as error:
-        log.warning("Redis does not answer: the leases run out by themselves", error=str(error))
-    log.warning("the grace is over: this worker ends")
-    os._exit(0)
+class Shutdown:
+    """The end of a worker: jobs are handed back, and the process exits with `status` when `grace` seconds are over,
+    even in the middle of a step. `begin` may be called again."""
+
+    def __init__(self, runner: Runner, store: JobStore, name: str, grace: float) -> None:
+        self.status = CONSUMER_FAILED
+        self._runner = runner
+        self._store = store
+        self._name = name
+        self._grace = grace
+        self._begun = False
+
+    def begin(self) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        if self.status:
+            log.error("the consumer failed: this worker ends")
+        self._runner.stop()
+        deadline = threading.Timer(self._grace, self._exit)
+        deadline.daemon = True
+        deadline.start()
+
+    def _exit(self) -> None:
+        """Celery's own soft shutdown cannot stop a thread."""
+        try:
+            self._runner.hand_back_all()
+            self._store.forget_worker(self._name)
+        except StoreUnavailable as error:
+            log.warning("Redis is unavailable: the leases will expire", error=str(error))
+        finally:
+            log.warning("the grace period is over: this worker ends")
+            os._exit(self.status)

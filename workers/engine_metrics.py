@@ -1,4 +1,4 @@
-"""What the engine and the device can tell, read when Prometheus asks: the engine's thread waits for nobody."""
+"""Metrics of the engine and its device, read when Prometheus scrapes, so that the engine's thread never waits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class EngineCollector(Collector):
-    """Of one engine, the evaluators that it runs, and the device of theirs."""
+    """Collects the metrics of one engine, its evaluators and their device."""
 
     def __init__(self, engine: Engine, evaluators: Sequence[Evaluator], device: torch.device | None) -> None:
         self._engine = engine
@@ -35,7 +35,7 @@ class EngineCollector(Collector):
             labels=("network",),
         )
         for network, sizes in (("base", statistics.clips), ("sr", statistics.frames)):
-            counts = dict(sizes)  # the engine goes on counting meanwhile
+            counts = dict(sizes)  # a copy: the engine keeps counting
             total = sum(size * count for size, count in counts.items())
             batches.add_metric((network,), _cumulative(counts, _SIZES), total)
         yield batches
@@ -61,13 +61,13 @@ class EngineCollector(Collector):
 
 
 def _cumulative(counts: Mapping[int, int] | Mapping[float, int], bounds: Sequence[float]) -> list[tuple[str, float]]:
-    """How many are no greater than each bound, as Prometheus' buckets have it."""
+    """Cumulative counts per bound, the form of Prometheus' histogram buckets."""
     buckets = [(str(bound), sum(n for value, n in counts.items() if value <= bound)) for bound in bounds]
     return [*buckets, ("+Inf", sum(counts.values()))]
 
 
 def _device_memory(device: torch.device | None) -> Iterable[Metric]:
-    """Of a GPU in use; nothing for other devices."""
+    """Memory of a CUDA device in use; nothing for other devices."""
     if device is None or device.type != "cuda" or not torch.cuda.is_initialized():
         return ()
     free, total = torch.cuda.mem_get_info(device)
@@ -81,7 +81,7 @@ def _device_memory(device: torch.device | None) -> Iterable[Metric]:
 
 
 def memory_families(device: str, taken: Mapping[str, int], total: int) -> Iterable[Metric]:
-    """The memory of `device`, in bytes: what is taken of it, and all of it."""
+    """The memory of `device` in bytes: the parts that are `taken`, and its `total`."""
     memory = GaugeMetricFamily(
         "duet_device_memory_bytes",
         "used and peak: tensors of this worker; reserved: what it keeps for them; occupied: by all processes.",

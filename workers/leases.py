@@ -1,6 +1,6 @@
-"""The jobs that this process holds: their leases are renewed here, and those that hang are noticed.
+"""Leases of the jobs that this process holds: renewal, and detection of jobs that hang.
 
-In a thread of its own, so that a step that takes minutes does not cost the job its lease.
+Both run in threads of their own, so that a step that takes minutes does not cost the job its lease.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from datetime import timedelta
 from service.jobs.record import StaleClaim
 from service.jobs.store import JobStore, StoreUnavailable
 from service.log import log
+from service.periodic import Periodic
 
-TICK = 0.5
-"""Seconds between two looks for jobs that hang."""
+RETRY = 0.5
+"""Seconds between attempts to renew while Redis is unavailable: when it returns, leases may be about to expire."""
+
+WATCHDOG_INTERVAL = 0.5
+"""Seconds between checks for jobs that hang."""
 
 
 @dataclass
-class Held:
-    """One job in hand. `lost`: another has it now. `cancel`: its owner wants it stopped. `finished`: made, and on its
-    way to storage."""
+class Lease:
+    """A job held by this process. `lost`: another process holds it now. `cancel`: its owner cancelled it.
+    `finished`: all steps are done and the result is on its way to storage."""
 
     job_id: str
     token: int
@@ -35,16 +39,16 @@ class Held:
     finished: bool = False
 
     def step(self) -> None:
-        """The device has answered."""
+        """The device has finished a step."""
         self.stepped = time.monotonic()
 
-    def made(self) -> None:
-        """All steps are done; what follows may wait for Redis and storage as long as they are away."""
+    def finish(self) -> None:
+        """All steps are done. What follows may wait for Redis and storage without limit."""
         self.watched, self.finished = False, True
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """For what may have to wait for Redis or storage between two steps: that is no fault of the device."""
+        """Stop the deadlines for the block, which waits for Redis, for storage or for its turn on the device."""
         self.watched, began = False, time.monotonic()
         try:
             yield
@@ -55,86 +59,83 @@ class Held:
 
 
 class Leases:
-    """Renews four times a lease from `start()` to `stop()`. `hung` is called for a job that finished no step within
-    `step_deadline` or takes longer than `job_deadline` in all; it is to end the process. `lost` counts the leases that
-    another has now."""
+    """Renews every lease four times per lease duration, from `start()` to `stop()`.
+
+    `hung` is called for a job that finished no step within `step_deadline` or takes longer than `job_deadline` in all;
+    it must end the process. `lost` is called for each lease that another process has taken, `failed` with the name of
+    a thread whose action raised.
+    """
 
     def __init__(
         self,
         store: JobStore,
         step_deadline: timedelta,
         job_deadline: timedelta,
-        hung: Callable[[Held], None],
+        hung: Callable[[Lease], None],
         lost: Callable[[], None] = lambda: None,
+        failed: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._store = store
         self._step_deadline = step_deadline.total_seconds()
         self._job_deadline = job_deadline.total_seconds()
         self._hung = hung
         self._lost = lost
-        self._held: list[Held] = []
+        self._held: list[Lease] = []
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+        interval = store.lease / 4
+        retry = min(RETRY, interval)
+        self._renewal = Periodic(
+            "leases", self.renew, interval, retry=retry, longest=retry, expected=(StoreUnavailable,), failed=failed
+        )
+        self._watchdog = Periodic("watchdog", self._check_deadlines, min(WATCHDOG_INTERVAL, interval), failed=failed)
 
     def start(self) -> None:
-        self._thread.start()
+        self._renewal.start()
+        self._watchdog.start()
 
     def stop(self) -> None:
-        """Renew no more. May be called again, and before `start()`."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        """Stop renewing. May be called again, and before `start()`."""
+        self._renewal.stop()
+        self._watchdog.stop()
 
     @contextmanager
-    def hold(self, job_id: str, token: int, watched: bool = True) -> Iterator[Held]:
+    def hold(self, job_id: str, token: int, watched: bool = True) -> Iterator[Lease]:
         """Keep the lease for the block."""
-        held = Held(job_id, token, watched=watched, finished=not watched)
+        lease = Lease(job_id, token, watched=watched, finished=not watched)
         with self._lock:
-            self._held.append(held)
+            self._held.append(lease)
         try:
-            yield held
+            yield lease
         finally:
             with self._lock:
-                self._held.remove(held)
+                self._held.remove(lease)
 
-    def all(self) -> list[Held]:
-        """What is held now."""
+    def held(self) -> list[Lease]:
+        """The leases held now."""
         with self._lock:
             return list(self._held)
 
     def renew(self) -> None:
-        """Renew every lease now; raises StoreUnavailable."""
-        for held in self.all():
-            if held.lost:
+        """Renew every lease now. One that fails does not keep the others from renewal; the last error is raised then,
+        StoreUnavailable where Redis is the reason."""
+        failure: Exception | None = None
+        for lease in self.held():
+            if lease.lost:
                 continue
             try:
-                held.cancel |= self._store.renew(held.job_id, held.token)
+                lease.cancel |= self._store.renew(lease.job_id, lease.token)
             except StaleClaim as reason:
-                held.lost = True
+                lease.lost = True
                 self._lost()
-                log.warning("lease lost", job=held.job_id, attempt=held.token, reason=str(reason))
+                log.warning("lease lost", job=lease.job_id, attempt=lease.token, reason=str(reason))
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            raise failure
 
-    def _run(self) -> None:
-        interval = self._store.lease / 4
-        due, answers = time.monotonic() + interval, True
-        while not self._stopped.wait(min(TICK, interval)):
-            self._watch()
-            if time.monotonic() < due:
-                continue
-            try:
-                self.renew()
-                answers = True
-            except StoreUnavailable as error:
-                if answers:
-                    log.warning("leases cannot be renewed", error=str(error))
-                answers = False
-            # Redis may have come back with leases that are about to run out: it is asked more often until it answers.
-            due = time.monotonic() + (interval if answers else TICK)
-
-    def _watch(self) -> None:
+    def _check_deadlines(self) -> None:
         now = time.monotonic()
-        for held in self.all():
-            late = now - held.stepped > self._step_deadline or now - held.began > self._job_deadline
-            if held.watched and late:
-                self._hung(held)
+        for lease in self.held():
+            late = now - lease.stepped > self._step_deadline or now - lease.began > self._job_deadline
+            if lease.watched and late:
+                self._hung(lease)

@@ -1,6 +1,6 @@
-"""What a worker counts, in a registry of its own, for `service.metrics.exporter`.
+"""Metrics of a worker, in a registry of its own, for `service.metrics.exporter`.
 
-Labels take few values: kinds, stages, codes of errors; never ids.
+Labels have few values: kinds, stages, error codes; never ids.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from model.networks.config import KINDS
 from service.jobs.record import Job, Status
 
 STAGES = ("fetch", "decode", "base", "sr", "encode", "upload")
-"""Of an attempt, in their order."""
+"""The stages of an attempt, in order."""
 
 OUTCOMES = ("completed", "spooled", "failed", "retried", "canceled", "handed_back", "overtaken")
-"""Of an attempt."""
+"""How an attempt can end."""
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _WAITS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600)
 
 
 class WorkerMetrics:
-    """What becomes of jobs in one worker. `registry` takes further collectors."""
+    """Counts what happens to jobs in one worker. Further collectors can be added to `registry`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -65,8 +65,11 @@ class WorkerMetrics:
             ("status",),
             registry=own,
         )
+        self._background = Counter(
+            "duet_background_failures", "Failed runs of a background thread.", ("task",), registry=own
+        )
         self._in_hand = Gauge("duet_worker_jobs_in_hand", "Jobs claimed and not let go of.", registry=own)
-        for kind in KINDS:  # what begins to be counted at 1 looks to Prometheus as if nothing had happened
+        for kind in KINDS:  # Prometheus misses the first increment of a counter that it has not seen at 0
             for outcome in OUTCOMES:
                 self._attempts.labels(kind, outcome)
             self._claims.labels(kind)
@@ -101,6 +104,10 @@ class WorkerMetrics:
 
     def failed(self, reason: str, strike: bool) -> None:
         self._failures.labels(reason, "yes" if strike else "no").inc()
+
+    def background_failed(self, task: str) -> None:
+        """The action of a background thread raised."""
+        self._background.labels(task).inc()
 
     def lease_lost(self) -> None:
         self._lost.inc()

@@ -1,4 +1,4 @@
-"""Outputs from the real models: decode what the network must see, let the engine run, have the files written."""
+"""Makes outputs with the real models: decodes the condition, runs the engine, writes the files."""
 
 from __future__ import annotations
 
@@ -30,26 +30,25 @@ from service.log import log
 from service.settings import Settings
 from workers.decoder import confined, warm
 from workers.engine_metrics import EngineCollector
-from workers.fatal_exit import end_lost
-from workers.job_progress import Following
-from workers.moving_average import Typical
+from workers.fatal_exit import exit_device_lost
+from workers.job_progress import JobProgress
+from workers.moving_average import MovingAverage
 from workers.outputs import write_files
 from workers.previews import preview
 from workers.runner import Attempt, BackInQueue, CannotBeMade
 from workers.spool import Files
-from workers.throttle import Pace
+from workers.throttle import Throttle
 
-LOOK = 0.5
-"""Seconds between two looks whether the job is still wanted, while its next step takes longer."""
+POLL_INTERVAL = 0.5
+"""Seconds between two checks whether the job is cancelled, while it waits for its next step."""
 
-
-EACH_PREVIEW, ANY_PREVIEW = 1.0, 0.25
-"""Seconds between two previews of one output, and between any two of this worker: each costs some milliseconds of a
-processor that others want."""
+OUTPUT_PREVIEW_INTERVAL, PREVIEW_INTERVAL = 1.0, 0.25
+"""Seconds between two previews of one output, and between any two of this worker: each costs some milliseconds of
+processor time."""
 
 
 class ModelMaker:
-    """Makes outputs with the given models, by name; all jobs share one engine, which this starts."""
+    """Makes outputs with the given models, by name. All jobs share one engine, which the constructor starts."""
 
     def __init__(
         self,
@@ -57,7 +56,8 @@ class ModelMaker:
         on_lost: Callable[[BaseException], None] | None = None,
         step_deadline: float = float("inf"),
     ) -> None:
-        """`on_lost` ends the process: the device failed, or is in one step for more than `step_deadline` seconds."""
+        """`on_lost` must end the process. It is called when the device fails, or one step takes longer than
+        `step_deadline` seconds."""
         self._pipelines = pipelines
         self._on_lost = on_lost
         self._step_deadline = step_deadline
@@ -67,22 +67,22 @@ class ModelMaker:
         device = next((pipeline.device for pipeline in pipelines.values()), None)
         self.engine = Engine(capacity, frames, on_lost, device)
         self.engine.start()
-        # The engine is full while some more jobs have their upload decoded or their result encoded.
+        # The engine stays full while some more jobs decode their upload or encode their result.
         self.slots = capacity + max(1, capacity // 4)
-        self._encoding = Typical()
-        # The engine's thread asks for Python hundreds of times between two forwards: it must not stand in line behind
-        # all the jobs of a batch that ended together and are written now.
+        self._encoding = MovingAverage()
+        # The engine's thread acquires the GIL hundreds of times between two forwards. It must not compete with all the
+        # jobs of a batch that ended together and write their files at once.
         self._writers = threading.Semaphore(max(1, available_cores() // 2))
-        self._pace = Pace(ANY_PREVIEW)
+        self._previews = Throttle(PREVIEW_INTERVAL)
         evaluators = [pipeline.evaluator for pipeline in pipelines.values()]
         self.collectors: Sequence[Collector] = (EngineCollector(self.engine, evaluators, device),)
 
     @classmethod
     def load(cls, settings: Settings) -> ModelMaker:
-        """With every model of DUET_MODELS and every built-in one, ready to run. Raises ManifestError or
+        """Load and warm up every model of DUET_MODELS and every built-in one. Raises ManifestError or
         CheckpointError."""
         keep_freed_memory()
-        if settings.threads or "OMP_NUM_THREADS" not in os.environ:  # PyTorch has read that one
+        if settings.threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read itself
             torch.set_num_threads(settings.threads or max(1, available_cores() // settings.workers))
         pipelines = {}
         for name, manifest in find_models(settings.models).items():
@@ -99,17 +99,17 @@ class ModelMaker:
                 log.info("model loaded", **facts)
             else:
                 log.warning(
-                    "model loaded, but it is untrained: its networks are random and its clips are noise", **facts
+                    "model loaded, but it is untrained: its weights are random and its clips are noise", **facts
                 )
         warm()
-        return cls(pipelines, end_lost, settings.step_deadline.total_seconds())
+        return cls(pipelines, exit_device_lost, settings.step_deadline.total_seconds())
 
     def stop(self) -> None:
-        """Every job that is being made goes back to the queue now: whoever waits for the engine gets BackInQueue."""
+        """Abort every job at once: those that wait for the engine get BackInQueue."""
         self.engine.close(BackInQueue("this worker stops"))
 
     def close(self) -> None:
-        """Wait for the step that the device was in."""
+        """Wait for the end of the device's current step."""
         self.engine.join()
 
     def make(self, attempt: Attempt) -> list[Files]:
@@ -125,7 +125,8 @@ class ModelMaker:
         try:
             return self._make(attempt)
         except Exception as error:
-            # Errors are garbage in cycles, found late; their frames would keep the tensors of the clip until then.
+            # Tracebacks form reference cycles, which are collected late; their frames would keep the clip's tensors
+            # alive until then.
             traceback.clear_frames(error.__traceback__)
             raise
 
@@ -136,61 +137,61 @@ class ModelMaker:
             raise RequestError("model", f"this worker does not serve the model {job.model!r}")
         with clock.time("decode"):
             condition = _condition(job, pipeline, attempt.source)
-        news: SimpleQueue[News] = SimpleQueue()
+        events: SimpleQueue[EngineEvent] = SimpleQueue()
         started = threading.Event()
         runs: list[Run] = []
         try:
             for index in range(job.params.num_outputs):
                 request = ClipRequest(job.kind, job.params, index, condition)
-                program = pipeline.program(request, partial(self._tell, news, index))
+                program = pipeline.program(request, partial(self._post_step, events, index))
                 run = self.engine.submit(pipeline.evaluator, program, started.set)
-                run.add_done_callback(partial(self._tell_end, news, index, started))
+                run.add_done_callback(partial(self._post_end, events, index, started))
                 runs.append(run)
             with attempt.waiting():
-                while not started.wait(LOOK):
+                while not started.wait(POLL_INTERVAL):
                     self._check(attempt)
             attempt.begin()
             with _one_thread():
-                return self._follow(attempt, pipeline, news)
+                return self._collect(attempt, pipeline, events)
         except BaseException as error:
             for run in runs:
                 run.leave(error)
             raise
 
     def _check(self, attempt: Attempt) -> None:
-        """Raise as `attempt.check`. Here also because a device that hangs keeps jobs that only wait for it."""
+        """Raise as `attempt.check`. Also detects a hung device, for jobs still waiting for it."""
         attempt.check()
         if self._on_lost is not None and self.engine.busy_for > self._step_deadline:
             self._on_lost(TimeoutError(f"one step takes more than {self._step_deadline:g} s"))
 
     @contextmanager
     def _writing(self, attempt: Attempt) -> Iterator[None]:
-        """Wait for the turn to write files, and hold it. Raises as `attempt.check`."""
-        while not self._writers.acquire(timeout=LOOK):
+        """Wait for a turn to write files, and hold it for the block. Raises as `attempt.check`."""
+        while not self._writers.acquire(timeout=POLL_INTERVAL):
             attempt.check()
         try:
             yield
         finally:
             self._writers.release()
 
-    def _tell(self, news: SimpleQueue[News], index: int, step: StepProgress) -> None:
-        self.engine.soon(lambda: news.put((index, step)))
+    def _post_step(self, events: SimpleQueue[EngineEvent], index: int, step: StepProgress) -> None:
+        self.engine.soon(lambda: events.put((index, step)))
 
-    def _tell_end(self, news: SimpleQueue[News], index: int, started: threading.Event, run: Run) -> None:
-        def tell() -> None:
-            news.put((index, run))
+    def _post_end(self, events: SimpleQueue[EngineEvent], index: int, started: threading.Event, run: Run) -> None:
+        def post() -> None:
+            events.put((index, run))
             started.set()
 
-        self.engine.soon(tell)
+        self.engine.soon(post)
 
-    def _show(self, attempt: Attempt, index: int, step: StepProgress) -> None:
-        """What output `index` looks and sounds like so far."""
+    def _publish_preview(self, attempt: Attempt, index: int, step: StepProgress) -> None:
+        """Publish output `index` as it is after `step`."""
         try:
             seen = step.preview()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            log.warning("no room for a preview", job=attempt.job.id)
+            log.warning("preview skipped: out of memory", job=attempt.job.id)
             return
         frames = seen.frames.numpy() if seen.frames is not None else None
         audio = seen.audio.numpy() if seen.audio is not None else None
@@ -198,37 +199,40 @@ class ModelMaker:
             preview(frames, audio, index=index, stage=step.stage, step=step.step, total_steps=step.total_steps)
         )
 
-    def _follow(self, attempt: Attempt, pipeline: Pipeline, news: SimpleQueue[News]) -> list[Files]:
-        """Report the steps of all outputs and write each as soon as it is made, while the engine goes on with the
+    def _collect(self, attempt: Attempt, pipeline: Pipeline, events: SimpleQueue[EngineEvent]) -> list[Files]:
+        """Report the steps of all outputs, and write each output when it is done, while the engine continues with the
         others."""
         job, clock = attempt.job, attempt.clock
-        following = Following(job.params.num_outputs, lambda: self._encoding.seconds + attempt.afterwards)
+        progress = JobProgress(job.params.num_outputs, lambda: self._encoding.seconds + attempt.afterwards)
         made: dict[int, Files] = {}
         seconds: dict[str, float] = {}
-        paces = [Pace(EACH_PREVIEW * job.params.num_outputs, self._pace) for _ in range(job.params.num_outputs)]
+        throttles = [
+            Throttle(OUTPUT_PREVIEW_INTERVAL * job.params.num_outputs, self._previews)
+            for _ in range(job.params.num_outputs)
+        ]
         while len(made) < job.params.num_outputs:
             self._check(attempt)
-            for index, item in _take(news, LOOK):
+            for index, item in _drain(events, POLL_INTERVAL):
                 if isinstance(item, StepProgress):
-                    following.step(index, item)
-                    if item.fraction < 1 and paces[index].due():
-                        self._show(attempt, index, item)
+                    progress.update(index, item)
+                    if item.fraction < 1 and throttles[index].allow():
+                        self._publish_preview(attempt, index, item)
                     continue
                 clip = item.result()
-                # Outputs are made side by side: a stage takes as long as the slowest of them.
+                # Outputs are made side by side: a stage takes as long as its slowest output.
                 seconds = {stage: max(spent, seconds.get(stage, 0.0)) for stage, spent in clip.timings.items()}
-                attempt.report(following.progress())
-                with clock.time("encode"), self._encoding.measured(), self._writing(attempt):
+                attempt.report(progress.progress())
+                with clock.time("encode"), self._encoding.timed(), self._writing(attempt):
                     made[index] = write_files(job, pipeline, index, clip, attempt.source, attempt.folder)
-            if following.news:
-                attempt.report(following.progress())
+            if progress.changed:
+                attempt.report(progress.progress())
         clock.add(seconds)
         return [made[index] for index in range(job.params.num_outputs)]
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute in this thread alone: what is left to do here is little, and the cores are the engine's."""
+    """Compute in this thread only: little is left to compute here, and the engine needs the cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -237,23 +241,23 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-News = tuple[int, StepProgress | Run]
-"""What the engine's thread has to say of an output: a step, or that its run has ended."""
+EngineEvent = tuple[int, StepProgress | Run]
+"""From the engine's thread: output `index` has finished a step, or its run has ended."""
 
 
-def _take(news: SimpleQueue[News], seconds: float) -> list[News]:
-    """All that is there; waits for the first. Of several steps of one output only the last, which says it all."""
-    taken: list[News] = []
+def _drain(events: SimpleQueue[EngineEvent], seconds: float) -> list[EngineEvent]:
+    """All pending events; waits up to `seconds` for the first. Of several steps of one output only the latest."""
+    taken: list[EngineEvent] = []
     with suppress(Empty):
-        taken.append(news.get(timeout=seconds))
+        taken.append(events.get(timeout=seconds))
         while True:
-            taken.append(news.get_nowait())
+            taken.append(events.get_nowait())
     last = {index: item for index, item in taken if isinstance(item, StepProgress)}
     return [(index, item) for index, item in taken if not isinstance(item, StepProgress) or item is last[index]]
 
 
 def _condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tensor | None:
-    """The given side as the network sees it."""
+    """The uploaded side in the network's format; None for `generate`."""
     if job.input is None or source is None:
         return None
     decode = decode_video if job.kind == "v2a" else decode_audio

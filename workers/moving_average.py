@@ -1,4 +1,4 @@
-"""What something typically takes: a running mean."""
+"""Exponential moving average of durations."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Typical:
-    """A running mean of seconds."""
+class MovingAverage:
+    """Exponential moving average; `seconds` is 0 before the first value."""
 
     WEIGHT = 0.3
     """Of the latest value."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._known = False
+        self._empty = True
 
     def add(self, seconds: float) -> None:
-        self.seconds = self.WEIGHT * seconds + (1 - self.WEIGHT) * self.seconds if self._known else seconds
-        self._known = True
+        self.seconds = seconds if self._empty else self.WEIGHT * seconds + (1 - self.WEIGHT) * self.seconds
+        self._empty = False
 
     @contextmanager
-    def measured(self) -> Iterator[None]:
-        """Add what the block takes."""
+    def timed(self) -> Iterator[None]:
+        """Add the duration of the block."""
         began = time.perf_counter()
         yield
         self.add(time.perf_counter() - began)

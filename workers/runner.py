@@ -1,10 +1,10 @@
-"""One job from claim to commit: take the lease, fetch the upload, have the outputs made, hand them to the spool.
+"""One job from claim to commit: take the lease, fetch the upload, make the outputs, pass them to the spool.
 
-The maker is passed in (`workers.model_maker` with the real models), so this file is about jobs only: who holds them,
-what a failure means, and when they are released.
+The maker is a parameter (`workers.model_maker` has the real one), so this file is about jobs only: who holds them, what
+a failure means, and when they are released.
 
 Files go to keys that belong to the attempt. Nothing points to them until the record is completed with this attempt's
-fencing token, so an attempt that was overtaken or broke off leaves nothing visible, and erases what it stored.
+fencing token, so an attempt that was overtaken or interrupted leaves nothing visible, and erases what it stored.
 """
 
 from __future__ import annotations
@@ -28,31 +28,34 @@ from service.jobs.store import JobStore, StoreUnavailable, UnknownJob
 from service.log import log
 from service.storage import ObjectNotFound, Storage, StorageUnavailable
 from service.tracing import Stages, Tracing
-from workers.leases import Held, Leases
+from workers.leases import Lease, Leases
 from workers.metrics import WorkerMetrics
-from workers.moving_average import Typical
-from workers.shared_lock import Gate
+from workers.moving_average import MovingAverage
+from workers.shared_lock import SharedLock
 from workers.spool import OVERTAKEN, Files, Spool, erase_attempt
 
 PROGRESS_INTERVAL = 0.2
 """Seconds between two progress reports, where steps are shorter."""
 
-SILENCE = 5.0
-"""Seconds without reports once Redis did not take one: the device need not wait for it at every step."""
+REPORT_PAUSE = 5.0
+"""Seconds without reports after Redis failed to accept one, so that not every step waits for it."""
+
+RETRY_INTERVAL = 0.5
+"""Seconds between attempts while Redis or storage is unavailable."""
 
 _T = TypeVar("_T")
 
 
 class BackInQueue(Exception):
-    """The job waits for its next attempt: the worker stops, or this attempt has failed."""
+    """The job is queued for its next attempt: the worker stops, or this attempt has failed."""
 
 
 class Cancelled(Exception):
-    """The job's owner wants it stopped."""
+    """The job's owner has cancelled it."""
 
 
 class CannotBeMade(Exception):
-    """It is the job's own fault, and another attempt would end the same; `code` and the message are for its owner."""
+    """The job itself is at fault, and another attempt would fail too; `code` and the message are for its owner."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -60,86 +63,88 @@ class CannotBeMade(Exception):
 
 
 class Maker(Protocol):
-    """Makes the outputs of jobs, side by side."""
+    """Makes the outputs of several jobs at a time."""
 
     slots: int
-    """Jobs that keep it busy."""
+    """Number of jobs that keep it busy."""
 
     collectors: Sequence[Collector]
-    """What it can tell of itself, for metrics."""
+    """Its metrics."""
 
     def stop(self) -> None:
-        """Let all jobs go that are being made, at once: `make` raises BackInQueue for each."""
+        """Abort all jobs at once: `make` raises BackInQueue for each."""
 
     def close(self) -> None:
-        """After `stop`: wait until the device is at rest."""
+        """After `stop`: wait until the device is idle."""
 
     def make(self, attempt: Attempt) -> list[Files]:
         """Write the files of every output to the attempt's folder; return them by name.
 
-        Calls `attempt.begin()` when the engine begins and `attempt.report()` after every step, and lets through what
-        they raise. Raises CannotBeMade; MemoryError where the device has too little; what else it raises may pass with
-        the next attempt.
+        Calls `attempt.begin()` when the engine begins and `attempt.report()` after every step, and lets their
+        exceptions through. Raises CannotBeMade; MemoryError where the device has too little memory; after any other
+        error the next attempt may succeed.
         """
 
 
 class Attempt:
-    """One attempt as the maker sees it: the job, the upload's file if it has one, a folder to write to, a clock, and
-    the seconds that a job typically takes from there until it is completed."""
+    """One attempt, as the maker sees it: the job, the file of its upload if it has one, a folder to write to, a clock,
+    and the average seconds from the last step until a job is completed."""
 
-    def __init__(self, job: Job, source: Path | None, folder: Path, clock: Clock, held: Held, runner: Runner) -> None:
+    def __init__(
+        self, job: Job, source: Path | None, folder: Path, clock: StageClock, lease: Lease, runner: Runner
+    ) -> None:
         self.job = job
         self.source = source
         self.folder = folder
         self.clock = clock
-        self.afterwards = runner.delivering.seconds
-        self._held = held
+        self.afterwards = runner.delivery.seconds
+        self._lease = lease
         self._runner = runner
-        self._silent_until = 0.0
+        self._next_report = 0.0
 
     def waiting(self) -> AbstractContextManager[None]:
-        """For what may take any time without being a sign that the device hangs: the job's turn there, say."""
-        return self._held.waiting()
+        """For waits that do not mean that the device hangs, such as for the job's turn."""
+        return self._lease.waiting()
 
     def check(self) -> None:
-        """Raise BackInQueue, Cancelled or StaleClaim if the job is not to go on here."""
-        self._runner.check(self._held)
+        """Raise BackInQueue, Cancelled or StaleClaim if the attempt must stop."""
+        self._runner.check(self._lease)
 
     def begin(self) -> None:
-        """The engine begins. Raises as `check`."""
+        """The engine begins with the job. Raises as `check`."""
         self.check()
-        with self._held.waiting():
+        with self._lease.waiting():
             self._runner.begin(self.job)
         self.clock.begin("base")
         self.check()
 
     def report(self, step: Progress) -> None:
         """A step is done. Raises as `check`."""
-        self._held.step()
+        self._lease.step()
         self.clock.reach(step.stage)
         now = time.monotonic()
         self.check()
-        if now < self._silent_until and step.step < step.total_steps:
+        if now < self._next_report and step.step < step.total_steps:
             return
-        self._silent_until = now + PROGRESS_INTERVAL
+        self._next_report = now + PROGRESS_INTERVAL
         try:
-            self._held.cancel |= self._runner.store.progress(self.job.id, self.job.attempt, step)
+            self._lease.cancel |= self._runner.store.progress(self.job.id, self.job.attempt, step)
         except StoreUnavailable as error:
             log.warning("progress not reported", job=self.job.id, error=str(error))
-            self._silent_until = time.monotonic() + SILENCE
+            self._next_report = time.monotonic() + REPORT_PAUSE
         self.check()
 
     def show(self, preview: Preview) -> None:
-        """Let those who watch see what emerges. Raises StaleClaim as `check`."""
+        """Publish a preview to those who watch the job. Raises StaleClaim as `check`."""
         try:
             self._runner.previews.publish(self.job.id, self.job.attempt, preview)
         except StoreUnavailable as error:
             log.warning("preview not shown", job=self.job.id, error=str(error))
 
 
-class Clock:
-    """Seconds spent in each stage, summed over the outputs; and when, by the clock on the wall, from the first output's
-    beginning to the last one's end."""
+class StageClock:
+    """Seconds spent in each stage, summed over the outputs; and the wall-clock times of each stage, from the start of
+    the first output to the end of the last."""
 
     def __init__(self, **seconds: float) -> None:
         self._seconds = dict(seconds)
@@ -150,11 +155,11 @@ class Clock:
         return self._stages
 
     def begin(self, stage: str) -> None:
-        """The stage begins now, unless it has begun."""
+        """The stage begins now, unless it has begun already."""
         self._stages.setdefault(stage, (time.time(), time.time()))
 
     def reach(self, stage: str) -> None:
-        """The stage lasts until now at least; one that was not begun followed that which was reached last."""
+        """The stage lasts at least until now. One that was not begun follows the latest one."""
         latest = max((ended for _, ended in self._stages.values()), default=time.time())
         self._stages[stage] = (self._stages.get(stage, (latest, latest))[0], time.time())
 
@@ -180,8 +185,8 @@ class Clock:
 
 
 class Runner:
-    """Runs jobs for the worker `name`, `slots` at a time, 0 for as many as keep the maker busy. `scratch` is a
-    folder for temporary files, on the spool's disk."""
+    """Runs jobs for the worker `name`, `slots` at a time, or with 0 as many as keep the maker busy. `scratch` is a
+    folder for temporary files, on the same disk as the spool."""
 
     def __init__(
         self,
@@ -209,36 +214,39 @@ class Runner:
         self.metrics = metrics or WorkerMetrics()
         self.metrics.slots(self.slots)
         self._tracing = tracing or Tracing()
-        self.delivering = Typical()
-        self._gate = Gate()
+        self.delivery = MovingAverage()
+        self._exclusion = SharedLock()
         self._in_hand: set[str] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Let the running jobs go, and take no other."""
+        """Abort the running jobs, and take no other."""
         self._stopping.set()
         self._maker.stop()
 
     def hand_back_all(self) -> None:
-        """Let all jobs go, whatever is being done to them. For a process that ends right afterwards."""
-        for held in self._leases.all():
-            if held.finished:
-                continue  # made: it waits in the spool, for the next worker on this machine
+        """Hand back all unfinished jobs in the middle of a step. For a process that exits right afterwards.
+
+        Raises StoreUnavailable.
+        """
+        for lease in self._leases.held():
+            if lease.finished:
+                continue  # its result is in the spool, for the next worker on this machine
             try:
-                self.store.hand_back(held.job_id, held.token)
-                log.info("job handed back in the midst of a step", job=held.job_id, attempt=held.token)
+                self.store.hand_back(lease.job_id, lease.token)
+                log.info("job handed back in the middle of a step", job=lease.job_id, attempt=lease.token)
             except OVERTAKEN as reason:
-                log.info("nothing to hand back", job=held.job_id, reason=str(reason))
+                log.info("nothing to hand back", job=lease.job_id, reason=str(reason))
 
     def run(self, job_id: str) -> None:
-        """Bring a job to its end, or back to the queue. Nothing happens if it has ended, is held, or is overtaken.
+        """Run a job until it has ended or is queued again. Nothing happens if it has ended or another process holds it.
 
-        Raises BackInQueue where it waits for another attempt, StoreUnavailable if Redis was away when this worker was
-        stopped: its message is to go back then.
+        Raises BackInQueue if it is queued for another attempt, StoreUnavailable if Redis is unavailable when this
+        worker stops: its message must be requeued then.
         """
         with self._lock:
-            if job_id in self._in_hand:  # a second message for what another thread here is at
+            if job_id in self._in_hand:  # a second message for a job that another thread runs
                 return
             self._in_hand.add(job_id)
         try:
@@ -250,59 +258,59 @@ class Runner:
 
     def begin(self, job: Job) -> None:
         """The engine begins with the job. Raises one of OVERTAKEN."""
-        self._insist(lambda: self.store.start(job.id, job.attempt))
+        self._persist(lambda: self.store.start(job.id, job.attempt))
 
-    def check(self, held: Held) -> None:
-        """Raise BackInQueue, Cancelled or StaleClaim if the job is not to go on here."""
-        if held.lost:
-            raise StaleClaim(f"{held.job_id}: attempt {held.token} lost its lease")
-        if held.cancel:
-            raise Cancelled(held.job_id)
+    def check(self, lease: Lease) -> None:
+        """Raise BackInQueue, Cancelled or StaleClaim if the attempt must stop."""
+        if lease.lost:
+            raise StaleClaim(f"{lease.job_id}: attempt {lease.token} lost its lease")
+        if lease.cancel:
+            raise Cancelled(lease.job_id)
         if self._stopping.is_set():
-            raise BackInQueue(f"{held.job_id}: the worker stops")
+            raise BackInQueue(f"{lease.job_id}: the worker stops")
 
     def _run(self, job_id: str) -> bool:
-        """False if the job has to be taken up once more, because it is to run alone."""
+        """False if the job must be claimed once more, because it has to run alone."""
         try:
-            alone = self.slots == 1 or self._insist(lambda: self.store.get(job_id)).alone
+            alone = self.slots == 1 or self._persist(lambda: self.store.get(job_id)).alone
         except UnknownJob:
             return True
-        with self._gate.enter(alone):
+        with self._exclusion.hold(exclusive=alone):
             if self._stopping.is_set():
                 raise BackInQueue(f"{job_id}: this worker stops")
-            job = self._insist(lambda: self.store.claim(job_id, self._name, alone))
+            job = self._persist(lambda: self.store.claim(job_id, self._name, alone))
             if job is None:
-                log.info("nothing left to do", job=job_id)
+                log.info("nothing to do", job=job_id)
                 return True
             with (
-                self._leases.hold(job.id, job.attempt) as held,
+                self._leases.hold(job.id, job.attempt) as lease,
                 structlog.contextvars.bound_contextvars(request_id=job.request_id),
             ):
                 if job.alone and not alone:
                     self._hand_back(job)
                     return False
                 log.info("job claimed", job=job.id, kind=job.kind, model=job.model, attempt=job.attempt, alone=alone)
-                self._attempt(job, held)
+                self._attempt(job, lease)
                 return True
 
-    def _attempt(self, job: Job, held: Held) -> None:
-        began, clock = time.time(), Clock(queued=(datetime.now(UTC) - job.created_at).total_seconds())
+    def _attempt(self, job: Job, lease: Lease) -> None:
+        began, clock = time.time(), StageClock(queued=(datetime.now(UTC) - job.created_at).total_seconds())
         outcome = "handed_back"
         self.metrics.claimed(job)
         try:
-            outcome = self._make(job, held, clock)
+            outcome = self._make(job, lease, clock)
         except BackInQueue:
             self._hand_back(job)
             raise
         except Cancelled:
             outcome = "canceled"
-            self._stop_job(job)
+            self._release(job, self.store.cancelled, "job cancelled")
         except OVERTAKEN as reason:
             outcome = "overtaken"
             self._erase_files(job)
             log.info("attempt overtaken, its files are erased", job=job.id, attempt=job.attempt, reason=str(reason))
         except StoreUnavailable:
-            raise  # only when the worker stops; what was made stays in the spool, what was not is made again
+            raise  # only when the worker stops: a finished result stays in the spool, any other job runs again
         except Exception as error:
             outcome = "retried"  # unless `_fail` returns
             self._fail(job, error)
@@ -311,63 +319,57 @@ class Runner:
             self.metrics.ended(job, outcome)
             self._tracing.attempt(job, began, time.time(), clock.stages, outcome)
 
-    def _make(self, job: Job, held: Held, clock: Clock) -> str:
-        """Return what came of it."""
-        taken = time.perf_counter()
+    def _make(self, job: Job, lease: Lease, clock: StageClock) -> str:
+        """Return the outcome, one of `workers.metrics.OUTCOMES`."""
+        claimed = time.perf_counter()
         self._scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{job.id}-", dir=self._scratch) as name:
             folder = Path(name)
-            source = self._fetch(job, folder, held, clock)
-            made = self._maker.make(Attempt(job, source, folder, clock, held, self))
-            held.made()
+            source = self._fetch(job, folder, lease, clock)
+            made = self._maker.make(Attempt(job, source, folder, clock, lease, self))
+            lease.finish()
             began = time.perf_counter()
             result = self._spool.add(job, made, clock.timings())
         try:
             clock.begin("upload")
             self._spool.deliver(result)
             clock.reach("upload")
-            self.delivering.add(time.perf_counter() - began)
-        except StorageUnavailable as error:
-            log.warning("the result waits for storage", job=job.id, attempt=job.attempt, error=str(error))
-            return "spooled"
-        except StoreUnavailable as error:
-            log.warning("the result waits for Redis", job=job.id, attempt=job.attempt, error=str(error))
+            self.delivery.add(time.perf_counter() - began)
+        except (StorageUnavailable, StoreUnavailable) as error:
+            waits_for = "storage" if isinstance(error, StorageUnavailable) else "Redis"
+            log.warning(f"the result waits for {waits_for}", job=job.id, attempt=job.attempt, error=str(error))
             return "spooled"
         ended = time.perf_counter()
-        self.metrics.completed(job, {**clock.seconds, "upload": ended - began}, ended - taken)
+        self.metrics.completed(job, {**clock.seconds, "upload": ended - began}, ended - claimed)
         seconds = {stage: round(value, 2) for stage, value in asdict(result.timings).items()}
         log.info("job completed", job=job.id, kind=job.kind, attempt=job.attempt, **seconds)
         return "completed"
 
-    def _fetch(self, job: Job, folder: Path, held: Held, clock: Clock) -> Path | None:
-        """The upload, as soon as storage hands it out."""
+    def _fetch(self, job: Job, folder: Path, lease: Lease, clock: StageClock) -> Path | None:
+        """Download the upload; waits while storage is unavailable."""
         if job.input is None:
             return None
         path = folder / job.input.name
-        with held.waiting():
+        with lease.waiting():
             while True:
-                self.check(held)
+                self.check(lease)
                 try:
                     with clock.time("fetch"):
                         self._storage.download(job.input.key, path)
                     return path
                 except StorageUnavailable as error:
                     log.warning("waiting for storage", job=job.id, error=str(error))
-                    self._stopping.wait(0.5)
+                    self._stopping.wait(RETRY_INTERVAL)
 
     def _hand_back(self, job: Job) -> None:
-        self._erase_files(job)
-        try:
-            self._insist(lambda: self.store.hand_back(job.id, job.attempt))
-            log.info("job handed back", job=job.id, attempt=job.attempt)
-        except OVERTAKEN as reason:
-            log.info("attempt overtaken", job=job.id, attempt=job.attempt, reason=str(reason))
+        self._release(job, self.store.hand_back, "job handed back")
 
-    def _stop_job(self, job: Job) -> None:
+    def _release(self, job: Job, end: Callable[[str, int], Job], done: str) -> None:
+        """End the attempt by `end`; log `done`."""
         self._erase_files(job)
         try:
-            self._insist(lambda: self.store.cancelled(job.id, job.attempt))
-            log.info("job cancelled", job=job.id, attempt=job.attempt)
+            self._persist(lambda: end(job.id, job.attempt))
+            log.info(done, job=job.id, attempt=job.attempt)
         except OVERTAKEN as reason:
             log.info("attempt overtaken", job=job.id, attempt=job.attempt, reason=str(reason))
 
@@ -385,7 +387,7 @@ class Runner:
         self._erase_files(job)
         end = self.store.strike if failure.retryable else self.store.fail
         try:
-            job = self._insist(lambda: end(job.id, job.attempt, failure))
+            job = self._persist(lambda: end(job.id, job.attempt, failure))
         except OVERTAKEN as reason:
             log.info("attempt overtaken, its failure counts for nothing", job=job.id, reason=str(reason))
             return
@@ -395,11 +397,8 @@ class Runner:
     def _erase_files(self, job: Job) -> None:
         erase_attempt(self._storage, job.id, job.attempt)
 
-    def _insist(self, action: Callable[[], _T]) -> _T:
-        """Write as soon as Redis takes it, however long that lasts: without it there is nothing else to do either.
-
-        Raises StoreUnavailable on `stop()`.
-        """
+    def _persist(self, action: Callable[[], _T]) -> _T:
+        """Retry `action` until Redis is available. Raises StoreUnavailable after `stop()`."""
         while True:
             try:
                 return action()
@@ -407,11 +406,11 @@ class Runner:
                 if self._stopping.is_set():
                     raise
                 log.warning("waiting for Redis", error=str(error))
-                self._stopping.wait(0.5)
+                self._stopping.wait(RETRY_INTERVAL)
 
 
 def _job_error(error: Exception, attempt: int) -> JobError:
-    """The failure in words for the job's owner. What only the log should know stays there."""
+    """The failure in words for the job's owner, without details that belong in the log only."""
     if isinstance(error, CannotBeMade):
         return JobError(error.code, str(error), False, attempt)
     if isinstance(error, ObjectNotFound):

@@ -1,4 +1,4 @@
-"""Who may run beside whom: most jobs side by side, a suspect one alone."""
+"""A readers-writer lock: most jobs run side by side, a suspect one runs alone."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Gate:
-    """A lock that many share or one has to itself. Whoever wants it alone goes before those that come later."""
+class SharedLock:
+    """Held by many at once or by one exclusively. An exclusive request goes before later shared ones."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._inside = 0
-        self._alone = False
-        self._waiting_alone = 0
+        self._holders = 0
+        self._exclusive = False
+        self._waiting_exclusive = 0
 
     @contextmanager
-    def enter(self, alone: bool) -> Iterator[None]:
-        """Wait for the turn, and hold it for the block."""
+    def hold(self, *, exclusive: bool) -> Iterator[None]:
+        """Acquire the lock, and hold it for the block."""
         with self._changed:
-            if alone:
-                self._waiting_alone += 1
-                self._changed.wait_for(lambda: not self._inside)
-                self._waiting_alone -= 1
-                self._alone = True
+            if exclusive:
+                self._waiting_exclusive += 1
+                self._changed.wait_for(lambda: not self._holders)
+                self._waiting_exclusive -= 1
+                self._exclusive = True
             else:
-                self._changed.wait_for(lambda: not self._alone and not self._waiting_alone)
-            self._inside += 1
+                self._changed.wait_for(lambda: not self._exclusive and not self._waiting_exclusive)
+            self._holders += 1
         try:
             yield
         finally:
             with self._changed:
-                self._inside -= 1
-                self._alone = False
+                self._holders -= 1
+                self._exclusive = False
                 self._changed.notify_all()

@@ -1,10 +1,10 @@
-"""Results on their way out. What was made once is not made again because storage or Redis is away.
+"""Finished results waiting for upload. A result is not computed again because storage or Redis is unavailable.
 
-A finished result is first moved to a folder of its own below the spool, on this machine's disk, and handed from the
-process to that place in the record. From there it is uploaded and committed: at once by whoever made it or, where that
-fails or the worker dies meanwhile, again and again by the thread of whichever worker on this machine gets to it. An
-entry is a folder `{job}-{attempt}` with the files and `result.json`; it appears by a rename, whole or not at all, and
-whoever works on it holds a lock on its `result.json`, which ends with the process.
+A result is first moved to a folder of its own below the spool, on this machine's disk, and the record is handed from
+the process to that place. From there it is uploaded and committed: at once by the thread that made it or, where that
+fails or the worker dies, repeatedly by the spool thread of any worker on this machine. An entry is a folder
+`{job}-{attempt}` with the files and `result.json`. A rename makes it visible, complete. A flock on its `result.json`
+marks it as being delivered; the lock ends with the process.
 """
 
 from __future__ import annotations
@@ -16,19 +16,29 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from service.jobs.record import SPOOL, IllegalTransition, Job, Output, StaleClaim, Timings, storage_prefix
+from service.jobs.record import SPOOL, IllegalTransition, Job, JobError, Output, StaleClaim, Timings, storage_prefix
 from service.jobs.store import JobStore, StoreUnavailable, UnknownJob
 from service.log import log
+from service.periodic import Periodic
 from service.storage import Storage, StorageUnavailable
 from workers.leases import Leases
 
 INTERVAL = 1.0
-"""Seconds between two attempts to deliver what waits."""
+"""Seconds between two rounds of the spool thread."""
+
+LONGEST_PAUSE = 30.0
+"""Seconds at most between two attempts to deliver one result."""
+
+ATTEMPTS = 10
+"""Unexpected errors in the delivery of one result after which it is given up, and the job is run again."""
+
+ABANDONED_SECONDS = 3600.0
+"""Age at which incomplete and unreadable entries are erased. Their writer is dead and their job has been requeued."""
 
 CONTENT_TYPES = {
     ".mp4": "video/mp4",
@@ -39,7 +49,7 @@ CONTENT_TYPES = {
 }
 
 OVERTAKEN = (StaleClaim, IllegalTransition, UnknownJob)
-"""The job is not ours any more: taken by the reaper, ended, or erased."""
+"""Another worker has the job, or it has ended or been erased."""
 
 _RESULT = "result.json"
 
@@ -47,9 +57,13 @@ Files = dict[str, Path]
 """The files of one output by name."""
 
 
+class UnreadableEntry(Exception):
+    """A folder of the spool whose `result.json` cannot be parsed."""
+
+
 @dataclass(frozen=True)
 class Result:
-    """What an attempt made: outputs, whose keys in storage are also paths below `folder`."""
+    """The outputs of an attempt. Their keys in storage are also paths below `folder`."""
 
     folder: Path
     job_id: str
@@ -61,52 +75,88 @@ class Result:
         return self.folder / Path(key).relative_to(f"{storage_prefix(self.job_id)}attempt-{self.token}")
 
 
-class Spool:
-    """The results below `folder` that are not delivered yet; a thread works on them from `start()` to `stop()`."""
+@dataclass
+class _Adopted:
+    """A result that the spool thread delivers. `stack` holds its lock and its lease; the next attempt is `due` by the
+    monotonic clock; `errors` counts the unexpected ones."""
 
-    def __init__(self, folder: Path, store: JobStore, storage: Storage, leases: Leases) -> None:
+    result: Result
+    stack: ExitStack
+    due: float = 0.0
+    pause: float = INTERVAL
+    errors: int = 0
+
+    def postpone(self) -> None:
+        self.due = time.monotonic() + self.pause
+        self.pause = min(2 * self.pause, LONGEST_PAUSE)
+
+
+class Spool:
+    """The undelivered results below `folder`. A thread delivers them from `start()` to `stop()`; `failed` is called
+    with its name when it meets an unexpected error."""
+
+    def __init__(
+        self,
+        folder: Path,
+        store: JobStore,
+        storage: Storage,
+        leases: Leases,
+        failed: Callable[[str], None] = lambda name: None,
+    ) -> None:
         self.holder = socket.gethostname() + SPOOL
         self._folder = folder
         self._store = store
         self._storage = storage
         self._leases = leases
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
+        self._adopted: dict[Path, _Adopted] = {}
+        self._unreadable: set[Path] = set()
+        self._stopping = threading.Event()
+        self._failed = failed
+        self._thread = Periodic(
+            "spool", self.round, INTERVAL, retry=INTERVAL, expected=(StoreUnavailable,), failed=failed
+        )
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after what it is doing. May be called again, and before `start()`."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        """End the thread after the delivery in progress. May be called again, and before `start()`."""
+        self._stopping.set()
+        self._thread.stop()
+        for adopted in self._adopted.values():
+            adopted.stack.close()
+        self._adopted.clear()
 
     def add(self, job: Job, made: list[Files], timings: Timings) -> Result:
-        """Take over the files of every output, which lie on the same disk. Raises OSError."""
+        """Move the files of every output, which must be on the same disk, into a new entry. Raises OSError, and leaves
+        nothing behind then."""
         partial = self._folder / f".{job.id}-{job.attempt}"
+        final = self._folder / f"{job.id}-{job.attempt}"
         shutil.rmtree(partial, ignore_errors=True)
-        for index, files in enumerate(made):
-            (partial / str(index)).mkdir(parents=True)
-            for name, path in files.items():
-                os.replace(path, partial / str(index) / name)
-                _flush(partial / str(index) / name)
         keys = [{name: job.attempt_key(f"{index}/{name}") for name in files} for index, files in enumerate(made)]
         outputs = tuple(Output(index, job.params.seed, files) for index, files in enumerate(keys))
         entry = {"job": job.id, "token": job.attempt, "timings": asdict(timings)}
         entry["outputs"] = [asdict(output) for output in outputs]
-        (partial / _RESULT).write_text(json.dumps(entry), encoding="utf-8")
-        _flush(partial / _RESULT)
-        final = self._folder / f"{job.id}-{job.attempt}"
-        os.rename(partial, final)
+        try:
+            for index, files in enumerate(made):
+                (partial / str(index)).mkdir(parents=True)
+                for name, path in files.items():
+                    os.replace(path, partial / str(index) / name)
+                    _flush(partial / str(index) / name)
+            (partial / _RESULT).write_text(json.dumps(entry), encoding="utf-8")
+            _flush(partial / _RESULT)
+            os.rename(partial, final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         _flush(self._folder)
         return Result(final, job.id, job.attempt, outputs, timings)
 
     def deliver(self, result: Result) -> bool:
-        """Upload and commit; the entry is gone afterwards. False if somebody else does so just now.
+        """Upload and commit, then erase the entry. False if another process is delivering it.
 
-        Raises StorageUnavailable or StoreUnavailable: the entry stays, and the thread goes on with it. Raises one of
-        OVERTAKEN if the job is not ours any more: the entry and what was uploaded are gone then.
+        Raises StorageUnavailable or StoreUnavailable: the entry stays, and the spool thread retries. Raises one of
+        OVERTAKEN if the attempt is no longer current: the entry and the uploaded files have been erased then.
         """
         with _locked(result.folder) as ours:
             if ours:
@@ -114,9 +164,36 @@ class Spool:
         return ours
 
     def waiting(self) -> list[Result]:
-        """What is not delivered yet."""
-        folders = sorted(self._folder.glob("[!.]*")) if self._folder.is_dir() else []
-        return [result for folder in folders if (result := _read(folder))]
+        """The undelivered results. Stray files and unreadable entries are skipped, and logged once."""
+        results = []
+        for folder in sorted(self._folder.glob("[!.]*")) if self._folder.is_dir() else []:
+            try:
+                result = _read(folder)
+            except (UnreadableEntry, OSError) as error:
+                if folder not in self._unreadable:
+                    self._unreadable.add(folder)
+                    log.warning("spool entry skipped: it cannot be read", entry=folder.name, error=str(error))
+            else:
+                if result is not None:
+                    results.append(result)
+        return results
+
+    def round(self) -> None:
+        """Adopt the entries that no process is delivering, and try each that is due. Raises StoreUnavailable."""
+        self._tidy()
+        for result in self.waiting():
+            if result.folder not in self._adopted and (stack := self._adopt(result)):
+                self._adopted[result.folder] = _Adopted(result, stack)
+        for folder, adopted in list(self._adopted.items()):
+            if self._stopping.is_set():
+                return
+            if time.monotonic() < adopted.due:
+                continue
+            if self._retry(adopted):
+                adopted.stack.close()
+                del self._adopted[folder]
+            else:
+                adopted.postpone()
 
     def _deliver(self, result: Result) -> None:
         try:
@@ -133,57 +210,67 @@ class Spool:
         _remove(result.folder)
 
     def _committed(self, result: Result) -> bool:
-        """Whether an earlier delivery got to its end, only that we never heard of it."""
+        """Whether an earlier delivery committed and its answer was lost."""
         try:
             return self._store.get(result.job_id).outputs == result.outputs
         except UnknownJob:
             return False
-
-    def _run(self) -> None:
-        """Take over what nobody works on: hold its lock and its lease, and try to deliver it until that is done."""
-        _tidy(self._folder)
-        ours: dict[Path, tuple[Result, ExitStack]] = {}
-        while not self._stopped.wait(INTERVAL):
-            for result in self.waiting():
-                if result.folder not in ours and (stack := self._adopt(result)):
-                    ours[result.folder] = result, stack
-            for folder, (result, stack) in list(ours.items()):
-                try:
-                    self._store.renew(result.job_id, result.token)
-                except StaleClaim:
-                    pass  # the delivery finds out more
-                except StoreUnavailable:
-                    break
-                if not self._retry(result):
-                    break
-                stack.close()
-                del ours[folder]
-        for _, stack in ours.values():
-            stack.close()
 
     def _adopt(self, result: Result) -> ExitStack | None:
         with ExitStack() as stack:
             if not stack.enter_context(_locked(result.folder)):
                 return None
             stack.enter_context(self._leases.hold(result.job_id, result.token, watched=False))
-            log.warning("a result waits on this machine's disk", job=result.job_id, attempt=result.token)
+            log.warning("undelivered result found on this machine's disk", job=result.job_id, attempt=result.token)
             return stack.pop_all()
 
-    def _retry(self, result: Result) -> bool:
-        """Whether it is done with, one way or the other; False where storage or Redis is away."""
+    def _retry(self, adopted: _Adopted) -> bool:
+        """Whether the result needs no further attempt. One that fails does not hold up the others."""
+        result = adopted.result
+        facts = {"job": result.job_id, "attempt": result.token}
         try:
+            with suppress(StaleClaim):  # delivery finds out why
+                self._store.renew(result.job_id, result.token)
             self._deliver(result)
-            log.info("the result that waited is delivered", job=result.job_id, attempt=result.token)
+            log.info("undelivered result delivered", **facts)
         except OVERTAKEN as reason:
-            log.info("the result that waited is dropped", job=result.job_id, attempt=result.token, reason=str(reason))
+            log.info("undelivered result dropped", reason=str(reason), **facts)
         except (StorageUnavailable, StoreUnavailable) as error:
-            log.debug("the result still waits", job=result.job_id, attempt=result.token, reason=str(error))
+            log.debug("result still undelivered", reason=str(error), **facts)
             return False
+        except Exception as error:
+            self._failed("spool")
+            adopted.errors += 1
+            log.warning("result cannot be delivered", errors=adopted.errors, exc_info=error, **facts)
+            return adopted.errors >= ATTEMPTS and self._give_up(result)
         return True
+
+    def _give_up(self, result: Result) -> bool:
+        """Have the job run again, with a strike; False while Redis is unavailable."""
+        error = JobError(
+            "internal_error", "the result could not be stored; the worker's log says why", True, result.token
+        )
+        try:
+            self._store.strike(result.job_id, result.token, error)
+        except OVERTAKEN as reason:
+            log.info("attempt overtaken", job=result.job_id, attempt=result.token, reason=str(reason))
+        except StoreUnavailable:
+            return False
+        log.error("result given up: the job runs again", job=result.job_id, attempt=result.token)
+        _remove(result.folder)
+        return True
+
+    def _tidy(self) -> None:
+        """Erase incomplete, half-erased and unreadable entries once they are old enough for their writer to be dead."""
+        for folder in [*self._folder.glob(".*"), *self._unreadable]:
+            with suppress(OSError):  # erased by another worker
+                if folder.is_dir() and time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    self._unreadable.discard(folder)
 
 
 def erase_attempt(storage: Storage, job_id: str, token: int) -> None:
-    """Erase what an attempt stored. What a store that is away keeps goes when the job is erased."""
+    """Erase what an attempt stored. Files that an unavailable store keeps are erased with the job."""
     try:
         storage.delete_prefix(f"{storage_prefix(job_id)}attempt-{token}/")
     except StorageUnavailable as error:
@@ -191,34 +278,30 @@ def erase_attempt(storage: Storage, job_id: str, token: int) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """At once to the eye: what is half erased is no entry."""
+    """Rename first, so a half-deleted entry is never visible."""
     doomed = folder.with_name(f".{folder.name}")
     os.rename(folder, doomed)
-    shutil.rmtree(doomed)
-
-
-def _tidy(spool: Path) -> None:
-    """Erase what workers left half written or half erased when they died, long enough ago to be sure of that."""
-    for folder in spool.glob(".*"):
-        if time.time() - folder.stat().st_mtime > 3600:
-            shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(doomed, ignore_errors=True)  # what stays is erased by `_tidy`
 
 
 def _read(folder: Path) -> Result | None:
+    """None if it was delivered in the meantime. Raises UnreadableEntry or OSError."""
     try:
         entry = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
-    except FileNotFoundError:  # delivered meanwhile
+        outputs = tuple(Output(**output) for output in entry["outputs"])
+        return Result(folder, entry["job"], entry["token"], outputs, Timings(**entry["timings"]))
+    except FileNotFoundError:
         return None
-    outputs = tuple(Output(**output) for output in entry["outputs"])
-    return Result(folder, entry["job"], entry["token"], outputs, Timings(**entry["timings"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnreadableEntry(f"{_RESULT}: {error!r}") from error
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Whether the entry is ours for the block."""
+    """Whether the entry is locked for the block."""
     try:
         file = (folder / _RESULT).open("rb")
-    except FileNotFoundError:  # delivered meanwhile
+    except FileNotFoundError:  # delivered in the meantime
         yield False
         return
     with file:
@@ -227,12 +310,12 @@ def _locked(folder: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        # The one before may have delivered and erased it between our opening and locking.
+        # The previous holder may have delivered and erased it between our open and flock.
         yield (folder / _RESULT).exists()
 
 
 def _flush(path: Path) -> None:
-    """To the disk: a result that is there after a crash is there with its contents."""
+    """Flush to disk: an entry that survives a crash is complete."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""The Celery task: a wake-up with a job's id. What is to be done stands in the record."""
+"""The Celery task. Its message carries only a job's id; the record has the rest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.runner import BackInQueue, Runner
 
 
 def register(celery: Celery, runner: Runner, queue: JobQueue) -> None:
-    """Give `celery` the task that runs a job with `runner`; `queue` is told that its message is taken."""
+    """Register the task that runs a job with `runner`. It tells `queue` first that the message was taken."""
 
     @celery.task(name=RUN_JOB)
     def run_job(job_id: str) -> None:
@@ -19,5 +19,5 @@ def register(celery: Celery, runner: Runner, queue: JobQueue) -> None:
         try:
             runner.run(job_id)
         except (BackInQueue, StoreUnavailable) as error:
-            # The record could not be brought to an end: the message goes back, for whoever takes it next.
+            # The job has not ended: the message goes back to the queue.
             raise Reject(str(error), requeue=True) from error

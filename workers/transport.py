@@ -1,53 +1,65 @@
-"""What Celery's consumer lacks: a Redis transport that outlives its Redis, and an ear for the signal to stop.
+"""Additions to Celery's consumer: a Redis transport that survives errors of its Redis, and a prompt shutdown.
 
-When the connection is lost, kombu closes its channels, and gives unacknowledged messages back as it does so; a job that
-ends later is acknowledged on the closed channel. Both ask the channel for a new connection, which a closed one has no
-address for: the AttributeError that follows (seen with kombu 5.7) ends the consumer for good. Here it is a lost
-connection like any other, which kombu and Celery know how to take. Nothing is lost: the reaper sends a message for each
-job that waits without one, and a message too many finds nothing to do.
+Errors that Redis answers with. Celery reconnects after errors of the connection and gives up after all others. A Redis
+that is full (OOM), a replica after a failover (READONLY), one that has lost its replicas (NOREPLICAS), that runs a long
+script (BUSY) or cannot save (MISCONF) refuses commands of the consumer for a while. Here every RedisError counts as an
+error of the connection, so the consumer reconnects until Redis accepts its commands again.
 
-The consumer sleeps until its broker says something or a timer is due, and a signal does not wake it. Redis' transport
-has timers; RabbitMQ's has one in 40 s, longer than the grace of a worker that is to stop.
+Closed channels. When the connection is lost, kombu closes its channels and restores unacknowledged messages; a job that
+ends later is acknowledged on the closed channel. Both ask the channel for a new connection, whose parameters a closed
+channel no longer has: the AttributeError that follows (seen with kombu 5.7) ends the consumer. Here it is a lost
+connection as well. No job is lost: the reaper sends a message for each queued job without one, and a surplus message
+finds nothing to do.
+
+Shutdown. The consumer sleeps until its broker sends something or a timer is due, and a signal does not wake it. The
+Redis transport has timers; RabbitMQ's first is after 40 s, longer than the grace period of a worker.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
 from celery.bootsteps import StartStopStep
 from kombu.transport import TRANSPORT_ALIASES, redis
 from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import RedisError, ResponseError
 
-LOOK = 0.5
-"""Seconds between two looks whether the worker is to stop."""
+WAKE_INTERVAL = 0.5
+"""Seconds between two checks whether the worker is to stop."""
+
+REFUSED_PAUSE = 0.5
+"""Seconds before the consumer reconnects to a Redis that refused its commands: it would be refused at once again."""
 
 
 def install() -> None:
-    """Make it the transport of `redis://`, `rediss://` and Unix sockets in this process."""
+    """Use this transport for `redis://`, `rediss://` and Unix sockets in this process."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
 
 
-def keep_awake(celery: Celery) -> None:
-    """Let the consumer of `celery` look up every LOOK seconds."""
-    celery.steps["worker"].add(Awake)
+def add_steps(celery: Celery, on_close: Callable[[], None]) -> None:
+    """Wake the consumer of `celery` every WAKE_INTERVAL seconds, and call `on_close` before its pool is stopped."""
 
+    class Steps(StartStopStep):
+        requires = ("celery.worker.components:Hub",)
 
-class Awake(StartStopStep):
-    """A timer that does nothing; the consumer's loop asks after each whether it is to stop."""
+        def start(self, worker: Any) -> None:
+            worker.hub.call_repeatedly(WAKE_INTERVAL, lambda: None)
 
-    requires = ("celery.worker.components:Hub",)
+        def close(self, worker: Any) -> None:
+            on_close()
 
-    def start(self, worker: Any) -> None:
-        worker.hub.call_repeatedly(LOOK, lambda: None)
+    celery.steps["worker"].add(Steps)
 
 
 class QoS(redis.QoS):
     """The unacknowledged messages of one channel."""
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
-        """Give them back, unless the connection is gone."""
+        """Return them to the queue, unless the connection is gone."""
         if not self.channel.gone:
             super().restore_unacked_once(stderr)
 
@@ -66,8 +78,16 @@ class Channel(redis.Channel):
             raise ConnectionLost("the channel was closed when its connection was lost")
         return super()._connparams(*arguments, **named)
 
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except ResponseError:
+            time.sleep(REFUSED_PAUSE)
+            raise
+
 
 class Transport(redis.Transport):
-    """`redis` with these channels."""
+    """`redis` with these channels and errors."""
 
     Channel = Channel
+    connection_errors = (*redis.Transport.connection_errors, RedisError)

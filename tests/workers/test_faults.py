@@ -21,7 +21,7 @@ from tests.conftest import RedisServer
 from tests.waiting import until
 from tests.workers.conftest import Stack
 from tests.workers.fake import FakeWorker, parts
-from workers.fatal_exit import HUNG
+from workers.fatal_exit import DEVICE_FAILED
 from workers.runner import Runner
 
 StartWorker = Callable[..., FakeWorker]
@@ -101,7 +101,7 @@ def test_a_poison_job_fails_after_three_runs_alone_and_takes_nobody_with_it(
 def test_a_device_that_hangs_ends_the_process_and_the_job_resumes(stack: Stack, start: StartWorker) -> None:
     job = submit(stack, "hang")
     worker = start(step_deadline=timedelta(seconds=1))
-    assert worker.process.wait(30) == HUNG
+    assert worker.process.wait(30) == DEVICE_FAILED
     assert not stack.store.get(job.id).status.ended
     start()
     done = stack.ended(job)
@@ -161,13 +161,13 @@ def test_a_result_waits_for_storage_and_is_not_made_again_even_by_the_next_worke
     assert held.status is Status.IN_PROGRESS
     assert held.holder is not None
     assert held.holder.endswith(SPOOL)
-    assert first_leases.all() == []
+    assert first_leases.held() == []
 
     _, leases, spool = parts(stack, storage=storage)
     leases.start()
     spool.start()
     try:
-        until(leases.all, "the next worker keeps the lease")
+        until(leases.held, "the next worker keeps the lease")
         until(lambda: not stack.store.leases_run_out(), "it is good")
         storage.away = False
         done = stack.ended(job)

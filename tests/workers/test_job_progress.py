@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from model.runtime.pipeline import ClipPreview, StepProgress
-from workers.job_progress import Following
-from workers.moving_average import Typical
+from workers.job_progress import JobProgress
+from workers.moving_average import MovingAverage
 
 
 def step(number: int, fraction: float, eta: float | None) -> StepProgress:
@@ -14,44 +14,44 @@ def step(number: int, fraction: float, eta: float | None) -> StepProgress:
 
 
 def test_a_job_is_where_its_slowest_output_is_and_all_outputs_count_for_its_share() -> None:
-    following = Following(2, lambda: 0.5)
-    following.step(0, step(12, 0.6, 4.0))
-    following.step(1, step(8, 0.4, 6.0))
-    assert following.news
-    progress = following.progress()
-    assert not following.news
-    assert (progress.step, progress.progress, progress.eta_seconds) == (8, 0.5, 6.5)
+    progress = JobProgress(2, lambda: 0.5)
+    progress.update(0, step(12, 0.6, 4.0))
+    progress.update(1, step(8, 0.4, 6.0))
+    assert progress.changed
+    shown = progress.progress()
+    assert not progress.changed
+    assert (shown.step, shown.progress, shown.eta_seconds) == (8, 0.5, 6.5)
 
 
 def test_outputs_that_wait_for_their_turn_add_theirs() -> None:
-    following = Following(3, lambda: 0.0)
-    following.step(0, step(10, 0.5, 5.0))
-    following.step(1, step(10, 0.5, 5.0))
-    progress = following.progress()
-    assert progress.progress == pytest.approx(1 / 3, abs=1e-4)
-    assert progress.eta_seconds == 15.0  # 5 s for those that run, 10 s for the third after them
+    progress = JobProgress(3, lambda: 0.0)
+    progress.update(0, step(10, 0.5, 5.0))
+    progress.update(1, step(10, 0.5, 5.0))
+    shown = progress.progress()
+    assert shown.progress == pytest.approx(1 / 3, abs=1e-4)
+    assert shown.eta_seconds == 15.0  # 5 s for those that run, 10 s for the third after them
 
 
 def test_outputs_that_have_ended_leave_their_place_to_the_next() -> None:
     """Four outputs of 10 s, one at a time."""
-    following = Following(4, lambda: 0.0)
-    following.step(0, step(10, 0.5, 5.0))
-    assert following.progress().eta_seconds == 35.0
-    following.step(0, step(20, 1.0, 0.0))
-    assert following.progress().eta_seconds == 30.0
-    following.step(1, step(10, 0.5, 5.0))
-    assert following.progress().eta_seconds == 25.0
+    progress = JobProgress(4, lambda: 0.0)
+    progress.update(0, step(10, 0.5, 5.0))
+    assert progress.progress().eta_seconds == 35.0
+    progress.update(0, step(20, 1.0, 0.0))
+    assert progress.progress().eta_seconds == 30.0
+    progress.update(1, step(10, 0.5, 5.0))
+    assert progress.progress().eta_seconds == 25.0
 
 
 def test_nothing_is_promised_before_step_times_are_known() -> None:
-    following = Following(1, lambda: 0.5)
-    following.step(0, step(1, 0.05, None))
-    assert following.progress().eta_seconds is None
+    progress = JobProgress(1, lambda: 0.5)
+    progress.update(0, step(1, 0.05, None))
+    assert progress.progress().eta_seconds is None
 
 
 def test_a_running_mean_follows_what_is_measured() -> None:
-    typical = Typical()
-    assert typical.seconds == 0.0
+    average = MovingAverage()
+    assert average.seconds == 0.0
     for seconds in (2.0, *[1.0] * 20):
-        typical.add(seconds)
-    assert typical.seconds == pytest.approx(1.0, abs=0.01)
+        average.add(seconds)
+    assert average.seconds == pytest.approx(1.0, abs=0.01)

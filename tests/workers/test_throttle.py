@@ -1,25 +1,25 @@
-"""Previews keep to their pace, each of them and all together."""
+"""Previews keep to their throttle, each of them and all together."""
 
 from __future__ import annotations
 
-from workers.throttle import Pace
+from workers.throttle import Throttle
 
 
 def test_it_is_due_once_in_its_time() -> None:
     now = [0.0]
-    pace = Pace(1.0, clock=lambda: now[0])
+    throttle = Throttle(1.0, clock=lambda: now[0])
     due = []
     for tenth in range(35):
         now[0] = tenth / 10
-        due.append(pace.due())
+        due.append(throttle.allow())
     assert [tenth for tenth, is_due in enumerate(due) if is_due] == [10, 20, 30]
 
 
 def test_what_shares_a_pace_takes_turns() -> None:
     now = [0.0]
-    whole = Pace(0.5, clock=lambda: now[0])
-    first, second = (Pace(0.5, whole, clock=lambda: now[0]) for _ in range(2))
+    shared = Throttle(0.5, clock=lambda: now[0])
+    first, second = (Throttle(0.5, shared, clock=lambda: now[0]) for _ in range(2))
     now[0] = 0.6
-    assert (first.due(), second.due()) == (True, False)
+    assert (first.allow(), second.allow()) == (True, False)
     now[0] = 1.15
-    assert (second.due(), first.due()) == (True, False)
+    assert (second.allow(), first.allow()) == (True, False)
