@@ -1,69 +1,57 @@
-"""The command line. Each command imports what it needs when it runs: `duet --help` loads neither torch nor the API."""
+"""The command line. A command imports its dependencies when it runs: `duet --help` loads neither torch nor the API."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Any
 
-import typer
+from cyclopts import App, CycloptsError, Group, Parameter
+from rich.console import Console
+from rich.text import Text
 
-from duet.cli import (
-    data,
-    doctor,
-    evaluating,
-    jobs,
-    making,
-    models,
-    pictures,
-    plan,
-    serving,
-    training,
-    webhooks,
-    weights,
-)
+from duet.cli import clips, data, doctor, evaluate, jobs, models, pictures, plan, serve, train, weights
 from service.version import version
 
-app = typer.Typer(
+
+def _usage_error(error: CycloptsError) -> Text:
+    command = " ".join(["duet", *(error.command_chain or ())])
+    return Text(f"{error}\nSee `{command} --help`.")
+
+
+app = App(
     name="duet",
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    help="Joint audio-video diffusion as a service.",
+    help_format="plaintext",
+    version=lambda: f"duet {version()}",
+    version_flags=("--version",),
+    default_parameter=Parameter(negative=(), show_default=False),
+    error_console=Console(stderr=True, soft_wrap=True, highlight=False),
+    error_formatter=_usage_error,
 )
 
-
-def _say_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"duet {version()}")
-        raise typer.Exit
-
-
-@app.callback(no_args_is_help=True)
-def duet(
-    _: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
-    ] = False,
-) -> None:
-    """Joint audio-video diffusion as a service."""
-
-
-_COMMANDS = {
-    "Making": (making.generate, making.v2a, making.a2v),
-    "At a server": (jobs.jobs, jobs.save, jobs.cancel, models.models),
-    "Serving": (
-        serving.serve,
-        serving.api,
-        serving.worker,
-        webhooks.webhooks,
-        serving.bucket,
-        serving.key,
+_COMMANDS: dict[str, tuple[Callable[..., Any] | App, ...]] = {
+    "Make clips": (clips.generate, clips.v2a, clips.a2v),
+    "Use a server": (jobs.jobs, jobs.save, jobs.cancel, models.models),
+    "Run a server": (
+        serve.serve,
+        serve.api,
+        serve.worker,
+        serve.webhooks,
+        serve.bucket,
+        serve.key,
         doctor.doctor,
         plan.plan,
     ),
     "Models and pictures": (pictures.picture, weights.convert, weights.calibrate),
-    "Training": (training.train, evaluating.evaluate),
+    "Train models": (train.train, evaluate.evaluate, data.app),
 }
-"""By the heading that `duet --help` shows them under. A command is named for its function."""
+"""By the heading in `duet --help`. A command has the name of its function."""
 
-for _heading, _functions in _COMMANDS.items():
-    for _function in _functions:
-        app.command(rich_help_panel=_heading)(_function)
-
-app.add_typer(data.app, rich_help_panel="Training")
+for _place, (_heading, _commands) in enumerate(_COMMANDS.items()):
+    _group = Group(_heading, sort_key=_place)
+    for _command in _commands:
+        if isinstance(_command, App):
+            _command.group = _group
+            app.command(_command)
+        else:
+            app.command(_command, group=_group)

@@ -1,31 +1,35 @@
-"""`duet data`: what a training set holds, before hours are spent on it."""
+"""`duet data`: check a folder of training videos, and preview the procedural data set."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import App, Parameter
+from cyclopts.types import ExistingDirectory, ExistingFile
+from cyclopts.validators import Path as PathKind
 
-from duet.cli.failures import FAILED, end
-from duet.cli.preview import preview
+from duet.cli.exit_status import FAILED, USAGE, fail
+from duet.cli.options import option, within
+from duet.cli.output import echo, echo_json
 
-app = typer.Typer(name="data", help="Look at training data.", no_args_is_help=True)
+MAX_COUNT = 256
+
+app = App(name="data", help="Look at training data.")
 
 
-@app.command()
+@app.command
 def check(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of videos.")],
-    config: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="The training configuration; default: the paper's.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The report as JSON on standard output.")] = False,
+    folder: Annotated[ExistingDirectory, Parameter(help="A folder of videos.")],
+    /,
+    *,
+    config: Annotated[ExistingFile | None, option("The training configuration; default: the paper's.")] = None,
+    json: Annotated[bool, option("Print the report as JSON.")] = False,
 ) -> None:
-    """Decode every video under FOLDER and say which of them training would use, and why not the others.
+    """Decode every video under FOLDER and say which ones training can use, and why not the others.
 
-    Ends with 1 if none can be used.
+    Exit status 1 if none can be used.
     """
     from model.training.configuration import ConfigurationError, read_configuration
     from model.training.survey import survey, survey_table
@@ -33,14 +37,45 @@ def check(
     try:
         settings = read_configuration(config) if config else None
     except ConfigurationError as error:
-        raise end(FAILED, str(error)) from error
+        raise fail(FAILED, str(error)) from error
     found = survey(folder, settings.model.clip, settings.model.base.modalities) if settings else survey(folder)
-    if as_json:
-        typer.echo(json.dumps([asdict(file) for file in found], indent=2, default=str))
+    if json:
+        echo_json([asdict(file) for file in found])
     else:
-        typer.echo(survey_table(found))
+        echo(survey_table(found))
     if not any(file.problem is None for file in found):
-        raise typer.Exit(FAILED)
+        raise SystemExit(FAILED)
 
 
-app.command()(preview)
+@app.command
+def preview(
+    *,
+    out: Annotated[Path, option("The folder to write.", validator=PathKind(file_okay=False), show_default=True)] = Path(
+        "preview"
+    ),
+    count: Annotated[int, option("Number of clips.", validator=within(1, MAX_COUNT), show_default=True)] = 16,
+    preset: Annotated[str, option("The model's preset: demo, paper, pocket, tiny.", show_default=True)] = "demo",
+    seed: Annotated[int, option("Seed of the data set.", validator=within(0), show_default=True)] = 0,
+    held_out: Annotated[bool, option("The combinations that training never sees.")] = False,
+) -> None:
+    """Draw clips of the data set `bounce`: contact-sheet.png, spectrograms.png, and all of them in clips.mp4."""
+    import torch
+
+    from model.evaluation.sheets import contact_sheet, one_after_another, spectrogram_sheet
+    from model.media.encode import write_clip
+    from model.networks.config import PRESETS
+    from model.training.bounce import Bounce
+
+    if preset not in PRESETS:
+        raise fail(USAGE, f"--preset must be one of {', '.join(PRESETS)}; got {preset}")
+    clip = PRESETS[preset].clip
+    clips = Bounce(clip, seed, "held_out" if held_out else "train").batch(torch.arange(count))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        contact_sheet(clips).save(out / "contact-sheet.png")
+        spectrogram_sheet(clips, clip).save(out / "spectrograms.png")
+        frames, sound = one_after_another(clips)
+        write_clip(out / "clips.mp4", frames, clip.fps, sound, clip.sample_rate, f"bounce, seed {seed}, {count} clips")
+    except OSError as error:
+        raise fail(FAILED, f"{out} cannot be written: {error.strerror or error}") from error
+    echo(f"wrote contact-sheet.png, spectrograms.png and clips.mp4 to {out}")

@@ -1,39 +1,40 @@
-"""`duet doctor`: is everything here that Duet needs, and what is to be mended."""
+"""`duet doctor`: check this installation."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
+from rich.console import Console
+from rich.text import Text
 
-from duet.cli.failures import FAILED
+from duet.cli.exit_status import FAILED
+from duet.cli.options import option
+from duet.cli.output import echo, echo_json
 
 
 def doctor(
-    url: Annotated[
-        str | None,
-        typer.Option(envvar="DUET_URL", metavar="URL", show_default=False, help="The server that should answer."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    *,
+    url: Annotated[str | None, option("A server that should answer.", env_var="DUET_URL", metavar="URL")] = None,
+    json: Annotated[bool, option("Print the findings as JSON.")] = False,
 ) -> None:
-    """Look at this installation: packages, device, memory, models, Redis, storage, server; say what to mend.
+    """Check packages, device, memory, models, Redis, storage and server, and say how to fix problems.
 
-    Exit status 0 if all that is needed is well, 1 otherwise. Takes some seconds, never more than two minutes.
+    Exit status 0 if everything needed works, 1 otherwise. Takes some seconds, two minutes at most.
     """
     from duet.doctor import examine
 
     findings = examine(url)
     well = all(finding.ok for finding in findings)
-    if as_json:
-        typer.echo(json.dumps({"ok": well, "checks": [asdict(each) for each in findings]}, indent=2))
+    if json:
+        echo_json({"ok": well, "checks": [asdict(each) for each in findings]})
     else:
         width = max(len(finding.name) for finding in findings)
+        console = Console(highlight=False, soft_wrap=True)
         for finding in findings:
-            mark = typer.style("ok  ", fg="green") if finding.ok else typer.style("MEND", fg="red", bold=True)
-            typer.echo(f"{mark} {finding.name:<{width}}  {finding.says}")
+            mark = Text("ok ", "green") if finding.ok else Text("FIX", "bold red")
+            console.print(Text.assemble(mark, f" {finding.name:<{width}}  {finding.says}"))
             if finding.mend:
-                typer.echo(f"{'':{5 + width}}  → {finding.mend}")
-        typer.echo("All that is needed is well." if well else "Something is to be mended.")
-    raise typer.Exit(0 if well else FAILED)
+                console.print(Text(f"{'':{4 + width}}  → {finding.mend}"))
+        echo("Everything needed works." if well else "Some checks failed.")
+    raise SystemExit(0 if well else FAILED)

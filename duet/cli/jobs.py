@@ -1,87 +1,86 @@
-"""`duet jobs`, `duet cancel`, `duet save`: what became of jobs at a server, and what can still be done about them."""
+"""`duet jobs`, `duet cancel`, `duet save`: list, stop and fetch the jobs of a server."""
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
 
-from duet.cli.dataclass_options import expanded
-from duet.cli.destination import Destination
-from duet.cli.failures import failures
-from duet.cli.options import At, Result, one_of
-from duet.cli.progress import Shown
+from duet.cli.clips import echo_job
+from duet.cli.exit_status import server_errors
+from duet.cli.job_spec import KINDS
+from duet.cli.options import CONNECTION, RESULTS, Connection, Result, option, within
+from duet.cli.output import echo, echo_json
+from duet.cli.output_files import OutputFiles
+from duet.cli.progress import JobProgress
 
 if TYPE_CHECKING:
     from duet.client import Job
 
 _STATUS = ("queued", "in_progress", "completed", "failed", "canceled")
-_KINDS = ("generate", "v2a", "a2v")
 _COLUMNS = ("id", "kind", "status", "done", "model", "seed", "created")
 
-_Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", show_default=False, help="Only these jobs.")]
-_Id = Annotated[str, typer.Argument(metavar="ID", show_default=False, help="Of a job, as `duet jobs` prints it.")]
 
-
-@expanded
 def jobs(
-    at: At,
-    ids: _Ids = None,
-    status: Annotated[
-        str | None, typer.Option(help="Only jobs in this state.", show_default=False, **one_of(_STATUS))
-    ] = None,
-    kind: Annotated[
-        str | None, typer.Option(help="Only jobs of this kind.", show_default=False, **one_of(_KINDS))
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    ids: Annotated[list[str] | None, Parameter(metavar="ID", help="Only these jobs.")] = None,
+    /,
+    *,
+    status: Annotated[str | None, option("Only jobs in this state.", choices=_STATUS)] = None,
+    kind: Annotated[str | None, option("Only jobs of this kind.", choices=KINDS)] = None,
+    limit: Annotated[int, option("Maximum number of jobs; default 20.", validator=within(1))] = 20,
+    server: Connection = CONNECTION,
 ) -> None:
-    """List jobs, the newest first."""
-    with failures(), at.connect() as duet:
+    """List jobs, newest first."""
+    with server_errors(), server.connect() as duet:
         found = [duet.job(each) for each in ids] if ids else duet.jobs(status, kind, limit)
-    _print(found, at.json)
+    _print(found, server.json)
 
 
-@expanded
-def cancel(at: At, ids: Annotated[list[str], typer.Argument(metavar="ID...", show_default=False)]) -> None:
-    """Stop jobs: one that waits at once, one that runs within a step."""
+def cancel(
+    ids: Annotated[list[str], Parameter(metavar="ID", help="The jobs.")], /, *, server: Connection = CONNECTION
+) -> None:
+    """Stop jobs: queued ones at once, running ones within a step."""
     stopped = []
-    with failures(), at.connect() as duet:
+    with server_errors(), server.connect() as duet:
         for each in ids:
             stopped.append(duet.job(each).cancel())
-            if not at.json:
-                said = "is canceled" if stopped[-1].ended else "will be stopped"
-                typer.echo(f"{each} {said}")
-    if at.json:
+            if not server.json:
+                echo(f"{each} {'is canceled' if stopped[-1].ended else 'will be stopped'}")
+    if server.json:
         _print(stopped, as_json=True)
 
 
-@expanded
-def save(job_id: _Id, result: Result, at: At) -> None:
-    """Wait for a job if need be, and write its clips; prints where they are."""
-    from duet.cli import remote
+def save(
+    job_id: Annotated[str, Parameter(metavar="ID", help="A job, as `duet jobs` lists it.")],
+    /,
+    *,
+    result: Result = RESULTS,
+    server: Connection = CONNECTION,
+) -> None:
+    """Save the clips of a job, after waiting for its end if necessary; prints their paths."""
+    from duet.cli import remote_run
 
-    with Shown() as shown, failures(), at.connect() as duet:
-        job = duet.job(job_id).wait(lambda news: remote.show(news, shown))
+    with JobProgress() as progress, server_errors(), server.connect() as duet:
+        job = duet.job(job_id).wait(lambda news: remote_run.show(news, progress))
         default = f"{job.kind}-{job.seed}.mp4"
-        destination = Destination.choose(result.output, default, result.all_files, result.force)
-        saved = remote.save(job, tuple(output.index for output in job.outputs), destination, shown)
-    if at.json:
-        typer.echo(_text(job.data | {"saved": [str(path) for path in saved]}))
+        files = OutputFiles.choose(result.output, default, result.all_files, result.force)
+        saved = remote_run.save(job, tuple(output.index for output in job.outputs), files, progress)
+    if server.json:
+        echo_job(job.data, saved)
     else:
         for path in saved:
-            typer.echo(path)
+            echo(path)
 
 
 def _print(found: list[Job], as_json: bool) -> None:
-    """A table in a terminal; where it is piped, lines of fields with tabs between them."""
+    """A table in a terminal, tab-separated lines otherwise."""
     if as_json:
-        typer.echo(_text([job.data for job in found]))
+        echo_json([job.data for job in found])
     elif not sys.stdout.isatty():
         for job in found:
-            typer.echo("\t".join(_row(job, str(job.data["created_at"]))))
+            echo("\t".join(_row(job, str(job.data["created_at"]))))
     else:
         from rich.console import Console
         from rich.table import Table
@@ -103,7 +102,3 @@ def _ago(created_at: str) -> str:
         if seconds >= length:
             return f"{seconds // length:.0f} {unit} ago"
     return f"{max(seconds, 0):.0f} s ago"
-
-
-def _text(data: Any) -> str:
-    return json.dumps(data, indent=2, ensure_ascii=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from duet.cli.replay import Order
+from duet.cli.job_spec import JobSpec
 from model.checkpoint.manifest import Manifest, ManifestError, find_models
 from model.request import RequestError
 from service.jobs import record
@@ -12,7 +12,7 @@ from service.sandbox.probe import ProbeError, ProbeUnavailableError, probe
 from service.settings import Settings
 
 
-class NotAsAllowed(Exception):
+class InvalidJob(Exception):
     """A parameter or the file is invalid; the message names it and the limit."""
 
 
@@ -20,21 +20,21 @@ class CannotMake(Exception):
     """The clip cannot be made on this machine; the message says why."""
 
 
-def job_of(order: Order, settings: Settings) -> tuple[Job, Manifest]:
-    """A job in progress, and its model. Raises NotAsAllowed, CannotMake."""
+def local_job(spec: JobSpec, settings: Settings) -> tuple[Job, Manifest]:
+    """A job in progress, and its model. Raises InvalidJob, CannotMake."""
     try:
-        return _job_of(order, settings)
+        return _local_job(spec, settings)
     except RequestError as error:
-        raise NotAsAllowed(f"{error.field}: {error}") from error
+        raise InvalidJob(f"{error.field}: {error}") from error
     except ProbeError as error:
         allowed = f"; allowed is {error.allowed}" if error.allowed else ""
-        raise NotAsAllowed(f"{error.field}: {error.message}{allowed}") from error
+        raise InvalidJob(f"{error.field}: {error.message}{allowed}") from error
     except (ManifestError, ProbeUnavailableError, ValueError) as error:
         raise CannotMake(str(error)) from error
 
 
-def _job_of(order: Order, settings: Settings) -> tuple[Job, Manifest]:
-    params = dict(order.params)
+def _local_job(spec: JobSpec, settings: Settings) -> tuple[Job, Manifest]:
+    params = dict(spec.params)
     name, start = params.pop("model", None), params.pop("start", 0.0)
     found = find_models(settings.models)
     manifest = found.get(name or settings.default_model)
@@ -42,10 +42,10 @@ def _job_of(order: Order, settings: Settings) -> tuple[Job, Manifest]:
         raise RequestError(
             "model", f"there is no model {name or settings.default_model!r}; there are {', '.join(found)}"
         )
-    if order.weights is not None:
-        order.check_weights(manifest.name, manifest.weights_hash)
-    request = JobRequest(order.kind, manifest, resolve_params(order.kind, manifest, params), start)
-    source = Source.of(order.source) if order.source else None
+    if spec.weights is not None:
+        spec.check_weights(manifest.name, manifest.weights_hash)
+    request = JobRequest(spec.kind, manifest, resolve_params(spec.kind, manifest, params), start)
+    source = Source.of(spec.source) if spec.source else None
     probed = probe_source(request, source, probe, settings) if source else None
     job = build_job(request, settings.retention, source, probed)
     return record.start(record.claim(job, "command line"), 1), manifest

@@ -5,24 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.types import ExistingFile
+
+from duet.cli.exit_status import FAILED, fail
+from duet.cli.options import option
+from duet.cli.output import echo
 
 FORMATS = (".png", ".webp", ".jpg", ".jpeg")
 """What a picture's name may end in."""
 
 
-def _writable(output: Path) -> Path:
+def _writable(_: object, output: Path) -> None:
     if output.suffix.lower() not in FORMATS:
-        raise typer.BadParameter(f"{output.name} must end in one of {', '.join(FORMATS)}")
-    return output
+        raise ValueError(f"{output.name} must end in one of {', '.join(FORMATS)}.")
 
 
 def picture(
-    clip: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="A video, a sound, or both, of any length.")
-    ],
+    clip: Annotated[ExistingFile, Parameter(help="A video, a sound, or both, of any length.")],
+    /,
+    *,
     output: Annotated[
-        Path, typer.Option("--output", "-o", callback=_writable, help="The picture to write: PNG, WebP or JPEG.")
+        Path,
+        option("The picture to write: PNG, WebP or JPEG.", "--output", "-o", validator=_writable, show_default=True),
     ] = Path("sheet.png"),
 ) -> None:
     """Draw a contact sheet: the clip's frames over the spectrogram of its sound."""
@@ -32,9 +37,7 @@ def picture(
     try:
         contact_sheet(clip).save(output, quality=90)
     except MediaError as error:
-        typer.echo(f"{clip}: {error}", err=True)
-        raise typer.Exit(1) from error
+        raise fail(FAILED, f"{clip}: {error}") from error
     except OSError as error:
-        typer.echo(f"{output} cannot be written: {error.strerror or error}", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"wrote {output}")
+        raise fail(FAILED, f"{output} cannot be written: {error.strerror or error}") from error
+    echo(f"wrote {output}")

@@ -2,85 +2,80 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from duet.cli.failures import USAGE, end
+from duet.cli.exit_status import USAGE, fail
+from duet.cli.options import option, within
+from duet.cli.output import echo_json
 
 if TYPE_CHECKING:
     from duet.planning import Load, Plan, Speed
 
 
+def _positive(help: str, most: float, **rest: Any) -> Parameter:
+    return option(help, validator=Number(gt=0, lte=most), show_default=True, **rest)
+
+
 def plan(
-    jobs_per_hour: Annotated[float, typer.Option(help="Jobs of one clip that come in an hour, on average.")],
+    *,
+    jobs_per_hour: Annotated[float, _positive("Jobs of one clip per hour, on average.", 10_000_000)],
     measured: Annotated[
         list[Path] | None,
-        typer.Option(
+        option(
+            "Output of `python -m benchmarks.throughput` on one of your workers; best is one file without --sr and, "
+            "as a second --measured, one with it. Default: the built-in figures of --model.",
             metavar="FILE",
-            show_default=False,
-            help="What `python -m benchmarks.throughput` printed on one of your workers. Best is one file without --sr "
-            "and, as a second --measured, one with it. Default: the built-in figures of --model.",
         ),
     ] = None,
     model: Annotated[
         Literal["published", "demo"],
-        typer.Option(
-            help="Built-in figures: `published` networks on an H200, estimated from their operations; `demo` model on "
-            "two cores of an AMD EPYC, measured."
+        option(
+            "Built-in figures: the `published` networks on an H200, estimated from their operations; or the `demo` "
+            "model on two cores of an AMD EPYC, measured.",
+            show_default=True,
         ),
     ] = "published",
-    efficiency: Annotated[
-        float, typer.Option(help="Share of the device's speed that is reached, for `published`: an assumption.")
-    ] = 0.4,
+    efficiency: Annotated[float, _positive("Assumed share of the device's peak speed, for `published`.", 1)] = 0.4,
     kind: Annotated[
-        str, typer.Option(metavar="MIX", help="Which jobs come, as `generate` or `generate=0.5,v2a=0.3,a2v=0.2`.")
+        str,
+        option("Kinds of the jobs: `generate`, or shares as in `generate=0.5,v2a=0.3,a2v=0.2`.", metavar="MIX"),
     ] = "generate",
-    steps: Annotated[int, typer.Option(help="Steps of the base network.")] = 20,
-    sr: Annotated[bool, typer.Option("--sr/--no-sr", help="With super-resolution where there is any.")] = True,
-    sr_steps: Annotated[int, typer.Option(help="Its steps.")] = 8,
+    steps: Annotated[int, _positive("Steps of the base network.", 1000)] = 20,
+    sr: Annotated[bool, option("With super-resolution, the default, or without.", negative="--no-sr")] = True,
+    sr_steps: Annotated[int, _positive("Steps of the super-resolution.", 1000)] = 8,
     guidance: Annotated[
         Literal["clean", "replacement", "pigdm", "gradient", "gradient_code", "decoupling"] | None,
-        typer.Option(
-            help="Of v2a and a2v: those with a gradient cost three times as much. Default: pigdm; clean for the demo "
-            "model.",
-            show_default=False,
+        option(
+            "Guidance of v2a and a2v: methods with a gradient cost three times as much. Default: pigdm; clean for the "
+            "demo model."
         ),
     ] = None,
-    peak_factor: Annotated[float, typer.Option(help="Jobs of the busiest hour against the average.")] = 1.0,
-    utilisation: Annotated[float, typer.Option(help="How busy the workers may be in the busiest hour, at most.")] = 0.7,
+    peak_factor: Annotated[
+        float,
+        option("Load of the busiest hour, relative to the average.", validator=within(1, 1000), show_default=True),
+    ] = 1.0,
+    utilisation: Annotated[float, _positive("Maximum utilisation of the workers in the busiest hour.", 0.99)] = 0.7,
     wait_p95: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Of 100 jobs 95 begin within so many seconds.")
+        float | None, _positive("95 % of the jobs start within this many seconds.", 86_400, metavar="SECONDS")
     ] = None,
     gpu_hour_price: Annotated[
-        float | None, typer.Option(metavar="PRICE", help="Of one worker's machine for an hour, in any currency.")
+        float | None, _positive("Price of one worker's machine per hour, in any currency.", 1_000_000, metavar="PRICE")
     ] = None,
-    retention_days: Annotated[float, typer.Option(help="As DUET_RETENTION.")] = 7.0,
-    clip_mb: Annotated[float, typer.Option(help="MB of a clip's files in storage.")] = 1.0,
-    upload_mb: Annotated[float, typer.Option(help="MB of an upload, for v2a and a2v.")] = 5.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    retention_days: Annotated[float, _positive("Days that jobs are kept, as DUET_RETENTION.", 36_500)] = 7.0,
+    clip_mb: Annotated[float, _positive("MB of a clip's files in storage.", 1_000_000)] = 1.0,
+    upload_mb: Annotated[float, _positive("MB of an upload, for v2a and a2v.", 1_000_000)] = 5.0,
+    json: Annotated[bool, option("Print the plan as JSON.")] = False,
 ) -> None:
-    """Plan: workers for a number of jobs an hour, their waits, the cost of a clip, Redis' memory, storage."""
+    """Plan capacity: workers for a number of jobs per hour, waits, cost of a clip, Redis memory, storage."""
     from duet import planning
 
     try:
-        _check(
-            jobs_per_hour=jobs_per_hour,
-            efficiency=efficiency,
-            steps=steps,
-            sr_steps=sr_steps,
-            peak_factor=peak_factor,
-            utilisation=utilisation,
-            wait_p95=wait_p95,
-            gpu_hour_price=gpu_hour_price,
-            retention_days=retention_days,
-            clip_mb=clip_mb,
-            upload_mb=upload_mb,
-        )
         usual = "clean" if model == "demo" else "pigdm"
         load = planning.Load(jobs_per_hour, _mix(kind), steps, sr_steps if sr else 0, peak_factor, guidance or usual)
         if measured:
@@ -98,45 +93,15 @@ def plan(
             upload_mb=upload_mb,
         )
     except planning.PlanError as error:
-        raise end(USAGE, str(error)) from error
-    if as_json:
-        typer.echo(json.dumps({"speed": asdict(speed), "load": asdict(load), "plan": asdict(found)}, indent=2))
+        raise fail(USAGE, str(error)) from error
+    if json:
+        echo_json({"speed": asdict(speed), "load": asdict(load), "plan": asdict(found)})
     else:
         _show(speed, load, found)
 
 
-_LIMITS = {
-    "jobs_per_hour": (0.0, 1e7),
-    "efficiency": (0.0, 1.0),
-    "steps": (0.0, 1000.0),
-    "sr_steps": (0.0, 1000.0),
-    "utilisation": (0.0, 0.99),
-    "wait_p95": (0.0, 86_400.0),
-    "gpu_hour_price": (0.0, 1e6),
-    "retention_days": (0.0, 36_500.0),
-    "clip_mb": (0.0, 1e6),
-    "upload_mb": (0.0, 1e6),
-}
-"""Above the first, up to the second."""
-
-
-def _check(**given: float | None) -> None:
-    """Raise PlanError for a number that cannot be."""
-    from duet.planning import PlanError
-
-    for name, value in given.items():
-        option = f"--{name.replace('_', '-')}"
-        if name == "peak_factor":
-            if value is not None and not 1 <= value <= 1000:
-                raise PlanError(f"{option} is {value:g}: must be 1 … 1000, for the busiest hour is above the average")
-            continue
-        least, most = _LIMITS[name]
-        if value is not None and not least < value <= most:
-            raise PlanError(f"{option} is {value:g}: must be more than {least:g}, and {most:g} at most")
-
-
 def _mix(text: str) -> dict[str, float]:
-    """The shares of the kinds, which sum to 1. Raises PlanError."""
+    """Shares of the kinds, normalised to a sum of 1. Raises PlanError."""
     from duet.planning import KINDS, PlanError
 
     shares: dict[str, float] = {}
@@ -147,7 +112,9 @@ def _mix(text: str) -> dict[str, float]:
         except ValueError:
             value = math.nan
         if name not in KINDS or name in shares or not 0 < value < math.inf:
-            raise PlanError(f"--kind {text!r}: {part!r} is not one of {', '.join(KINDS)} and a share, as v2a=0.3")
+            raise PlanError(
+                f"--kind {text!r}: {part!r} is not one of {', '.join(KINDS)}, or one of them with a share, as v2a=0.3"
+            )
         shares[name] = value
     whole = sum(shares.values())
     return {name: value / whole for name, value in shares.items()}
@@ -162,8 +129,8 @@ def _show(speed: Speed, load: Load, found: Plan) -> None:
     table = Table(
         title=f"{load.jobs_per_hour:g} jobs an hour: {mix}; {load.steps} steps, {upscaled}", title_justify="left"
     )
-    table.add_column("what")
-    table.add_column("how much", justify="right")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
     busiest = f", {load.peak:g} times the average" if load.peak != 1 else ""
     rows = [
         (f"workers (GPUs), each with batches of {speed.batch}", f"{found.workers}"),

@@ -1,4 +1,4 @@
-"""How far a job is, on standard error: a bar in a terminal, a line now and then elsewhere."""
+"""Progress on standard error: a bar in a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 PLAIN_SECONDS = 5.0
-"""Between two lines of the same stage where there is no terminal."""
+"""Between two lines of one stage without a terminal."""
 
 STAGES = {"base": "base", "sr": "super-resolution"}
 
 
-class Shown:
-    """Shows one thing at a time, while its context is open."""
+class JobProgress:
+    """Shows the progress of one job, inside its context."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
@@ -44,38 +44,38 @@ class Shown:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def upload(self, sent: int, total: int) -> None:
-        """So many bytes are sent."""
+        """Bytes of the upload sent so far."""
         self._show("upload", f"{total / 2**20:.1f} MiB", sent / total if total else 1.0, None)
 
     def waiting(self, position: int | None) -> None:
-        """The job is in the queue, behind `position` others."""
+        """The job is queued behind `position` others."""
         before = "" if position is None else f", {position} before it" if position else ", next"
         self._show(f"in the queue{before}", "", 0.0, None)
 
     def step(self, stage: str, step: int, total_steps: int, fraction: float, eta_seconds: float | None) -> None:
-        """A step of the stage is done; `fraction` of all work."""
+        """A step of the stage is done; `fraction` is the share of the whole job."""
         self._show(STAGES.get(stage, stage), f"{step}/{total_steps}", fraction, eta_seconds)
 
     def phase(self, text: str) -> None:
-        """Something without steps goes on."""
+        """An activity without steps, such as loading."""
         self._show(text, "", None, None)
 
-    def _show(self, what: str, detail: str, fraction: float | None, eta_seconds: float | None) -> None:
+    def _show(self, activity: str, detail: str, fraction: float | None, eta_seconds: float | None) -> None:
         left = "" if eta_seconds is None else f"{_duration(eta_seconds)} left"
         if self.console.is_terminal:
-            said = f"{what} {detail}".strip()
+            said = f"{activity} {detail}".strip()
             self._bar.update(self._task, description=said, completed=fraction, visible=True, left=left)
             return
         now = time.monotonic()
-        if what == self._said and now < self._silent_until:
+        if activity == self._said and now < self._silent_until:
             return
-        self._said, self._silent_until = what, now + PLAIN_SECONDS
+        self._said, self._silent_until = activity, now + PLAIN_SECONDS
         done = "" if not fraction else f"{fraction:.0%}"
-        self.say(", ".join(part for part in (f"{what} {detail}".strip(), done, left) if part))
+        self.say(", ".join(part for part in (f"{activity} {detail}".strip(), done, left) if part))
 
 
 def _duration(seconds: float) -> str:

@@ -1,29 +1,38 @@
-"""Commands that make models: from published checkpoints, and better with clips of their kind."""
+"""`duet convert`, `duet calibrate`: make a model from published checkpoints, and calibrate it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.types import ExistingDirectory, ExistingFile
+
+from duet.cli.exit_status import FAILED, fail
+from duet.cli.options import option, within
+from duet.cli.output import echo
 
 
 def convert(
-    base: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A published base model, Landscape.pt.")],
-    sr: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, help="Its super-resolution model, Landscape_SR.pt.")
-    ] = None,
-    name: Annotated[str, typer.Option(help="What requests call the model.")] = "",
-    out: Annotated[Path | None, typer.Option(help="The folder to write; default models/NAME.")] = None,
-    licence: Annotated[str | None, typer.Option(help="The licence of the weights, shown by /models.")] = None,
+    base: Annotated[ExistingFile, Parameter(help="A published base model, Landscape.pt.")],
+    sr: Annotated[ExistingFile | None, Parameter(help="Its super-resolution model, Landscape_SR.pt.")] = None,
+    /,
+    *,
+    name: Annotated[str, option("The model's name in requests; default: that of the file.")] = "",
+    out: Annotated[Path | None, option("The folder to write; default models/NAME.")] = None,
+    licence: Annotated[str | None, option("Licence of the weights, shown by /models.")] = None,
     mirrored: Annotated[
-        bool, typer.Option(help="Trained on clips flipped left to right, as the published ones.")
+        bool,
+        option(
+            "The model was trained on clips flipped left to right, as the published ones were; the default.",
+            negative="--no-mirrored",
+        ),
     ] = True,
-    infer: Annotated[bool, typer.Option(help="Take the architecture from the tensors, not the published one.")] = False,
-    frames: Annotated[int, typer.Option(help="Frames of a clip.")] = 16,
-    fps: Annotated[int, typer.Option(help="Frames a second.")] = 10,
-    size: Annotated[int, typer.Option(help="Height and width of a frame, in pixels.")] = 64,
-    sample_rate: Annotated[int, typer.Option(help="Samples of sound a second.")] = 16_000,
+    infer: Annotated[bool, option("Infer the architecture from the tensors; default: the published one.")] = False,
+    frames: Annotated[int, option("Frames of a clip.", show_default=True)] = 16,
+    fps: Annotated[int, option("Frames per second.", show_default=True)] = 10,
+    size: Annotated[int, option("Height and width of a frame, in pixels.", show_default=True)] = 64,
+    sample_rate: Annotated[int, option("Audio samples per second.", show_default=True)] = 16_000,
 ) -> None:
     """Convert published checkpoints to a model that Duet serves."""
     from model.checkpoint.convert import UNKNOWN_LICENCE, Conversion
@@ -38,34 +47,36 @@ def convert(
         options = Conversion(clip=clip, infer=infer, licence=licence or UNKNOWN_LICENCE, mirrored=mirrored)
         manifest = run(base, sr, name, folder, options)
     except (CheckpointError, ConfigError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
+        raise fail(FAILED, str(error)) from error
     height, width = manifest.config.output_size
-    typer.echo(f"wrote {folder}: {clip.frames} frames of {height}×{width}, licence: {manifest.licence}")
-    typer.echo(f"serve it: DUET_MODELS={folder.parent} duet serve")
+    echo(f"wrote {folder}: {clip.frames} frames of {height}×{width}, licence: {manifest.licence}")
+    echo(f"serve it: DUET_MODELS={folder.parent} duet serve")
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The model's folder.")],
-    clips: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of validation videos.")],
-    count: Annotated[int, typer.Option(min=1, help="How many clips to use, at most.")] = 64,
-    points: Annotated[int, typer.Option(min=2, help="At how many times to measure.")] = 33,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    model: Annotated[ExistingDirectory, Parameter(help="The model's folder.")],
+    clips: Annotated[ExistingDirectory, Parameter(help="A folder of validation videos.")],
+    /,
+    *,
+    count: Annotated[int, option("Maximum number of clips.", validator=within(1), show_default=True)] = 64,
+    points: Annotated[
+        int, option("Number of diffusion times to measure.", validator=within(2), show_default=True)
+    ] = 33,
+    device: Annotated[str, option("cpu, cuda, or auto.", show_default=True)] = "auto",
 ) -> None:
-    """Measure how wrong a model's prediction is at each time, on videos with sound, and keep it in its manifest.
+    """Measure the error of a model's prediction at each diffusion time on videos, and store it in the manifest.
 
-    The guidance method pigdm needs it.
+    The guidance method pigdm needs this calibration.
     """
     from model.checkpoint.loading import CheckpointError
     from model.checkpoint.manifest import ManifestError
     from model.runtime.calibration import calibrate_model
 
     def report(done: int, path: Path, problem: str | None) -> None:
-        typer.echo(f"left out {path}: {problem}" if problem else f"{done} {path}", err=bool(problem))
+        echo(f"left out {path}: {problem}" if problem else f"{done} {path}", err=bool(problem))
 
     try:
         used = calibrate_model(model, clips, count, points, device, report)
     except (CheckpointError, ManifestError, ValueError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"calibrated {model} on {used} clips; jobs of this model use pigdm from now on")
+        raise fail(FAILED, str(error)) from error
+    echo(f"calibrated {model} on {used} clips; jobs of this model use pigdm from now on")

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from duet.cli import app
 from service.app import create_app
 from service.settings import Settings, load_settings
+from tests.command_line import invoke
 
 
 def test_the_defaults_serve_this_machine_only_and_keep_a_week() -> None:
@@ -220,7 +219,7 @@ def test_each_process_says_what_is_wrong_and_does_not_start(
 ) -> None:
     value = machine.get(variable, "eighty")
     environment = {"DUET_DATA": str(tmp_path / "data"), "DUET_REDIS_URL": "unix:///nowhere.sock", variable: value}
-    ended = CliRunner().invoke(app, [command], env=environment)
+    ended = invoke([command], env=environment)
     assert ended.exit_code == 1
     assert ended.output.splitlines()[0] == "Duet cannot start."
     assert f"{variable} is {value!r}" in ended.output
@@ -228,7 +227,7 @@ def test_each_process_says_what_is_wrong_and_does_not_start(
 
 
 def test_a_broken_model_is_named(machine: dict[str, str], tmp_path: Path) -> None:
-    ended = CliRunner().invoke(app, ["api"], env={"DUET_MODELS": str(tmp_path / "models")})
+    ended = invoke(["api"], env={"DUET_MODELS": str(tmp_path / "models")})
     assert ended.exit_code == 1
     assert "DUET_MODELS is " in ended.output
     assert "broken/model.json" in ended.output

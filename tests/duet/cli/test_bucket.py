@@ -24,8 +24,8 @@ def test_the_bucket_is_made_once_and_then_found(s3_endpoint: str, tmp_path: Path
     duet = cli(tmp_path, s3_endpoint, storage="s3://made-by-bucket/prefix")
     first, second = duet("bucket"), duet("bucket")
     assert (first.returncode, second.returncode) == (0, 0)
-    assert "the bucket was made" in first.stderr
-    assert "the bucket is there" in second.stderr
+    assert "created the bucket" in first.stderr
+    assert "the bucket exists" in second.stderr
     open_storage(Settings(storage="s3://made-by-bucket/prefix", **store_at(s3_endpoint))).check()  # type: ignore[arg-type]
 
 
@@ -40,7 +40,7 @@ def test_a_store_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as file:
         waiting = cli(tmp_path, f"http://127.0.0.1:{port}", storage="s3://later").start("bucket", stderr=file.fileno())
-    until(lambda: "waiting for the store" in log.read_text(), "it says what it waits for", 30)
+    until(lambda: "waiting for the storage" in log.read_text(), "it says what it waits for", 30)
     assert waiting.poll() is None
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from duet.cli import app
+from tests.command_line import invoke
 from tests.duet.cli.conftest import Cli, Server
 from tests.service import media
 from tests.waiting import until
@@ -90,7 +89,7 @@ def test_what_is_there_is_not_replaced_unless_that_is_wanted(duet: Cli, server: 
     (duet.folder / "clip-1.mp4").write_text("mine")
     done = duet("generate", "-o", "clip.mp4", "-n", 2)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "clip-1.mp4 is there already" in done.stderr
+    assert "clip-1.mp4 already exists" in done.stderr
     assert "accepted" not in done.stderr, "found before a job was made of it"
     assert (duet.folder / "clip-1.mp4").read_text() == "mine"
     assert duet("generate", "-o", "clip.mp4", "-n", 2, "--force").stdout == "clip.mp4\nclip-1.mp4\n"
@@ -100,8 +99,8 @@ def test_what_is_there_is_not_replaced_unless_that_is_wanted(duet: Cli, server: 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["generate", "--steps", "0"], ["--steps", "greater than or equal to 1"]),
-        (["generate", "--sampler", "euler"], ["--sampler", "dpmpp_2m, dpmpp_3m"]),
+        (["generate", "--steps", "0"], ["--steps", "Must be >= 1"]),
+        (["generate", "--sampler", "euler"], ["--sampler", '"dpmpp_2m", "dpmpp_3m"']),
         (["generate", "--metadata", "novalue"], ["--metadata", "KEY=VALUE"]),
         (["generate", "-o", "clip.avi"], ["--output", ".mp4 or .wav"]),
         (["generate", "-o", "nowhere/clip.mp4"], ["--output", "no folder nowhere"]),
@@ -112,7 +111,7 @@ def test_what_is_there_is_not_replaced_unless_that_is_wanted(duet: Cli, server: 
     ],
 )
 def test_a_wrong_command_line_is_told_with_option_and_limit(arguments: list[str], said: list[str]) -> None:
-    done = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, arguments)
+    done = invoke(arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert all(each.lower() in done.stderr.lower() for each in said), done.stderr
 

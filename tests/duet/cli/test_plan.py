@@ -4,15 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from duet.cli import app
-from duet.cli.failures import USAGE
+from duet.cli.exit_status import USAGE
+from tests.command_line import Ended, invoke
 
 
-def planned(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["plan", *arguments], env={"COLUMNS": "120"})
+def planned(*arguments: str) -> Ended:
+    return invoke(["plan", *arguments], {"COLUMNS": "120"})
 
 
 def test_a_plan_for_people_says_what_its_figures_are() -> None:
@@ -57,11 +55,11 @@ def test_the_demo_model_has_figures_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--jobs-per-hour", "0"], "--jobs-per-hour is 0: must be more than 0"),
-        (["--jobs-per-hour", "1", "--efficiency", "1.5"], "--efficiency is 1.5: must be more than 0, and 1 at most"),
-        (["--jobs-per-hour", "1", "--utilisation", "1"], "--utilisation is 1"),
-        (["--jobs-per-hour", "1", "--peak-factor", "0.5"], "--peak-factor is 0.5: must be 1 … 1000"),
-        (["--jobs-per-hour", "1", "--wait-p95", "-1"], "--wait-p95 is -1"),
+        (["--jobs-per-hour", "0"], '"0.0" for --jobs-per-hour. Must be > 0'),
+        (["--jobs-per-hour", "1", "--efficiency", "1.5"], '"1.5" for --efficiency. Must be <= 1'),
+        (["--jobs-per-hour", "1", "--utilisation", "1"], '"1.0" for --utilisation. Must be <= 0.99'),
+        (["--jobs-per-hour", "1", "--peak-factor", "0.5"], '"0.5" for --peak-factor. Must be >= 1'),
+        (["--jobs-per-hour", "1", "--wait-p95", "-1"], '"-1.0" for --wait-p95. Must be > 0'),
         (["--jobs-per-hour", "1", "--kind", "dance"], "'dance' is not one of generate, v2a, a2v"),
         (["--jobs-per-hour", "1", "--kind", "v2a=lots"], "'v2a=lots' is not one of"),
         (["--jobs-per-hour", "1", "--kind", "v2a,v2a"], "'v2a' is not one of"),

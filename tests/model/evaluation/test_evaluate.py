@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from duet.cli import app
 from model.checkpoint.manifest import FILE_NAME, Manifest
 from model.evaluation.making import EvaluationError, Run, plan, possible_methods
 from model.media.decode import decode_audio, decode_video
 from model.networks.config import PRESETS
+from tests.command_line import invoke
 from tests.duet.cli.conftest import Cli
 
 
@@ -62,7 +61,7 @@ def test_what_cannot_be_evaluated_is_said_in_a_sentence(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
     monkeypatch.chdir(cli.folder)
-    done = CliRunner().invoke(app, ["evaluate", *arguments, "--clips", "2"])
+    done = invoke(["evaluate", *arguments, "--clips", "2"])
     assert done.exit_code == 2
     assert said in done.stderr
 

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from duet.cli import app
 from model.media.decode import decode_audio, decode_video
 from model.networks.config import ClipSpec
 from model.training.configuration import DataConfig
@@ -20,6 +18,7 @@ from model.training.folder import FolderSource, open_folder, prepare_folder
 from model.training.sources import DataError, ReadAhead, evaluation_numbers
 from model.training.survey import survey
 from tests.clips import Film, Track, make
+from tests.command_line import invoke
 from tests.model.training.runs import run, small
 
 CLIP = ClipSpec(frames=8, fps=10, height=16, width=24, sample_rate=1280)
@@ -77,13 +76,13 @@ def test_for_video_alone_sound_does_not_matter(folder: Path) -> None:
 def test_the_command_lists_what_is_left_out(folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     config.write_text('preset = "tiny"')
-    said = CliRunner().invoke(app, ["data", "check", str(folder), "--config", str(config)])
+    said = invoke(["data", "check", str(folder), "--config", str(config)])
     assert said.exit_code == 0
     assert "7 videos, 2 of them can be trained on, 36 clips" in said.output
     assert "silent.mp4: silent" in said.output
-    as_json = CliRunner().invoke(app, ["data", "check", str(folder), "--config", str(config), "--json"])
+    as_json = invoke(["data", "check", str(folder), "--config", str(config), "--json"])
     assert {Path(file["path"]).name for file in json.loads(as_json.output) if not file["problem"]} == {"a.mp4", "b.mp4"}
-    nothing = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
+    nothing = invoke(["data", "check", str(tmp_path)])
     assert nothing.exit_code == 1
 
 

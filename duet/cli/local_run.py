@@ -1,4 +1,4 @@
-"""A clip made in this process, as a worker makes it, without Redis, storage or a server: `--local`."""
+"""`--local`: makes a clip in this process as a worker does, without Redis, storage or a server."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from duet.cli.destination import Destination
+from duet.cli.job_spec import JobSpec
 from duet.cli.local_job import CannotMake
-from duet.cli.progress import Shown
-from duet.cli.replay import Order
+from duet.cli.output_files import OutputFiles
+from duet.cli.progress import JobProgress
 from model.checkpoint.loading import CheckpointError
 from model.checkpoint.manifest import Manifest
 from model.media.decode import decode_audio, decode_video
@@ -31,47 +31,47 @@ from workers.outputs import write_files
 
 
 def make(
-    order: Order, job: Job, manifest: Manifest, settings: Settings, destination: Destination, shown: Shown
+    spec: JobSpec, job: Job, manifest: Manifest, settings: Settings, files: OutputFiles, progress: JobProgress
 ) -> tuple[dict[str, Any], list[Path]]:
-    """The job as the API would show it, with paths for addresses, and the files written.
+    """The job as the API shows it, with paths in place of URLs, and the files written.
 
-    Raises CannotMake, and OSError where files cannot be written.
+    Raises CannotMake, and OSError if a file cannot be written.
     """
     keep_freed_memory()
-    if order.source is not None:
+    if spec.source is not None:
         warm()
     try:
         pipeline = Pipeline.load(manifest, settings.device, settings.dtype)
         with tempfile.TemporaryDirectory(prefix="duet-") as folder:
-            return _outputs(order, job, pipeline, destination, shown, Path(folder))
+            return _outputs(spec, job, pipeline, files, progress, Path(folder))
     except (MediaError, CheckpointError, DecoderLost, torch.OutOfMemoryError) as error:
         raise CannotMake(str(error)) from error
 
 
 def _outputs(
-    order: Order, job: Job, pipeline: Pipeline, destination: Destination, shown: Shown, folder: Path
+    spec: JobSpec, job: Job, pipeline: Pipeline, files: OutputFiles, progress: JobProgress, folder: Path
 ) -> tuple[dict[str, Any], list[Path]]:
-    condition = _condition(job, pipeline, order.source)
+    condition = _condition(job, pipeline, spec.source)
     outputs: list[Output] = []
     saved: list[Path] = []
     seconds: dict[str, float] = {}
-    for place, index in enumerate(order.indices):
+    for place, index in enumerate(spec.indices):
 
         def report(step: StepProgress, place: int = place) -> None:
-            done = (place + step.fraction) / len(order.indices)
+            done = (place + step.fraction) / len(spec.indices)
             left = step.eta_seconds
             if left is not None and step.fraction < 1:
-                left += left / (1 - step.fraction) * (len(order.indices) - place - 1)
-            shown.step(step.stage, step.step, step.total_steps, done, left)
+                left += left / (1 - step.fraction) * (len(spec.indices) - place - 1)
+            progress.step(step.stage, step.step, step.total_steps, done, left)
 
         clip = pipeline.run(ClipRequest(job.kind, job.params, index, condition), report)
         for stage, spent in clip.timings.items():
             seconds[stage] = round(seconds.get(stage, 0.0) + spent, 4)
-        shown.phase("writing")
-        made = write_files(job, pipeline, index, clip, order.source, folder)
+        progress.phase("writing")
+        made = write_files(job, pipeline, index, clip, spec.source, folder)
         if place == 0:
-            destination.check(len(order.indices), made)
-        written = destination.files(place, made)
+            files.check(len(spec.indices), made)
+        written = files.paths(place, made)
         for file, path in written.items():
             _put(made[file], path)
             saved.append(path)
@@ -82,7 +82,7 @@ def _outputs(
 
 
 def _put(made: Path, path: Path) -> None:
-    """Copy the file, so that `path` is whole or not there."""
+    """Copy the file atomically: `path` is complete or absent."""
     partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
     try:
         shutil.copyfile(made, partial)
@@ -92,7 +92,7 @@ def _put(made: Path, path: Path) -> None:
 
 
 def _condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tensor | None:
-    """The given side as the network sees it."""
+    """The uploaded video or sound as the network's input."""
     if job.input is None or source is None:
         return None
     decode = decode_video if job.kind == "v2a" else decode_audio

@@ -1,4 +1,4 @@
-"""`duet evaluate`: how well what a model makes belongs together."""
+"""`duet evaluate`: measure how well sound and picture of a model's clips correspond."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Path as PathKind
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from duet.cli.failures import FAILED, USAGE, end
+from duet.cli.exit_status import FAILED, USAGE, fail
+from duet.cli.options import option, within
 
 if TYPE_CHECKING:
     from model.checkpoint.manifest import Manifest
@@ -21,34 +23,45 @@ if TYPE_CHECKING:
     from model.sampling.latents import Latents
 
 SHOWN = 8
-"""Clips of a run on its contact sheet."""
+"""Clips on the contact sheet of a run."""
 
 MAX_CLIPS = 100_000
 
 PIPED_WIDTH = 160
-"""Characters of a line where there is no terminal."""
+"""Line length in characters without a terminal."""
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model's folder, or the name of one that ships with Duet.")],
-    clips: Annotated[int, typer.Option(min=2, max=MAX_CLIPS, help="In each run; fewer than 256 say little.")] = 256,
-    kinds: Annotated[str, typer.Option(help="Some of joint,v2a,a2v.")] = "joint,v2a,a2v",
+    model: Annotated[str, Parameter(help="A model's folder, or the name of a model that ships with Duet.")],
+    /,
+    *,
+    clips: Annotated[
+        int,
+        option("Clips per run; fewer than 256 say little.", validator=within(2, MAX_CLIPS), show_default=True),
+    ] = 256,
+    kinds: Annotated[str, option("Some of joint,v2a,a2v.", show_default=True)] = "joint,v2a,a2v",
     methods: Annotated[
-        str, typer.Option(help="Some of clean,pigdm,replacement,gradient; default: those that the model allows.")
+        str, option("Some of clean,pigdm,replacement,gradient; default: those that the model allows.")
     ] = "",
-    sampler: Annotated[str, typer.Option(help="As for a clip.")] = "dpmpp_2m",
-    steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 20,
-    spacing: Annotated[str, typer.Option(help="Of the steps.")] = "log_snr",
-    seed: Annotated[int, typer.Option(min=0, help="Of what is made.")] = 0,
+    sampler: Annotated[str, option("Sampler of the base network.", show_default=True)] = "dpmpp_2m",
+    steps: Annotated[int, option("Steps of the sampler.", validator=within(1), show_default=True)] = 20,
+    spacing: Annotated[str, option("How the steps are spaced.", show_default=True)] = "log_snr",
+    seed: Annotated[int, option("Seed of the clips.", validator=within(0), show_default=True)] = 0,
     held_out: Annotated[
-        bool, typer.Option(help="Also condition on combinations that training never sees, counted by themselves.")
+        bool,
+        option(
+            "Also condition on combinations that training never sees, as separate runs; the default.",
+            negative="--no-held-out",
+        ),
     ] = True,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto.")] = "auto",
-    json: Annotated[Path | None, typer.Option(dir_okay=False, help="Write all figures to this file.")] = None,
-    out: Annotated[Path | None, typer.Option(file_okay=False, help="Write plots and contact sheets there.")] = None,
+    device: Annotated[str, option("cpu, cuda, or auto.", show_default=True)] = "auto",
+    dtype: Annotated[str, option("float32, bfloat16, float16, or auto.", show_default=True)] = "auto",
+    json: Annotated[Path | None, option("Write all figures to this file.", validator=PathKind(dir_okay=False))] = None,
+    out: Annotated[
+        Path | None, option("Write plots and contact sheets to this folder.", validator=PathKind(file_okay=False))
+    ] = None,
 ) -> None:
-    """Make clips with MODEL for the data set `bounce` and measure how sound and picture belong together."""
+    """Make clips with MODEL for the data set `bounce` and measure how well sound and picture correspond."""
     from model.checkpoint.loading import CheckpointError
     from model.evaluation.making import EvaluationError, plan, possible_methods
     from model.evaluation.report import Watcher, plot
@@ -60,9 +73,9 @@ def evaluate(
         ("dtype", dtype, ("float32", "bfloat16", "float16", "auto")),
     ):
         if value not in known:
-            raise end(USAGE, f"--{name} must be one of {', '.join(known)}; got {value}")
+            raise fail(USAGE, f"--{name} must be one of {', '.join(known)}; got {value}")
     if out is not None and importlib.util.find_spec("matplotlib") is None:
-        raise end(USAGE, "--out draws with matplotlib, which is not installed: pip install matplotlib")
+        raise fail(USAGE, "--out draws with matplotlib, which is not installed: pip install matplotlib")
     manifest = _manifest(model)
     try:
         runs = plan(manifest, _names(kinds), _names(methods) or possible_methods(manifest), held_out)
@@ -88,11 +101,11 @@ def evaluate(
         if out is not None:
             plot(found, out / "scores.png")
     except (EvaluationError, RequestError) as error:
-        raise end(USAGE, str(error)) from error
+        raise fail(USAGE, str(error)) from error
     except (CheckpointError, MemoryError) as error:
-        raise end(FAILED, str(error)) from error
+        raise fail(FAILED, str(error)) from error
     except OSError as error:
-        raise end(FAILED, f"{error.filename or 'a file'} cannot be written: {error.strerror or error}") from error
+        raise fail(FAILED, f"{error.filename or 'a file'} cannot be written: {error.strerror or error}") from error
     _table(found)
 
 
@@ -101,7 +114,7 @@ def _names(given: str) -> tuple[str, ...]:
 
 
 def _manifest(model: str) -> Manifest:
-    """That of a folder, or of a model that ships with Duet."""
+    """The manifest in a folder, or of a model that ships with Duet."""
     from model.checkpoint.manifest import FILE_NAME, ManifestError, find_models, read_manifest
 
     try:
@@ -109,9 +122,9 @@ def _manifest(model: str) -> Manifest:
             return read_manifest(Path(model) / FILE_NAME)
         known = find_models()
     except ManifestError as error:
-        raise end(FAILED, str(error)) from error
+        raise fail(FAILED, str(error)) from error
     if model not in known:
-        raise end(USAGE, f"{model} is neither a folder nor a model that ships with Duet ({', '.join(known)})")
+        raise fail(USAGE, f"{model} is neither a folder nor a model that ships with Duet ({', '.join(known)})")
     return known[model]
 
 
@@ -147,7 +160,7 @@ def _table(found: Evaluation) -> None:
                 end_section=number == len(result.scores) - 1,
             )
     console = Console()
-    # Where there is no terminal no line need be broken.
+    # Without a terminal, lines need not be broken.
     (console if console.is_terminal else Console(width=PIPED_WIDTH)).print(table)
 
 

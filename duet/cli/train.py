@@ -1,4 +1,4 @@
-"""`duet train`: from a configuration to a model that `duet serve` serves."""
+"""`duet train`: train a model from a configuration, and publish it for `duet serve`."""
 
 from __future__ import annotations
 
@@ -13,51 +13,49 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Annotated, Self
 
-import typer
+from cyclopts import Parameter
+from cyclopts.types import ExistingDirectory, ExistingFile, ExistingPath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from duet.cli.failures import FAILED, USAGE, end
+from duet.cli.exit_status import FAILED, USAGE, fail
+from duet.cli.options import option, within
+from duet.cli.output import echo
 
 if TYPE_CHECKING:
     from model.training.configuration import TrainingConfig
     from model.training.loop import Limits
 
 PLAIN_SECONDS = 10.0
-"""Between two lines about the progress where there is no terminal."""
+"""Between two progress lines without a terminal."""
 
 
 def train(
-    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The run, as TOML: docs/training.md.")],
-    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME-KIND.")] = None,
-    init: Annotated[
-        Path | None, typer.Option(exists=True, help="Weights to start from: a model's folder, or a checkpoint.")
-    ] = None,
+    config: Annotated[ExistingFile, Parameter(help="The run's configuration, a TOML file: docs/training.md.")],
+    /,
+    *,
+    out: Annotated[Path | None, option("The run's folder; default runs/NAME-KIND.")] = None,
+    init: Annotated[ExistingPath | None, option("Initial weights: a model's folder, or a checkpoint.")] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(min=0, help="Write a checkpoint and stop after so many minutes.")
+        float | None, option("Write a checkpoint and stop after this many minutes.", validator=within(0))
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    device: Annotated[str, option("cpu, cuda, or auto.", show_default=True)] = "auto",
     change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as optimizer.lr=1e-4.")
+        list[str] | None,
+        option("Override a setting, as in optimizer.lr=1e-4; may be repeated.", "--set", metavar="KEY=VALUE"),
     ] = None,
-    publish: Annotated[
-        Path | None, typer.Option(help="Train no further: write what was learned to this model folder.")
-    ] = None,
+    publish: Annotated[Path | None, option("Do not train: write the trained weights to this model folder.")] = None,
     export_state: Annotated[
-        Path | None, typer.Option(help="Train no further: write the state to this folder, in pieces of 15 MiB.")
+        Path | None, option("Do not train: write the training state to this folder, in parts of 15 MiB.")
     ] = None,
-    import_state: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="A state to start from that --export-state wrote.")
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="What --publish (default float16) and --export-state (bfloat16) write.")
-    ] = "",
+    import_state: Annotated[ExistingDirectory | None, option("Start from a state that --export-state wrote.")] = None,
+    dtype: Annotated[str, option("Type that --publish (default float16) and --export-state (bfloat16) write.")] = "",
 ) -> None:
-    """Train a model as CONFIG says. The same command again goes on where the last one ended, however it ended.
+    """Train a model as configured in CONFIG. The same command resumes an interrupted run, however it ended.
 
     On several GPUs: torchrun --nproc-per-node N -m duet train CONFIG.
     """
-    # Read when torch is loaded. Threads that spin while they wait slow a step fivefold where others use a core as well.
+    # Read when torch is loaded. Spinning threads make a step five times slower if another process uses a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from model.checkpoint.loading import CheckpointError
     from model.checkpoint.manifest import ManifestError
@@ -68,11 +66,11 @@ def train(
     from model.training.sources import DataError
 
     if dtype not in ("", "float16", "bfloat16", "float32"):
-        raise end(USAGE, f"--dtype must be float16, bfloat16 or float32; got {dtype}")
+        raise fail(USAGE, f"--dtype must be float16, bfloat16 or float32; got {dtype}")
     if device not in ("auto", "cpu", "cuda"):
-        raise end(USAGE, f"--device must be auto, cpu or cuda; got {device}")
+        raise fail(USAGE, f"--device must be auto, cpu or cuda; got {device}")
     if init is not None and import_state is not None:
-        raise end(USAGE, "--init and --import-state both say what to start from: give one")
+        raise fail(USAGE, "--init and --import-state both set the initial state: give one")
     try:
         settings = read_configuration(config, change or ())
         folder = out or Path("runs") / f"{settings.name}-{settings.kind}"
@@ -85,7 +83,7 @@ def train(
     except (
         CheckpointError, ConfigError, ConfigurationError, DataError, ManifestError, StateError, TrainingError
     ) as error:  # fmt: skip
-        raise end(FAILED, str(error)) from error
+        raise fail(FAILED, str(error)) from error
 
 
 def _train(
@@ -102,14 +100,14 @@ def _train(
     limits = loop.Limits()
     if max_minutes is not None:
         limits.deadline = time.monotonic() + 60 * max_minutes
-    with _stop_signals(limits), join_processes(device) as processes, Display(processes.first) as display:
+    with _stop_signals(limits), join_processes(device) as processes, TrainingProgress(processes.first) as display:
         display.say(f"{folder}: {settings.steps} steps of {settings.batch} on {processes.count} × {processes.device}")
         run = loop.prepare(settings, folder, processes, loop.Start(init, state), display.say)
         done = loop.train(run, limits, display)
         if done:
             display.say(f"trained to the last step, {run.state.step}; publish it: duet train … --publish models/NAME")
         else:
-            display.say(f"stopped after step {run.state.step} of {settings.steps}; the same command goes on from there")
+            display.say(f"stopped after step {run.state.step} of {settings.steps}; the same command resumes from there")
 
 
 def _publish(settings: TrainingConfig, run: Path, folder: Path, dtype: str, device: str) -> None:
@@ -119,12 +117,12 @@ def _publish(settings: TrainingConfig, run: Path, folder: Path, dtype: str, devi
     from model.training.sources import open_sources
 
     manifest = publish(settings, run, folder, getattr(torch, dtype))
-    typer.echo(f"wrote {folder}, {dtype}")
+    echo(f"wrote {folder}, {dtype}")
     if settings.kind == "base" and settings.model.base.coupled and settings.output.calibration_clips:
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        _, source = open_sources(settings, run, typer.echo)
-        calibrate_published(manifest, settings, source, place, typer.echo)
-    typer.echo(f"serve it: DUET_MODELS={folder.parent} duet serve")
+        _, source = open_sources(settings, run, echo)
+        calibrate_published(manifest, settings, source, place, echo)
+    echo(f"serve it: DUET_MODELS={folder.parent} duet serve")
 
 
 def _export(settings: TrainingConfig, run: Path, folder: Path, dtype: str) -> None:
@@ -137,12 +135,12 @@ def _export(settings: TrainingConfig, run: Path, folder: Path, dtype: str) -> No
     content = read_checkpoint(path)
     refuse_other(path, content["config"], settings)
     for written in export_state(content, folder, getattr(torch, dtype)):
-        typer.echo(f"{written} {written.stat().st_size}")
+        echo(f"{written} {written.stat().st_size}")
 
 
 @contextmanager
 def _stop_signals(limits: Limits) -> Iterator[None]:
-    """SIGTERM and the first Ctrl-C end the run after this step, with a checkpoint; the second one ends it at once."""
+    """SIGTERM and the first Ctrl-C end the run after this step, with a checkpoint; a second Ctrl-C ends it at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         limits.stop = True
@@ -156,11 +154,11 @@ def _stop_signals(limits: Limits) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class Display:
-    """How far a run is, on standard error: a bar in a terminal, a line now and then elsewhere."""
+class TrainingProgress:
+    """Progress of a run on standard error: a bar in a terminal, otherwise a line every few seconds."""
 
-    def __init__(self, talks: bool) -> None:
-        self._talks = talks
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
         self._console = Console(file=sys.stderr, highlight=False)
         self._bar = Progress(
             TextColumn("step"),
@@ -183,12 +181,12 @@ class Display:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        if self._talks:
+        """Print a permanent line."""
+        if self._enabled:
             self._console.print(text, markup=False, soft_wrap=True)
 
     def step(self, step: int, steps: int, per_second: float, loss: float) -> None:
-        """After `step` of `steps`, at `per_second` samples a second."""
+        """Report `step` of `steps`, at `per_second` samples per second."""
         now = time.monotonic()
         if self._began is None:
             self._began = step, now

@@ -1,4 +1,4 @@
-"""What a process that serves looks at before anything else: settings whose value is right, but not on this machine."""
+"""Checks before a service starts: settings that are valid, but do not fit this machine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def check_machine(settings: Settings, computes: bool = False) -> None:
-    """End the process (SystemExit) with one sentence for each setting that cannot be had here.
+    """End the process (SystemExit) with one sentence for each setting that does not fit this machine.
 
-    `computes`: it is a worker, or starts one.
+    `computes`: the process is a worker, or starts one.
     """
     folders = {"DATA": settings.data}
     if settings.storage and not settings.storage.startswith("s3://"):
@@ -24,7 +24,9 @@ def check_machine(settings: Settings, computes: bool = False) -> None:
     if computes and settings.gpu_locks is not None:
         folders["GPU_LOCKS"] = settings.gpu_locks
     sentences = [*_folders(folders), *_models(settings)]
-    if computes and settings.gpu_locks is None:  # else torch must not be loaded before the worker has its GPU
+    if (
+        computes and settings.gpu_locks is None
+    ):  # otherwise torch must not be loaded before the worker has claimed its GPU
         sentences += _device(settings.device)
     if sentences:
         raise SystemExit("\n".join(["Duet cannot start.", *sentences]))
@@ -32,7 +34,7 @@ def check_machine(settings: Settings, computes: bool = False) -> None:
 
 def _folders(folders: Mapping[str, Path]) -> Iterator[str]:
     for name, folder in folders.items():
-        # It is made when it is first needed: what counts is the part of it that exists.
+        # The folder is created on first use: check the part of the path that exists.
         found = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         if not found.is_dir():
             yield f"{PREFIX}{name} is {str(folder)!r}: {found} is a file, not a folder"

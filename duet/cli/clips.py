@@ -1,0 +1,153 @@
+"""`duet generate`, `duet v2a`, `duet a2v`: make a clip, at a server or in this process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.types import ExistingFile
+
+from duet.cli.exit_status import FAILED, INTERRUPTED, USAGE, fail, server_errors, usage_error
+from duet.cli.job_spec import JobSpec, spec_from_manifest
+from duet.cli.options import (
+    CLIP,
+    CONNECTION,
+    HANDLING,
+    NEW_FRAMES,
+    RESULTS,
+    SAMPLING,
+    UPLOAD,
+    Connection,
+    Handling,
+    NewFrames,
+    Result,
+    Sampling,
+    Upload,
+    chosen,
+)
+from duet.cli.output import echo, echo_json
+from duet.cli.output_files import OutputFiles
+from duet.cli.progress import JobProgress
+
+
+def generate(
+    file: Annotated[ExistingFile | None, Parameter(help="With --from: the file that the clip was made from.")] = None,
+    /,
+    *,
+    manifest: Annotated[
+        ExistingFile | None,
+        Parameter(name="--from", group=CLIP, help="Make the clip of this manifest.json again, whatever its kind."),
+    ] = None,
+    sampling: Sampling = SAMPLING,
+    new_frames: NewFrames = NEW_FRAMES,
+    result: Result = RESULTS,
+    server: Connection = CONNECTION,
+    handling: Handling = HANDLING,
+) -> None:
+    """Make a video with sound from nothing; prints its path."""
+    params = chosen(sampling, new_frames)
+    if manifest is None:
+        if file is not None:
+            raise usage_error("FILE", "only v2a, a2v and --from take a file")
+        _make(JobSpec("generate", params), "generate-{seed}.mp4", result, server, handling)
+        return
+    if params:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in params)
+        raise usage_error("--from", f"the manifest holds all parameters: leave out {names}")
+    spec = spec_from_manifest(manifest, file)
+    stem = file.stem if file else "generate"
+    _make(spec, f"{stem}-{spec.kind}-{spec.params['seed']}.mp4", result, server, handling)
+
+
+def v2a(
+    file: Annotated[ExistingFile, Parameter(help="A video.")],
+    /,
+    *,
+    sampling: Sampling = SAMPLING,
+    upload: Upload = UPLOAD,
+    result: Result = RESULTS,
+    server: Connection = CONNECTION,
+    handling: Handling = HANDLING,
+) -> None:
+    """Make a sound for a video, and keep its frames; prints the path of the new video."""
+    _make(JobSpec("v2a", chosen(sampling, upload), file), f"{file.stem}-v2a.mp4", result, server, handling)
+
+
+def a2v(
+    file: Annotated[ExistingFile, Parameter(help="A sound, or a video with sound.")],
+    /,
+    *,
+    sampling: Sampling = SAMPLING,
+    new_frames: NewFrames = NEW_FRAMES,
+    upload: Upload = UPLOAD,
+    result: Result = RESULTS,
+    server: Connection = CONNECTION,
+    handling: Handling = HANDLING,
+) -> None:
+    """Make a video for a sound, or for the sound of a video; prints its path."""
+    params = chosen(sampling, new_frames, upload)
+    _make(JobSpec("a2v", params, file), f"{file.stem}-a2v.mp4", result, server, handling)
+
+
+def _make(spec: JobSpec, default: str, result: Result, server: Connection, handling: Handling) -> None:
+    """Make and write the clips; print their paths, or the job as JSON. `default` is the file name without -o."""
+    params = handling.params()
+    if handling.local and params:
+        raise usage_error("--local", f"{', '.join(params)} can only be used with a server")
+    files = OutputFiles.choose(result.output, default, result.all_files, result.force)
+    if "seed" in spec.params:
+        files = files.for_seed(spec.params["seed"])
+    files.check(len(spec.indices))
+    with JobProgress() as progress, server_errors():
+        if handling.local:
+            job, saved = _make_locally(spec, files, progress)
+        else:
+            job, saved = _make_remotely(replace(spec, params=spec.params | params), files, server, progress)
+    if server.json:
+        echo_job(job, saved)
+    else:
+        for path in saved:
+            echo(path)
+
+
+def echo_job(job: dict[str, Any], saved: list[Path]) -> None:
+    """Print the job as JSON, with the paths of the files written."""
+    echo_json(job | {"saved": [str(path) for path in saved]})
+
+
+def _make_remotely(
+    spec: JobSpec, files: OutputFiles, server: Connection, progress: JobProgress
+) -> tuple[dict[str, Any], list[Path]]:
+    from duet.cli import remote_run
+
+    try:
+        with server.connect() as duet:
+            return remote_run.make(duet, spec, files, progress)
+    except remote_run.NotMade as error:
+        if server.json:
+            echo_job(error.job, [])
+        raise fail(FAILED, str(error)) from error
+
+
+def _make_locally(spec: JobSpec, files: OutputFiles, progress: JobProgress) -> tuple[dict[str, Any], list[Path]]:
+    from duet.cli.local_job import CannotMake, InvalidJob, local_job
+    from service.settings import load_settings
+
+    settings = load_settings()
+    try:
+        job, manifest = local_job(spec, settings)
+        files = files.for_seed(job.params.seed)
+        if not manifest.trained:
+            progress.say(f"The model {manifest.name} is untrained: the clip will be noise.")
+        progress.phase("loading")
+        from duet.cli import local_run  # torch
+
+        return local_run.make(spec, job, manifest, settings, files, progress)
+    except InvalidJob as error:
+        raise fail(USAGE, str(error)) from error
+    except CannotMake as error:
+        raise fail(FAILED, str(error)) from error
+    except KeyboardInterrupt as error:
+        raise fail(INTERRUPTED, "Interrupted: no file was written.") from error

@@ -1,0 +1,50 @@
+"""Exit statuses of the commands, and the messages on standard error that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from duet.cli.output import echo
+
+FAILED = 1
+"""The job failed, or its clip cannot be made or written."""
+USAGE = 2
+"""The command line is wrong."""
+UNREACHABLE = 3
+"""No server answers."""
+REFUSED = 4
+"""The server refuses the request."""
+INTERRUPTED = 130
+"""Ctrl-C: 128 plus the number of the signal, as in a shell."""
+
+
+def fail(status: int, message: str) -> SystemExit:
+    """Print the message on standard error; raise the result to end the command."""
+    echo(message, err=True)
+    return SystemExit(status)
+
+
+def usage_error(option: str, message: str) -> SystemExit:
+    """A wrong value of `option`, for what the parser cannot check; raise the result."""
+    return fail(USAGE, f"Invalid value for {option}: {message}.")
+
+
+@contextmanager
+def server_errors() -> Iterator[None]:
+    """Turn exceptions of the client into the exit statuses of docs/cli.md."""
+    from duet.client import DuetError, Refused, ServerUnreachable
+
+    try:
+        yield
+    except ServerUnreachable as error:
+        hint = "Start one with `duet serve`, or name another with --url or DUET_URL."
+        raise fail(UNREACHABLE, f"{error}\n{hint}") from error
+    except Refused as error:
+        hint = "\nThe server's operator issues keys: --key or DUET_KEY." if error.status == 401 else ""
+        request = f"\n  request {error.request_id}" if error.request_id else ""
+        raise fail(REFUSED, f"The server refused the request: {error}{request}{hint}") from error
+    except DuetError as error:
+        raise fail(FAILED, str(error)) from error
+    except OSError as error:
+        raise fail(FAILED, f"{error.filename or 'the file'}: {error.strerror or error}") from error
