@@ -49,9 +49,10 @@ def _write_clip(
         write_wav(audio, clip.audio, clip.sample_rate)
         return f"the upload's own frames, {how}", "generated"
     assert clip.frames is not None
-    confined(mux_a2v, clip.frames, clip.fps, source, used.start, used.duration, video, comment)
+    changes = confined(mux_a2v, clip.frames, clip.fps, source, used.start, used.duration, video, comment)
     confined(cut_wav, source, used.start, used.duration, audio)
-    return "generated", "the upload's own sound, exact in audio.wav, AAC in video.mp4"
+    own = "the upload's own sound, exact in audio.wav, AAC in video.mp4"
+    return "generated", f"{own}: {changes}" if changes else own
 
 
 def _write_pictures(files: Files, job: Job, clip: Clip) -> Pictures:

@@ -42,11 +42,8 @@ AAC_FRAME_BITS, AAC_FRAME = 6144, 1024
 AAC_OPTIONS = {"aac_coder": "fast", "aac_pns": "0", "aac_is": "0"}
 """Code the wave as it is. Noise substitution and intensity stereo sound alike but are other waves."""
 
-AAC_LAYOUTS = {
-    "mono": "mono", "1 channels": "mono", "stereo": "stereo", "2 channels": "stereo", "3.0": "3.0", "4.0": "4.0",
-    "5.0": "5.0", "5.0(side)": "5.0", "5.1": "5.1", "5.1(side)": "5.1", "7.1": "7.1",
-}  # fmt: skip
-"""Source layout → the one of AAC's channel configurations 1 to 7 that has the same loudspeakers in the same order."""
+AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")
+"""AAC's channel configurations 1 to 7, which every decoder knows."""
 
 
 def write_clip(
@@ -57,11 +54,12 @@ def write_clip(
     sample_rate: int,
     comment: str,
     layout: str | None = None,
-) -> None:
+) -> str:
     """Write an MP4 of `frames` (frames, height, width, 3) uint8 RGB at `fps` hertz and `audio` (channels, samples) ±1.
 
     An odd side gets its last row or column once more: 4:2:0 has no half chroma pixels. Sound at a rate or in a layout
-    (`layout`: the loudspeakers, by default mono, stereo …) that AAC does not know is fitted as `add_aac` says.
+    (`layout`: the loudspeakers, by default mono, stereo …) that AAC does not know is fitted as `add_aac` says; returns
+    its words for that.
     """
     pictures = frames.numpy(force=True) if isinstance(frames, Tensor) else frames
     rate = Fraction(fps).limit_denominator(1001)
@@ -69,12 +67,13 @@ def write_clip(
         height, width = pictures.shape[1:3]
         video = add_h264(container, width, height, rate, 1 / rate)
         tag_bt709(video)
-        sound, fitted = add_aac(container, as_float(audio), sample_rate, layout)
+        sound, fitted, changes = add_aac(container, as_float(audio), sample_rate, layout)
         shown = (av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24") for picture in pictures)
         timed = ((rgb_to_yuv(frame, width, height), index, 1) for index, frame in enumerate(shown))
         for packet in encode_frames(video, timed):
             container.mux(packet)
         container.mux(encode_sound(sound, fitted))
+    return changes
 
 
 def write_wav(path: str | Path, audio: np.ndarray | Tensor, sample_rate: int) -> None:
@@ -114,9 +113,15 @@ def new_mp4(path: str | Path, comment: str) -> Iterator[OutputContainer]:
         yield container
 
 
-def add_h264(container: OutputContainer, width: int, height: int, rate: Fraction, time_base: Fraction) -> VideoStream:
-    """A video track of `width`×`height` pixels, made even, with times in units of `time_base`; about `rate` hertz."""
-    stream = container.add_stream("libx264", rate=rate, options={"crf": CRF, "preset": "veryfast", "bf": "0"})
+def add_h264(
+    container: OutputContainer, width: int, height: int, rate: Fraction, time_base: Fraction, parameters: str = ""
+) -> VideoStream:
+    """A video track of `width`×`height` pixels, made even, with times in units of `time_base`; about `rate` hertz.
+
+    `parameters` are further ones of x264, as `name=value:name=value`.
+    """
+    options = {"crf": CRF, "preset": "veryfast", "bf": "0"} | ({"x264-params": parameters} if parameters else {})
+    stream = container.add_stream("libx264", rate=rate, options=options)
     stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
     stream.codec_context.time_base = time_base
     return stream
@@ -172,21 +177,64 @@ def to_even(frame: VideoFrame) -> VideoFrame:
 
 def add_aac(
     container: OutputContainer, audio: np.ndarray, sample_rate: int, layout: str | None = None
-) -> tuple[AudioStream, np.ndarray]:
-    """A sound track for `audio` (channels, samples), and the audio as that track can carry it.
+) -> tuple[AudioStream, np.ndarray, str]:
+    """A sound track for `audio` (channels, samples), the audio as that track can carry it, and in words what changed.
 
-    AAC has 13 sample rates: any other is resampled to the next higher one (above 96 kHz: to 96 kHz). A layout without a
-    channel configuration in AAC_LAYOUTS becomes the mean of its channels: more than 8, or loudspeakers nobody named.
+    AAC has 13 sample rates: any other is resampled to the next higher one (above 96 kHz: to 96 kHz). Layouts are fitted
+    as `fit_layout` says. The words are empty where nothing was resampled or mixed.
     """
-    configured = AAC_LAYOUTS.get(layout or layout_of(len(audio)))
-    if configured is None:
-        audio, configured = audio.mean(axis=0, keepdims=True), "mono"
+    audio, configured, mixed = fit_layout(audio, layout or layout_of(len(audio)))
+    changes = [f"{layout} mixed down to {configured}"] if mixed else []
     rate = next((known for known in AAC_RATES if known >= sample_rate), AAC_RATES[-1])
     if rate != sample_rate:
         audio = resample(torch.from_numpy(audio), sample_rate, rate).numpy()
+        changes.append(f"resampled from {sample_rate} to {rate} Hz")
     stream = container.add_stream("aac", rate=rate, layout=configured, options=AAC_OPTIONS)
     stream.bit_rate = len(audio) * min(AAC_BITS_PER_CHANNEL, AAC_FRAME_BITS * rate // AAC_FRAME)
-    return stream, audio
+    return stream, audio, ", ".join(changes)
+
+
+def fit_layout(audio: np.ndarray, layout: str) -> tuple[np.ndarray, str, bool]:
+    """`audio` (channels, samples) in the smallest of AAC's layouts with all of its loudspeakers; True if it is a mix.
+
+    Loudspeakers that the source does not have are silent. Side speakers count as back ones where there are no others.
+    Channels without names are taken for the usual loudspeakers. Other layouts are mixed to 7.1 or stereo by the
+    library's matrix, ambisonics to two cardioids that face left and right (ACN order, SN3D), the rest to the mean.
+    """
+    if layout.endswith(" channels"):
+        layout = layout_of(len(audio))
+    if layout.startswith("ambisonic"):
+        return np.stack([audio[0] + audio[1], audio[0] - audio[1]]) / 2, "stereo", True
+    if layout.endswith(" channels"):
+        return audio.mean(axis=0, keepdims=True), "mono", True
+    names = _loudspeakers(layout)
+    if "BL" not in names and "BR" not in names:
+        names = [{"SL": "BL", "SR": "BR"}.get(name, name) for name in names]
+    for known in AAC_LAYOUTS:
+        seats = _loudspeakers(known)
+        if set(names) <= set(seats):
+            fitted = np.zeros((len(seats), audio.shape[1]), np.float32)
+            fitted[[seats.index(name) for name in names]] = audio
+            return fitted, known, False
+    for known in ("7.1", "stereo"):
+        try:
+            return _mixed(audio, layout, known), known, True
+        except (ValueError, av.FFmpegError):
+            continue
+    return audio.mean(axis=0, keepdims=True), "mono", True
+
+
+def _loudspeakers(layout: str) -> list[str]:
+    return [channel.name for channel in av.AudioLayout(layout).channels]
+
+
+def _mixed(audio: np.ndarray, layout: str, known: str) -> np.ndarray:
+    """`audio` (channels, samples) in the layout `known`, by the library's mixing matrix."""
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio.T).reshape(1, -1), format="flt", layout=layout)
+    frame.sample_rate = AAC_RATES[-1]  # any: no sample is made or lost
+    mixer = av.AudioResampler(format="flt", layout=known, rate=frame.sample_rate)
+    parts = [part.to_ndarray().reshape(-1, len(_loudspeakers(known))) for part in mixer.resample(frame)]
+    return np.ascontiguousarray(np.concatenate(parts).T)
 
 
 def encode_sound(stream: AudioStream, audio: np.ndarray) -> list[Packet]:
@@ -208,5 +256,5 @@ def as_float(audio: np.ndarray | Tensor) -> np.ndarray:
 
 def layout_of(channels: int) -> str:
     """The library's name of the usual loudspeakers for so many channels."""
-    usual = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+    usual = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
     return usual.get(channels, f"{channels} channels")

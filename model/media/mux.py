@@ -6,17 +6,18 @@ frames are encoded anew so finely that no difference is seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from math import ceil
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
@@ -41,6 +42,9 @@ LOOK_AHEAD = 16
 
 STEADY = Fraction(1, 1000)
 """Seconds by which two intervals of a constant rate differ at most, where a container rounds to milliseconds."""
+
+BOTTOM_FIRST = (3, 4)
+"""The library's codes for field orders in which the bottom field is shown first."""
 
 SLIVER = Fraction(1, 50)
 """Seconds for which a last frame must be seen, where the window does not begin with a frame."""
@@ -78,11 +82,12 @@ def mux_v2a(
             _write_copy(stream, cut, sound, sample_rate, path, comment)
             return "copied"
         rate, aspect = stream.average_rate or Fraction(25), stream.sample_aspect_ratio
+        bottom_first = stream.codec_context.field_order in BOTTOM_FIRST
         assert stream.time_base is not None
         grid = stream.time_base
     shown = ((each, each.time, each.duration) for each in window_frames(source, begin))
     frames = _window(shown, begin, window, grid)
-    _write_encoded(frames, rate, begin, grid, aspect, sound, sample_rate, path, comment)
+    _write_encoded(frames, rate, begin, grid, aspect, bottom_first, sound, sample_rate, path, comment)
     return "re-encoded"
 
 
@@ -94,16 +99,20 @@ def mux_a2v(
     duration: float,
     path: str | Path,
     comment: str,
-) -> None:
+) -> str:
     """Write `frames` (frames, height, width, 3) uint8 RGB with what sounds in `source` in [start, start + duration) s.
 
     Its sample rate and channels stay, where AAC can (`encode.add_aac`); what the source is too short for is silent.
-    Raises MediaError if there is no such window.
+    Returns in words what had to be converted, empty if nothing. Raises MediaError if there is no such window.
     """
     sound = read_sound(source, Fraction(start), Fraction(duration))
     missing = round(Fraction(duration) * sound.sample_rate) - len(sound.samples)
     audio = np.pad(sound.to_float(), ((0, 0), (0, missing)))
-    encode.write_clip(path, frames, fps, audio, sound.sample_rate, comment, sound.layout)
+    changes = encode.write_clip(path, frames, fps, audio, sound.sample_rate, comment, sound.layout)
+    if not sound.converted:
+        return changes
+    change = f"{sound.converted} within the window converted to {sound.sample_rate} Hz {sound.layout} in both files"
+    return f"{change}, {changes}" if changes else change
 
 
 def cut_wav(source: str | Path, start: float, duration: float, path: str | Path) -> None:
@@ -225,7 +234,7 @@ def _write_copy(
         if source.sample_aspect_ratio:  # the container's outranks the codec's
             video.codec_context.sample_aspect_ratio = source.sample_aspect_ratio
         video.time_base = cut.grid
-        sound, fitted = encode.add_aac(container, audio, sample_rate)
+        sound, fitted, _ = encode.add_aac(container, audio, sample_rate)
         for packet, time, duration in cut.packets:
             pts, stays = _stamps(time, duration, cut.grid)
             packet.pts = packet.dts = pts
@@ -240,6 +249,7 @@ def _write_encoded(
     start: Fraction,
     grid: Fraction,
     aspect: Fraction | None,
+    bottom_first: bool,
     audio: np.ndarray,
     sample_rate: int,
     path: str | Path,
@@ -249,10 +259,11 @@ def _write_encoded(
     first = next(frames)
     picture = first[0].frame
     grid = _grid(grid, first[0].time, start)
+    parameters = ":".join(_fields(picture, bottom_first) + _light(picture))
     with encode.new_mp4(path, comment) as container:
-        video = encode.add_h264(container, picture.width, picture.height, rate, grid)
+        video = encode.add_h264(container, picture.width, picture.height, rate, grid, parameters)
         _keep_looks(video, first[0], aspect)
-        sound, fitted = encode.add_aac(container, audio, sample_rate)
+        sound, fitted, _ = encode.add_aac(container, audio, sample_rate)
         end = Fraction(0)
 
         def timed() -> Iterator[tuple[VideoFrame, int, int]]:
@@ -269,7 +280,7 @@ def _write_encoded(
 def _keep_looks(video: VideoStream, first: TimedFrame, aspect: Fraction | None) -> None:
     """Give the new track what tells a player how to show the source's pixels: colours, their shape, which way is up."""
     context, frame = video.codec_context, first.frame
-    if frame.format.is_rgb:
+    if _has_rgb_colours(frame):
         encode.tag_bt709(video)
     else:
         context.colorspace, context.color_primaries = frame.colorspace, frame.color_primaries
@@ -283,9 +294,41 @@ def _as_yuv420(frame: VideoFrame, width: int, height: int) -> VideoFrame:
     """The same picture as 8-bit 4:2:0 in the same colours; the same object where it is that already."""
     if frame.format.name in ("yuv420p", "yuvj420p") and (frame.width, frame.height) == (width, height):
         return frame
-    if frame.format.is_rgb:
+    if _has_rgb_colours(frame):
         return encode.rgb_to_yuv(frame, width, height)
     return frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", dst_color_range=_range(frame))
+
+
+def _has_rgb_colours(frame: VideoFrame) -> bool:
+    """True for RGB and for palettes of RGB colours."""
+    return frame.format.is_rgb or frame.format.has_palette
+
+
+def _fields(frame: VideoFrame, bottom_first: bool) -> list[str]:
+    """x264's parameters for fields. H.264 has no interlaced picture whose height is no multiple of 4."""
+    if not frame.interlaced_frame or frame.height % 4:
+        return []
+    return ["bff=1" if bottom_first else "tff=1"]
+
+
+def _light(frame: VideoFrame) -> list[str]:
+    """x264's parameters for the mastering display and the light level that an HDR frame carries (SMPTE ST 2086)."""
+    held = {one.type.name: bytes(one) for one in cast(Iterable[SideData], frame.side_data)}
+    parameters = []
+    mastering = held.get("MASTERING_DISPLAY_METADATA")
+    if mastering is not None:
+        *fractions, has_primaries, has_luminance = np.frombuffer(mastering, np.int32)[:22].tolist()
+        values = [n / d if d else 0.0 for n, d in zip(fractions[::2], fractions[1::2], strict=True)]
+        if has_primaries and has_luminance:
+            rx, ry, gx, gy, bx, by, wx, wy = (round(value * 50_000) for value in values[:8])
+            darkest, brightest = (round(value * 10_000) for value in values[8:])
+            display = f"G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({brightest},{darkest})"
+            parameters.append(f"mastering-display={display}")
+    level = held.get("CONTENT_LIGHT_LEVEL")
+    if level is not None:
+        brightest_pixel, brightest_frame = np.frombuffer(level, np.uint32)[:2].tolist()
+        parameters.append(f"cll={brightest_pixel},{brightest_frame}")
+    return parameters
 
 
 def _range(frame: VideoFrame) -> int:

@@ -1,0 +1,132 @@
+"""How a picture looks and where a sound is heard stays, copied and re-encoded alike."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from model.media.encode import fit_layout
+from model.media.mux import mux_a2v, mux_v2a
+from model.media.source import read_sound
+from tests.clips import Film, Track, make
+from tests.measure import lag_and_correlation
+
+SOUND = np.zeros((1, 25_600), np.float32)
+
+
+def v2a(source: Path) -> tuple[str, Path]:
+    path = source.with_name("result.mp4")
+    return mux_v2a(source, 0.0, 1.6, SOUND, 16_000, path, ""), path
+
+
+def test_a_pixel_shape_that_only_the_container_has_is_kept(tmp_path: Path) -> None:
+    plain, source = make(tmp_path / "plain.mp4", Film()), tmp_path / "wide.mp4"
+    with av.open(str(plain)) as theirs, av.open(str(source), "w") as container:
+        stream = container.add_stream_from_template(theirs.streams.video[0])
+        stream.codec_context.sample_aspect_ratio = Fraction(32, 27)
+        for packet in theirs.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+
+    how, path = v2a(source)
+
+    assert how == "copied"
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(32, 27)
+
+
+def test_palette_pictures_are_tagged_with_the_matrix_used(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "palette.mov"), "w") as container:
+        stream = container.add_stream("png", rate=15)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "pal8"
+        for _ in range(30):
+            frame = av.VideoFrame(64, 48, "pal8")
+            for plane in frame.planes:
+                plane.update(b"\x40" * plane.buffer_size)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+    _, path = v2a(tmp_path / "palette.mov")
+
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.colorspace, frame.color_range) == (1, 1)
+
+
+def test_the_field_order_stays(tmp_path: Path) -> None:
+    for codec, name in (("mpeg2video", "a.ts"), ("libx264", "b.ts")):
+        options = (("flags", "+ilme+ildct"), ("bf", "2"), ("top", "1"), ("x264-params", "tff=1"))
+        source = make(tmp_path / name, Film(codec=codec, options=options[:2] + options[3:] * (codec == "libx264")))
+
+        how, path = v2a(source)
+
+        assert how == "re-encoded"
+        with av.open(str(source)) as theirs, av.open(str(path)) as ours:
+            before, after = next(theirs.decode(video=0)), next(ours.decode(video=0))
+            assert before.interlaced_frame
+            assert after.interlaced_frame
+            assert theirs.streams.video[0].codec_context.field_order == ours.streams.video[0].codec_context.field_order
+
+
+def test_mastering_display_and_light_level_stay(tmp_path: Path) -> None:
+    light = "mastering-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):cll=1000,400"
+    film = Film(pix_fmt="yuv420p10le", b_frames=2, options=(("x264-params", light),))
+    source = make(tmp_path / "hdr.mkv", film)
+
+    _, path = v2a(source)
+
+    with av.open(str(source)) as theirs, av.open(str(path)) as ours:
+        before, after = (
+            {one.type.name: bytes(one) for one in next(container.decode(video=0)).side_data}
+            for container in (theirs, ours)
+        )
+    for name in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"):
+        assert before[name] == after[name]
+
+
+@pytest.mark.parametrize(
+    ("layout", "carried", "seats"),
+    [
+        ("2.1", "5.1", [0, 1, 3]),
+        ("3.0(back)", "4.0", [0, 1, 3]),
+        ("quad", "5.0", [0, 1, 3, 4]),
+        ("quad(side)", "5.0", [0, 1, 3, 4]),
+        ("4.0", "4.0", [0, 1, 2, 3]),
+        ("5.1(side)", "5.1", [0, 1, 2, 3, 4, 5]),
+        ("3.1", "5.1", [0, 1, 2, 3]),
+        ("7.0", "7.1", [0, 1, 2, 4, 5, 6, 7]),
+    ],
+)
+def test_the_nearest_aac_layout_keeps_all_channels(tmp_path: Path, layout: str, carried: str, seats: list[int]) -> None:
+    source = make(tmp_path / "a.wav", sound=Track(codec="pcm_s16le", format="s16", layout=layout))
+
+    changes = mux_a2v(np.zeros((16, 32, 32, 3), np.uint8), 10, source, 0.5, 1.6, tmp_path / "a.mp4", "")
+
+    assert changes == ""
+    own = read_sound(source, Fraction(1, 2), Fraction(8, 5)).to_float()
+    result = read_sound(tmp_path / "a.mp4", Fraction(0), Fraction(8, 5))
+    assert result.layout == carried
+    for before, seat in zip(own, seats, strict=True):
+        if seat != 3 or carried not in ("5.1", "7.1"):  # AAC gives the subwoofer low frequencies only
+            lag, correlation = lag_and_correlation(before, result.to_float()[seat])
+            assert abs(lag) <= 1
+            assert correlation >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("layout", "carried"), [("6.1", "7.1"), ("ambisonic 1", "stereo"), ("9 channels", "mono"), ("hexagonal", "7.1")]
+)
+def test_other_layouts_are_mixed_down_and_the_job_says_so(tmp_path: Path, layout: str, carried: str) -> None:
+    channels = 9 if layout == "9 channels" else len(av.AudioLayout(layout).channels)
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, (channels, 4800)).astype(np.float32)
+
+    mixed, configured, is_mix = fit_layout(wave, layout)
+
+    assert (configured, is_mix) == (carried, True)
+    assert mixed.shape[1] == 4800
+    assert np.abs(mixed).max() > 0.1
