@@ -27,7 +27,7 @@ from service.api import (
 from service.api.catalogue import Catalogue
 from service.api.middleware import RequestContext
 from service.api.services import Services, Threads
-from service.api.uploads import sweep
+from service.api.uploads import UploadCounter, sweep
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
 from service.jobs.queue import JobQueue, QueueUnavailable
@@ -105,6 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 events=await running.enter_async_context(Events(chosen)),
                 metrics=counted,
                 tracing=tracing,
+                uploads=UploadCounter(chosen.max_uploads_per_key),
                 threads=Threads(os.cpu_count() or 1, keys=bool(chosen.key_hashes)),
             )
             exporter.start()
@@ -134,7 +135,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     description.complete(app)
     auth.describe(app, settings)
-    app.add_middleware(RequestContext, metrics=counted, tracing=tracing)
+    app.add_middleware(RequestContext, metrics=counted, tracing=tracing, least_rate=settings.min_upload_rate)
     return app
 
 

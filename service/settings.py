@@ -174,6 +174,36 @@ class Settings(BaseSettings):
         description="pauses after which a webhook that was not received is sent again, separated by spaces",
     )
     max_upload_mib: int = Field(default=200, ge=1, le=5 * 1024, description="largest upload, in MiB")
+    max_uploads_per_key: int = Field(
+        default=16, ge=1, description="uploads that one API process receives from one API key at a time"
+    )
+    min_upload_rate: int = Field(
+        default=1024,
+        ge=0,
+        description="bytes a second that a request body must bring, measured over 30 seconds; slower ones end with "
+        "408; 0: no limit",
+    )
+    disk_reserve_mib: int = Field(
+        default=256,
+        ge=0,
+        description="space in MiB that uploads leave free on the disk of `data`, so that Redis can write and jobs can "
+        "be deleted; uploads that would use it are refused with 507",
+    )
+    keep_alive_s: int = Field(
+        default=65,
+        ge=1,
+        le=3600,
+        description="seconds that the API keeps an idle connection open; longer than the proxy before it does, so that "
+        "the proxy never reuses a closed one",
+    )
+    header_timeout_s: int = Field(
+        default=20, ge=1, le=600, description="seconds that a client has to send the headers of a request"
+    )
+    max_connections_per_address: int = Field(
+        default=512,
+        ge=0,
+        description="connections of one client address to one API process; 0: no limit, for an API behind a proxy",
+    )
     max_duration_s: float = Field(default=600, gt=0, le=86_400, description="longest upload, in seconds")
     max_width: int = Field(default=8192, ge=16, description="widest video accepted, in pixels")
     max_height: int = Field(default=4320, ge=16, description="highest video accepted, in pixels")

@@ -19,6 +19,7 @@ from moto.server import ThreadedMotoServer
 
 from duet.standalone.stack import redis_program
 from service.app import create_app
+from service.connections import limited
 from service.jobs.queue import JobQueue
 from service.jobs.store import JobStore, connect
 from service.log import configure_logging
@@ -64,9 +65,10 @@ class RedisServer:
 class RunningApi:
     """An API as users meet it: uvicorn on a port of its own, in a thread of this process."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, settings: Settings | None = None) -> None:
         self.app = app
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False)
+        http = limited(settings or Settings())
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, http=http)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
@@ -151,7 +153,7 @@ def run_api() -> Iterator[Callable[[Settings], RunningApi]]:
     running: list[RunningApi] = []
 
     def start(settings: Settings) -> RunningApi:
-        api = RunningApi(create_app(settings))
+        api = RunningApi(create_app(settings), settings)
         api.start()
         running.append(api)
         return api

@@ -46,6 +46,7 @@ def api(
 
     from duet.cli.startup_checks import check_machine
     from service.app import create_app
+    from service.connections import limited
     from service.log import configure_logging
     from service.metrics.sharing import share
     from service.server import Server
@@ -65,6 +66,8 @@ def api(
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=5,
+        timeout_keep_alive=settings.keep_alive_s,
+        http=limited(settings),
     )
     sockets = None if descriptor is None else [socket.socket(fileno=descriptor)]
     Server(config, app).run(sockets)

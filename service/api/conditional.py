@@ -22,7 +22,7 @@ router = APIRouter(tags=["make"])
 _VIDEO = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska")
 _AUDIO = ("audio/wav", "audio/mpeg", "audio/mp4", "audio/flac", "audio/ogg")
 
-_ANSWERS = answers(400, 409, 410, 413, 415, 422, 507)
+_ANSWERS = answers(400, 408, 409, 410, 413, 415, 422, 507)
 
 
 def form_body(model: type[Parameters], *media_types: str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ async def _submit(
     services = submission.services
     await submission.check_room()
     try:
-        async with receive_upload(request, services.settings) as upload:
+        async with receive_upload(request, services.settings, services.uploads, submission.caller.name) as upload:
             parameters = read_fields(model, upload.fields)
             asked = {"kind": kind, "parameters": parameters.model_dump(), "file": upload.source.sha256}
             accepted = await submission.replay(asked)

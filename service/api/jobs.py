@@ -116,7 +116,8 @@ async def _upload_copy(services: Services, job: Job) -> AsyncIterator[Path | Non
     if upload is None:
         yield None
         return
-    with temporary_file(services.settings.temporary) as (path, file):
+    room = services.settings.disk_reserve_mib * 2**20 + upload.bytes
+    with temporary_file(services.settings.temporary, room) as (path, file):
 
         def copy() -> None:
             with room_on_disk():

@@ -1,8 +1,9 @@
-"""Around every request: its id, one line in the log, its place in metrics and traces, a bound on its body, security
-headers, and an answer even where the code failed."""
+"""Middleware of every request: request id, log line, metrics, trace, limits on the body, security headers, and a
+response even after an unexpected error."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
@@ -20,6 +21,9 @@ from service.tracing import Tracing
 
 MAX_BODY = 2**20
 """Bytes of a request's body, unless its route says otherwise."""
+
+RATE_PERIOD_S = 30
+"""Seconds over which the rate of a body is measured."""
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -41,26 +45,49 @@ def privacy(settings: Settings) -> str:
 
 
 class BodyLimit:
-    """Counts a body while it is read. A route that takes more says so by `allow` before it reads."""
+    """Bounds the size of a request body, and from below the rate at which it arrives. A route that accepts larger
+    bodies calls `allow` before it reads."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, least_rate: int = 0) -> None:
+        """`least_rate`: bytes a second; 0 for no bound."""
         self.allow(MAX_BODY, Problem(413, "too_large", f"The body of this request can have {MAX_BODY} bytes at most."))
         length = Headers(scope=scope).get("content-length", "")
-        self._announced = int(length) if _LENGTH.fullmatch(length) else 0
+        self.announced = int(length) if _LENGTH.fullmatch(length) else 0
         self._receive = receive
         self._received = 0
+        self._least = least_rate * RATE_PERIOD_S
+        self._recent = 0
+        self._deadline: float | None = None
+        self._complete = False
 
     def allow(self, maximum: int, problem: Problem) -> None:
         """From now on `maximum` bytes may come; `problem` is raised beyond."""
         self._maximum, self._problem = maximum, problem
 
     async def receive(self) -> Message:
-        """The next message. Raises the problem beyond the limit, at once where the length is announced."""
-        self._check(self._announced)
-        message = await self._receive()
-        self._received += len(message.get("body", b""))
+        """The next message. Raises the problem beyond the limit, at once if the length is announced; Problem 408 if the
+        body arrives too slowly."""
+        self._check(self.announced)
+        message = await self._next()
+        size = len(message.get("body", b""))
+        self._received += size
+        self._recent += size
+        self._complete = not message.get("more_body", False)
         self._check(self._received)
         return message
+
+    async def _next(self) -> Message:
+        if not self._least or self._complete:
+            return await self._receive()
+        now = asyncio.get_running_loop().time()
+        if self._deadline is None or self._recent >= self._least:
+            self._deadline, self._recent = now + RATE_PERIOD_S, 0
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._receive()
+        except TimeoutError as error:
+            detail = f"The body arrived too slowly: less than {self._least} bytes in {RATE_PERIOD_S} s."
+            raise Problem(408, "too_slow", detail, headers={"Connection": "close"}) from error
 
     def _check(self, size: int) -> None:
         if size > self._maximum:
@@ -77,8 +104,10 @@ def body_limit(request: Request) -> BodyLimit:
 class RequestContext:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, metrics: ApiMetrics, tracing: Tracing) -> None:
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics, tracing: Tracing, least_rate: int) -> None:
+        """`least_rate`: bytes a second that a body must bring; 0 for no bound."""
         self._app = app
+        self._least_rate = least_rate
         self._metrics = metrics
         self._tracing = tracing
 
@@ -88,7 +117,7 @@ class RequestContext:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        limit = BodyLimit(scope, receive)
+        limit = BodyLimit(scope, receive, self._least_rate)
         scope.setdefault("state", {}).update(request_id=request_id, body_limit=limit)
         tracing = self._tracing if scope["path"].removeprefix("/v1") not in _QUIET else _UNTRACED
         status: int | None = None

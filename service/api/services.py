@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from service.api.catalogue import Catalogue
 from service.api.fair_share import FairLimiter
+from service.api.uploads import UploadCounter
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
 from service.jobs.queue import JobQueue
@@ -57,6 +58,7 @@ class Services:
     metrics: ApiMetrics
     tracing: Tracing
     threads: Threads
+    uploads: UploadCounter
 
 
 async def _services(request: Request) -> Services:

@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 import unicodedata
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -45,26 +46,53 @@ class Upload:
 
 
 @asynccontextmanager
-async def receive_upload(request: Request, settings: Settings) -> AsyncIterator[Upload]:
+async def receive_upload(
+    request: Request, settings: Settings, uploads: UploadCounter, caller: str | None
+) -> AsyncIterator[Upload]:
     """Read the form of `request`; its file exists in `settings.temporary` as long as the context is open.
 
-    Raises Problem 400, 413, 415, 422 or 507, and ClientDisconnect if the client disconnects.
+    Raises Problem 400, 408, 413, 415, 422, 429 or 507, and ClientDisconnect if the client disconnects.
     """
     media_type, options = parse_options_header(request.headers.get("content-type"))
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
         raise Problem(415, "unsupported_media_type", "The body must be multipart/form-data with a field `file`.")
     body_limit(request).allow(settings.max_upload_bytes + _FORM_BYTES, _too_large(settings.max_upload_bytes))
-    with temporary_file(settings.temporary) as (path, file):
-        form = _Form(options[b"boundary"], file, settings.max_upload_bytes)
+    reserve = settings.disk_reserve_mib * 2**20
+    with uploads.one_of(caller), temporary_file(settings.temporary, reserve + body_limit(request).announced) as opened:
+        path, file = opened
+        form = _Form(options[b"boundary"], file, settings.max_upload_bytes, reserve)
         async for chunk in request.stream():
             await run_in_threadpool(form.feed, chunk)  # hashing and the disk must not block the event loop
         await run_in_threadpool(form.finish)
         yield Upload(Source(path, form.filename, form.size, form.digest.hexdigest()), form.fields)
 
 
+class UploadCounter:
+    """Uploads under way in this process, by caller."""
+
+    def __init__(self, most: int) -> None:
+        """`most` uploads of one caller at a time."""
+        self._most = most
+        self._uploads: Counter[str | None] = Counter()
+
+    @contextmanager
+    def one_of(self, caller: str | None) -> Iterator[None]:
+        """Count an upload as long as the context is open. Raises Problem 429."""
+        if self._uploads[caller] >= self._most:
+            detail = f"{self._most} uploads of this key are under way already."
+            raise Problem(429, "too_many_uploads", detail, headers={"Retry-After": "5"})
+        self._uploads[caller] += 1
+        try:
+            yield
+        finally:
+            self._uploads[caller] -= 1
+
+
 @contextmanager
-def temporary_file(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """A new, locked file in `folder`, which exists as long as the context is open. Raises Problem 507.
+def temporary_file(folder: Path, room: int) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A new, locked file in `folder`, which exists as long as the context is open.
+
+    Raises Problem 507 unless the disk has `room` bytes.
 
     The lock tells `sweep` that the file is in use. `sweep` in another process may delete the file between its creation
     and the lock, so its name is checked once it is locked.
@@ -72,6 +100,7 @@ def temporary_file(folder: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     while True:
         with room_on_disk():
             folder.mkdir(parents=True, exist_ok=True)
+            check_room_on_disk(folder, room)
             handle, name = tempfile.mkstemp(dir=folder, prefix=_PREFIX)
         path = Path(name)
         with os.fdopen(handle, "wb") as file:
@@ -107,13 +136,15 @@ def _names(path: Path, file: IO[bytes]) -> bool:
 class _Form:
     """Parses the body: the part `file` goes to disk, the others to `fields`. Raises Problem."""
 
-    def __init__(self, boundary: bytes, file: IO[bytes], max_bytes: int) -> None:
+    def __init__(self, boundary: bytes, file: IO[bytes], max_bytes: int, reserve: int) -> None:
+        """`reserve`: bytes to leave free on the disk of `file`."""
         self.filename = ""
         self.size = 0
         self.digest = hashlib.sha256()
         self.fields: dict[str, str] = {}
         self._file = file
         self._max_bytes = max_bytes
+        self._reserve = reserve
         self._has_file = False
         self._ended = False
         self._name = ""
@@ -141,6 +172,7 @@ class _Form:
 
     def feed(self, chunk: bytes) -> None:
         """Parse the next bytes of the body."""
+        check_room_on_disk(self._file.fileno(), self._reserve)
         try:
             self._parser.write(chunk)
         except FormParserError as error:
@@ -220,7 +252,18 @@ def room_on_disk() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise Problem(507, "storage_full", "The server has no space left for the upload.") from error
+        raise _disk_full() from error
+
+
+def check_room_on_disk(place: Path | int, room: int) -> None:
+    """Raise Problem 507 unless the disk of `place`, a path or a file descriptor, has `room` bytes."""
+    status = os.statvfs(place)
+    if status.f_bavail * status.f_frsize < room:
+        raise _disk_full()
+
+
+def _disk_full() -> Problem:
+    return Problem(507, "storage_full", "The server has no space left for the upload.")
 
 
 def _text(raw: bytes, what: str) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from service.api.uploads import sweep
+from service.api import middleware
+from service.api.uploads import sweep, temporary_file
 from service.settings import Settings
 from tests.conftest import RunningApi
 from tests.files import files_in
@@ -181,3 +184,75 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) ->
         assert sweep(tmp_path) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"upload-coming", "something-else"}
     assert sweep(tmp_path / "not there") == 0
+
+
+def test_uploads_leave_a_reserve_on_the_disk(run_api: Callable[[Settings], RunningApi], settings: Settings) -> None:
+    """So that Redis can still write, and jobs can be read and deleted to free space."""
+    free = shutil.disk_usage(settings.data).free // 2**20
+    api = run_api(settings.model_copy(update={"disk_reserve_mib": free + 1024}))
+    url = httpx.post(f"{api.url}/generate", trust_env=False).headers["location"]
+    file = {"file": ("a.mp4", media.video(0.5))}
+    problem(httpx.post(f"{api.url}/v2a", files=file, trust_env=False), 507, "storage_full")
+    assert httpx.get(f"{api.url}{url}", trust_env=False).status_code == 200
+    assert httpx.delete(f"{api.url}{url}", trust_env=False).status_code == 204
+    assert files_in(settings.data) == []
+
+
+def test_a_slow_upload_ends(
+    run_api: Callable[[Settings], RunningApi], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middleware, "RATE_PERIOD_S", 1)
+    api = run_api(settings)
+    with socket.create_connection(("127.0.0.1", api.port), timeout=20) as client:
+        client.sendall(b"POST /v2a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n")
+        client.sendall(b"Content-Type: multipart/form-data; boundary=XX\r\n\r\n" + HEAD)
+        assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
+    until(lambda: not files_in(settings.data), "nothing is left")
+
+
+def test_one_caller_has_so_many_uploads_at_a_time(
+    run_api: Callable[[Settings], RunningApi], settings: Settings
+) -> None:
+    api = run_api(settings.model_copy(update={"max_uploads_per_key": 2}))
+    clients = []
+    file = {"file": ("a.mp4", media.video(0.5))}
+    try:
+        for number in range(1, 3):
+            client = socket.create_connection(("127.0.0.1", api.port))
+            clients.append(client)
+            client.sendall(b"POST /v2a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n")
+            client.sendall(b"Content-Type: multipart/form-data; boundary=XX\r\n\r\n" + HEAD)
+            until(lambda: len(list(settings.temporary.glob("*"))) == number, "it is under way")  # noqa: B023
+        problem(httpx.post(f"{api.url}/v2a", files=file, trust_env=False), 429, "too_many_uploads")
+    finally:
+        for client in clients:
+            client.close()
+    until(lambda: not files_in(settings.data), "they have ended")
+    assert httpx.post(f"{api.url}/v2a", files=file, trust_env=False).status_code == 202
+
+
+def test_a_file_swept_before_it_is_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may sweep between the creation of the file and its lock."""
+    lock, swept = fcntl.flock, []
+
+    def sweep_first(file: Any, operation: int) -> None:
+        if not swept:
+            swept.append(True)
+            assert sweep(tmp_path) == 1
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    with temporary_file(tmp_path, 0) as (path, file):
+        file.write(b"x")
+        file.flush()
+        assert path.read_bytes() == b"x"
+        assert sweep(tmp_path) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_name_may_be_encoded(api: RunningApi) -> None:
+    """`filename*=`, as some clients write it (RFC 5987)."""
+    head = b"--XX\r\nContent-Disposition: form-data; name=\"file\"; filename*=UTF-8''%e2%82%ac.mp4\r\n\r\n"
+    body = head + media.video(0.5) + END
+    job = httpx.post(f"{api.url}/v2a", content=body, headers=FORM, trust_env=False).json()
+    assert job["input"]["filename"] == "€.mp4"
