@@ -14,7 +14,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 import httpx
 
 from duet.client import flows
-from duet.client.exchange import Action, Answer, Done, Emit, Flow, OnUpload, Open, Pause, Read, Send, Server
+from duet.client.exchange import Action, Answer, Done, Emit, Flow, OnUpload, Open, Pause, Read, Run, Send, Server
 from duet.client.facts import JobFacts, Model
 from duet.client.flows import Patience
 from duet.client.parameters import A2VParameters, GenerateParameters, Kind, V2AParameters
@@ -178,9 +178,11 @@ class _Conversation(Generic[T]):
         self._flow.close()
         await self._close_body()
 
-    async def _do(self, action: Send | Open | Read | Pause) -> Any:
+    async def _do(self, action: Send | Open | Read | Pause | Run) -> Any:
         if isinstance(action, Pause):
             return await asyncio.sleep(action.seconds)
+        if isinstance(action, Run):
+            return await asyncio.to_thread(action.function)
         if isinstance(action, Read):
             return await anext(self._pieces, b"")
         await self._close_body()

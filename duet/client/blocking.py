@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 import httpx
 
 from duet.client import flows
-from duet.client.exchange import Action, Answer, Done, Emit, Flow, OnUpload, Open, Pause, Read, Send, Server
+from duet.client.exchange import Action, Answer, Done, Emit, Flow, OnUpload, Open, Pause, Read, Run, Send, Server
 from duet.client.facts import JobFacts, Model
 from duet.client.flows import Patience
 from duet.client.parameters import A2VParameters, GenerateParameters, Kind, V2AParameters
@@ -198,9 +198,11 @@ class _Conversation(Generic[T]):
         self._flow.close()
         self._close_body()
 
-    def _do(self, action: Send | Open | Read | Pause) -> Any:
+    def _do(self, action: Send | Open | Read | Pause | Run) -> Any:
         if isinstance(action, Pause):
             return time.sleep(action.seconds)
+        if isinstance(action, Run):
+            return action.function()
         if isinstance(action, Read):
             return next(self._pieces, b"")
         self._close_body()

@@ -85,6 +85,13 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Run:
+    """Call the function, which may block on a disk; get its result."""
+
+    function: Callable[[], Any]
+
+
+@dataclass(frozen=True)
 class Emit:
     """Hand the value to whoever runs the flow."""
 
@@ -98,7 +105,7 @@ class Done(Generic[T]):
     value: T
 
 
-Action = Send | Open | Read | Pause | Emit
+Action = Send | Open | Read | Pause | Run | Emit
 Flow = Generator[Action, Any, T]
 """Actions are answered as they say; what httpx raises as TransportError is thrown into the flow."""
 

@@ -3,6 +3,7 @@ fetch."""
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import httpx
 
 from duet.client.errors import JobGone, Refused, ServerUnreachable, StillRunning
-from duet.client.exchange import Answer, Call, Emit, Flow, OnUpload, Open, Pause, Read, Send
+from duet.client.exchange import Answer, Call, Emit, Flow, OnUpload, Open, Pause, Read, Run, Send
 from duet.client.facts import ENDED
 from duet.client.sse import Event, EventParser
 
@@ -57,7 +58,7 @@ def ask(call: Call, patience: Patience, open_body: bool = False) -> Flow[Answer]
                 raise unreachable(error) from error
             yield Pause(pause)
             continue
-        if answer.status < 400:
+        if 200 <= answer.status < 300:  # redirects are not followed: they would take a key or an upload elsewhere
             return answer
         refused = Refused.read(answer.status, answer.headers, answer.body)
         wanted = _retry_after(answer)
@@ -155,7 +156,7 @@ def events(job_id: str, patience: Patience, last_id: str = "", deadline: float |
         broken: httpx.TransportError | None = None
         try:
             answer: Answer = yield Open(Call("GET", f"/jobs/{job_id}/events", headers=headers, seconds=SILENCE))
-            if answer.status >= 400:
+            if not 200 <= answer.status < 300:
                 raise Refused.read(answer.status, answer.headers, answer.body)
             if answer.status == 204:  # there is nothing after `last_id`
                 return
@@ -243,17 +244,24 @@ def _told(data: dict[str, Any], event: Event) -> dict[str, Any]:
 
 
 def fetch(place: str, path: Path, patience: Patience) -> Flow[None]:
-    """Write the file to `path`, all of it or nothing; what was there before is replaced."""
+    """Write the file to `path`, complete or not at all; an existing file is replaced.
+
+    Raises Refused for an answer that is not the whole file, ServerUnreachable for a body that stays too short.
+    """
     tries = iter(patience.pauses)
     partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
     try:
-        with partial.open("xb") as file:
+        with (yield Run(functools.partial(partial.open, "xb"))) as file:
             while True:
                 pause = next(tries, None)
                 try:
-                    yield from ask(Call("GET", place), patience, open_body=True)
+                    answer = yield from ask(Call("GET", place), patience, open_body=True)
+                    if answer.status != 200:
+                        raise Refused.read(answer.status, answer.headers, answer.body)
                     while piece := (yield Read()):
-                        file.write(piece)
+                        yield Run(functools.partial(file.write, piece))
+                    yield Run(file.flush)
+                    _check_length(answer, file.tell())
                     break
                 except httpx.TransportError as error:
                     if pause is None:
@@ -261,9 +269,17 @@ def fetch(place: str, path: Path, patience: Patience) -> Flow[None]:
                 file.seek(0)
                 file.truncate()
                 yield Pause(pause)
-        os.replace(partial, path)
+        yield Run(functools.partial(os.replace, partial, path))
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _check_length(answer: Answer, size: int) -> None:
+    """Raise a TransportError, which is tried again, if the body is shorter or longer than announced."""
+    announced = answer.headers.get("content-length", "")
+    plain = announced.isascii() and announced.isdigit() and "content-encoding" not in answer.headers
+    if plain and int(announced) != size:
+        raise httpx.ReadError(f"{size} bytes came instead of {announced}")
 
 
 def _passes(refused: Refused) -> bool:

@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
-import typer
-
 from duet.standalone.supervisor import Program, Supervised
 from service.log import configure_logging
 from service.settings import Settings
@@ -49,6 +47,8 @@ START_PATIENCE = 15.0
 
 WORKER = ("-m", "duet", "worker")
 """What Python is given to be a worker."""
+
+STDOUT = 1
 
 _T = TypeVar("_T")
 
@@ -79,9 +79,15 @@ def serve(settings: Settings, worker: Sequence[str] = WORKER) -> None:
 
 def _report(name: str, line: str) -> None:
     label = f"{name:<8} |"
-    with suppress(BrokenPipeError):  # nobody reads any more: no reason to stop serving
-        colour = _COLOURS[name.partition("-")[0]]
-        typer.echo(f"\x1b[{colour}m{label}\x1b[0m {line}" if sys.stdout.isatty() else f"{label} {line}")
+    colour = _COLOURS[name.partition("-")[0]]
+    _write(f"\x1b[{colour}m{label}\x1b[0m {line}" if os.isatty(STDOUT) else f"{label} {line}")
+
+
+def _write(text: str) -> None:
+    """Print a line without a buffer. If it cannot be written (terminal gone, disk full) it is dropped: the stack must
+    go on."""
+    with suppress(OSError):
+        os.write(STDOUT, f"{text}\n".encode(errors="replace"))
 
 
 class _Stack:
@@ -278,7 +284,7 @@ class _Stack:
         _report("duet", "Try:")
         key = " -H 'Authorization: Bearer YOUR-KEY'" if self.settings.key_hashes else ""
         request = f"curl -s {self.url}/generate{key} -H 'Content-Type: application/json' -d '{{\"seed\": 42}}'"
-        typer.echo(f"\n{request}\n")
+        _write(f"\n{request}\n")
         _report("duet", "Ctrl-C stops everything")
 
 

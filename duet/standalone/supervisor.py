@@ -82,7 +82,7 @@ class Supervised:
             try:
                 await asyncio.wait_for(asyncio.shield(self._keeper), self.program.stop_seconds)
             except TimeoutError:
-                self._report(
+                self._say(
                     self._supervisor, f"{self.program.name} did not stop in {self.program.stop_seconds:g} s: killed"
                 )
                 self.kill()
@@ -130,11 +130,11 @@ class Supervised:
             if time.monotonic() - started >= STEADY_AFTER:
                 delay = FIRST_DELAY
             if self._recover and ended is not None and not self._stopping.is_set():
-                await self._recover(ended)
+                await self._recovered(ended)
             while True:
                 if self._stopping.is_set():
                     return
-                self._report(self._supervisor, f"{self.program.name} {ending}; starting it again in {delay:g} s")
+                self._say(self._supervisor, f"{self.program.name} {ending}; starting it again in {delay:g} s")
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), delay)
                     return
@@ -144,6 +144,19 @@ class Supervised:
                     break
                 except OSError as error:
                     ending = f"cannot be started ({error})"
+
+    async def _recovered(self, pid: int) -> None:
+        """`recover`, whose errors must not end the supervision."""
+        assert self._recover is not None
+        try:
+            await self._recover(pid)
+        except Exception as error:
+            self._say(self._supervisor, f"what {self.program.name} left could not be recovered: {error!r}")
+
+    def _say(self, name: str, line: str) -> None:
+        """`report`. Output that cannot be written is dropped."""
+        with suppress(OSError):
+            self._report(name, line)
 
     async def _attend(self) -> int:
         """Relay the program's output until it ends; return its exit status, negative for a signal."""
@@ -163,7 +176,7 @@ class Supervised:
                 continue
             if not line:
                 return
-            self._report(self.program.name, line.decode(errors="replace").rstrip())
+            self._say(self.program.name, line.decode(errors="replace").rstrip())
 
     def _kill_group(self) -> None:
         with suppress(ProcessLookupError, PermissionError):

@@ -1,0 +1,101 @@
+"""Saving a file: complete or not at all, only from the answer that is expected, and never on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from duet.client import AsyncDuet, Duet, Job, Patience, Refused
+from duet.client.asynchronous import AsyncJob
+
+ONCE = Patience(())
+BODY = b"a whole clip"
+
+
+@contextmanager
+def answering(status: int, *headers: tuple[str, str], body: bytes = b"") -> Iterator[str]:
+    """The URL of a server that gives every request this answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            for name, value in (*headers, ("Content-Length", str(len(body)))):
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_DELETE = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def job_data() -> dict:
+    files = {"video.mp4": "/jobs/job_1/files/video.mp4"}
+    return {
+        "id": "job_1",
+        "kind": "generate",
+        "status": "completed",
+        "outputs": [{"index": 0, "seed": 1, "files": files}],
+    }
+
+
+@pytest.mark.parametrize("status", [204, 206, 301, 304])
+def test_an_answer_that_is_not_the_file_leaves_the_old_one(status: int, tmp_path: Path) -> None:
+    (target := tmp_path / "clip.mp4").write_bytes(b"mine")
+    with (
+        answering(status, ("Location", "/elsewhere")) as url,
+        Duet(url, patience=ONCE) as duet,
+        pytest.raises(Refused) as refused,
+    ):
+        Job(duet, job_data()).save(target)
+    assert refused.value.status == status
+    assert target.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_redirect_is_no_deletion() -> None:
+    with (
+        answering(301, ("Location", "/login")) as url,
+        Duet(url, patience=ONCE) as duet,
+        pytest.raises(Refused, match="Moved Permanently"),
+    ):
+        Job(duet, job_data()).delete()
+
+
+def test_asyncio_writes_in_another_thread(tmp_path: Path) -> None:
+    threads: list[threading.Thread] = []
+    watching = True
+
+    def watch(event: str, arguments: tuple) -> None:
+        if watching and event in ("open", "os.rename") and str(tmp_path) in str(arguments[0]):
+            threads.append(threading.current_thread())
+
+    async def save(url: str) -> None:
+        async with AsyncDuet(url, patience=ONCE) as duet:
+            await AsyncJob(duet, job_data()).save(tmp_path / "clip.mp4")
+
+    with answering(200, body=BODY) as url:
+        sys.addaudithook(watch)
+        asyncio.run(save(url))
+        watching = False
+    assert (tmp_path / "clip.mp4").read_bytes() == BODY
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads

@@ -1,0 +1,49 @@
+"""The supervisor goes on when a program ends with a status, and when nothing can be printed any more."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import sys
+
+import pytest
+
+from duet.standalone.supervisor import Program, Supervised
+
+ENDS = (sys.executable, "-c", "import sys, time; print('up', flush=True); time.sleep(0.1); sys.exit(3)")
+
+
+def run_twice(report, recover=None) -> set[int]:  # type: ignore[no-untyped-def]
+    """Process ids of a program that keeps ending with status 3, once it was started again."""
+
+    async def run() -> set[int]:
+        supervised = Supervised(Program("worker", ENDS), report, recover)
+        await supervised.start()
+        pids = {supervised.pid}
+        try:
+            async with asyncio.timeout(20):
+                while len(pids) < 2:
+                    await asyncio.sleep(0.02)
+                    pids.add(supervised.pid)
+        finally:
+            await supervised.stop()
+        return {pid for pid in pids if pid is not None}
+
+    return asyncio.run(run())
+
+
+def test_a_program_that_ended_with_a_status_is_started_again() -> None:
+    lines: list[str] = []
+    assert len(run_twice(lambda name, line: lines.append(line))) == 2
+    assert any("ended unasked (exit status 3)" in line for line in lines)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_output_that_cannot_be_written_ends_no_supervision(code: int) -> None:
+    def report(name: str, line: str) -> None:
+        raise OSError(code, "cannot be written")
+
+    async def recover(pid: int) -> None:
+        raise OSError(code, "its log neither")
+
+    assert len(run_twice(report, recover)) == 2
