@@ -23,9 +23,10 @@ from model.checkpoint.manifest import find_models
 from model.media.decode import decode_audio, decode_video
 from model.media.encode import write_clip
 from model.media.pictures import contact_sheet
+from model.media.streams import AudioStream, VideoStream
 from model.request import SamplingParams
 from model.runtime.pipeline import ClipRequest, Pipeline
-from service.jobs.record import AudioStream, Input, Job, VideoStream, Window, claim, new_job
+from service.jobs.record import Input, Job, Window, claim, new_job
 from workers.outputs import write_files
 from workers.spool import Files
 

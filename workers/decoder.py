@@ -34,18 +34,25 @@ import torch
 from torch import Tensor
 
 from model.media.source import MediaError
-from workers.decoder_server import DecodingLimits
+from service.sandbox import child
+from service.sandbox.limits import ProcessLimits
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LIMITS = ProcessLimits(cpu_seconds=120, wall_seconds=180.0, memory_bytes=4 * 1024**3, file_bytes=1024**3)
+"""Limits of one call; `memory_bytes` come on top of the loaded libraries."""
+
 LARGEST_ANSWER = 2**28
-"""Bytes that are read of a child's answer. A clip as the network sees it has less than a hundredth of it."""
+"""Bytes that are read of a child's answer: over a hundred times a clip as the network sees it."""
 
 GRACE = 10.0
-"""Seconds after the end of a child's time in which its server must have killed it."""
+"""Seconds that the server has to kill a child whose time is over, and to report it."""
+
+LARGEST_REPORT = 4096
+"""Bytes of a report at most."""
 
 STARTING = 120.0
 """Seconds that a server may take to load the decoder on a busy machine."""
@@ -84,8 +91,8 @@ class Decoding:
     `on_spent` hears what each call cost, in the thread of the call.
     """
 
-    def __init__(self, limits: DecodingLimits | None = None, on_spent: Callable[[Spent], None] | None = None) -> None:
-        self.limits = limits or DecodingLimits()
+    def __init__(self, limits: ProcessLimits | None = None, on_spent: Callable[[Spent], None] | None = None) -> None:
+        self.limits = limits or LIMITS
         self._on_spent = on_spent
         self._lock = threading.Lock()
         self._server: subprocess.Popen[bytes] | None = None
@@ -104,31 +111,28 @@ class Decoding:
             self._ensure_server()
 
     def close(self) -> None:
-        """End the server, and with it whatever its children still do."""
+        """Kill the server and its children."""
         with self._lock:
             server, self._server = self._server, None
             if self._control is not None:
                 self._control.close()
                 self._control = None
             if server is not None:
-                server.kill()
-                server.wait()
+                child.kill(server)
 
     def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """See `confined`."""
         request = pickle.dumps((function, [_portable(each) for each in arguments], named))
         ours, theirs = socket.socketpair()
-        status, status_end = os.pipe()
-        with ours, open(status, "rb") as reports:
-            try:
-                self._hand_over(theirs.fileno(), status_end)
-            finally:
-                theirs.close()
-                os.close(status_end)
+        report_ours, report_theirs = socket.socketpair()
+        with ours, report_ours:
+            with theirs, report_theirs:
+                self._hand_over(theirs.fileno(), report_theirs.fileno())
             ours.settimeout(STARTING + self.limits.wall_seconds + GRACE)
+            report_ours.settimeout(self.limits.wall_seconds + GRACE)
             try:
                 answer = _converse(ours, request)
-                report = json.loads(reports.read() or b"{}")
+                report = json.loads(_received(report_ours, LARGEST_REPORT) or b"{}")
             except TimeoutError as error:
                 self.close()
                 raise DecoderLost("the decoder's server does not answer") from error
@@ -175,40 +179,39 @@ def _portable(argument: Any) -> Any:
     return argument.cpu() if isinstance(argument, Tensor) else argument
 
 
-def _start_server(control: int, limits: DecodingLimits) -> subprocess.Popen[bytes]:
-    """It has its own session, so that Ctrl-C is for the worker alone, and no environment but what Python needs."""
-    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
-    environment |= {
+def _start_server(control: int, limits: ProcessLimits) -> subprocess.Popen[bytes]:
+    environment = {
         "PYTHONPATH": os.pathsep.join(os.path.abspath(each) for each in sys.path),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
+    command = [sys.executable, "-m", "workers.decoder_server", str(control), limits.to_json()]
     try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "workers.decoder_server", str(control), limits.to_json()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env=environment,
-            pass_fds=[control],
-            start_new_session=True,
+        return child.start(
+            command, environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[control]
         )
     except OSError as error:
         raise DecoderLost(f"the decoder's server could not be started: {error}") from error
 
 
 def _converse(connection: socket.socket, request: bytes) -> bytes:
-    """Send the request; return what comes until the child ends or has said too much."""
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died early: its report says of what
+    """Send the request, and return the answer."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the child ended early; the report says why
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
-    answer = bytearray()
+    return _received(connection, LARGEST_ANSWER)
+
+
+def _received(connection: socket.socket, most: int) -> bytes:
+    """Read until the other end closes or `most` bytes are exceeded. Raises TimeoutError after a long silence."""
+    received = bytearray()
     with contextlib.suppress(ConnectionResetError):
-        while len(answer) <= LARGEST_ANSWER and (piece := connection.recv(2**20)):
-            answer += piece
-    return bytes(answer)
+        while len(received) <= most and (piece := connection.recv(2**20)):
+            received += piece
+    return bytes(received)
 
 
-def _unpack(answer: bytes, report: dict[str, Any], limits: DecodingLimits) -> Any:
+def _unpack(answer: bytes, report: dict[str, Any], limits: ProcessLimits) -> Any:
     """What the child returned, or raise what it raised. The answer is judged as any stranger's would be."""
     ended_by = report["signal"]
     if ended_by == signal.SIGKILL and not report["overdue"] and report["cpu_seconds"] < limits.cpu_seconds:

@@ -1,7 +1,7 @@
-"""The process that the decoder's children are forked from: see `workers.decoder`, which starts it.
+"""The process that decoder children are forked from; `workers.decoder` starts it.
 
-It loads the decoder and torch once, and from then on only waits: for a call, which it gives to a new child, for a
-child's end, which it reports, and for a child's time to be over. It ends with the worker, and its children with it.
+It loads the decoder and torch once. Then it forks a child for each call, reports how each child ended, and kills
+children that exceed their time. It ends with the worker, and its children end with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import pickle
-import resource
 import select
 import signal
 import socket
@@ -19,34 +18,24 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-
-@dataclass(frozen=True)
-class DecodingLimits:
-    """What one call may take. `memory_bytes`: beyond what the loaded libraries occupy."""
-
-    cpu_seconds: int = 120
-    wall_seconds: float = 180.0
-    memory_bytes: int = 4 * 1024**3
-    file_bytes: int = 1024**3
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
+from service.sandbox.child import die_with_parent
+from service.sandbox.limits import ProcessLimits, address_space, confine
 
 
 @dataclass(frozen=True)
 class _Child:
-    """A running child: where its end is reported, and when its time is over."""
+    """A running child: the descriptor that its end is reported to, and when it is killed."""
 
     report: int
     deadline: float
     overdue: bool = False
 
 
-def main(control_fd: int, limits: DecodingLimits) -> None:
-    """Serve calls that come over the socket `control_fd` until its other end closes."""
+def main(control_fd: int, limits: ProcessLimits) -> None:
+    """Serve calls that arrive on the socket `control_fd`, until its other end closes."""
     import gc
 
     import numpy.ma  # noqa: F401
@@ -59,7 +48,7 @@ def main(control_fd: int, limits: DecodingLimits) -> None:
     import model.media.poster
     import model.media.spectrogram
 
-    # Loaded and run once, for all children, and frozen: their first garbage collection would copy the whole heap.
+    # Load and run everything once, then freeze it: a child's first garbage collection would copy the whole heap.
     PIL.Image.init()
     model.media.spectrogram.spectrogram(torch.zeros(1, 25_600), 16_000)
     gc.freeze()
@@ -78,7 +67,8 @@ def main(control_fd: int, limits: DecodingLimits) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _serve(control: socket.socket, woken: int, children: dict[int, _Child], limits: DecodingLimits) -> None:
+def _serve(control: socket.socket, woken: int, children: dict[int, _Child], limits: ProcessLimits) -> None:
+    server = os.getpid()
     while True:
         soonest = min((child.deadline for child in children.values() if not child.overdue), default=None)
         wait = None if soonest is None else max(0.0, soonest - time.monotonic())
@@ -94,15 +84,16 @@ def _serve(control: socket.socket, woken: int, children: dict[int, _Child], limi
             connection, report = ends
             pid = os.fork()
             if pid == 0:
+                die_with_parent(server)
                 for each in (control.detach(), woken, report, *(child.report for child in children.values())):
-                    os.close(each)  # or who waits for another child's report would wait for this one too
+                    os.close(each)  # an inherited copy would keep the reader of another child's report waiting
                 _run(connection, limits)
             os.close(connection)
             children[pid] = _Child(report, time.monotonic() + limits.wall_seconds)
 
 
 def _reap(children: dict[int, _Child]) -> None:
-    """Report every child that has ended."""
+    """Report every child that ended."""
     while children:
         pid, status, used = os.wait4(-1, os.WNOHANG)
         if pid == 0:
@@ -114,7 +105,7 @@ def _reap(children: dict[int, _Child]) -> None:
             "cpu_seconds": used.ru_utime + used.ru_stime,
             "peak_bytes": used.ru_maxrss * 1024,
         }
-        with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+        with contextlib.suppress(BrokenPipeError):  # the caller has given up
             os.write(child.report, json.dumps(report).encode())
         os.close(child.report)
 
@@ -127,8 +118,8 @@ def _end_overdue(children: dict[int, _Child]) -> None:
             children[pid] = _Child(child.report, child.deadline, overdue=True)
 
 
-def _run(connection_fd: int, limits: DecodingLimits) -> NoReturn:
-    """The child: read the call, give up the means to do harm, answer, end."""
+def _run(connection_fd: int, limits: ProcessLimits) -> NoReturn:
+    """The child: read the call, apply the limits, answer, exit."""
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -140,33 +131,23 @@ def _run(connection_fd: int, limits: DecodingLimits) -> NoReturn:
             connection.sendall(json.dumps(head).encode() + b"\n")
             connection.sendall(body)
     except (BrokenPipeError, ConnectionResetError):
-        os._exit(1)  # the worker has gone, or has heard enough
+        os._exit(1)  # the worker is gone, or stopped reading
     except BaseException:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
 
 
-def _confine(limits: DecodingLimits) -> None:
-    """Time and memory end, no core is dumped, no file grows without bound; the kernel, short of memory, takes this
-    process before it takes the worker."""
-    signal.setitimer(signal.ITIMER_REAL, limits.wall_seconds + 1)  # should the server die meanwhile
+def _confine(limits: ProcessLimits) -> None:
+    """Apply the limits. Short of memory, the kernel kills this process before the worker (`oom_score_adj`)."""
+    signal.setitimer(signal.ITIMER_REAL, limits.wall_seconds + 1)  # in case the server hangs
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
-    with open("/proc/self/statm") as file:
-        loaded = int(file.read().split()[0]) * resource.getpagesize()
-    for what, soft, hard in (
-        (resource.RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 1),
-        (resource.RLIMIT_AS, loaded + limits.memory_bytes, loaded + limits.memory_bytes),
-        (resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes),
-        (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_NOFILE, 64, 64),
-    ):
-        resource.setrlimit(what, (soft, hard))
+    confine(limits, descriptors=64, loaded_bytes=address_space())
 
 
 def _answer(function: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """What the call returns or raises, as JSON and, for a tensor, its bytes."""
+    """The value that the call returns or raises, as JSON, and the bytes of a tensor."""
     import av
     from torch import Tensor
 
@@ -178,7 +159,7 @@ def _answer(function: Any, arguments: tuple[Any, ...], named: Mapping[str, Any])
         return {"media_error": str(error)}, b""
     except MemoryError:
         return {"media_error": "the file needs more memory than is allowed"}, b""
-    except OSError as error:  # among them most of what FFmpeg raises; reading says MediaError, so this is writing
+    except OSError as error:  # most FFmpeg errors too; reading raises MediaError, so this is writing
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOENT):
             return {"os_error": error.errno}, b""
         return {"media_error": f"the file cannot be converted: {error.strerror}"}, b""
@@ -194,4 +175,4 @@ def _answer(function: Any, arguments: tuple[Any, ...], named: Mapping[str, Any])
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), DecodingLimits(**json.loads(sys.argv[2])))
+    main(int(sys.argv[1]), ProcessLimits(**json.loads(sys.argv[2])))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -17,10 +17,8 @@ from typing import Any, Literal
 from model.checkpoint.manifest import Manifest
 from model.request import MAX_SEED, SamplingParams
 from service.jobs.record import (
-    AudioStream,
     Input,
     Job,
-    VideoStream,
     Webhook,
     Window,
     new_job,
@@ -156,8 +154,8 @@ def _input(job_id: str, request: JobRequest, source: Source, found: ProbeResult)
         bytes=source.bytes,
         sha256=source.sha256,
         duration=round(found.duration, 6),
-        video=VideoStream(**asdict(found.video)) if found.video else None,
-        audio=AudioStream(**asdict(found.audio)) if found.audio else None,
+        video=found.video,
+        audio=found.audio,
         used=Window(request.start, round(remaining, 6)),
         name=name,
         key=f"{storage_prefix(job_id)}{name}",

@@ -30,6 +30,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from model.media.streams import AudioStream, VideoStream
 from model.request import SamplingParams
 
 PRIORITIES = ("low", "normal", "high")
@@ -64,23 +65,6 @@ class IllegalTransition(Exception):
 
 class StaleClaim(Exception):
     """The fencing token is not the current one: somebody else claimed the job since."""
-
-
-@dataclass(frozen=True)
-class VideoStream:
-    """Size in pixels as displayed, frame rate in hertz."""
-
-    width: int
-    height: int
-    fps: float
-
-
-@dataclass(frozen=True)
-class AudioStream:
-    """Sample rate in hertz."""
-
-    sample_rate: int
-    channels: int
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ loading the decoder takes longer than probing a file. Nothing here imports torch
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -33,6 +33,8 @@ from model.media.containers import (
     open_options,
     sniff,
 )
+from model.media.streams import AudioStream, VideoStream
+from service.sandbox import child as children
 
 log = logging.getLogger(__name__)
 
@@ -59,28 +61,13 @@ class ProbeLimits:
 
 
 @dataclass(frozen=True)
-class VideoInfo:
-    """Pixels as shown, after the rotation that the file asks for; `fps` is the mean rate in hertz."""
-
-    width: int
-    height: int
-    fps: float
-
-
-@dataclass(frozen=True)
-class AudioInfo:
-    sample_rate: int
-    channels: int
-
-
-@dataclass(frozen=True)
 class ProbeResult:
     """What the file is. `duration` in seconds; a track that is not there is None."""
 
     container: str
     duration: float
-    video: VideoInfo | None
-    audio: AudioInfo | None
+    video: VideoStream | None
+    audio: AudioStream | None
     video_codec: str | None
     audio_codec: str | None
 
@@ -144,7 +131,7 @@ class Prober:
         with self._lock:
             spare, self._spare, self._closed = self._spare, None, True
         if spare is not None:
-            _end(spare)
+            children.kill(spare)
 
     def probe(
         self, path: str | os.PathLike[str], want: Literal["video", "audio"], limits: ProbeLimits, start: float = 0.0
@@ -164,7 +151,7 @@ class Prober:
             raise ProbeError(**answer["error"])
         video, audio = answer.pop("video"), answer.pop("audio")
         return ProbeResult(
-            **answer, video=VideoInfo(**video) if video else None, audio=AudioInfo(**audio) if audio else None
+            **answer, video=VideoStream(**video) if video else None, audio=AudioStream(**audio) if audio else None
         )
 
     def _take_child(self) -> subprocess.Popen[bytes]:
@@ -173,7 +160,7 @@ class Prober:
         if spare is not None and spare.poll() is None:
             return spare
         if spare is not None:
-            _end(spare)
+            children.kill(spare)
         return _start_child()
 
 
@@ -200,18 +187,10 @@ def _demuxer_of(path: str | os.PathLike[str]) -> str:
 
 
 def _start_child() -> subprocess.Popen[bytes]:
-    """A child that waits for its one request. It has its own session, so that Ctrl-C is for the service alone, and no
-    environment but what the interpreter needs: keys and passwords are not its business."""
-    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
+    """A child that waits for its one request."""
+    pipe = subprocess.PIPE
     try:
-        return subprocess.Popen(
-            [sys.executable, "-I", str(CHILD)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
+        return children.start([sys.executable, "-I", str(CHILD)], stdin=pipe, stdout=pipe, stderr=pipe)
     except OSError as error:
         raise ProbeUnavailableError(f"no process could be started to look at the upload: {error}") from error
 
@@ -223,7 +202,7 @@ def _ask(child: subprocess.Popen[bytes], request: dict[str, Any], limits: ProbeL
     except subprocess.TimeoutExpired as error:
         raise ProbeError("undecodable", f"the file could not be decoded within {limits.wall_seconds:g} s") from error
     finally:
-        _end(child)
+        children.kill(child)
     if child.returncode == 0:
         answer: dict[str, Any] = json.loads(out)
         return answer
@@ -231,14 +210,6 @@ def _ask(child: subprocess.Popen[bytes], request: dict[str, Any], limits: ProbeL
     if child.returncode == CANNOT_START:
         raise ProbeUnavailableError(f"the decoder cannot be loaded: {problem}")
     log.warning("the probe of an upload ended with status %d: %s", child.returncode, problem)
+    if child.returncode in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
+        raise ProbeUnavailableError("the probe was killed from outside")
     raise ProbeError("undecodable", "the file could not be decoded: it is damaged, or needs more time than is allowed")
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill the child if it still runs, and leave neither a zombie nor an open pipe."""
-    child.kill()
-    child.wait()
-    for pipe in (child.stdin, child.stdout, child.stderr):
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()

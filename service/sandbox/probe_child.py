@@ -1,7 +1,7 @@
 """The program that looks at one upload, in a process of its own: see `service.sandbox.probe`, which starts it.
 
 It loads the decoder, waits for one line of JSON on its standard input, gives up the means to do harm, and answers with
-one line of JSON. It is run by its path and imports nothing of Duet.
+one line of JSON. It is run by its path, in isolated mode.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import importlib
 import json
 import os
 import pkgutil
-import resource
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 try:
@@ -30,6 +30,9 @@ try:
 except ImportError as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(69)
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from service.sandbox.limits import ProcessLimits, confine
 
 CHECK_SECONDS = 0.1
 """CPU seconds after which enough of the window is decoded. Fixed work for ordinary clips, a bound for 8K."""
@@ -49,7 +52,7 @@ def main() -> None:
         return  # the service ended without an upload for this child
     request = json.loads(line)
     doors = [os.open(request["path"], os.O_RDONLY) for _ in range(DOORS)]
-    confine(request["limits"], doors)
+    give_up_rights(request["limits"], doors)
     try:
         answer = examine(request, doors)
     except Refused as refusal:
@@ -61,20 +64,14 @@ def main() -> None:
     os._exit(0)  # taking the interpreter down in order would only keep the upload waiting
 
 
-def confine(limits: dict[str, Any], doors: list[int]) -> None:
+def give_up_rights(limits: dict[str, Any], doors: list[int]) -> None:
     """No file can be written, no core dumped, time and memory end, and nothing further can be opened.
 
     The decoder duplicates a descriptor in order to read from it. There is room for that one more, and so for no other
     file and no connection while a container is open, whatever it may refer to.
     """
-    for what, most in (
-        (resource.RLIMIT_CPU, limits["cpu_seconds"]),
-        (resource.RLIMIT_AS, limits["memory_bytes"]),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, max(doors) + 2),
-    ):
-        resource.setrlimit(what, (most, most))
+    most = ProcessLimits(limits["cpu_seconds"], limits["wall_seconds"], limits["memory_bytes"], file_bytes=0)
+    confine(most, descriptors=max(doors) + 2)
 
 
 def examine(request: dict[str, Any], doors: list[int]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from model.media.streams import AudioStream, VideoStream
 from model.request import SamplingParams
-from service.jobs.record import AudioStream, Input, Job, Output, Timings, VideoStream, Window, new_job
+from service.jobs.record import Input, Job, Output, Timings, Window, new_job
 
 OUTPUT = Output(0, 42, {"video.mp4": "jobs/x/attempt-1/video.mp4"})
 TIMINGS = Timings(queued=0.1, base=3.9)

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from model.checkpoint.manifest import FILE_NAME, Manifest
+from model.media.streams import AudioStream, VideoStream
 from model.networks.config import PRESETS, ClipSpec
 from model.request import SamplingParams
 from service.jobs.queue import JobQueue
-from service.jobs.record import AudioStream, Input, Job, VideoStream, Window, new_job, new_job_id
+from service.jobs.record import Input, Job, Window, new_job, new_job_id
 from service.jobs.store import JobStore, connect
 from service.settings import Settings
 from service.storage import FolderStorage

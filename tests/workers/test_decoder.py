@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +23,11 @@ from model.media.source import MediaError
 from model.networks.config import PRESETS
 from tests.clips import Film, Track, make
 from tests.waiting import until
-from workers.decoder import Decoding, Spent
-from workers.decoder_server import DecodingLimits
+from workers.decoder import LIMITS as DEFAULT
+from workers.decoder import DecoderLost, Decoding, Spent
 
 CLIP = PRESETS["tiny"].clip
-LIMITS = DecodingLimits(cpu_seconds=20, wall_seconds=30)
+LIMITS = replace(DEFAULT, cpu_seconds=20, wall_seconds=30)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,11 @@ def children_of(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().split()[2] != "Z"
+
+
 # What a hostile file would make of a child; run by their names, as every call is.
 
 
@@ -81,6 +86,10 @@ def spin() -> None:
 
 def sleep() -> None:
     time.sleep(60)
+
+
+def sleep_briefly() -> None:
+    time.sleep(1)
 
 
 def hog() -> str:
@@ -191,3 +200,29 @@ def test_nothing_stays_when_it_is_closed(film: Path) -> None:
     assert not Path(f"/proc/{server}").exists()
     assert len(os.listdir("/proc/self/fd")) == files
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("end", [Decoding.close, lambda one: one._server.kill()], ids=["closed", "killed"])
+def test_children_end_with_the_server(end: Callable[[Decoding], None]) -> None:
+    decoding = Decoding(LIMITS)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(decoding.call, sleep)
+        until(lambda: decoding._server is not None and children_of(decoding._server.pid), "the call has a child")
+        assert decoding._server is not None
+        (child,) = children_of(decoding._server.pid)
+        end(decoding)
+        with pytest.raises(DecoderLost):
+            call.result(timeout=20)
+    until(lambda: not alive(child), "the child has ended")
+    decoding.close()
+
+
+def test_a_server_that_hangs_does_not_hold_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.decoder.GRACE", 1.0)
+    with Decoding(replace(LIMITS, wall_seconds=2.0)) as decoding, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(decoding.call, sleep_briefly)
+        until(lambda: decoding._server is not None and children_of(decoding._server.pid), "the call has a child")
+        assert decoding._server is not None
+        os.kill(decoding._server.pid, signal.SIGSTOP)  # the child answers, but nobody reports its end
+        with pytest.raises(DecoderLost, match="does not answer"):
+            call.result(timeout=20)

@@ -19,10 +19,11 @@ from PIL import Image
 from model.checkpoint.manifest import Manifest
 from model.media.decode import decode_audio, decode_video
 from model.media.spectrogram import mel
+from model.media.streams import AudioStream, VideoStream
 from model.networks.config import PRESETS
 from model.request import SamplingParams
 from model.runtime.pipeline import Clip, ClipRequest, Pipeline
-from service.jobs.record import AudioStream, Input, Job, VideoStream, Window, claim, new_job
+from service.jobs.record import Input, Job, Window, claim, new_job
 from tests.clips import Film, Track, make, read_number
 from workers.outputs import NAMES, write_files
 from workers.spool import CONTENT_TYPES, Files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -22,17 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.sandbox.probe import (
-    AudioInfo,
-    ProbeError,
-    ProbeLimits,
-    Prober,
-    ProbeResult,
-    ProbeUnavailableError,
-    VideoInfo,
-    probe,
-)
+from model.media.streams import AudioStream, VideoStream
+from service.sandbox.probe import ProbeError, ProbeLimits, Prober, ProbeResult, ProbeUnavailableError, probe
 from tests.clips import Film, Track, make
+from tests.waiting import until
 
 LIMITS = ProbeLimits()
 VP8 = (("deadline", "realtime"), ("cpu-used", "8"))
@@ -109,27 +103,28 @@ def refusal(
 @pytest.mark.parametrize(
     ("name", "film", "sound", "want", "expected"),
     [
-        ("a.mp4", Film(), Track(), "video", ("h264", "aac", VideoInfo(64, 48, 30.0), AudioInfo(44_100, 2), 3.0)),
-        ("a.mp4", Film(), Track(), "audio", ("h264", "aac", VideoInfo(64, 48, 30.0), AudioInfo(44_100, 2), 3.0)),
+        ("a.mp4", Film(), Track(), "video", ("h264", "aac", VideoStream(64, 48, 30.0), AudioStream(44_100, 2), 3.0)),
+        ("a.mp4", Film(), Track(), "audio", ("h264", "aac", VideoStream(64, 48, 30.0), AudioStream(44_100, 2), 3.0)),
         ("a.mov", Film(fps=Fraction(30000, 1001)), None, "video",
-         ("h264", None, VideoInfo(64, 48, 29.97), None, 3.003)),
-        ("phone.mp4", Film(rotation=90), None, "video", ("h264", None, VideoInfo(48, 64, 30.0), None, 3.0)),
-        ("a.mkv", Film(pix_fmt="yuv420p10le"), None, "video", ("h264", None, VideoInfo(64, 48, 30.0), None, 3.0)),
-        ("a.webm", Film(codec="libvpx", options=VP8), None, "video", ("vp8", None, VideoInfo(64, 48, 30.0), None, 3.0)),
-        ("a.avi", Film(codec="mpeg4"), None, "video", ("mpeg4", None, VideoInfo(64, 48, 30.0), None, 3.0)),
-        ("a.ts", Film(), None, "video", ("h264", None, VideoInfo(64, 48, 30.0), None, 3.0)),
+         ("h264", None, VideoStream(64, 48, 29.97), None, 3.003)),
+        ("phone.mp4", Film(rotation=90), None, "video", ("h264", None, VideoStream(48, 64, 30.0), None, 3.0)),
+        ("a.mkv", Film(pix_fmt="yuv420p10le"), None, "video", ("h264", None, VideoStream(64, 48, 30.0), None, 3.0)),
+        ("a.webm", Film(codec="libvpx", options=VP8), None, "video",
+         ("vp8", None, VideoStream(64, 48, 30.0), None, 3.0)),
+        ("a.avi", Film(codec="mpeg4"), None, "video", ("mpeg4", None, VideoStream(64, 48, 30.0), None, 3.0)),
+        ("a.ts", Film(), None, "video", ("h264", None, VideoStream(64, 48, 30.0), None, 3.0)),
         ("a.gif", Film(codec="gif", pix_fmt="rgb8", fps=Fraction(10)), None, "video",
-         ("gif", None, VideoInfo(64, 48, 10.0), None, 9.0)),
-        ("a.mp3", None, Track(codec="libmp3lame"), "audio", ("mp3", AudioInfo(44_100, 2), 3.0)),
+         ("gif", None, VideoStream(64, 48, 10.0), None, 9.0)),
+        ("a.mp3", None, Track(codec="libmp3lame"), "audio", ("mp3", AudioStream(44_100, 2), 3.0)),
         ("a.wav", None, Track(codec="pcm_s16le", format="s16", layout="7.1"), "audio",
-         ("pcm_s16le", AudioInfo(44_100, 8), 3.0)),
+         ("pcm_s16le", AudioStream(44_100, 8), 3.0)),
         ("a.flac", None, Track(codec="flac", format="s16", sample_rate=96_000), "audio",
-         ("flac", AudioInfo(96_000, 2), 3.0)),
+         ("flac", AudioStream(96_000, 2), 3.0)),
         ("a.ogg", None, Track(codec="libopus", sample_rate=48_000, layout="mono"), "audio",
-         ("opus", AudioInfo(48_000, 1), 3.0)),
-        ("a.m4a", None, Track(), "audio", ("aac", AudioInfo(44_100, 2), 3.0)),
-        ("a.aac", None, Track(), "audio", ("aac", AudioInfo(44_100, 2), 3.0)),
-        ("a.aiff", None, Track(codec="pcm_s16be", format="s16"), "audio", ("pcm_s16be", AudioInfo(44_100, 2), 3.0)),
+         ("opus", AudioStream(48_000, 1), 3.0)),
+        ("a.m4a", None, Track(), "audio", ("aac", AudioStream(44_100, 2), 3.0)),
+        ("a.aac", None, Track(), "audio", ("aac", AudioStream(44_100, 2), 3.0)),
+        ("a.aiff", None, Track(codec="pcm_s16be", format="s16"), "audio", ("pcm_s16be", AudioStream(44_100, 2), 3.0)),
     ],
 )  # fmt: skip
 def test_a_usable_file_is_described(  # type: ignore[no-untyped-def]
@@ -156,7 +151,7 @@ def test_the_name_of_a_file_means_nothing(prober: Prober, sources: Path, tmp_pat
     odd = tmp_path / "http:%03d;rm -rf.txt"
     odd.write_bytes((sources / "both.mp4").read_bytes())
 
-    assert prober.probe(odd, "video", LIMITS).video == VideoInfo(64, 48, 30.0)
+    assert prober.probe(odd, "video", LIMITS).video == VideoStream(64, 48, 30.0)
 
 
 def test_a_cover_picture_is_no_video_and_does_not_disturb(prober: Prober, sources: Path, tmp_path: Path) -> None:
@@ -178,7 +173,7 @@ def test_a_title_in_an_old_encoding_does_not_matter(prober: Prober, sources: Pat
     tag = b"TAG" + "Café".encode("latin-1").ljust(125, b"\0")  # ID3v1
     song.write_bytes((sources / "sound.mp3").read_bytes() + tag)
 
-    assert prober.probe(song, "audio", LIMITS).audio == AudioInfo(44_100, 2)
+    assert prober.probe(song, "audio", LIMITS).audio == AudioStream(44_100, 2)
 
 
 def test_the_result_is_plain_data(prober: Prober, sources: Path) -> None:
@@ -328,7 +323,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(prober: Prober, sou
 
     upright = replace(LIMITS, max_width=64, max_height=48)
     tall = make(tmp_path / "tall.mp4", Film(width=48, height=64))
-    assert prober.probe(tall, "video", upright).video == VideoInfo(48, 64, 30.0)
+    assert prober.probe(tall, "video", upright).video == VideoStream(48, 64, 30.0)
     assert refusal(prober, tall, limits=replace(upright, max_height=46)).code == "too_many_pixels"
 
 
@@ -358,7 +353,19 @@ def test_memory_and_cpu_time_are_limited(sources: Path, tmp_path: Path) -> None:
         with pytest.raises(ProbeError) as caught:
             probe(large, "video", limits)
         assert caught.value.code == "undecodable"
-    assert probe(large, "video", LIMITS).video == VideoInfo(4096, 2160, 30.0)
+    assert probe(large, "video", LIMITS).video == VideoStream(4096, 2160, 30.0)
+
+
+def test_a_probe_that_is_killed_from_outside_is_not_the_files_fault(sources: Path) -> None:
+    with Prober() as prober:
+        pid = wait_for_spare(prober)
+        os.kill(pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(prober.probe, sources / "both.mp4", "video", LIMITS)
+            until(lambda: prober._spare is None or prober._spare.pid != pid, "the child is taken")
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(ProbeUnavailableError, match="killed from outside"):
+                asked.result()
 
 
 def test_the_child_sees_no_secrets(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
