@@ -56,8 +56,7 @@ def draw(errors: dict[str, dict[str, dict[int, float]]], path: Path) -> None:
         for name, curve in curves.items():
             style = "--" if "published" in name else "-"
             axis.loglog(list(curve), list(curve.values()), style, marker="o", markersize=3, label=name)
-        axis.set_title(f"spacing: {spacing}")
-        axis.set_xlabel("evaluations of the network")
+        axis.set(title=f"spacing: {spacing}", xlabel="evaluations of the network")
         axis.set_xticks([6, 10, 20, 50, 100, 200], ["6", "10", "20", "50", "100", "200"], minor=False)
         axis.minorticks_off()
         axis.grid(alpha=0.3)

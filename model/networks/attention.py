@@ -1,4 +1,4 @@
-"""Self-attention, and the paper's random-shift multi-modal attention (RS-MMA), which ties the two modalities together.
+"""Self-attention, and the paper's random-shift multi-modal attention (RS-MMA), which couples the two modalities.
 
 RS-MMA (Ruan et al., section 3.2): audio is cut into as many segments as there are frames. Frame i attends to the audio
 of frames i+s … i+s+w−1 and audio segment i to the video of the same frames, counted cyclically, where the window w
@@ -64,7 +64,7 @@ class CrossModalAttention(nn.Module):
         window = self.window or frames
         q_video, kv_video = self.video.project(video.flatten(1, 3), self.heads)
         q_audio, kv_audio = self.audio.project(audio, self.heads)
-        per_frame = audio.shape[1] // frames  # audio samples in a segment; what is left over joins the last segment
+        per_frame = audio.shape[1] // frames  # audio samples in a segment; the remainder joins the last segment
         if shift is None:
             shift = torch.zeros(video.shape[0], dtype=torch.long, device=video.device)
         from_audio = attend_windows(q_video, kv_audio, frames, tokens, per_frame, window, shift)
@@ -73,7 +73,7 @@ class CrossModalAttention(nn.Module):
 
 
 class CrossModalBranch(nn.Module):
-    """One modality's part of RS-MMA: norm, queries, keys and values, and the projection of what it attended to."""
+    """One modality's part of RS-MMA: norm, queries, keys and values, output projection."""
 
     def __init__(self, channels: int, norm_groups: int) -> None:
         super().__init__()
@@ -88,11 +88,10 @@ class CrossModalBranch(nn.Module):
 
 
 def window_keys(length: int, frames: int, per_frame: int, window: int, shift: Tensor) -> Tensor:
-    """Which of `length` tokens each frame attends to: (batch, frames, window · per_frame).
+    """Indices of the tokens that each frame attends to: (batch, frames, window · per_frame).
 
     Frame i sees tokens (i + shift) · per_frame + 0, 1, 2, …, modulo `length`. Where `length` is not frames · per_frame,
-    a window that runs over the end therefore goes through the left-over tokens and begins again at token 0, as
-    published.
+    a window beyond the end therefore passes through the remaining tokens before it wraps to token 0, as published.
     """
     start = (torch.arange(frames, device=shift.device) + shift[:, None]) * per_frame
     return (start[:, :, None] + torch.arange(window * per_frame, device=shift.device)) % length
@@ -107,8 +106,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same in bfloat16 on a processor, (batch, heads, tokens, d): two batched matrix products, in parts whose
-    scores stay in the cache. On processors without AMX it takes little more than half the time of the fused kernel."""
+    """The same in bfloat16 on a CPU, (batch, heads, tokens, d): two batched matrix products, in parts whose scores stay
+    in the cache. Without AMX it takes little more than half the time of the fused kernel."""
     queries, keys, values = (q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1).mT, v.flatten(0, 1)
     size = max(1, SCORES_AT_ONCE // (queries.shape[1] * values.shape[1]))
     parts = zip(queries.split(size), keys.split(size), values.split(size), strict=True)

@@ -1,7 +1,6 @@
-"""What a model is, in numbers: the clip it makes and the two networks that make it. No torch here: the API reads this
-too.
+"""Configuration of a model: its clip, its two networks, its schedule. Without torch, because the API reads it too.
 
-Base numbers are fields, everything that follows from them is a property. Figures of the `paper` preset: Ruan et al.,
+Base numbers are fields, derived numbers are properties. Figures of the `paper` preset: Ruan et al.,
 CVPR 2023, and the flags of the published scripts.
 """
 
@@ -17,17 +16,16 @@ PredictionType = Literal["eps", "v", "x0"]
 
 
 def norm_groups(channels: int, groups: int = 32) -> int:
-    """Groups of a group normalisation: `groups`, 32 as published, or where they do not divide the channels the most of
-    them that do."""
+    """Groups of a group normalisation: `groups` (32 as published), or their greatest common divisor with `channels`."""
     return math.gcd(groups, channels)
 
 
 AUDIO_STRIDE = 4
-"""Audio is pooled by 4 where video is pooled by 2×2, so that both lose the same share of values a scale."""
+"""Audio is pooled by 4 where video is pooled by 2×2: both keep a quarter of their values at each scale."""
 
 
 class ConfigError(ValueError):
-    """A configuration that does not fit together; the message names the numbers."""
+    """An invalid or inconsistent configuration; the message names the field or the numbers."""
 
 
 def integer_stride(steps: int, wanted: int) -> int | None:
@@ -82,10 +80,10 @@ class UNetConfig:
     window, in frames, at `cross_attention_scales[k]`. With one modality only that sub-network is built, without RS-MMA:
     the paper's single-modality baselines.
 
-    Departures from the published network, for small ones. `norm_groups`: of every group normalisation, at most;
-    processors are slow at groups of two or three channels. `video_patch` and `audio_patch`: squares of so many pixels
-    a side, and so many samples, are one token of the finest scale (the patches of Hoogeboom et al., simple diffusion,
-    2023). `prediction`: what the last layers say, "eps" the noise, or "v" or "x0" (see model/sampling/prediction.py).
+    Options for small networks, not in the published one. `norm_groups`: the most groups of a group normalisation; CPUs
+    are slow at groups of two or three channels. `video_patch` and `audio_patch`: a square of that many pixels a side,
+    or that many samples, is one token of the finest scale (Hoogeboom et al., simple diffusion, 2023). `prediction`: the
+    output, "eps" (noise), "v" or "x0" (see model/sampling/prediction.py).
     """
 
     channels: int = 128
@@ -112,7 +110,7 @@ class UNetConfig:
         if len(self.windows) != len(self.cross_attention_scales):
             raise ConfigError(
                 f"windows {self.windows} and cross_attention_scales {self.cross_attention_scales} must pair up: "
-                "one window a scale"
+                "one window for each scale"
             )
         if not self.modalities or not set(self.modalities) <= set(MODALITIES):
             raise ConfigError(f"modalities must be some of {MODALITIES}; got {self.modalities}")
@@ -134,7 +132,7 @@ class UNetConfig:
 
     @property
     def coupled(self) -> bool:
-        """Both modalities: RS-MMA ties them together."""
+        """Both modalities are present, coupled by RS-MMA."""
         return set(self.modalities) == set(MODALITIES)
 
     @property
@@ -143,12 +141,12 @@ class UNetConfig:
 
     @property
     def video_stride(self) -> int:
-        """Pixels a side that are one token at the coarsest scale."""
+        """Side of a token at the coarsest scale, in pixels."""
         return self.video_patch * 2 ** (len(self.channel_mult) - 1)
 
     @property
     def audio_stride(self) -> int:
-        """Samples that are one token at the coarsest scale."""
+        """Length of a token at the coarsest scale, in samples."""
         return self.audio_patch * AUDIO_STRIDE ** (len(self.channel_mult) - 1)
 
     @property
@@ -206,7 +204,7 @@ class UNetConfig:
 class SRConfig:
     """The super-resolution U-Net (guided-diffusion's upsampler), one frame at a time, `height`×`width` → ×`factor`.
 
-    `patch`, `norm_groups` and `prediction` are departures for small networks, as in UNetConfig.
+    `patch`, `norm_groups` and `prediction` are options for small networks, as in UNetConfig.
     """
 
     factor: int = 4
@@ -237,12 +235,12 @@ class SRConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels a side that are one token at the coarsest scale."""
+        """Side of a token at the coarsest scale, in pixels."""
         return self.patch * self.scales[-1]
 
     @property
     def out_channels(self) -> int:
-        """The prediction, and where the variance is learned its logits."""
+        """3 for the prediction, and 3 for the logits of the variance if it is learned."""
         return 6 if self.learn_sigma else 3
 
     def check(self, clip: ClipSpec) -> None:
@@ -365,5 +363,5 @@ PRESETS: dict[str, ModelConfig] = {
         sr=SRConfig(channels=32, channel_mult=(1, 1), res_blocks=1, attention_scales=()),
     ),
 }
-"""`paper`: the published model. `demo`: for training on one GPU. `pocket`: for training on two CPU cores, what ships.
-`tiny`: for tests, milliseconds a forward."""
+"""`paper`: the published model. `demo`: for training on one GPU. `pocket`: for training on two CPU cores; ships with
+Duet. `tiny`: for tests; a forward takes milliseconds."""

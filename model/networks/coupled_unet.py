@@ -1,4 +1,4 @@
-"""The coupled U-Net of MM-Diffusion (Ruan et al., CVPR 2023, section 3): one network for a clip and its sound.
+"""The coupled U-Net of MM-Diffusion (Ruan et al., CVPR 2023, section 3): one network for video and audio.
 
 Two U-Nets of the same layout run side by side, (2+1)D convolutions and self-attention on video, dilated convolutions on
 audio, tied together by RS-MMA blocks (attention.py). Stages and layers are numbered as in published checkpoints.
@@ -6,7 +6,7 @@ audio, tied together by RS-MMA blocks (attention.py). Stages and layers are numb
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,8 @@ from model.networks.layers import (
     PointConv,
     TimeEmbedding,
     TimeProjection,
+    UNet,
     VideoConv,
-    cast_weights,
     from_video_patches,
     pool_audio,
     pool_video,
@@ -35,10 +35,13 @@ from model.networks.layers import (
 )
 from model.networks.pair import Pair
 
+Widths = tuple[int, int]
+"""Channels in and out."""
 
-class CoupledUNet(nn.Module):
-    """Predicts the noise in a noisy clip, or what `config.prediction` says instead. As built, every residual branch is
-    zero: the start of training."""
+
+class CoupledUNet(UNet):
+    """Predicts `config.prediction` (the noise, as published) for a noisy clip. A new network has zero residual
+    branches, as at the start of training."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -48,16 +51,6 @@ class CoupledUNet(nn.Module):
         width = config.channel_mult[0] * config.channels
         self.video_out = VideoHead(width, config) if "video" in config.modalities else None
         self.audio_out = AudioHead(width, config) if "audio" in config.modalities else None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type that convolutions and attention are computed in."""
-        return next(self.input_blocks.parameters()).dtype
-
-    def to_compute(self, dtype: torch.dtype) -> CoupledUNet:
-        """Compute in `dtype`, but norms, softmax and everything about time in float32. Casts the weights in place."""
-        cast_weights(self, dtype)
-        return self
 
     def forward(self, x: Pair, t: Pair, shifts: Tensor | None = None, coupled: bool = True) -> Pair:
         """The prediction for `x`, noise as published or whatever `config.prediction` names: same shapes, float32.
@@ -168,26 +161,19 @@ class Stem(nn.Module):
 class ResBlock(nn.Module):
     """A residual block of each modality. The projection of the time embedding is one map, used by both.
 
-    `resample` is "down" or "up" for the blocks that change the scale.
+    `attends` names the modalities with self-attention. `resample` is "down" or "up" where the block changes the scale.
     """
 
     def __init__(
-        self,
-        config: UNetConfig,
-        in_channels: int,
-        out_channels: int,
-        dilation: int,
-        video_attention: bool = False,
-        audio_attention: bool = False,
-        resample: str | None = None,
+        self, config: UNetConfig, widths: Widths, dilation: int, attends: Collection[str] = (), resample: str = ""
     ) -> None:
         super().__init__()
-        self.emb = TimeProjection(config.channels, (1 + config.scale_shift_norm) * out_channels)
+        self.emb = TimeProjection(config.channels, (1 + config.scale_shift_norm) * widths[1])
         self.video = self.audio = None
         if "video" in config.modalities:
-            self.video = VideoBranch(config, in_channels, out_channels, video_attention, resample)
+            self.video = VideoBranch(config, widths, "video" in attends, resample)
         if "audio" in config.modalities:
-            self.audio = AudioBranch(config, in_channels, out_channels, dilation, audio_attention, resample)
+            self.audio = AudioBranch(config, widths, dilation, "audio" in attends, resample)
 
     def forward(self, x: Pair, emb: Pair) -> Pair:
         return Pair(
@@ -199,17 +185,16 @@ class ResBlock(nn.Module):
 class Branch(nn.Module):
     """One modality of a residual block: norm, SiLU, convolution, norm with the time, SiLU, 1×1 convolution.
 
-    Scale changes follow the convolution. Going up, everything after it is done before the repetition of pixels, with
-    which norms over the whole clip and maps of single pixels commute (so dropout falls on all repetitions of a pixel).
+    The scale changes after the convolution. Going up, pixels are repeated last: norms over the whole clip and maps of
+    single pixels commute with the repetition (so dropout falls on all repetitions of a pixel).
     """
 
     pool: Callable[[Tensor], Tensor]
     repeat: Callable[[Tensor], Tensor]
 
-    def __init__(
-        self, config: UNetConfig, conv: VideoConv | AudioConv, in_channels: int, out_channels: int, resample: str | None
-    ) -> None:
+    def __init__(self, config: UNetConfig, conv: VideoConv | AudioConv, widths: Widths, resample: str) -> None:
         super().__init__()
+        in_channels, out_channels = widths
         self.scale_shift_norm, self.resample = config.scale_shift_norm, resample
         self.norm_in = GroupNorm(in_channels, config.norm_groups)
         self.conv_in = conv
@@ -238,14 +223,12 @@ class VideoBranch(Branch):
 
     pool, repeat = staticmethod(pool_video), staticmethod(repeat_video)
 
-    def __init__(
-        self, config: UNetConfig, in_channels: int, out_channels: int, attention: bool, resample: str | None
-    ) -> None:
-        super().__init__(config, VideoConv(in_channels, out_channels), in_channels, out_channels, resample)
+    def __init__(self, config: UNetConfig, widths: Widths, attention: bool, resample: str) -> None:
+        super().__init__(config, VideoConv(*widths), widths, resample)
         self.spatial_attention = self.temporal_attention = None
         if attention:
-            self.spatial_attention = SelfAttention(out_channels, config.heads, norm_groups=config.norm_groups)
-            self.temporal_attention = SelfAttention(out_channels, config.heads, norm_groups=config.norm_groups)
+            self.spatial_attention = SelfAttention(widths[1], config.heads, norm_groups=config.norm_groups)
+            self.temporal_attention = SelfAttention(widths[1], config.heads, norm_groups=config.norm_groups)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         x = super().forward(x, emb)
@@ -264,19 +247,11 @@ class AudioBranch(Branch):
 
     pool, repeat = staticmethod(pool_audio), staticmethod(repeat_audio)
 
-    def __init__(
-        self,
-        config: UNetConfig,
-        in_channels: int,
-        out_channels: int,
-        dilation: int,
-        attention: bool,
-        resample: str | None,
-    ) -> None:
-        super().__init__(config, AudioConv(in_channels, out_channels, dilation), in_channels, out_channels, resample)
+    def __init__(self, config: UNetConfig, widths: Widths, dilation: int, attention: bool, resample: str) -> None:
+        super().__init__(config, AudioConv(*widths, dilation), widths, resample)
         self.attention = None
         if attention:
-            self.attention = SelfAttention(out_channels, config.heads, norm_groups=config.norm_groups)
+            self.attention = SelfAttention(widths[1], config.heads, norm_groups=config.norm_groups)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         x = super().forward(x, emb)
@@ -323,16 +298,8 @@ def _build_stages(config: UNetConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.
     window = dict(zip(config.cross_attention_scales, config.windows, strict=True)) if config.coupled else {}
 
     def block(in_channels: int, out_channels: int, scale: int, depth: int) -> list[nn.Module]:
-        layers: list[nn.Module] = [
-            ResBlock(
-                config,
-                in_channels,
-                out_channels,
-                _dilation(depth),
-                video_attention=scale in config.video_attention_scales,
-                audio_attention=scale in config.audio_attention_scales,
-            )
-        ]
+        attends = [name for name in MODALITIES if scale in getattr(config, f"{name}_attention_scales")]
+        layers: list[nn.Module] = [ResBlock(config, (in_channels, out_channels), _dilation(depth), attends)]
         if scale in window:
             layers.append(
                 CrossModalAttention(
@@ -350,11 +317,11 @@ def _build_stages(config: UNetConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.
             skip_widths.append(width)
             depth += 1
         if scale != config.scales[-1]:
-            inputs.append(nn.ModuleList([ResBlock(config, width, width, _dilation(depth), resample="down")]))
+            inputs.append(nn.ModuleList([ResBlock(config, (width, width), _dilation(depth), resample="down")]))
             skip_widths.append(width)
             depth += 1
 
-    middle: list[nn.Module] = [ResBlock(config, width, width, _dilation(depth), True, True) for _ in range(2)]
+    middle: list[nn.Module] = [ResBlock(config, (width, width), _dilation(depth), MODALITIES) for _ in range(2)]
     if config.middle_coupled:
         middle.insert(1, CrossModalAttention(width, width // config.head_channels, None, config.norm_groups))
 
@@ -365,7 +332,7 @@ def _build_stages(config: UNetConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.
             layers = block(width + skip_widths.pop(), mult * config.channels, scale, depth)
             width = mult * config.channels
             if i == config.res_blocks and scale != 1:  # shares its dilation with the next block, as published
-                layers.append(ResBlock(config, width, width, _dilation(depth - 1), resample="up"))
+                layers.append(ResBlock(config, (width, width), _dilation(depth - 1), resample="up"))
             outputs.append(nn.ModuleList(layers))
     return nn.ModuleList(inputs), nn.ModuleList(middle), nn.ModuleList(outputs)
 

@@ -1,16 +1,16 @@
-"""The parts both networks are made of.
+"""Layers that both networks use.
 
 Activations are kept with channels last: video (batch, frames, height, width, channels), audio (batch, samples,
 channels), images (batch, height, width, channels). A 1×1 convolution is then a plain linear map, a 2D convolution sees
 its native channels-last layout, and a convolution over frames or samples is a 2D convolution on a view of the same
-memory: nothing is ever transposed.
+memory, without a transposition.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,22 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     frequencies = torch.exp(-math.log(10_000) / half * torch.arange(half, dtype=torch.float32, device=t.device))
     angles = t.float()[:, None] * frequencies
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, dim % 2))
+
+
+class UNet(nn.Module):
+    """What both networks have in common: the type that they compute in."""
+
+    input_blocks: nn.ModuleList
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of convolutions and attention."""
+        return next(self.input_blocks.parameters()).dtype
+
+    def to_compute(self, dtype: torch.dtype) -> Self:
+        """Compute in `dtype`, except norms, softmax and time embeddings: float32. Casts the weights in place."""
+        cast_weights(self, dtype)
+        return self
 
 
 class TimeEmbedding(nn.Sequential):
@@ -86,9 +102,9 @@ def silu(x: Tensor) -> Tensor:
 class PointConv(nn.Linear):
     """1×1 convolution of (…, channels): the same linear map of every token.
 
-    On a processor it runs as the convolution it is called after, over blocks of tokens: oneDNN's kernel for that is a
-    fifth to a third faster there than the matrix product behind `nn.Linear`, most of all where channels are few. Where
-    a gradient is wanted it is not: forward and backward together take half as long again.
+    On a CPU it runs as a convolution over blocks of tokens: oneDNN's kernel is a fifth to a third faster than the
+    matrix product of `nn.Linear`, most of all with few channels. With a gradient it would take half as long again,
+    forward and backward together, so the matrix product is used.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,10 +144,10 @@ class VideoConv(nn.Module):
         return x
 
     def steps(self, pool: bool = False) -> list[Callable[[Tensor], Tensor]]:
-        """What is done one after another, so that a caller can let go of each result before the next but one is made.
+        """The operations in order, so that a caller can free each intermediate result early.
 
-        `pool` halves height and width by averaging. The average commutes with the convolution over frames, so that it
-        comes before it and leaves that a quarter of the work.
+        `pool` halves height and width by averaging. The average commutes with the convolution over frames; done first,
+        it leaves a quarter of the work.
         """
         return [self._in_frames, *([pool_video] if pool else []), self._over_frames]
 
@@ -153,7 +169,7 @@ class AudioConv(nn.Module):
         return self.conv(x.unsqueeze(1)).squeeze(1)
 
     def steps(self, pool: bool = False) -> list[Callable[[Tensor], Tensor]]:
-        """As those of VideoConv. `pool` averages every four samples."""
+        """As in VideoConv. `pool` averages every four samples."""
         return [self, pool_audio] if pool else [self]
 
 
@@ -207,14 +223,14 @@ def repeat_audio(x: Tensor) -> Tensor:
 
 
 def zero_init(module: Layer) -> Layer:
-    """Set all parameters to zero: a residual branch that ends so is the identity when training begins."""
+    """Set all parameters to zero: a residual block that ends in such a layer starts training as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the convolutions and linear maps of `network` to `dtype`; norms and all that handles time stay float32."""
+    """Cast the convolutions and linear maps of `network` to `dtype`; norms and time embeddings stay float32."""
     for module in network.children():
         if isinstance(module, FLOAT32):
             module.float()

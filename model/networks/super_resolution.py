@@ -18,7 +18,7 @@ from model.networks.layers import (
     PointConv,
     TimeEmbedding,
     TimeProjection,
-    cast_weights,
+    UNet,
     pool_image,
     repeat_image,
     silu,
@@ -26,9 +26,9 @@ from model.networks.layers import (
 )
 
 
-class SRUNet(nn.Module):
-    """Predicts the noise in noisy large frames, or what `config.prediction` says instead, and where the configuration
-    learns it the logits of its variance."""
+class SRUNet(UNet):
+    """Predicts `config.prediction` (the noise, as published) for noisy large frames, and the logits of the variance if
+    `config.learn_sigma`."""
 
     def __init__(self, config: SRConfig) -> None:
         super().__init__()
@@ -37,16 +37,6 @@ class SRUNet(nn.Module):
         self.input_blocks, self.middle_block, self.output_blocks = _build_stages(config)
         self.out = Head(config)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type that convolutions and attention are computed in."""
-        return next(self.input_blocks.parameters()).dtype
-
-    def to_compute(self, dtype: torch.dtype) -> SRUNet:
-        """Compute in `dtype`, but norms, softmax and everything about time in float32. Casts the weights in place."""
-        cast_weights(self, dtype)
-        return self
-
     def upsample(self, low_res: Tensor) -> Tensor:
         """Small frames (N, 3, h, w), bilinearly enlarged by `config.factor`."""
         return F.interpolate(low_res, scale_factor=self.config.factor, mode="bilinear")
@@ -54,8 +44,8 @@ class SRUNet(nn.Module):
     def forward(self, x: Tensor, low_res: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """The noise in `x` (N, 3, H, W) and its variance logits (N, 3, H, W) or None, float32.
 
-        `low_res` are the small frames (N, 3, h, w), or those already enlarged by `upsample`: what is constant over a
-        chain need not be computed at every step. `t` (N,) are times of the 1000-step schedule, whole or fractional.
+        `low_res` are the small frames (N, 3, h, w), or those already enlarged by `upsample`, which is constant over a
+        chain. `t` (N,) are times of the 1000-step schedule, whole or fractional.
 
         Raises ValueError, naming the numbers, for inputs that do not fit.
         """
@@ -84,10 +74,10 @@ class SRUNet(nn.Module):
         small = (*x.shape[:2], x.shape[2] // factor, x.shape[3] // factor)
         if low_res.shape != x.shape and tuple(low_res.shape) != small:
             raise ValueError(
-                f"low_res for frames {tuple(x.shape)} must be {small}, or enlarged already; got {tuple(low_res.shape)}"
+                f"low_res for frames {tuple(x.shape)} must be {small}, or already enlarged; got {tuple(low_res.shape)}"
             )
         if t.shape != x.shape[:1]:
-            raise ValueError(f"t must have the shape ({x.shape[0]},), one time a frame; got {tuple(t.shape)}")
+            raise ValueError(f"t must have the shape ({x.shape[0]},), one time for each frame; got {tuple(t.shape)}")
 
 
 class ResBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""r_t² = E‖x_0 − x̂_0‖² per element, as a function of time: how wrong the network's x̂_0 is. ΠGDM divides by it.
+"""r_t² = E‖x_0 − x̂_0‖² per element as a function of time: the error of the network's x̂_0. ΠGDM divides by it.
 
 `model.runtime.calibration` measures it.
 """
@@ -23,5 +23,5 @@ class ErrorVariance:
 
 
 def error_variance(calibration: dict[str, list[float]], modality: str) -> ErrorVariance:
-    """The curve that a manifest's `calibration` holds for `modality`."""
+    """The curve of `modality` in a manifest's `calibration`."""
     return ErrorVariance(calibration["times"], calibration[modality])

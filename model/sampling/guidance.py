@@ -1,9 +1,9 @@
-"""Conditioning: a sound for given frames, or frames for a given sound, inside any sampler.
+"""Conditioning inside any sampler: audio for given video, or video for given audio.
 
-A sampler here moves the target modality alone. Guidance stands between it and the network: it adds the given side to
-every request, and mends x̂_0 of the target before the sampler sees the answer. So every method works with every
-sampler, and methods compose. x = (g, c): target and condition; y is the clean condition, n its noise, drawn once per
-request because a multistep solver needs a smooth path.
+The sampler integrates the target modality only. Guidance sits between it and the network: it adds the condition to
+every request and corrects x̂_0 of the target before the sampler sees the answer. Every method works with every sampler,
+and methods compose. x = (g, c): target and condition; y is the clean condition, n its noise, drawn once per request
+because a multistep solver needs a smooth path.
 
 Replacement and the gradient method: Ruan et al., CVPR 2023, eq. 10-12. ΠGDM: Song et al., ICLR 2023. Clean conditioning
 needs a model trained with independent timesteps: Bao et al., UniDiffuser, ICML 2023.
@@ -30,7 +30,7 @@ PUBLISHED_LOSS_SCALE = 2.0**20
 
 @dataclass(frozen=True)
 class Condition:
-    """The given side: `clean` in [-1, 1] and the fixed `noise`, both shaped as that modality of the latents."""
+    """The given modality: `clean` in [-1, 1] and the fixed `noise`, both shaped as that modality of the latents."""
 
     modality: str
     clean: Tensor
@@ -46,8 +46,7 @@ class Condition:
 
 
 def respond(sampler: Sampler, answer: Callable[[Evaluate], Answer]) -> Sampler:
-    """Answer every request of `sampler` through `answer`, which may itself ask the network, more than once if it
-    needs to."""
+    """Answer every request of `sampler` through `answer`, which may itself request any number of evaluations."""
     try:
         request = next(sampler)
         while True:
@@ -68,7 +67,7 @@ def limited(sampler: Sampler, schedule: NoiseSchedule, limit: Limit) -> Sampler:
 
 
 def replacement(sampler: Sampler, schedule: NoiseSchedule, condition: Condition, limit: Limit) -> Sampler:
-    """The condition enters as α_t y + σ_t n at every step; nothing else is done (the paper's baseline, eq. 10)."""
+    """The condition enters as α_t y + σ_t n at every step, without a correction (the paper's baseline, eq. 10)."""
 
     def answer(request: Evaluate) -> Answer:
         prediction = yield _joined(request, condition, condition.at(schedule, request.t))
@@ -109,10 +108,9 @@ def gradient(sampler: Sampler, schedule: NoiseSchedule, condition: Condition, li
             )
             return (of_x0 * x0[condition.modality] + of_xt * c_t - c_s).square().sum()
 
-        prediction = yield replace(_joined(request, condition, c_t), objective=squared_distance, wrt=condition.target)
-        x0 = limit(_target_x0(schedule, request, prediction, condition))
-        shift = scale * schedule.sigma(request.s) / of_x0 * _gradient_of(prediction)
-        return _target_answer(schedule, request, x0.map(lambda value: value - shift))
+        asked = replace(_joined(request, condition, c_t), objective=squared_distance, wrt=condition.target)
+        weight = scale * schedule.sigma(request.s) / of_x0
+        return (yield from _against_gradient(schedule, request, asked, condition, limit, weight))
 
     return respond(sampler, answer)
 
@@ -125,10 +123,10 @@ def gradient_code(
     step_noise: Callable[[Tensor], Tensor],
     loss_scale: float = PUBLISHED_LOSS_SCALE,
 ) -> Sampler:
-    """Gradient guidance as the published code has it, faults included, for the ancestral sampler with x̂_0 clipped.
+    """Gradient guidance as in the published code, faults included, for the ancestral sampler with x̂_0 clipped.
 
-    Against the paper: a sampled c_s (with `step_noise`) instead of its mean, the mean of squares over elements and
-    batch instead of the sum, √ᾱ_t instead of √(1 − ᾱ_s), and the loss scale left in.
+    It differs from the paper by a sampled c_s (with `step_noise`) instead of its mean, the mean of squares over
+    elements and batch instead of the sum, √ᾱ_t instead of √(1 − ᾱ_s), and the loss scale left in.
     """
 
     def answer(request: Evaluate) -> Answer:
@@ -141,10 +139,9 @@ def gradient_code(
             x0 = clip(_x0(schedule, c_t, eps, condition.modality, request.t))
             return loss_scale * (of_x0 * x0 + of_xt * c_t + noise - c_s).square().mean()
 
-        prediction = yield replace(_joined(request, condition, c_t), objective=scaled_mean_square, wrt=condition.target)
-        x0 = clip(_target_x0(schedule, request, prediction, condition))
-        shift = 0.0 if last else scale * schedule.alpha(request.t) / of_x0 * _gradient_of(prediction)
-        return _target_answer(schedule, request, x0.map(lambda value: value - shift))
+        asked = replace(_joined(request, condition, c_t), objective=scaled_mean_square, wrt=condition.target)
+        weight = 0.0 if last else scale * schedule.alpha(request.t) / of_x0
+        return (yield from _against_gradient(schedule, request, asked, condition, clip, weight))
 
     return respond(sampler, answer)
 
@@ -183,7 +180,7 @@ def pigdm(
 def decoupling(sampler: Sampler, scale: float) -> Sampler:
     """ε̃ = ε_on + (scale − 1)(ε_on − ε_off), ε_off from a forward that skips RS-MMA: two forwards, no backward.
 
-    Strengthens what one modality says about the other, in joint sampling too; wrap `replacement` in it to condition.
+    Strengthens the coupling, in joint sampling too; wrap `replacement` in it to condition.
     """
 
     def answer(request: Evaluate) -> Answer:
@@ -201,6 +198,16 @@ def with_shifts(sampler: Sampler, draw: Callable[[int], Tensor]) -> Sampler:
         return (yield replace(request, shifts=draw(request.x.batch)))
 
     return respond(sampler, answer)
+
+
+def _against_gradient(
+    schedule: NoiseSchedule, request: Evaluate, asked: Evaluate, condition: Condition, limit: Limit, weight: float
+) -> Answer:
+    """x̂_0 of the target in bounds, minus `weight` times the gradient of the objective of `asked`."""
+    prediction = yield asked
+    x0 = limit(_target_x0(schedule, request, prediction, condition))
+    shift = weight * _gradient_of(prediction) if weight else 0.0
+    return _target_answer(schedule, request, x0.map(lambda value: value - shift))
 
 
 def _joined(request: Evaluate, condition: Condition, value: Tensor) -> Evaluate:

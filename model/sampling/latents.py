@@ -1,4 +1,4 @@
-"""A clip in the space where it is denoised: video and audio side by side, with the arithmetic that samplers need."""
+"""A clip as samplers see it: video and audio with the arithmetic of their update rules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Latents:
     audio: Tensor | None
 
     def map(self, function: Callable[..., Tensor], *others: Latents) -> Latents:
-        """Apply `function` to each modality that is there, together with the same modality of `others`."""
+        """Apply `function` to each modality that is present, together with the same modality of `others`."""
 
         def one(name: str) -> Tensor | None:
             mine = getattr(self, name)
@@ -31,7 +31,7 @@ class Latents:
         return Latents(one("video"), one("audio"))
 
     def replace(self, modality: str, value: Tensor | None) -> Latents:
-        """The same latents with `modality` exchanged."""
+        """A copy with `modality` replaced."""
         return Latents(value, self.audio) if modality == "video" else Latents(self.video, value)
 
     def __getitem__(self, modality: str) -> Tensor:
@@ -68,8 +68,8 @@ class Latents:
 
 
 State = Any
-"""What a sampler moves: a clip (Latents), or for super-resolution a batch of frames (Tensor). Samplers only do
-arithmetic with it, which both know; a type variable could not say that a generator is sent what it asked for."""
+"""The state of a sampler: a clip (Latents), or for super-resolution a batch of frames (Tensor). Samplers use only
+arithmetic that both have. A type variable cannot express that a generator is sent the type that it yielded."""
 
 
 def clip(x0: State) -> State:

@@ -1,4 +1,4 @@
-"""All randomness of one output: a stream of its own, so that a clip depends on its seed and not on its neighbours."""
+"""The random stream of one output: a clip depends on its seed, not on the other clips of its batch."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 A sampler yields `Evaluate(x, t)`, is sent the `Prediction` of the network there, and returns the final x. It works on
 clips (`Latents`) and on batches of frames (`Tensor`) alike, and knows neither network nor conditioning: guidance
-wraps it (`guidance.py`), whoever drives it evaluates the network. `times` descend from the noisiest; where the last
-one is `CLEAN` the last step returns x̂_0 itself. Symbols as in the papers: α, σ, λ = log(α/σ), h = λ_s − λ_t for a
+wraps it (`guidance.py`), and its driver evaluates the network. `times` descend from the noisiest; if the last one is
+`CLEAN`, the last step returns x̂_0 itself. Symbols as in the papers: α, σ, λ = log(α/σ), h = λ_s − λ_t for a
 step from t to s.
 
 DPM-Solver: Lu et al., NeurIPS 2022. DPM-Solver++: Lu et al., 2022. UniPC: Zhao et al., NeurIPS 2023. DDIM: Song et al.,
@@ -27,12 +27,12 @@ from model.sampling.schedule import CLEAN, NoiseSchedule
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """A request: the network's prediction at x_t, on the way to s.
+    """A request for the network's prediction at x_t, in the step from t to s.
 
-    `ancestral`: the step draws from the posterior q(x_s | x_t, x̂_0) instead of following the ODE. Guidance fills in
-    the rest: `t_video` and `t_audio` where they differ from t; `coupled` False to skip RS-MMA; and
-    `objective`, a scalar function of the predicted noise whose gradient with respect to `x[wrt]` is wanted. `shifts`
-    (batch, blocks) are the RS-MMA window shifts.
+    `ancestral`: the step draws from the posterior q(x_s | x_t, x̂_0) instead of following the ODE. Guidance sets the
+    other fields: `t_video` and `t_audio` where they differ from t; `coupled` False to skip RS-MMA; and `objective`, a
+    scalar function of the predicted noise to differentiate with respect to `x[wrt]`. `shifts` (batch, blocks) are the
+    RS-MMA window shifts.
     """
 
     x: State
@@ -59,8 +59,7 @@ class EvaluateFrames:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An answer: ε̂; the fraction of the log-variance range where the network learned one; the gradient if one was
-    wanted."""
+    """An answer: ε̂; the fraction of the log-variance range if the network learns it; the gradient if requested."""
 
     eps: State
     variance: Tensor | None = None
@@ -89,7 +88,7 @@ def ddim(
 def ddpm(
     x: State, schedule: NoiseSchedule, times: Sequence[float], noise: Noise, learned_variance: bool = False
 ) -> Sampler:
-    """Ancestral sampling with any respacing. The variance is β ("fixed large"), or where it is learned lies between β
+    """Ancestral sampling with any respacing. The variance is β ("fixed large"), or, if learned, interpolated between β
     and the posterior's on a log scale (Nichol and Dhariwal, eq. 15). No noise is added on the last step."""
     for t, s in pairwise(times):
         prediction = yield Evaluate(x, t, s, ancestral=True)
@@ -140,7 +139,7 @@ def dpm_solver(x: State, schedule: NoiseSchedule, times: Sequence[float], order:
 
 
 def singlestep_orders(steps: int, order: int) -> list[int]:
-    """Orders of the blocks that use up `steps` evaluations, the last ones lower where it does not come out even."""
+    """Orders of the blocks for `steps` evaluations in total; the last ones are lower if `order` does not divide it."""
     if order == 1:
         return [1] * steps
     if order == 2:
@@ -160,15 +159,7 @@ def dpm_multistep(
         eps = (yield Evaluate(x, t, s)).eps
         history.appendleft((schedule.log_snr(t), eps))
         h = schedule.log_snr(s) - schedule.log_snr(t)
-        sigma, phi_1 = schedule.sigma(s), math.expm1(h)
-        x = _first_order_eps(schedule, x, eps, t, s)
-        if len(history) == 2:
-            (slope,) = _differences(history, h)
-            x = x - 0.5 * sigma * phi_1 * slope
-        elif len(history) == 3:
-            slope, curvature = _differences(history, h)
-            weight = 1 if published else 2
-            x = x - sigma * (phi_1 / h - 1) * slope - weight * sigma * ((phi_1 - h) / h**2 - 0.5) * curvature
+        x = _higher_order(_first_order_eps(schedule, x, eps, t, s), schedule.sigma(s), h, history, published)
     return x
 
 
@@ -198,13 +189,23 @@ def _dpmpp_multistep(
         h = schedule.log_snr(s) - schedule.log_snr(t)
         alpha, phi_1 = schedule.alpha(s), math.expm1(-h)
         x = schedule.sigma(s) / schedule.sigma(t) * x - alpha * phi_1 * x0
-        if len(history) == 2:
-            (slope,) = _differences(history, h)
-            x = x - 0.5 * alpha * phi_1 * slope
-        elif len(history) == 3:
-            slope, curvature = _differences(history, h)
-            weight = 1 if published else 2
-            x = x + alpha * (phi_1 / h + 1) * slope - weight * alpha * ((phi_1 + h) / h**2 - 0.5) * curvature
+        x = _higher_order(x, alpha, -h, history, published)
+    return x
+
+
+def _higher_order(x: State, scale: float, g: float, history: deque[tuple[float, State]], published: bool) -> State:
+    """Add the second- and third-order terms that `history` allows to a first-order multistep update.
+
+    In ε̂ `scale` is σ_s and g = h; in x̂_0 it is α_s and g = −h.
+    """
+    phi_1 = math.expm1(g)
+    if len(history) == 2:
+        (slope,) = _differences(history, abs(g))
+        x = x - 0.5 * scale * phi_1 * slope
+    elif len(history) == 3:
+        slope, curvature = _differences(history, abs(g))
+        weight = 1 if published else 2
+        x = x - scale * (phi_1 / g - 1) * slope - weight * scale * ((phi_1 - g) / g**2 - 0.5) * curvature
     return x
 
 

@@ -1,10 +1,8 @@
-"""The forward process q(x_t | x_0) = N(α_t x_0, σ_t² I) with α_t = √ᾱ_t, σ_t = √(1 − ᾱ_t), and where to stop on the
-way back.
+"""The forward process q(x_t | x_0) = N(α_t x_0, σ_t² I) with α_t = √ᾱ_t, σ_t = √(1 − ᾱ_t), and time grids for sampling.
 
 Time is the index of the discrete schedule, 0 … steps − 1, taken as a real number: between two indices log α is linear
 (Lu et al., DPM-Solver, 2022, appendix D). `CLEAN` is the time before the first index, where α = 1 and σ = 0. All
-tables are float64 and all functions of time return Python floats, so that no sampler ever waits for a device to know
-where it is.
+tables are float64 and all functions of time return Python floats, so that samplers never wait for a device.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ CLEAN = -1.0
 
 
 class NoiseSchedule:
-    """ᾱ_t of a schedule and what follows from it."""
+    """ᾱ_t of a schedule and quantities derived from it."""
 
     def __init__(self, betas: Sequence[float] | np.ndarray) -> None:
         self.betas = np.asarray(betas, dtype=np.float64)
@@ -67,8 +65,7 @@ class NoiseSchedule:
         return float(np.interp(log_alpha, self._log_alpha[::-1], self._index[::-1]))
 
     def model_time(self, t: float) -> int:
-        """The integer timestep the network is asked at: truncated as in the published code, but not by a rounding
-        error."""
+        """The network's integer timestep: truncated as in the published code, with a margin for rounding errors."""
         return max(0, math.floor(t + 1e-4))
 
     def add_noise(self, x0: State, t: float, noise: State) -> State:
@@ -118,7 +115,7 @@ class NoiseSchedule:
         return [start, *(float(t) for t in inner), 0.0]
 
     def times(self, steps: int, spacing: str, start: float | None = None) -> list[float]:
-        """`steps` evaluation times from `start` to index 0, then CLEAN: the last step leaves no noise behind."""
+        """`steps` evaluation times from `start` to index 0, then CLEAN, so that the last step removes all noise."""
         return [*self.grid(steps - 1, spacing, start), CLEAN]
 
 
