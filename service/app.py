@@ -26,6 +26,7 @@ from service.api import (
 )
 from service.api.catalogue import Catalogue
 from service.api.middleware import RequestContext
+from service.api.readiness import Readiness
 from service.api.services import Services, Threads
 from service.api.uploads import UploadCounter, sweep
 from service.jobs.events import Events
@@ -89,7 +90,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         _log_access(chosen)
         storage = open_storage(chosen)
         retention = Retention(client, store, storage, chosen.remember_erased)
+        readiness = Readiness(store, storage)
         async with AsyncExitStack() as running:
+            running.callback(readiness.close)
             prober = running.enter_context(Prober())
             running.enter_context(Sweeper(retention))
             app.state.services = Services(
@@ -105,6 +108,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 events=await running.enter_async_context(Events(chosen)),
                 metrics=counted,
                 tracing=tracing,
+                readiness=readiness,
                 uploads=UploadCounter(chosen.max_uploads_per_key),
                 threads=Threads(os.cpu_count() or 1, keys=bool(chosen.key_hashes)),
             )
@@ -135,7 +139,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     description.complete(app)
     auth.describe(app, settings)
-    app.add_middleware(RequestContext, metrics=counted, tracing=tracing, least_rate=settings.min_upload_rate)
+    app.add_middleware(RequestContext, metrics=counted, tracing=tracing, settings=settings)
     return app
 
 

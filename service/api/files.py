@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 from werkzeug.http import parse_range_header
 
 from service.api.auth import MediaCallerHere
@@ -16,7 +20,7 @@ from service.api.lookup import JobId, find
 from service.api.media_types import CONTENT_TYPES, content_type
 from service.api.middleware import privacy
 from service.api.problems import Problem, responses
-from service.api.services import ServicesHere
+from service.api.services import Services, ServicesHere
 from service.jobs.record import Job, Status
 from service.jobs.view import file_name
 from service.storage import ObjectNotFound
@@ -49,10 +53,18 @@ _FILES: dict[int | str, dict[str, Any]] = {
     "/jobs/{job_id}/files/{name}", response_class=Response, responses=_FILES | responses(404, 409, 410, 416, 503)
 )
 @router.head("/jobs/{job_id}/files/{name}", include_in_schema=False)
-def file(job_id: JobId, name: FileName, request: Request, services: ServicesHere, caller: MediaCallerHere) -> Response:
+async def file(
+    job_id: JobId, name: FileName, request: Request, services: ServicesHere, caller: MediaCallerHere
+) -> Response:
     """One file of a job: `video.mp4`, `audio.wav`, `poster.webp`, `spectrogram.png`, `manifest.json`, the upload as
     `input.*`; further outputs have `-1`, `-2` … before the dot."""
-    key = _key(find(services, caller, job_id), name)
+    job = await run_in_threadpool(find, services, caller, job_id)
+    respond = partial(_respond, request, services, _key(job, name), name)
+    return await to_thread.run_sync(respond, limiter=services.threads.storage)
+
+
+def _respond(request: Request, services: Services, key: str, name: str) -> Response:
+    """The object as a response. Raises Problem 410, 416; StorageUnavailable."""
     try:
         info = services.storage.info(key)
         etag = f'"{info.etag}"'
@@ -76,10 +88,16 @@ def file(job_id: JobId, name: FileName, request: Request, services: ServicesHere
         status = 206 if part else 200
         if request.method == "HEAD":
             return Response(status_code=status, headers=headers, media_type=content_type(name))
-        pieces = services.storage.read(key, start, stop)
+        pieces = _in_threads(services.storage.read(key, start, stop), services.threads.storage)
         return StreamingResponse(pieces, status, headers, media_type=content_type(name))
     except ObjectNotFound as error:
         raise Problem(410, "gone", f"{name} is no longer kept.") from error
+
+
+async def _in_threads(pieces: Iterator[bytes], limiter: CapacityLimiter) -> AsyncIterator[bytes]:
+    """The pieces, each read in a thread of `limiter`."""
+    while (piece := await to_thread.run_sync(next, pieces, None, limiter=limiter)) is not None:
+        yield piece
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -70,10 +70,11 @@ def job(job_id: JobId, request: Request, services: ServicesHere, caller: CallerH
 
 
 @router.delete("/jobs/{job_id}", status_code=204, response_class=Response, responses=responses(403, 404, 503))
-def delete(job_id: JobId, services: ServicesHere, caller: CallerHere) -> Response:
+async def delete(job_id: JobId, services: ServicesHere, caller: CallerHere) -> Response:
     """Stop the job if it runs, and delete its record, upload and results. Idempotent."""
     try:
-        services.retention.erase(find(services, caller, job_id))
+        job = await run_in_threadpool(find, services, caller, job_id)
+        await to_thread.run_sync(services.retention.erase, job, limiter=services.threads.storage)
         log.info("job deleted", job=job_id)
     except Problem as problem:
         if problem.status_code != 410:  # deleted already

@@ -7,6 +7,7 @@ import asyncio
 import re
 import time
 import uuid
+from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.problems import Problem, problem_response
 from service.log import log
 from service.metrics.api import ApiMetrics
-from service.settings import Settings
+from service.settings import Settings, is_loopback
 from service.tracing import Tracing
 
 MAX_BODY = 2**20
@@ -36,12 +37,38 @@ SECURITY_HEADERS = {
 The referrer matters because signed URLs carry what lets a file be fetched."""
 
 _LENGTH = re.compile(r"[0-9]{1,19}")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def privacy(settings: Settings) -> str:
     """`Cache-Control` for what is worth asking for again by its ETag: where keys tell users apart, nothing is kept."""
     return "private, no-store" if settings.key_hashes else "private, no-cache"
+
+
+def known_host(host: str, settings: Settings) -> bool:
+    """Whether a request with this `Host` is meant for this service.
+
+    Without API keys a page of another site could reach the service through a name of its own that resolves to
+    127.0.0.1 (DNS rebinding), so only loopback names and the configured addresses are known. With keys every host is.
+    """
+    if settings.key_hashes:
+        return True
+    match = _HOST.fullmatch(host.lower())
+    if match is None:
+        return False
+    name = match[1].strip("[]")
+    configured = {settings.host, settings.published_on, urlsplit(settings.public_url).hostname}
+    return is_loopback(name) or name.endswith(".localhost") or name in configured
+
+
+def _misdirected() -> Problem:
+    return Problem(
+        421,
+        "unknown_host",
+        "Without API keys this service answers only to localhost and to the host of DUET_PUBLIC_URL. Use one of them, "
+        "or set DUET_API_KEYS.",
+    )
 
 
 class BodyLimit:
@@ -104,10 +131,10 @@ def body_limit(request: Request) -> BodyLimit:
 class RequestContext:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, metrics: ApiMetrics, tracing: Tracing, least_rate: int) -> None:
-        """`least_rate`: bytes a second that a body must bring; 0 for no bound."""
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics, tracing: Tracing, settings: Settings) -> None:
         self._app = app
-        self._least_rate = least_rate
+        self._least_rate = settings.min_upload_rate
+        self._settings = settings
         self._metrics = metrics
         self._tracing = tracing
 
@@ -140,7 +167,10 @@ class RequestContext:
             tracing.request(scope["method"], Headers(scope=scope), request_id) as ended,
         ):
             try:
-                await self._app(scope, limit.receive, send_with_id)
+                if not known_host(Headers(scope=scope).get("host", ""), self._settings):
+                    await problem_response(Request(scope), _misdirected())(scope, receive, send_with_id)
+                else:
+                    await self._app(scope, limit.receive, send_with_id)
             except ClientDisconnect:
                 log.info("the client went away", method=scope["method"], path=scope["path"])
             except Exception:

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from service.api.catalogue import Catalogue
 from service.api.fair_share import FairLimiter
+from service.api.readiness import Readiness
 from service.api.uploads import UploadCounter
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
@@ -37,8 +38,6 @@ class Threads:
         """Calls to storage: with S3 each may take seconds."""
         self.lookups = CapacityLimiter(8)
         """DNS lookups of webhook targets."""
-        self.health = CapacityLimiter(4)
-        """Health and readiness."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ class Services:
     events: Events
     metrics: ApiMetrics
     tracing: Tracing
+    readiness: Readiness
     threads: Threads
     uploads: UploadCounter
 

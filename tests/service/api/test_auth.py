@@ -123,7 +123,7 @@ def test_whoever_has_no_key_is_refused_before_a_byte_of_the_upload_is_sent(api: 
     """The client waits for a word first, as curl does."""
     with socket.create_connection(("127.0.0.1", api.port)) as client:
         client.sendall(
-            b"POST /v2a HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
+            b"POST /v2a HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
             b"Content-Length: 99999\r\nExpect: 100-continue\r\n\r\n"
         )
         assert client.recv(1000).startswith(b"HTTP/1.1 401 ")

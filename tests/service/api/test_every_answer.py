@@ -194,7 +194,7 @@ def test_every_request_is_one_line_in_the_log_with_its_id(
         "from service.app import create_app\n"
         "async def main():\n"
         "    app = create_app()\n"
-        "    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url='http://x') as client:\n"
+        "    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url='http://localhost') as client:\n"
         "        await client.get('/nothing', headers={'X-Request-ID': 'mine-7'})\n"
         "asyncio.run(main())\n"
     )

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -10,6 +13,8 @@ from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RedisServer, RunningApi
 from tests.service.answers import problem
+from tests.service.keys import client_of, with_keys
+from tests.waiting import until
 
 
 def test_the_process_answers_whatever_is_missing(
@@ -22,11 +27,13 @@ def test_the_process_answers_whatever_is_missing(
 
 
 def test_it_is_ready_with_redis_storage_and_a_worker(client: httpx.Client, store: JobStore) -> None:
-    assert problem(client.get("/readyz"), 503, "not_ready")["missing"] == ["worker"]
+    until(lambda: client.get("/readyz").json().get("missing") == ["worker"], "it is not ready")
+    problem(client.get("/readyz"), 503, "not_ready")
     store.announce_worker("one")
-    answer = client.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
+    until(lambda: client.get("/readyz").status_code == 200, "it is ready")
+    assert client.get("/readyz").json() == {"status": "ready"}
     store.forget_worker("one")
+    until(lambda: client.get("/readyz").status_code == 503, "it is not ready")
     assert problem(client.get("/readyz"), 503, "not_ready")["missing"] == ["worker"]
 
 
@@ -43,3 +50,57 @@ def test_what_is_missing_is_named(
     body = problem(httpx.get(f"{api.url}/readyz", trust_env=False, timeout=30), 503, "not_ready")
     assert body["missing"] == ["redis", "storage"]
     assert body["detail"] == "Missing: redis, storage."
+
+
+class _Silent:
+    """An S3 server that accepts connections and says nothing."""
+
+    def __enter__(self) -> str:
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def __exit__(self, *exception: object) -> None:
+        self._socket.close()
+
+
+def test_a_silent_storage_holds_up_neither_health_nor_other_requests(
+    run_api: Callable[[Settings], RunningApi], settings: Settings
+) -> None:
+    with _Silent() as endpoint:
+        s3 = {"storage": "s3://clips", "s3_endpoint": endpoint, "s3_access_key": "a", "s3_secret_key": "b"}
+        api = run_api(Settings(**settings.model_dump() | s3))
+
+        def ready() -> float:
+            began = time.monotonic()
+            answer = httpx.get(f"{api.url}/readyz", trust_env=False, timeout=30)
+            assert "storage" in problem(answer, 503, "not_ready")["missing"]
+            return time.monotonic() - began
+
+        with ThreadPoolExecutor(90) as pool:
+            asked = [pool.submit(ready) for _ in range(90)]
+            began = time.monotonic()
+            for path in ("/healthz", "/models", "/jobs"):
+                assert httpx.get(f"{api.url}{path}", trust_env=False).status_code == 200
+            assert time.monotonic() - began < 5
+            assert max(each.result() for each in asked) < 8
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "10.0.0.1", "", "a b"])
+def test_without_keys_an_unknown_host_is_refused(client: httpx.Client, host: str) -> None:
+    """A name that was made to resolve to this machine (DNS rebinding)."""
+    for path in ("/", "/jobs", "/healthz"):
+        problem(client.get(path, headers={"Host": host}), 421, "unknown_host")
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:9", "127.0.0.1", "[::1]:8000", "duet.localhost", "LOCALHOST"])
+def test_without_keys_loopback_names_are_served(client: httpx.Client, host: str) -> None:
+    assert client.get("/jobs", headers={"Host": host}).status_code == 200
+
+
+def test_the_public_host_is_served_and_with_keys_every_host(
+    run_api: Callable[[Settings], RunningApi], settings: Settings
+) -> None:
+    api = run_api(settings.model_copy(update={"public_url": "https://duet.example/x"}))
+    assert httpx.get(f"{api.url}/jobs", headers={"Host": "duet.example"}, trust_env=False).status_code == 200
+    keyed = run_api(with_keys(settings))
+    assert client_of(keyed, "alice").get("/jobs", headers={"Host": "any.example"}).status_code == 200

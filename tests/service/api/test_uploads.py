@@ -41,7 +41,9 @@ def test_an_upload_whose_client_goes_away_leaves_nothing(api: RunningApi, settin
     piece = HEAD + bytes(200_000)
     sent = piece if announce else b"%x\r\n%b\r\n" % (len(piece), piece)
     with socket.create_connection(("127.0.0.1", api.port)) as client:
-        client.sendall(b"POST /v2a HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=XX\r\n" + size)
+        client.sendall(
+            b"POST /v2a HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\n" + size
+        )
         client.sendall(b"\r\n\r\n" + sent)
         # Part of it is on disk: the request is really under way when the client goes.
         until(lambda: [path for path in files_in(settings.data) if path.stat().st_size > 100_000], "a part is on disk")
@@ -54,7 +56,7 @@ def test_a_server_that_stops_leaves_nothing_of_an_upload(
 ) -> None:
     api = run_api(settings)
     with socket.create_connection(("127.0.0.1", api.port)) as client:
-        client.sendall(b"POST /v2a HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=XX\r\n")
+        client.sendall(b"POST /v2a HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\n")
         client.sendall(b"Content-Length: 900000\r\n\r\n" + HEAD + bytes(200_000))
         until(lambda: files_in(settings.data), "a part is on disk")
         client.shutdown(socket.SHUT_RDWR)
@@ -66,7 +68,7 @@ def test_a_file_beyond_the_limit_is_refused_by_its_announced_length(api: Running
     """Before a byte of it is sent: the client waits for a word first, as curl does."""
     with socket.create_connection(("127.0.0.1", api.port)) as client:
         client.sendall(
-            b"POST /v2a HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
+            b"POST /v2a HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
             b"Content-Length: 999999999\r\nExpect: 100-continue\r\n\r\n"
         )
         assert client.recv(1000).startswith(b"HTTP/1.1 413 ")

@@ -1,0 +1,79 @@
+"""Readiness of an API process: bounded in time and cached, in threads of its own.
+
+A storage or a Redis that accepts connections and says nothing must not use up the threads of other requests, however
+often readiness is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from service.jobs.store import JobStore, StoreUnavailable
+from service.log import log
+from service.storage import Storage, StorageUnavailable
+
+PATIENCE_S = 2.0
+"""Seconds that a dependency has to respond."""
+
+FRESH_S = 0.25
+"""Seconds for which a result is reused."""
+
+
+class Readiness:
+    """Checks Redis, workers and storage."""
+
+    def __init__(self, store: JobStore, storage: Storage) -> None:
+        def redis() -> list[str]:
+            try:
+                store.ping()
+                return [] if store.workers() else ["worker"]
+            except StoreUnavailable as error:
+                log.warning("not ready", missing="redis", error=str(error))
+                return ["redis"]
+
+        def files() -> list[str]:
+            try:
+                storage.check()
+                return []
+            except StorageUnavailable as error:
+                log.warning("not ready", missing="storage", error=str(error))
+                return ["storage"]
+
+        self._checks = (_Check("redis", redis), _Check("storage", files))
+
+    async def missing(self) -> list[str]:
+        """The dependencies that are unavailable: redis, worker, storage. Returns within PATIENCE_S."""
+        found = await asyncio.gather(*(check.missing() for check in self._checks))
+        return [name for names in found for name in names]
+
+    def close(self) -> None:
+        for check in self._checks:
+            check.close()
+
+
+class _Check:
+    """One dependency. One thread checks it at a time; all requests meanwhile wait for the same result."""
+
+    def __init__(self, name: str, action: Callable[[], list[str]]) -> None:
+        self._name = name
+        self._action = action
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"ready-{name}")
+        self._running: Future[list[str]] | None = None
+        self._began = 0.0
+
+    async def missing(self) -> list[str]:
+        now = time.monotonic()
+        if self._running is None or (self._running.done() and now - self._began >= FRESH_S):
+            self._running, self._began = self._pool.submit(self._action), now
+        left = max(0.0, self._began + PATIENCE_S - now)
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._running)), left)
+        except TimeoutError:
+            log.warning("not ready", missing=self._name, error=f"no response within {PATIENCE_S:g} s")
+            return [self._name]
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
