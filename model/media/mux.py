@@ -27,6 +27,7 @@ from model.media import encode
 from model.media.source import (
     TimedFrame,
     checked,
+    container_crop,
     open_media,
     read_sound,
     slack,
@@ -77,7 +78,8 @@ def mux_v2a(
     begin, window, sound = Fraction(start), Fraction(duration), encode.as_float(audio)
     with open_media(source) as container:
         stream = video_stream(container)
-        cut = _copyable(container, stream, begin, window)
+        cropped = any(container_crop(source, container, stream))
+        cut = None if cropped else _copyable(container, stream, begin, window)
         if cut is not None:
             _write_copy(stream, cut, sound, sample_rate, path, comment)
             return "copied"

@@ -11,7 +11,15 @@ import torch
 from PIL import Image, ImageDraw
 
 from model.media.poster import displayed
-from model.media.source import MediaError, TimedFrame, open_media, read_sound, seconds, video_frames, video_stream
+from model.media.source import (
+    MediaError,
+    TimedFrame,
+    open_media,
+    read_sound,
+    seconds,
+    video_frames,
+    video_stream,
+)
 from model.media.spectrogram import INK, PAGE, clock, font, spectrogram
 
 FRAMES, COLUMNS = 16, 8

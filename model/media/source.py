@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import floor
 from pathlib import Path
 from typing import TypeVar, cast
 
 import av
+import av.filter
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.container import InputContainer
@@ -36,6 +37,7 @@ from model.media.containers import (
     open_options,
     sniff,
 )
+from model.media.cropping import matroska_crops
 
 Item = TypeVar("Item")
 
@@ -170,6 +172,7 @@ def video_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFra
             stream.thread_type = "AUTO"
             begin = Fraction(start) + slack(stream.time_base)
             origin = timeline_origin(container)
+            cropped = _Cropper(stream, container_crop(path, container, stream))
             frames = _timed(container, stream, origin)
             shown = next(frames, None)
             if shown is None:
@@ -181,13 +184,47 @@ def video_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFra
                     continue  # some containers cannot seek, or land late: decode from the beginning
             for frame in frames:
                 if frame.time > begin:
-                    yield shown
+                    yield cropped(shown)
                 shown = frame
             end = shown.time + shown.duration
             if end <= begin:
                 raise MediaError(f"the window begins at {float(start):.3f} s, but the video ends at {float(end):.3f} s")
-            yield shown
+            yield cropped(shown)
             return
+
+
+def container_crop(path: str | Path, container: InputContainer, stream: VideoStream) -> tuple[int, int, int, int]:
+    """Pixels that the container, not the codec, cuts off at the left, top, right and bottom."""
+    if container.format.name != MATROSKA:
+        return 0, 0, 0, 0
+    crops, number = matroska_crops(path), container.streams.video.index(stream)
+    left, top, right, bottom = crops[number] if number < len(crops) else (0, 0, 0, 0)
+    visible = left + right < stream.codec_context.width and top + bottom < stream.codec_context.height
+    return (left, top, right, bottom) if visible else (0, 0, 0, 0)
+
+
+class _Cropper:
+    """Cuts frames to what the container shows of them."""
+
+    def __init__(self, stream: VideoStream, crop: tuple[int, int, int, int]) -> None:
+        self._stream, self._crop = stream, crop
+        self._graph: av.filter.Graph | None = None
+
+    def __call__(self, shown: TimedFrame) -> TimedFrame:
+        if not any(self._crop):
+            return shown
+        if self._graph is None:
+            left, top, right, bottom = self._crop
+            size = f"{shown.frame.width - left - right}:{shown.frame.height - top - bottom}"
+            self._graph = av.filter.Graph()
+            self._graph.link_nodes(
+                self._graph.add_buffer(template=self._stream, time_base=shown.frame.time_base),
+                self._graph.add("crop", f"{size}:{left}:{top}:exact=1"),
+                self._graph.add("copy"),
+                self._graph.add("buffersink"),
+            ).configure()
+        self._graph.push(shown.frame)
+        return replace(shown, frame=cast(VideoFrame, self._graph.pull()))
 
 
 def window_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFrame]:

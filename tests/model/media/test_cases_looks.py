@@ -130,3 +130,18 @@ def test_other_layouts_are_mixed_down_and_the_job_says_so(tmp_path: Path, layout
     assert (configured, is_mix) == (carried, True)
     assert mixed.shape[1] == 4800
     assert np.abs(mixed).max() > 0.1
+
+
+def test_a_crop_by_the_container_is_applied(tmp_path: Path) -> None:
+    """Matroska's PixelCropLeft of 16, in place of the unit of the display size, of which there is none."""
+    source = make(tmp_path / "cropped.mkv", Film(frames=60))
+    data = source.read_bytes()
+    assert data.count(b"\x54\xb2\x81\x04") == 1
+    source.write_bytes(data.replace(b"\x54\xb2\x81\x04", b"\x54\xcc\x81\x10"))
+
+    how, path = v2a(source)
+
+    assert how == "re-encoded"
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        assert (video.width, video.height, video.sample_aspect_ratio or 1) == (48, 48, 1)
