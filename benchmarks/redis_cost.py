@@ -22,10 +22,11 @@ from celery import Celery
 
 from duet.standalone.stack import redis_program
 from model.request import SamplingParams
+from service.jobs.connection import connect
 from service.jobs.queue import QUEUE, JobQueue, celery_config
 from service.jobs.reaper import Reaper
 from service.jobs.record import Output, Progress, Timings, new_job
-from service.jobs.store import JobStore, connect
+from service.jobs.store import JobStore
 from service.settings import Settings
 from workers import transport
 

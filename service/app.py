@@ -29,12 +29,13 @@ from service.api.middleware import RequestContext
 from service.api.readiness import Readiness
 from service.api.services import Services, Threads
 from service.api.uploads import UploadCounter, sweep
+from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
 from service.jobs.queue import JobQueue, QueueUnavailable
 from service.jobs.rate_limit import Keyring
-from service.jobs.retention import Retention, Sweeper
-from service.jobs.store import JobStore, StoreUnavailable, connect
+from service.jobs.retention import Retention, sweeper
+from service.jobs.store import JobStore
 from service.log import configure_logging, log
 from service.metrics.api import ApiMetrics
 from service.metrics.exporter import Exporter
@@ -94,7 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with AsyncExitStack() as running:
             running.callback(readiness.close)
             prober = running.enter_context(Prober())
-            running.enter_context(Sweeper(retention))
+            running.enter_context(sweeper(retention, failed=counted.background_failed))
             app.state.services = Services(
                 settings=chosen,
                 store=store,

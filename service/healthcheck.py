@@ -48,8 +48,9 @@ def worker(settings: Settings) -> None:
     from celery import Celery
     from kombu.exceptions import OperationalError
 
+    from service.jobs.connection import StoreUnavailable, connect
     from service.jobs.queue import celery_config
-    from service.jobs.store import JobStore, StoreUnavailable, connect
+    from service.jobs.store import JobStore
 
     here = f"{socket.gethostname()}-"
     try:
@@ -73,8 +74,8 @@ def worker(settings: Settings) -> None:
 
 def webhooks(settings: Settings) -> None:
     """No webhook has been due for long."""
+    from service.jobs.connection import StoreUnavailable, connect, reachable
     from service.jobs.deliveries import DUE
-    from service.jobs.store import StoreUnavailable, connect, reachable
 
     client = connect(settings)
     try:

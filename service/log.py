@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import sys
+from collections.abc import MutableMapping
+from typing import Any, TextIO
 
 import structlog
 
@@ -11,6 +15,12 @@ from service.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duet")
 """The one logger of the service."""
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""C0 and C1 controls, line separators, and marks that reorder text."""
+
+_CONTROL_BUT_LINES = re.compile(rf"(?![\n\t]){_CONTROL.pattern}")
 
 
 def configure_logging(settings: Settings) -> None:
@@ -29,8 +39,10 @@ def configure_logging(settings: Settings) -> None:
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ]
     else:
-        plain = structlog.dev.plain_traceback
-        final = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        final = [
+            _printable,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_printable_traceback),
+        ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -52,3 +64,18 @@ def configure_logging(settings: Settings) -> None:
     # What these libraries tell of themselves at the lower levels helps nobody who runs Duet.
     for name in ("botocore", "boto3", "urllib3", "s3transfer", "kombu", "celery", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _printable(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape control characters, which could forge lines or drive the terminal: requests bring them in."""
+    return {key: _escaped(value, _CONTROL) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _printable_traceback(stream: TextIO, exc_info: Any) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(_escaped(text.getvalue(), _CONTROL_BUT_LINES))
+
+
+def _escaped(text: str, characters: re.Pattern[str]) -> str:
+    return characters.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -20,8 +20,9 @@ from moto.server import ThreadedMotoServer
 from duet.standalone.stack import redis_program
 from service.app import create_app
 from service.connections import limited
+from service.jobs.connection import connect
 from service.jobs.queue import JobQueue
-from service.jobs.store import JobStore, connect
+from service.jobs.store import JobStore
 from service.log import configure_logging
 from service.settings import Settings
 from tests.waiting import until

@@ -18,10 +18,11 @@ from collections.abc import Callable
 from celery import Celery, signals
 from celery.platforms import SecurityWarning
 
+from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.events import Previews
 from service.jobs.queue import JobQueue, celery_config
 from service.jobs.reaper import Reaper
-from service.jobs.store import JobStore, StoreUnavailable, connect
+from service.jobs.store import JobStore
 from service.log import configure_logging, log
 from service.metrics.exporter import Exporter
 from service.periodic import Periodic
@@ -76,7 +77,7 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
         name, store, previews, storage, maker, leases, spool, settings.temporary, settings.slots, metrics, tracing
     )
     queue = JobQueue(settings)
-    reaper = Reaper(store, queue, ageing, metrics.abandoned)
+    reaper = Reaper(store, queue, ageing, metrics.abandoned, failed)
     parts = (leases, spool, reaper, Heartbeat(name, store, failed), exporter)
     shutdown = Shutdown(runner, store, name, settings.grace.total_seconds())
     celery = create_celery(settings, runner, queue, on_close=shutdown.begin)

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from service.jobs.connection import StoreUnavailable
 from service.jobs.record import StaleClaim
-from service.jobs.store import JobStore, StoreUnavailable
+from service.jobs.store import JobStore
 from service.log import log
 from service.periodic import Periodic
 

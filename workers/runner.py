@@ -22,9 +22,11 @@ from typing import Protocol, TypeVar
 import structlog
 from prometheus_client.registry import Collector
 
+from service.jobs.connection import StoreUnavailable
 from service.jobs.events import Preview, Previews
-from service.jobs.record import Job, JobError, Progress, StaleClaim, Status, Timings
-from service.jobs.store import JobStore, StoreUnavailable, UnknownJob
+from service.jobs.record import Job, JobError, Progress, StaleClaim, Status, Timings, UnreadableRecord
+from service.jobs.records import UnknownJob
+from service.jobs.store import JobStore
 from service.log import log
 from service.storage import ObjectNotFound, Storage, StorageUnavailable
 from service.tracing import Stages, Tracing
@@ -273,7 +275,7 @@ class Runner:
         """False if the job must be claimed once more, because it has to run alone."""
         try:
             alone = self.slots == 1 or self._persist(lambda: self.store.get(job_id)).alone
-        except UnknownJob:
+        except (UnknownJob, UnreadableRecord):
             return True
         with self._exclusion.hold(exclusive=alone):
             if self._stopping.is_set():

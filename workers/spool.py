@@ -21,8 +21,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from service.jobs.connection import StoreUnavailable
 from service.jobs.record import SPOOL, IllegalTransition, Job, JobError, Output, StaleClaim, Timings, storage_prefix
-from service.jobs.store import JobStore, StoreUnavailable, UnknownJob
+from service.jobs.records import UnknownJob
+from service.jobs.store import JobStore
 from service.log import log
 from service.periodic import Periodic
 from service.storage import Storage, StorageUnavailable

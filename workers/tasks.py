@@ -5,8 +5,8 @@ from __future__ import annotations
 from celery import Celery
 from celery.exceptions import Reject
 
+from service.jobs.connection import StoreUnavailable
 from service.jobs.queue import RUN_JOB, JobQueue
-from service.jobs.store import StoreUnavailable
 from workers.runner import BackInQueue, Runner
 
 

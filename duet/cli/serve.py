@@ -98,7 +98,7 @@ def webhooks(
     """Run the webhook sender alone, for the jobs of DUET_REDIS_URL; several may run."""
     import asyncio
 
-    from service.jobs.store import StoreUnavailable
+    from service.jobs.connection import StoreUnavailable
     from service.settings import load_settings
     from service.webhooks.dispatcher import run, secrets_of
 

@@ -224,9 +224,10 @@ class _Stack:
 
     async def _take_up(self) -> None:
         """Jobs that an earlier stack left unfinished go on."""
+        from service.jobs.connection import connect
         from service.jobs.queue import JobQueue
         from service.jobs.reaper import Reaper
-        from service.jobs.store import JobStore, connect
+        from service.jobs.store import JobStore
 
         ageing = self.settings.ageing.total_seconds()
         store = JobStore(connect(self.settings), self.settings.lease, ageing)
@@ -249,8 +250,8 @@ class _Stack:
         await self._recover(partial(self.reaper.worker_died, process_name(pid)))
 
     async def _recover(self, action: Callable[[], _T]) -> _T | None:
+        from service.jobs.connection import StoreUnavailable
         from service.jobs.queue import QueueUnavailable
-        from service.jobs.store import StoreUnavailable
 
         deadline = time.monotonic() + PATIENCE
         while True:

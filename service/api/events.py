@@ -23,10 +23,11 @@ from service.api.auth import CallerHere
 from service.api.lookup import JobId, Viewer, find
 from service.api.problems import Problem, responses
 from service.api.services import Services, ServicesHere
-from service.jobs.event_keys import Kind
+from service.jobs.connection import StoreUnavailable
+from service.jobs.event_keys import EventKind
 from service.jobs.events import Event, Follower, TooManyFollowers, order
 from service.jobs.record import Job, Status
-from service.jobs.store import StoreUnavailable, UnknownJob, progress_data
+from service.jobs.records import UnknownJob, progress_data
 from service.jobs.view import JobView
 from service.log import log
 
@@ -37,7 +38,7 @@ BREATH = 15.0
 
 _COMMENT = b": still here\n\n"
 _RETRY = b"retry: 2000\n\n"
-_OF_A_RECORD = (Kind.STATUS, Kind.COMPLETED, Kind.FAILED, Kind.CANCELED)
+_OF_A_RECORD = (EventKind.STATUS, EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELED)
 """What holds a record, which is shown as `GET` does."""
 
 _AGAIN = 0.5
@@ -49,7 +50,11 @@ _EVENT = {
     "type": "object",
     "required": ["event", "id", "data"],
     "properties": {
-        "event": {"type": "string", "enum": [kind.value for kind in Kind], "description": "what kind of news it is"},
+        "event": {
+            "type": "string",
+            "enum": [kind.value for kind in EventKind],
+            "description": "what kind of news it is",
+        },
         "id": {"type": "string", "description": "what to send as `Last-Event-ID`", "examples": ["1795492765064-0"]},
         "data": {
             "type": "string",
@@ -177,7 +182,7 @@ class _Watch:
         position = self.follower.queue_position
         if self.follower.waiting and position is not None and position != self.told:
             self.told = position
-            chunks.append(_formatted(self.position, Kind.PROGRESS, progress_data(None, position, self.attempt)))
+            chunks.append(_formatted(self.position, EventKind.PROGRESS, progress_data(None, position, self.attempt)))
         return chunks
 
     async def _told(self, entry: Event) -> bytes:
@@ -192,7 +197,9 @@ class _Watch:
         self.over |= job.status.ended
         self.told, self.attempt = view.queue_position, job.attempt
         self.follower.waiting, self.follower.queue_position = job.status is Status.QUEUED, None
-        return _formatted(position, Kind(job.status) if job.status.ended else Kind.STATUS, view.model_dump_json())
+        return _formatted(
+            position, EventKind(job.status) if job.status.ended else EventKind.STATUS, view.model_dump_json()
+        )
 
     async def _record_has_ended(self) -> list[bytes]:
         """The end, if the stream does not have it: Redis may have lost the one and not the other."""
@@ -204,8 +211,8 @@ class _Watch:
 
     def _gone(self) -> bytes:
         self.over = True
-        return _formatted(self.position, Kind.GONE, json.dumps({"id": self.job_id}))
+        return _formatted(self.position, EventKind.GONE, json.dumps({"id": self.job_id}))
 
 
-def _formatted(position: str, kind: Kind, data: str) -> bytes:
+def _formatted(position: str, kind: EventKind, data: str) -> bytes:
     return format_sse_event(id=position, event=kind.value, data_str=data)

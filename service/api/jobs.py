@@ -24,7 +24,7 @@ from service.api.submission import ACCEPTED, UnhurriedSubmissionHere, answers
 from service.api.uploads import room_on_disk, temporary_file
 from service.jobs.intake import repeat_job
 from service.jobs.record import IllegalTransition, Job, Status
-from service.jobs.store import UnknownJob
+from service.jobs.records import UnknownJob
 from service.jobs.view import JobList, JobView
 from service.log import log
 from service.storage import ObjectNotFound
@@ -54,7 +54,8 @@ def jobs(
     """The caller's jobs, newest first."""
     found, following = services.store.page(status, kind, caller.name, after, limit)
     view = Viewer(request, services, caller)
-    return JobList(data=[view(job) for job in found], has_more=following is not None, next=following)
+    shown = [view.show(each) for each in services.store.snapshots(found)]
+    return JobList(data=shown, has_more=following is not None, next=following)
 
 
 @router.get("/jobs/{job_id}", response_model=JobView, responses=_UNCHANGED | responses(404, 410, 503))

@@ -13,7 +13,7 @@ from service.api.examples import JOB
 from service.api.problems import Problem
 from service.api.services import Services, prefix
 from service.jobs.record import Job, Status
-from service.jobs.store import Sight, UnknownJob
+from service.jobs.records import JobSnapshot, UnknownJob
 from service.jobs.view import JobView, job_view
 
 ID_PATTERN = r"^job_[0-9A-HJKMNP-TV-Z]{26}$"
@@ -37,10 +37,9 @@ class Viewer:
 
     def __call__(self, job: Job) -> JobView:
         """The job with what is known about it now. Raises StoreUnavailable."""
-        progress = self._store.progress_of(job)
-        return self.show(Sight(job, progress, self._store.queue_position(job), tuple(self._store.deliveries(job))))
+        return self.show(self._store.snapshots([job])[0])
 
-    def show(self, sight: Sight) -> JobView:
+    def show(self, sight: JobSnapshot) -> JobView:
         """What was seen."""
         status = sight.job.status
         progress = sight.progress if not status.ended else None
@@ -53,7 +52,7 @@ def find(services: Services, caller: Caller, job_id: str) -> Job:
     return look(services, caller, job_id).job
 
 
-def look(services: Services, caller: Caller, job_id: str) -> Sight:
+def look(services: Services, caller: Caller, job_id: str) -> JobSnapshot:
     """The caller's job and all that is known about it. Raises as `find`."""
     sight = None
     if _ID.fullmatch(job_id):
@@ -64,7 +63,7 @@ def look(services: Services, caller: Caller, job_id: str) -> Sight:
                 raise _gone(job_id) from None
     if sight is None or not caller.sees(sight.job.owner):
         raise Problem(404, "unknown_job", f"There is no job {job_id}.")
-    if sight.job.expires_at <= datetime.now(UTC):  # nobody has swept yet
+    if sight.job.status.ended and sight.job.expires_at <= datetime.now(UTC):  # nobody has swept yet
         raise _gone(job_id)
     return sight
 

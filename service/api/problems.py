@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from service.jobs.connection import StoreTimeout, StoreUnavailable
 from service.jobs.queue import QueueUnavailable
-from service.jobs.store import StoreUnavailable
+from service.jobs.record import UnreadableRecord
 from service.log import log
 from service.sandbox.probe import ProbeUnavailableError
 from service.storage import StorageFull, StorageUnavailable
@@ -111,6 +112,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _from_problem)
     app.add_exception_handler(HTTPException, _from_http)
     app.add_exception_handler(RequestValidationError, _from_validation)
+    app.add_exception_handler(UnreadableRecord, _from_unreadable)
     for kind in (StoreUnavailable, QueueUnavailable, StorageUnavailable, ProbeUnavailableError):
         app.add_exception_handler(kind, _from_outage)
 
@@ -123,6 +125,8 @@ def unavailable(error: Exception) -> Problem:
         return Problem(503, "storage_unavailable", "The file store does not answer; try again.", headers=RETRY_AFTER)
     if isinstance(error, ProbeUnavailableError):
         return Problem(503, "probe_unavailable", "Uploads cannot be looked at now; try again.", headers=RETRY_AFTER)
+    if isinstance(error, StoreTimeout):
+        return Problem(503, "store_timeout", "Redis did not answer in time; try again.", headers=RETRY_AFTER)
     return Problem(503, "queue_unavailable", "The job queue does not answer; try again.", headers=RETRY_AFTER)
 
 
@@ -158,6 +162,11 @@ async def _from_validation(request: Request, error: Exception) -> JSONResponse:
     errors = [FieldError(str(item["loc"][-1]), item.get("input"), item["msg"]) for item in error.errors()]
     names = ", ".join(dict.fromkeys(each.field for each in errors))
     return problem_response(request, Problem(422, "invalid_parameter", f"Not as allowed: {names}.", errors))
+
+
+async def _from_unreadable(request: Request, error: Exception) -> JSONResponse:
+    detail = "The record of this job cannot be read by this version of Duet; the other jobs are not affected."
+    return problem_response(request, Problem(500, "unreadable_record", detail))
 
 
 async def _from_outage(request: Request, error: Exception) -> JSONResponse:

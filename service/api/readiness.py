@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from service.jobs.store import JobStore, StoreUnavailable
+from service.jobs.connection import StoreUnavailable
+from service.jobs.store import JobStore
 from service.log import log
 from service.storage import Storage, StorageUnavailable
 

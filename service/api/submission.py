@@ -32,12 +32,13 @@ from service.api.parameters import Parameters
 from service.api.problems import Problem, responses
 from service.api.services import Services, ServicesHere, prefix
 from service.api.webhook_parameter import checked_webhook
+from service.jobs.connection import StoreUnavailable
 from service.jobs.events import Follower, TooManyFollowers
 from service.jobs.idempotency import LEASE, IdempotentRequest, KeyReused, StillReserved
 from service.jobs.intake import JobRequest, Kind
 from service.jobs.queue import QueueUnavailable
 from service.jobs.record import Job
-from service.jobs.store import StoreUnavailable, UnknownJob
+from service.jobs.records import UnknownJob
 from service.jobs.view import JobView, job_view
 from service.log import log
 from service.storage import StorageUnavailable

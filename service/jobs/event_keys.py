@@ -1,12 +1,11 @@
-"""The names and the scripts' share of what happens to a job: one stream a job, beside its record.
+"""The stream of a job's events: its keys in Redis and the kinds of its entries.
 
-    duet:events:{id}            what happened: each change of status with the record, each step, a mark for each preview
-    duet:events:{id}:previews   the last preview of each output, with the id of its mark
-    duet:events                 a channel: the id of the job whose stream has grown; with ` gone` where it was erased
+    duet:events:{id}            each change of status with the record, each step, a marker for each preview
+    duet:events:{id}:previews   the last preview of each output, with the id of its marker
+    duet:events                 a channel: the id of a job whose stream has grown, followed by ` gone` if it was erased
 
-The scripts that change a record or its progress append to the stream in the same breath, so that it misses nothing and
-tells of nothing that did not happen. The channel only wakes: who hears nothing for a while reads the stream all the
-same. `events` is who reads.
+The scripts that change a record or its progress append to the stream in the same transaction, so the two always agree.
+The channel only wakes readers, which also read the stream from time to time without being woken. `events` reads it.
 """
 
 from __future__ import annotations
@@ -16,30 +15,21 @@ from enum import StrEnum
 CHANNEL = "duet:events"
 
 MOST_ENTRIES = 256
-"""Entries of a stream, about: a long job forgets its first steps."""
+"""Approximate length of a stream: the first steps of a long job are dropped."""
 
 KEPT_MS = 60 * 60 * 1000
-"""Milliseconds for which a stream can be read after the job's end; erased jobs take theirs along."""
+"""Milliseconds for which a stream is kept after the job's end, unless the job is erased earlier."""
 
 PREVIEWS_KEPT_MS = 5 * 60 * 1000
-"""The same for previews, which nobody wants once the result is there."""
+"""The same for previews, which the result replaces."""
 
 GONE = " gone"
-"""What follows the id of an erased job."""
-
-ANNOUNCE = f"""
-local function announce(stream, job, kind, data)
-  local entry = redis.call('XADD', stream, 'MAXLEN', '~', {MOST_ENTRIES}, '*', 'kind', kind, 'data', data)
-  redis.call('PUBLISH', '{CHANNEL}', job)
-  return entry
-end
-"""
-"""Lua: append to a stream and wake its readers."""
+"""Suffix of the id in the channel for an erased job."""
 
 
-class Kind(StrEnum):
-    """What an entry tells; the three that end a job are named as its status. GONE is in no stream: it is what clients
-    are told of an erased job, which has none any more."""
+class EventKind(StrEnum):
+    """The kind of an entry; the three that end a job are named as its status. GONE is in no stream: clients receive it
+    for an erased job, whose stream is erased too."""
 
     STATUS = "status"
     PROGRESS = "progress"
@@ -52,11 +42,11 @@ class Kind(StrEnum):
     @property
     def last(self) -> bool:
         """Whether nothing follows."""
-        return self in (Kind.COMPLETED, Kind.FAILED, Kind.CANCELED, Kind.GONE)
+        return self in (EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELED, EventKind.GONE)
 
 
 def events_key(job_id: str) -> str:
-    """The stream."""
+    """The stream of events."""
     return f"duet:events:{job_id}"
 
 

@@ -17,9 +17,11 @@ from typing import Any
 
 import redis
 
-from service.jobs.event_keys import ANNOUNCE, CHANNEL, GONE, Kind, events_key, previews_key
+from service.jobs.connection import connect_async, reachable
+from service.jobs.event_keys import CHANNEL, GONE, EventKind, events_key, previews_key
+from service.jobs.keys import QUEUED, attempt_key
 from service.jobs.record import StaleClaim
-from service.jobs.store import QUEUED, attempt_key, connect_async, reachable
+from service.jobs.scripts import ANNOUNCE
 from service.log import log
 from service.settings import Settings
 
@@ -37,7 +39,7 @@ _PREVIEW = f"""
 {ANNOUNCE}
 local token, id, index, header, sprite = unpack(ARGV, 1, 5)
 if redis.call('HGET', KEYS[1], 'attempt') ~= token then return 0 end
-local entry = announce(KEYS[2], id, '{Kind.PREVIEW}', index)
+local entry = announce(KEYS[2], id, '{EventKind.PREVIEW}', index)
 redis.call('HSET', KEYS[3], index, entry .. '\\n' .. header .. '\\n' .. sprite)
 return 1
 """
@@ -76,7 +78,7 @@ class Event:
     """One entry of a stream; `data` is JSON: a job's record where the kind is a status, else what clients get."""
 
     id: str
-    kind: Kind
+    kind: EventKind
     data: str
 
 
@@ -197,13 +199,18 @@ class Events:
         those that are still the last of their output. Raises StoreUnavailable."""
         with reachable():
             entries: Any = await self._redis.xrange(events_key(job_id), f"({position}", count=_BATCH)
-        events = [Event(name.decode(), Kind(what[b"kind"].decode()), what[b"data"].decode()) for name, what in entries]
-        if not events:
+        known = {kind.value for kind in EventKind}  # a newer version may write others
+        events = [
+            Event(name.decode(), EventKind(kind), what[b"data"].decode())
+            for name, what in entries
+            if (kind := what[b"kind"].decode()) in known
+        ]
+        if not entries:
             return [], position
-        behind = events[-1].id
-        if any(event.kind is Kind.PREVIEW for event in events):
+        behind = entries[-1][0].decode()
+        if any(event.kind is EventKind.PREVIEW for event in events):
             latest = {preview.id: preview for preview in await self.previews(job_id)}
-            told = (event if event.kind is not Kind.PREVIEW else latest.get(event.id) for event in events)
+            told = (event if event.kind is not EventKind.PREVIEW else latest.get(event.id) for event in events)
             events = [event for event in told if event]
         return events, behind
 
@@ -274,4 +281,4 @@ def _preview(kept: bytes) -> Event:
     data = json.loads(header)
     if data["sprite"]:
         data["sprite"] = {"url": f"data:image/webp;base64,{base64.b64encode(webp).decode()}", **data["sprite"]}
-    return Event(entry.decode(), Kind.PREVIEW, json.dumps(data, separators=(",", ":")))
+    return Event(entry.decode(), EventKind.PREVIEW, json.dumps(data, separators=(",", ":")))

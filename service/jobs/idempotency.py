@@ -15,7 +15,8 @@ from typing import Any
 
 import redis
 
-from service.jobs.store import reachable, record_key
+from service.jobs.connection import reachable
+from service.jobs.keys import record_key
 
 AT_LEAST = timedelta(hours=24)
 """A key is kept as long as its job, and never for less than this."""
@@ -32,7 +33,8 @@ local now = clock[1] + clock[2] / 1000000
 if found[1] then
   if found[1] ~= ARGV[1] then return {'other'} end
   if found[4] == '1' or redis.call('EXISTS', ARGV[5] .. found[2]) == 1 then return {'made', found[2]} end
-  if tonumber(found[3]) > now then return {'reserved'} end
+  local ahead = tonumber(found[3]) - now
+  if ahead > 0 and ahead <= tonumber(ARGV[3] ~= '' and ARGV[3] or '0') then return {'reserved'} end
 end
 if ARGV[2] == '' then return {'free'} end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'job', ARGV[2], 'until', tostring(now + ARGV[3]), 'confirmed', '0')

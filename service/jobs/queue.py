@@ -21,8 +21,8 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from service.jobs import rabbit
+from service.jobs.connection import SOCKET_TIMEOUT, connect
 from service.jobs.record import Job, made_at
-from service.jobs.store import SOCKET_TIMEOUT, connect
 from service.log import log
 from service.settings import Settings
 

@@ -12,17 +12,18 @@ from typing import Any
 import redis
 
 from model.networks.config import KINDS
+from service.jobs.connection import reachable
 from service.jobs.deliveries import DUE
+from service.jobs.keys import LEASES, UNREADABLE, WORKERS, index_key, waiting_key
 from service.jobs.record import PRIORITIES, Status, made_at
-from service.jobs.store import LEASES, WORKERS, index_key, reachable, waiting_key
 
 
 @dataclass(frozen=True)
-class Census:
-    """`jobs` counts by kind and status, `waiting` by priority; `oldest` is for how many seconds the job has waited that
-    has waited longest. `held`: jobs that a worker, or a place on a worker's disk, holds. `webhooks`: still to be sent;
-    `webhooks_late` is for how many seconds the first of them has been due.
-    `memory` and `memory_limit` are Redis' own, in bytes; a limit of 0 is none."""
+class QueueStats:
+    """`jobs` counts by kind and status, `waiting` by priority; `oldest`: seconds that the oldest queued job has waited.
+    `held`: jobs that a worker, or a place on a worker's disk, holds. `webhooks`: still to be sent; `webhooks_late`:
+    seconds for which the first of them has been due. `unreadable`: jobs whose record cannot be read. `memory` and
+    `memory_limit` are Redis' own, in bytes; a limit of 0 is none."""
 
     jobs: dict[tuple[str, Status], int]
     waiting: dict[str, int]
@@ -31,11 +32,12 @@ class Census:
     workers: int
     webhooks: int
     webhooks_late: float
+    unreadable: int
     memory: int
     memory_limit: int
 
 
-def take(client: redis.Redis) -> Census:
+def take(client: redis.Redis) -> QueueStats:
     """Count now. Raises StoreUnavailable."""
     places = list(product(KINDS, Status))
     with reachable():
@@ -47,11 +49,14 @@ def take(client: redis.Redis) -> Census:
         asked.zrange(index_key(None, Status.QUEUED, None), 0, 0)  # ids sort by the time at which they were made
         asked.time().zcard(LEASES).zrange(WORKERS, 0, -1, withscores=True).zcard(DUE).zrange(
             DUE, 0, 0, withscores=True
-        ).info("memory")
+        ).scard(UNREADABLE).info("memory")
         answers = asked.execute()
-    counts, (first, (seconds, microseconds), held, workers, webhooks, next_one, memory) = answers[:-7], answers[-7:]
+    counts, (first, (seconds, microseconds), held, workers, webhooks, next_one, unreadable, memory) = (
+        answers[:-8],
+        answers[-8:],
+    )
     now = seconds + microseconds / 1e6
-    return Census(
+    return QueueStats(
         jobs=dict(zip(places, counts, strict=False)),
         waiting=dict(zip(PRIORITIES, counts[len(places) :], strict=True)),
         oldest=max(0.0, now - made_at(first[0].decode())) if first else 0.0,
@@ -59,6 +64,7 @@ def take(client: redis.Redis) -> Census:
         workers=sum(until > now for _, until in workers),
         webhooks=webhooks,
         webhooks_late=max(0.0, now - next_one[0][1] / 1000) if next_one else 0.0,
+        unreadable=unreadable,
         memory=int(memory["used_memory"]),
         memory_limit=int(memory.get("maxmemory", 0)),
     )

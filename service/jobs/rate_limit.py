@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from service.jobs.store import reachable
+from service.jobs.connection import reachable
 
 _SECRET = "duet:url-secret"
 
@@ -18,7 +18,8 @@ _TAKE = """
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
 local interval = 60 / ARGV[1]
-local theirs = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now) + interval
+local last = tonumber(redis.call('GET', KEYS[1]) or '0')
+local theirs = math.min(math.max(last, now), now + 60) + interval  -- further ahead only if the clock went back
 if theirs - now > 60 then return tostring(theirs - now - 60) end
 redis.call('SET', KEYS[1], string.format('%.6f', theirs), 'EX', 61)
 return '0'

@@ -16,14 +16,16 @@ Three things are looked for:
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable
 
+from service.jobs.connection import StoreUnavailable
 from service.jobs.queue import JobQueue, QueueUnavailable
-from service.jobs.record import SPOOL, IllegalTransition, Job, StaleClaim, Status
-from service.jobs.store import AGEING, JobStore, StoreUnavailable, UnknownJob
+from service.jobs.record import SPOOL, IllegalTransition, Job, StaleClaim, Status, UnreadableRecord
+from service.jobs.records import AGEING, UnknownJob
+from service.jobs.store import JobStore
 from service.log import log
+from service.periodic import Periodic
 
 INTERVAL = 1.0
 """Seconds between two rounds."""
@@ -35,8 +37,8 @@ AGEING_ROUNDS = 60
 class Reaper:
     """Goes its rounds in a thread from `start()` to `stop()`; `round()` can be called alone.
 
-    `ageing`: seconds of waiting that raise a job's priority by one. `abandoned` is told of each job that was taken from
-    a dead worker.
+    `ageing`: seconds of waiting that raise a job's priority by one. `abandoned` is called with each job that was
+    taken from a dead worker, `failed` with the task's name for each round that fails.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Reaper:
         queue: JobQueue,
         ageing: float = AGEING,
         abandoned: Callable[[Job], None] = lambda job: None,
+        failed: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._abandoned = abandoned
         self._store = store
@@ -52,17 +55,16 @@ class Reaper:
         self._ageing = ageing
         self._aged = 0.0
         self._away = 0.0
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+        self._run_id, self._seen = "", 0.0
+        expected = (StoreUnavailable, QueueUnavailable)
+        self._rounds = Periodic("reaper", self._go_round, INTERVAL, expected=expected, failed=failed)
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End the thread. May be called again, and before `start()`."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._rounds.stop()
 
     def round(self) -> None:
         """Look once. Raises StoreUnavailable or QueueUnavailable."""
@@ -93,7 +95,9 @@ class Reaper:
         """
         for job in self._store.held(""):
             if job.holder and not job.holder.endswith(SPOOL):
-                with contextlib.suppress(UnknownJob, StaleClaim, IllegalTransition):  # the lease ran out meanwhile
+                with contextlib.suppress(
+                    UnknownJob, UnreadableRecord, StaleClaim, IllegalTransition
+                ):  # the lease ran out meanwhile
                     self._store.hand_back(job.id, job.attempt)
         self.wake()
         return self._store.count_queued()
@@ -115,27 +119,30 @@ class Reaper:
     def _send(self, job_id: str) -> None:
         try:
             job = self._store.get(job_id)
-        except UnknownJob:  # erased meanwhile
+        except (UnknownJob, UnreadableRecord):  # erased meanwhile, or of another version
             return
         if job.status is Status.QUEUED and job.holder is None:
             self._queue.enqueue(job)
             log.info("job sent to the queue again", job=job.id, attempt=job.attempt)
 
     def _settled(self) -> bool:
-        """Whether Redis has been there long enough for every live worker to have renewed its leases."""
-        return min(self._store.uptime(), time.monotonic() - self._away) > self._store.lease
+        """Whether Redis has been up long enough for every live worker to have renewed its leases.
 
-    def _run(self) -> None:
-        answers = True
-        while not self._stopped.wait(INTERVAL):
-            try:
-                self.round()
-                answers = True
-            except (StoreUnavailable, QueueUnavailable) as error:
-                self._away = time.monotonic()
-                if answers:
-                    log.warning("the reaper waits for Redis", error=str(error))
-                answers = False
+        Its uptime is by the clock on the wall, which may be set back: the time since this reaper first saw this run of
+        Redis counts too.
+        """
+        run_id, uptime = self._store.server()
+        now = time.monotonic()
+        if run_id != self._run_id:
+            self._run_id, self._seen = run_id, now
+        return min(max(uptime, now - self._seen), now - self._away) > self._store.lease
+
+    def _go_round(self) -> None:
+        try:
+            self.round()
+        except (StoreUnavailable, QueueUnavailable):
+            self._away = time.monotonic()
+            raise
 
     def _report(self, job: Job) -> None:
         self._abandoned(job)

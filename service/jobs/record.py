@@ -20,15 +20,13 @@ is sent again.
 
 from __future__ import annotations
 
-import secrets
-import threading
-import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
+from ulid import ULID
 
 from model.media.streams import AudioStream, VideoStream
 from model.request import SamplingParams
@@ -40,11 +38,8 @@ STRIKES = 3
 SPOOL = ":spool"
 """How the name of a holder ends that is a place on a disk, where a result waits for its upload."""
 
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-
-_lock = threading.Lock()
-_latest = 0
-"""The last id that this process made."""
+SCHEMA = 1
+"""Version of the record. Raise it when older versions of Duet could not read what this one writes."""
 
 
 class Status(StrEnum):
@@ -61,6 +56,10 @@ class Status(StrEnum):
 
 class IllegalTransition(Exception):
     """A change of status that the state machine does not have."""
+
+
+class UnreadableRecord(Exception):
+    """The record was written by a version of Duet that this one does not understand, or is damaged."""
 
 
 class StaleClaim(Exception):
@@ -147,6 +146,8 @@ class Job:
     `owner` is the id of the API key that submitted it, None where none was asked for. `holder` is who works on it now.
     `alone`: it has a worker to itself, now or at its next attempt. `retried_from` is the job that it repeats.
     `request_id` and `traceparent` (W3C Trace Context) name the request that it came with, in logs and in traces.
+    `expires_at` counts from the end of the job; until then it is what it would be had the job ended at once.
+    `model_missing_since`: a worker without its model has seen it then, and none with its model has claimed it since.
     """
 
     id: str
@@ -174,6 +175,8 @@ class Job:
     webhook: Webhook | None = None
     request_id: str | None = None
     traceparent: str | None = None
+    model_missing_since: datetime | None = None
+    schema: Annotated[int, Field(ge=1, le=SCHEMA)] = SCHEMA
 
     @property
     def wants_webhook(self) -> bool:
@@ -193,8 +196,14 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Job:
-        """Read a record. Fields that this version does not know are passed over: a newer one may have written it."""
-        return _codec.validate_json(text)
+        """Read a record. Fields that this version does not know are ignored. Raises UnreadableRecord."""
+        try:
+            job = _codec.validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            raise UnreadableRecord(f"{where}: {first['msg']}") from error
+        return job if job.schema == SCHEMA else replace(job, schema=SCHEMA)
 
 
 def storage_prefix(job_id: str) -> str:
@@ -203,25 +212,16 @@ def storage_prefix(job_id: str) -> str:
 
 
 def new_job_id(now: float | None = None) -> str:
-    """`job_` and 26 characters: 48 bits of milliseconds and 80 of chance in Crockford's base 32, so ids sort by time.
+    """`job_` and a ULID, so ids sort by time, also those that a process makes within one millisecond.
 
-    `now`: seconds since 1970; the clock's where absent. Layout, and the rule for ids of the same millisecond, are those
-    of a ULID: such ids count on from the first, so that they too sort by time within a process.
+    `now`: seconds since 1970; the current time if absent.
     """
-    global _latest
-    milliseconds = int((time.time() if now is None else now) * 1000)
-    with _lock:
-        number = _latest + 1 if _latest >> 80 == milliseconds else (milliseconds << 80) | secrets.randbits(79)
-        _latest = number
-    return "job_" + "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return f"job_{ULID() if now is None else ULID.from_timestamp(now)}"
 
 
 def made_at(job_id: str) -> float:
     """When an id was made, in seconds since 1970."""
-    milliseconds = 0
-    for character in job_id.removeprefix("job_")[:10]:
-        milliseconds = milliseconds << 5 | _CROCKFORD.index(character)
-    return milliseconds / 1000
+    return ULID.from_str(job_id.removeprefix("job_")).timestamp
 
 
 def new_job(
@@ -266,7 +266,7 @@ def claim(job: Job, holder: str, alone: bool = False) -> Job:
         return job
     if job.holder is not None:
         raise IllegalTransition(f"{job.id} is held by {job.holder}")
-    return replace(job, attempt=job.attempt + 1, holder=holder, alone=alone or job.alone)
+    return replace(job, attempt=job.attempt + 1, holder=holder, alone=alone or job.alone, model_missing_since=None)
 
 
 def start(job: Job, token: int) -> Job:
@@ -304,6 +304,20 @@ def cancel(job: Job) -> Job:
         raise IllegalTransition(f"{job.id} is {job.status}: nothing is left to cancel")
     job = replace(job, cancel_requested_at=job.cancel_requested_at or _now())
     return _end(job, Status.CANCELED) if job.status is Status.QUEUED else job
+
+
+def model_missing(job: Job, patience: timedelta) -> Job:
+    """A worker without the job's model has seen it: it waits for another, and fails once it has done so for `patience`.
+
+    Raises IllegalTransition if it has ended or is held.
+    """
+    if job.status is not Status.QUEUED or job.holder is not None:
+        raise IllegalTransition(f"{job.id} is {job.status}, held by {job.holder}: it does not wait for a model")
+    since = job.model_missing_since or _now()
+    if _now() - since < patience:
+        return replace(job, model_missing_since=since)
+    message = f"no worker with the model {job.model!r} claimed the job within {patience}"
+    return _end(job, Status.FAILED, error=JobError("model_unavailable", message, True, job.attempt))
 
 
 def stopped(job: Job, token: int) -> Job:
@@ -352,7 +366,10 @@ def spooled(job: Job, token: int, holder: str) -> Job:
 
 
 def _end(job: Job, status: Status, **changes: Any) -> Job:
-    return replace(job, status=status, completed_at=_now(), holder=None, **changes)
+    """`expires_at` moves: retention counts from the end."""
+    now = _now()
+    expires_at = now + (job.expires_at - job.created_at)
+    return replace(job, status=status, completed_at=now, expires_at=expires_at, holder=None, **changes)
 
 
 def _running(job: Job, token: int, what: str) -> None:

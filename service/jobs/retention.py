@@ -1,22 +1,26 @@
-"""How jobs come to their end: record, upload and results are erased together, whatever happens half-way.
+"""Erasing jobs: record, upload and results together, whatever fails half-way.
 
-The record goes first: from then on nobody can ask for the files, and no worker can commit any. `duet:unrecorded` holds
-the ids whose files may be without a record, by the time at which somebody must look. An id is entered before the first
-file of its job is stored, and before its record is erased, so that no crash leaves a file that nobody knows of.
+The record is erased first: after that no file can be requested, and no worker can commit one. `duet:unrecorded` holds
+the ids whose files may have no record, by the time at which they are to be checked. An id is entered before the first
+file of its job is stored and before its record is erased, so no crash leaves a file that is unaccounted for. Retention
+counts from the end of a job; a job that has not ended is never swept.
 """
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import redis
 
-from service.jobs.record import Job, Status, storage_prefix
-from service.jobs.store import JobStore, StoreUnavailable, UnknownJob, reachable
+from service.jobs.connection import StoreUnavailable, reachable
+from service.jobs.record import Job, UnreadableRecord, storage_prefix
+from service.jobs.records import UnknownJob
+from service.jobs.store import JobStore
 from service.log import log
+from service.periodic import Periodic
 from service.storage import Storage, StorageUnavailable
 
 AFTERMATH = timedelta(hours=1)
@@ -56,29 +60,43 @@ class Retention:
         """Erase all of the job. Files that storage cannot erase now are erased later. Raises StoreUnavailable."""
         self.watch(job.id)
         self._store.erase(job.id, self._remember)
-        if job.status is Status.IN_PROGRESS:
-            return  # its worker may write yet another file before it hears of it: the sweep comes when that is over
         try:
-            self._erase_files(job.id)
+            self._storage.delete_prefix(storage_prefix(job.id))
         except StorageUnavailable as error:
             log.warning("files of an erased job wait for storage", job=job.id, error=str(error))
+            return
+        if job.holder is None:
+            self._settle(job.id)
+        # Otherwise its worker may write another file before it learns of the erasure: a later sweep erases that.
 
     def sweep(self, now: float | None = None) -> int:
         """Erase the jobs whose retention is over, and files whose record is gone; return how many jobs that were.
 
         `now`: seconds since 1970, the clock's where absent, for the files. Raises StoreUnavailable, StorageUnavailable.
         """
-        return self._sweep_jobs() + self._sweep_files(time.time() if now is None else now)
+        erased = self._sweep_jobs() + self._sweep_files(time.time() if now is None else now)
+        self._store.recheck_unreadable()
+        if erased:
+            log.info("jobs erased", count=erased)
+        return erased
 
     def _sweep_jobs(self) -> int:
-        count = 0
-        while expired := self._store.expired(_BATCH):
+        """Each id is erased, dropped or skipped, so this ends whatever the ids are."""
+        count = skipped = 0
+        while expired := self._store.expired(_BATCH, skipped):
             for job_id in expired:
                 try:
-                    self.erase(self._store.get(job_id))
-                    count += 1
+                    job = self._store.get(job_id)
+                except UnreadableRecord:
+                    skipped += 1
                 except UnknownJob:
-                    continue  # another process was quicker
+                    self._store.drop_expiry(job_id)
+                else:
+                    if job.status.ended:
+                        self.erase(job)
+                        count += 1
+                    else:  # retention counts from the end
+                        self._store.drop_expiry(job_id)
         return count
 
     def _sweep_files(self, now: float) -> int:
@@ -89,6 +107,8 @@ class Retention:
             for job_id in (each.decode() for each in due):
                 try:
                     self._store.get(job_id)
+                    self._settle(job_id)
+                except UnreadableRecord:  # its job is there, and so are its files
                     self._settle(job_id)
                 except UnknownJob:
                     self._erase_files(job_id)
@@ -105,30 +125,10 @@ class Retention:
             self._redis.zrem(_UNRECORDED, job_id)
 
 
-class Sweeper:
-    """Sweeps in a thread as long as the context is open."""
-
-    def __init__(self, retention: Retention, interval: float = SWEEP_INTERVAL) -> None:
-        """`interval`: seconds between sweeps."""
-        self._retention = retention
-        self._interval = interval
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
-
-    def __enter__(self) -> Sweeper:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._interval):
-            try:
-                erased = self._retention.sweep()
-            except (StoreUnavailable, StorageUnavailable) as error:
-                log.warning("a sweep was cut short", error=str(error))
-                continue
-            if erased:
-                log.info("jobs erased", count=erased)
+def sweeper(
+    retention: Retention, interval: float = SWEEP_INTERVAL, failed: Callable[[str], None] = lambda name: None
+) -> Periodic:
+    """Sweeps every `interval` seconds; `failed` is called with its name for each sweep that fails."""
+    return Periodic(
+        "sweeper", retention.sweep, interval, expected=(StoreUnavailable, StorageUnavailable), failed=failed
+    )

@@ -7,6 +7,7 @@ from prometheus_client import generate_latest as as_text
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics.exposition import generate_latest as as_openmetrics
 
+from service.metrics.background import background_failures
 from service.metrics.queue import QueueCollector
 from service.metrics.sharing import shared_folder
 from service.settings import Settings
@@ -49,6 +50,7 @@ class ApiMetrics:
             "duet_event_streams", "Clients that follow a job.", registry=own, multiprocess_mode="livesum"
         )
         self.event_streams.set(0)  # whoever had this number before left its streams counted
+        self.background_failed = background_failures(own, "sweeper")
         self._queue = QueueCollector(settings)
         if self.shared:
             self.scraped = CollectorRegistry()

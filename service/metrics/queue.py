@@ -12,9 +12,9 @@ from prometheus_client.registry import Collector
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from service.jobs import queue_stats as census
-from service.jobs.queue_stats import Census
-from service.jobs.store import StoreUnavailable
+from service.jobs import queue_stats
+from service.jobs.connection import StoreUnavailable
+from service.jobs.queue_stats import QueueStats
 from service.log import log
 from service.settings import Settings
 
@@ -34,9 +34,9 @@ class QueueCollector(Collector):
             retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
         )
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="census")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="queue-stats")
         self._lock = threading.Lock()
-        self._under_way: Future[Census] | None = None
+        self._under_way: Future[QueueStats] | None = None
         self._answers = True
 
     def describe(self) -> Iterable[Metric]:
@@ -45,7 +45,7 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         try:
-            found: Census | None = self._ask().result(PATIENCE)
+            found: QueueStats | None = self._ask().result(PATIENCE)
             self._answers = True
         except (StoreUnavailable, TimeoutError) as error:
             if self._answers:
@@ -59,15 +59,15 @@ class QueueCollector(Collector):
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._redis.close()
 
-    def _ask(self) -> Future[Census]:
+    def _ask(self) -> Future[QueueStats]:
         """One look at a time: while one hangs others wait for the same, and not for one more."""
         with self._lock:
             if self._under_way is None or self._under_way.done():
-                self._under_way = self._pool.submit(census.take, self._redis)
+                self._under_way = self._pool.submit(queue_stats.take, self._redis)
             return self._under_way
 
 
-def families(found: Census) -> Iterable[Metric]:
+def families(found: QueueStats) -> Iterable[Metric]:
     """What is shown of it."""
     jobs = GaugeMetricFamily("duet_jobs", "Jobs that are kept, by kind and status.", labels=("kind", "status"))
     for (kind, status), count in found.jobs.items():
@@ -87,6 +87,7 @@ def families(found: Census) -> Iterable[Metric]:
             "For how long the first of them has been due; 0 if none is.",
             found.webhooks_late,
         ),
+        ("duet_records_unreadable", "Jobs whose record this version of Duet cannot read.", found.unreadable),
         ("duet_redis_memory_bytes", "Memory that Redis uses.", found.memory),
         ("duet_redis_memory_limit_bytes", "Memory that Redis may use; 0: no limit.", found.memory_limit),
     ):

@@ -13,9 +13,9 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
+from service.jobs.connection import StoreUnavailable, connect_async
 from service.jobs.deliveries import Delivery
-from service.jobs.record import Job
-from service.jobs.store import StoreUnavailable, connect_async
+from service.jobs.record import Job, UnreadableRecord
 from service.log import configure_logging, log
 from service.metrics.exporter import Exporter
 from service.settings import Settings
@@ -38,6 +38,9 @@ _LOOK_S = 0.25
 _AGAIN_S = 0.5
 _LAST_S = 5.0
 """Seconds that what is under way has to come to its end, when the process is asked to stop."""
+
+_UNREADABLE_S = 3600.0
+"""Seconds until the webhook of a job is tried again whose record this version cannot read."""
 
 _MARGIN_S = 20.0
 """Seconds of a claim beyond the timeout of its sending, to write down what came of it."""
@@ -103,6 +106,10 @@ class Deliverer:
                 await self._outbox.postpone(claim, random.uniform(1, 2))
                 return
             sent = await self._outbox.sent(claim)
+        except UnreadableRecord as error:
+            log.error("the job of a webhook cannot be read", job=claim.job_id, error=str(error))
+            await self._outbox.postpone(claim, _UNREADABLE_S)
+            return
         except StoreUnavailable as error:
             log.warning("a webhook waits for Redis", job=claim.job_id, error=str(error))
             return  # it comes back when its claim has run out
@@ -123,7 +130,8 @@ class Deliverer:
         again = None if pause is None else datetime.now(UTC) + timedelta(seconds=pause)
         delivery = Delivery(now, job.status, sent + 1, answer.status, answer.error, again)
         report = log.info if answer.error is None else log.warning
-        where = urlsplit(url)._replace(query="").geturl()  # the query may be what lets its sender in
+        parts = urlsplit(url)
+        where = f"{parts.scheme}://{parts.netloc}/…"  # path and query may hold the receiver's tokens
         facts = {"event_type": job.status, "attempt": sent + 1, "status": answer.status, "request_id": job.request_id}
         report("webhook sent", job=job.id, url=where, **facts)
         while True:

@@ -15,9 +15,11 @@ from typing import Any
 
 import redis.asyncio
 
+from service.jobs.connection import reachable
 from service.jobs.deliveries import DUE, Delivery, deliveries_key
+from service.jobs.keys import record_key
 from service.jobs.record import Job
-from service.jobs.store import NOW, reachable, record_key
+from service.jobs.scripts import NOW
 from service.settings import WEBHOOK_SECRET_PREFIX, Settings
 
 _SECRET = "duet:webhook-secret"

@@ -92,6 +92,8 @@ class Sender:
             return answer  # that of a receiver which answered and then went on for ever counts
         except TargetRefused as error:
             return Answer(error=f"not sent: {error}")
+        except UnicodeError as error:
+            return Answer(error=f"the host's name is not valid: {error}")
         except OSError as error:
             return Answer(error=f"the host was not found: {error.strerror or error}")
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:

@@ -28,6 +28,18 @@ Lookup = Callable[[str, int], list[str]]
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _TUNNELS = (ipaddress.IPv6Network("2001::/32"),)
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "168.63.129.16/32",  # Azure's host: DNS, health probes and the metadata agent of every virtual machine
+            "192.88.99.0/24",  # 6to4 relays (RFC 7526)
+            "3fff::/20",  # documentation (RFC 9637)
+        ),
+    )
+)
+LONGEST_LABEL = 63
+"""Characters of one part of a host name (RFC 1035, section 2.3.4)."""
 _UNKNOWN = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 _URL = TypeAdapter(HttpUrl)
@@ -53,6 +65,9 @@ def plain_url(text: str) -> str:
         raise TargetRefused("it carries a user name or password")
     if url.fragment is not None:
         raise TargetRefused("it has a fragment, which is never sent")
+    labels = (url.host or "").removesuffix(".").split(".")
+    if not all(0 < len(label) <= LONGEST_LABEL for label in labels) and not (url.host or "").startswith("["):
+        raise TargetRefused(f"each part of the host's name must have 1 to {LONGEST_LABEL} characters")
     if len(str(url)) > LONGEST_URL:
         raise TargetRefused(f"written out it has {len(str(url))} characters")
     return str(url)
@@ -69,7 +84,7 @@ def permitted(host: str, addresses: list[str], allow_private: bool) -> list[str]
     left: a name that leads to both sides is no honest one."""
     if not addresses:
         raise TargetRefused(f"{host} has no address")
-    if not allow_private and not all(is_public(ipaddress.ip_address(each)) for each in addresses):
+    if not allow_private and not all(_allowed(ipaddress.ip_address(each)) for each in addresses):
         raise TargetRefused(f"{host} is not a public address")
     return addresses
 
@@ -86,12 +101,29 @@ def check_target(url: str, allow_private: bool, lookup: Lookup = look_up) -> Non
             raise TargetRefused(f"there is no host {host}") from error
     except TimeoutError:  # it is looked up again before anything is sent
         future.cancel()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise TargetRefused(f"{host} cannot be looked up") from error
+
+
+def _allowed(address: Address) -> bool:
+    return is_public(address) and not is_own(address)
+
+
+def is_own(address: Address) -> bool:
+    """Whether this machine has the address, public or not: only then can a socket be bound to it."""
+    family = socket.AF_INET if isinstance(address, ipaddress.IPv4Address) else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(address), 0))
+        except OSError:
+            return False
+    return True
 
 
 def is_public(address: Address) -> bool:
     """Whether the address leads to the public internet, whatever it is wrapped in: IPv4 in IPv6 counts as IPv4."""
+    if any(address.version == net.version and address in net for net in _NOT_PUBLIC):
+        return False
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global and not address.is_multicast
     inner = address.ipv4_mapped or address.sixtofour

@@ -15,8 +15,10 @@ from pydantic import SecretStr
 
 from model.request import SamplingParams
 from service.app import create_app
+from service.jobs.connection import connect
 from service.jobs.record import IllegalTransition, Job, JobError, Output, Progress, StaleClaim, Status, Timings, new_job
-from service.jobs.store import JobStore, UnknownJob, connect
+from service.jobs.records import UnknownJob
+from service.jobs.store import JobStore
 from service.log import configure_logging
 from service.settings import Settings
 from service.storage import Storage, StorageUnavailable, open_storage

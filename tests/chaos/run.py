@@ -29,9 +29,11 @@ from moto.server import ThreadedMotoServer
 
 from model.checkpoint.manifest import FILE_NAME, Manifest
 from model.networks.config import PRESETS
+from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.queue import JobQueue, QueueUnavailable
 from service.jobs.record import SPOOL, Job, Status
-from service.jobs.store import JobStore, StoreUnavailable, UnknownJob, connect
+from service.jobs.records import UnknownJob
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.chaos.proxy import Proxy
 from tests.chaos.worker import BEHAVIOUR, LEDGER

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from service.jobs.record import Job
+from service.log import configure_logging, log
 from service.settings import Settings
 from tests.running import running
 from tests.service.new_jobs import a_job
@@ -61,3 +62,21 @@ def test_records_keep_the_request_and_older_ones_have_none() -> None:
     text = job.to_json().replace('"request_id":null,', "").replace(',"traceparent":null', "")
     assert "request_id" not in text
     assert Job.from_json(text) == job
+
+
+def test_no_control_character_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        configure_logging(Settings())
+        log.warning("asked for \x1b[2J", path="/a\x1b]0;owned\x07\nforged line\x9b31m")
+        try:
+            raise ValueError("bad \x1b[31m")
+        except ValueError:
+            log.exception("failed")
+        text = capsys.readouterr().err
+    finally:
+        configure_logging(Settings(log_level="warning"))
+    assert not set(text) & set("\x1b\x07\x9b")
+    assert "\nforged line" not in text, "one line stays one line"
+    assert "asked for \\x1b[2J" in text
+    assert "Traceback" in text
+    assert "bad \\x1b[31m" in text

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.queue import JobQueue, QueueUnavailable
-from service.jobs.store import JobStore, StoreUnavailable, connect
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.service.new_jobs import a_job
 

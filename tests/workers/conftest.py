@@ -18,9 +18,10 @@ from model.checkpoint.manifest import FILE_NAME, Manifest
 from model.media.streams import AudioStream, VideoStream
 from model.networks.config import PRESETS, ClipSpec
 from model.request import SamplingParams
+from service.jobs.connection import connect
 from service.jobs.queue import JobQueue
 from service.jobs.record import Input, Job, Window, new_job, new_job_id
-from service.jobs.store import JobStore, connect
+from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage import FolderStorage
 from tests.conftest import RedisServer

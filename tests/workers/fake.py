@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from service.jobs.connection import connect
 from service.jobs.events import Previews
-from service.jobs.store import connect
 from service.settings import Settings
 from service.storage import Storage, open_storage
 from tests.chaos.worker import LEDGER, FakeMaker

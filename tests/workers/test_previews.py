@@ -9,10 +9,11 @@ import redis
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.event_keys import events_key, previews_key
 from service.jobs.events import MAX_SPRITE, Preview, Previews, Sprite
 from service.jobs.record import Progress, StaleClaim
-from service.jobs.store import JobStore, StoreUnavailable, connect
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RedisServer
 from tests.service.new_jobs import OUTPUT, TIMINGS, a_job

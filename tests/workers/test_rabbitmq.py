@@ -16,10 +16,11 @@ import redis
 from amqp.exceptions import NotFound
 from kombu import Connection
 
+from service.jobs.connection import connect
 from service.jobs.queue import JobQueue, QueueUnavailable, celery_config
 from service.jobs.reaper import Reaper
 from service.jobs.record import Status, new_job_id
-from service.jobs.store import JobStore, connect
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.rabbitmq import RabbitServer, installed
 from tests.service.new_jobs import a_job

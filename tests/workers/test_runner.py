@@ -95,7 +95,7 @@ def test_an_attempt_notices_at_its_next_report_that_it_was_overtaken(stack: Stac
     job = stack.create(steps=1000)
     thread = threading.Thread(target=runner.run, args=[job.id])
     thread.start()
-    until(lambda: stack.store.progress_of(job), "the first step is reported")
+    until(lambda: stack.store.look(job.id).progress, "the first step is reported")
     overtake(stack, job)
     thread.join(5)
     assert not thread.is_alive()
@@ -117,7 +117,7 @@ def test_a_stopping_runner_lets_the_job_go_at_once(
 
     thread = threading.Thread(target=run)
     thread.start()
-    until(lambda: stack.store.progress_of(job), "the first step is reported")
+    until(lambda: stack.store.look(job.id).progress, "the first step is reported")
     runner.stop()
     thread.join(5)
     assert raised
@@ -185,7 +185,7 @@ def test_a_cancelled_job_stops_with_its_next_step(stack: Stack, runner: Runner) 
     job = stack.create(steps=1000)
     thread = threading.Thread(target=runner.run, args=[job.id])
     thread.start()
-    until(lambda: stack.store.progress_of(job), "the first step is reported")
+    until(lambda: stack.store.look(job.id).progress, "the first step is reported")
     assert stack.store.request_cancel(job.id).status is Status.IN_PROGRESS
     thread.join(3)
     assert not thread.is_alive()

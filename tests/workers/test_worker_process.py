@@ -105,7 +105,7 @@ def test_a_broken_upload_fails_its_own_job_only(served: Stack, tmp_path: Path) -
 def test_a_stopped_worker_hands_its_job_to_the_next(stack: Stack, start_worker: StartWorker) -> None:
     first = start_worker()
     job = stack.submit(steps=30)
-    until(lambda: (p := stack.store.progress_of(job)) and p.step > 0, "the first step is reported")
+    until(lambda: (p := stack.store.look(job.id).progress) and p.step > 0, "the first step is reported")
     assert first.stop() == 0
     assert stack.store.workers() == []
     assert not stack.store.get(job.id).status.ended

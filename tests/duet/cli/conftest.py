@@ -16,7 +16,8 @@ import redis
 from model.checkpoint.manifest import FILE_NAME, Manifest
 from model.networks.config import PRESETS
 from service.app import create_app
-from service.jobs.store import JobStore, connect
+from service.jobs.connection import connect
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RedisServer, RunningApi
 from tests.service.keys import with_keys

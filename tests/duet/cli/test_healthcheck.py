@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from service.healthcheck import OVERDUE
+from service.jobs.connection import connect
 from service.jobs.deliveries import DUE
-from service.jobs.store import connect
 from tests.duet.cli.conftest import Server, environment
 
 

@@ -214,7 +214,7 @@ def test_a_redis_that_says_nothing_costs_seconds(run_api: Callable[[Settings], R
             began = time.monotonic()
             answer = httpx.request(method, f"{api.url}{path}", trust_env=False, timeout=60)
             assert time.monotonic() - began < 6
-            problem(answer, 503, "queue_unavailable")
+            problem(answer, 503, "store_timeout")
 
 
 def test_an_api_that_started_without_redis_finds_it_later(

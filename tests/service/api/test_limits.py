@@ -7,8 +7,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from service.jobs.connection import connect
 from service.jobs.rate_limit import Keyring
-from service.jobs.store import JobStore, connect
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RunningApi
 from tests.service import media

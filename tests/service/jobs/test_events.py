@@ -15,10 +15,11 @@ import uvicorn
 
 from service.api import events as route
 from service.app import create_app
+from service.jobs.connection import connect
 from service.jobs.event_keys import events_key
 from service.jobs.events import Preview, Previews, Sprite
 from service.jobs.record import Job, JobError, Progress, StaleClaim
-from service.jobs.store import JobStore, connect
+from service.jobs.store import JobStore
 from service.server import Server
 from service.settings import Settings
 from tests.conftest import RedisServer, RunningApi

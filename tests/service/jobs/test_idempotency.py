@@ -14,9 +14,10 @@ import pytest
 import redis
 
 from service.jobs import idempotency
+from service.jobs.connection import connect
 from service.jobs.idempotency import IdempotencyKeys, IdempotentRequest, KeyReused
 from service.jobs.record import Timings
-from service.jobs.store import JobStore, connect
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RedisServer, RunningApi
 from tests.files import files_in

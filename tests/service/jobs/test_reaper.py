@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.queue import JobQueue
 from service.jobs.reaper import Reaper
 from service.jobs.record import SPOOL, Job, Status
-from service.jobs.store import JobStore, StoreUnavailable, connect
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RedisServer
 from tests.service.new_jobs import a_job
@@ -163,3 +164,37 @@ def test_it_goes_its_rounds_until_it_is_stopped(store: JobStore, queue: JobQueue
     store.create(job)
     until(lambda: queue.waiting() == {job.id}, "it is noticed")
     reaper.stop()
+
+
+def test_the_reaper_survives_any_error(store: JobStore, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[str] = []
+    reaper = Reaper(store, queue, failed=failures.append)
+    leases_run_out = JobStore.leases_run_out
+
+    def fails_once(self: JobStore, limit: int = 100) -> list[str]:
+        if not failures:
+            raise ValueError("unknown")
+        return leases_run_out(self, limit)
+
+    monkeypatch.setattr(JobStore, "leases_run_out", fails_once)
+    until(lambda: store.uptime() > LEASE, "Redis is up for a lease")
+    job = a_job()
+    store.create(job)
+    reaper.start()
+    until(lambda: queue.waiting() == {job.id}, "a later round sends the message")
+    reaper.stop()
+    assert failures == ["reaper"]
+
+
+def test_a_record_that_cannot_be_read_does_not_stop_the_reaper(
+    store: JobStore, queue: JobQueue, reaper: Reaper
+) -> None:
+    broken, good = a_job(), a_job()
+    for job in (broken, good):
+        store.create(job)
+        store.claim(job.id, "w")
+    store._redis.set(f"duet:job:{broken.id}", "{}")
+    until(lambda: len(store.leases_run_out()) == 2, "the leases have run out")
+    reaper.round()
+    assert store.get(good.id).holder is None
+    assert queue.waiting() == {good.id}

@@ -12,9 +12,11 @@ import httpx
 import pytest
 import redis
 
-from service.jobs.record import Timings
-from service.jobs.retention import AFTERMATH, Retention, Sweeper
-from service.jobs.store import JobStore, UnknownJob, connect
+from service.jobs.connection import connect
+from service.jobs.record import Status, Timings
+from service.jobs.records import UnknownJob
+from service.jobs.retention import AFTERMATH, Retention, sweeper
+from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage import FolderStorage, StorageUnavailable, open_storage
 from tests.conftest import RunningApi
@@ -96,12 +98,75 @@ def test_what_has_expired_is_erased_whole_and_nothing_else(
         nothing_is_left(client_of_redis, settings, job_id)
 
 
-def test_a_job_that_waits_for_longer_than_its_retention_is_erased_too(retention: Retention, store: JobStore) -> None:
-    job = a_job(retention=timedelta(milliseconds=1))
+def test_retention_counts_from_the_end_of_a_job(
+    retention: Retention, store: JobStore, client_of_redis: redis.Redis
+) -> None:
+    queued, running = (a_job(retention=timedelta(milliseconds=1)) for _ in range(2))
+    for job in (queued, running):
+        store.create(job)
+        client_of_redis.zadd("duet:expiry", {job.id: 1})  # as versions before wrote it
+    store.claim(running.id, "w")
+    store.start(running.id, 1)
+    assert retention.sweep() == 0
+    assert client_of_redis.zcard("duet:expiry") == 0
+    assert store.get(queued.id).status is Status.QUEUED
+    store.complete(running.id, 1, [OUTPUT], Timings())
+    until(lambda: retention.sweep() == 1, "the job that has ended is erased")
+    assert store.get(queued.id).status is Status.QUEUED
+
+
+def test_an_expiry_without_a_record_does_not_keep_the_sweep_busy(
+    retention: Retention, client_of_redis: redis.Redis
+) -> None:
+    client_of_redis.zadd("duet:expiry", {"x": 1})
+    assert retention.sweep() == 0
+    assert client_of_redis.zcard("duet:expiry") == 0
+
+
+def test_the_sweep_skips_records_that_cannot_be_read(
+    retention: Retention, store: JobStore, storage: Breaking, client_of_redis: redis.Redis
+) -> None:
+    broken = kept(retention, store, storage, timedelta(milliseconds=1))
+    good = kept(retention, store, storage, timedelta(milliseconds=1))
+    text = client_of_redis.get(f"duet:job:{broken}")
+    client_of_redis.set(f"duet:job:{broken}", '{"status": "paused"}')
+    until(lambda: retention.sweep() == 1, "the other one is erased")
+    with pytest.raises(UnknownJob):
+        store.get(good)
+    assert client_of_redis.smembers("duet:unreadable") == {broken.encode()}
+    client_of_redis.set(f"duet:job:{broken}", text)
+    assert retention.sweep() == 1
+    retention.sweep()
+    assert client_of_redis.smembers("duet:unreadable") == set()
+
+
+def test_the_upload_of_a_running_job_is_erased_at_once(
+    retention: Retention, store: JobStore, storage: Breaking, settings: Settings
+) -> None:
+    job = a_job()
+    retention.watch(job.id)
+    storage.put_bytes(f"{job.storage_prefix}input.mp4", b"upload", "video/mp4")
     store.create(job)
-    until(lambda: retention.sweep() == 1, "the job is erased")
-    assert store.claim(job.id, "a worker") is None
-    assert store.count_queued() == 0
+    store.claim(job.id, "w")
+    store.start(job.id, 1)
+    retention.erase(store.get(job.id))
+    assert names_in(settings.data) == []
+
+
+def test_the_sweeper_survives_any_error(retention: Retention, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[str] = []
+    sweeps = iter([ValueError("unknown"), KeyError("another")])
+
+    def sweep(self: Retention) -> int:
+        if (error := next(sweeps, None)) is not None:
+            raise error
+        failures.append("well")
+        return 0
+
+    monkeypatch.setattr(Retention, "sweep", sweep)
+    with sweeper(retention, 0.01, failures.append):
+        until(lambda: "well" in failures, "it sweeps again")
+    assert failures[:3] == ["sweeper", "sweeper", "well"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), StorageUnavailable("away")])
@@ -166,9 +231,11 @@ def test_a_failed_sweep_is_followed_by_another(
     upload = a_job()
     client_of_redis.zadd("duet:unrecorded", {upload.id: time.time()})
     storage.put_bytes(f"{upload.storage_prefix}input.mp4", b"upload", "video/mp4")
-    store.create(a_job(retention=timedelta(milliseconds=1)))
+    job = a_job(retention=timedelta(milliseconds=1))
+    store.create(job)
+    store.request_cancel(job.id)
     storage.error = StorageUnavailable("away")
-    with Sweeper(retention, interval=0.02):
+    with sweeper(retention, interval=0.02):
         until(lambda: store.page() == ([], None), "the record is erased")
         assert names_in(settings.data) == ["input.mp4"]
         storage.error = None
@@ -184,6 +251,9 @@ def test_an_expired_job_is_gone_for_a_while_and_then_unknown(
     with httpx.Client(base_url=api.url, trust_env=False, timeout=30) as client:
         job = client.post("/v2a", files={"file": ("a.mp4", media.video())}).json()
         paths = (job["urls"]["self"], job["urls"]["input"])
+        time.sleep(1.1)  # longer than the retention: time itself is tested
+        assert client.get(paths[0]).json()["status"] == "queued", "retention counts from the end"
+        client.post(job["urls"]["cancel"])
         until(lambda: client.get(paths[0]).status_code == 410, "it expires by the clock, swept or not")
         until(lambda: remembering.sweep() == 1, "it is swept")
         for path in paths:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 import redis
 
-from service.jobs.record import IllegalTransition, Job, JobError, Progress, StaleClaim, Status
-from service.jobs.store import JobStore, StoreUnavailable, UnknownJob, connect
+from service.jobs.connection import StoreUnavailable, connect
+from service.jobs.record import IllegalTransition, Job, JobError, Progress, StaleClaim, Status, UnreadableRecord
+from service.jobs.records import UnknownJob
+from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RedisServer
 from tests.service.new_jobs import OUTPUT, TIMINGS, a_job
@@ -99,7 +102,7 @@ def test_whoever_was_overtaken_can_change_nothing(store: JobStore) -> None:
         with pytest.raises(StaleClaim):
             late()
     assert store.get(job.id).attempt == 2
-    assert store.progress_of(store.get(job.id)) is None
+    assert store.look(job.id).progress is None
 
 
 def test_of_all_results_that_come_at_once_one_is_committed(store: JobStore) -> None:
@@ -135,18 +138,18 @@ def test_a_commit_whose_answer_got_lost_counts(store: JobStore, monkeypatch: pyt
 def test_progress_is_that_of_the_current_attempt(store: JobStore) -> None:
     job = a_job()
     store.create(job)
-    assert store.progress_of(job) is None
+    assert store.look(job.id).progress is None
     store.claim(job.id, "w")
     store.start(job.id, 1)
     store.progress(job.id, 1, STEP)
-    assert store.progress_of(job) == STEP
+    assert store.look(job.id).progress == STEP
     overtake(store, job)
-    assert store.progress_of(job) is None
+    assert store.look(job.id).progress is None
     store.start(job.id, 2)
     store.progress(job.id, 2, Progress("sr", 1, 8, 0.9))
-    assert store.progress_of(job) == Progress("sr", 1, 8, 0.9, None)
+    assert store.look(job.id).progress == Progress("sr", 1, 8, 0.9, None)
     store.complete(job.id, 2, [OUTPUT], TIMINGS)
-    assert store.progress_of(job) is None
+    assert store.look(job.id).progress is None
     with pytest.raises(StaleClaim):
         store.progress(job.id, 2, STEP)
 
@@ -165,16 +168,16 @@ def test_the_position_counts_urgent_jobs_first_and_running_ones_not(store: JobSt
     for job in (low, normal, later, high):
         store.create(job)
     order = (high, normal, later, low)
-    assert [store.queue_position(job) for job in order] == [0, 1, 2, 3]
+    assert [store.look(job.id).queue_position for job in order] == [0, 1, 2, 3]
     store.claim(high.id, "w")
-    assert store.queue_position(high) == 0
+    assert store.look(high.id).queue_position == 0
     store.start(high.id, 1)
-    assert [store.queue_position(job) for job in order] == [None, 0, 1, 2]
+    assert [store.look(job.id).queue_position for job in order] == [None, 0, 1, 2]
     store.erase(normal.id)
-    assert [store.queue_position(job) for job in order] == [None, None, 0, 1]
+    assert [seen.queue_position for seen in store.snapshots(order)] == [None, None, 0, 1]
     store.claim(low.id, "w")
     store.hand_back(low.id, 1)
-    assert [store.queue_position(job) for job in (low, later)] == [0, 1]
+    assert [store.look(job.id).queue_position for job in (low, later)] == [0, 1]
 
 
 def test_the_position_counts_waiting_too(store: JobStore) -> None:
@@ -184,7 +187,7 @@ def test_the_position_counts_waiting_too(store: JobStore) -> None:
     old = replace(old, created_at=now - timedelta(minutes=6))
     for job in (old, new):
         store.create(job)
-    assert [store.queue_position(job) for job in (old, new)] == [0, 1]
+    assert [store.look(job.id).queue_position for job in (old, new)] == [0, 1]
 
 
 def test_pages_go_from_the_newest_to_the_oldest_and_filter(store: JobStore) -> None:
@@ -231,7 +234,7 @@ def test_a_cancelled_job_waits_no_more(store: JobStore) -> None:
     job = a_job()
     store.create(job)
     assert store.request_cancel(job.id).status is Status.CANCELED
-    assert store.queue_position(job) is None
+    assert store.look(job.id).queue_position is None
     assert store.claim(job.id, "w") is None
     with pytest.raises(IllegalTransition):
         store.request_cancel(job.id)
@@ -283,6 +286,7 @@ def test_retention_ends_for_the_oldest_first(store: JobStore) -> None:
     jobs = [a_job(retention=timedelta(milliseconds=milliseconds)) for milliseconds in (20, 1, 60_000)]
     for job in jobs:
         store.create(job)
+        store.request_cancel(job.id)
     until(lambda: store.expired() == [jobs[1].id, jobs[0].id], "the retention of two is over")
     store.erase(jobs[1].id)
     assert store.expired() == [jobs[0].id]
@@ -341,3 +345,119 @@ def test_a_redis_that_takes_no_writes_is_unavailable(store: JobStore, redis_url:
                 store.create(a_job())
         finally:
             client.config_set("maxmemory", "0")
+
+
+@pytest.mark.parametrize("parameter", [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")])
+def test_a_redis_that_refuses_writes_is_unavailable(
+    store: JobStore, redis_url: str, parameter: tuple[str, str, str]
+) -> None:
+    name, broken, whole = parameter
+    job = a_job()
+    store.create(job)
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set(name, broken)
+        try:
+            for write in (lambda: store.create(a_job()), lambda: store.claim(job.id, "w")):
+                with pytest.raises(StoreUnavailable):
+                    write()
+            if name != "maxmemory":  # a full Redis still erases
+                with pytest.raises(StoreUnavailable):
+                    store.erase(job.id)
+        finally:
+            client.config_set(name, whole)
+
+
+def test_a_replica_takes_no_writes_and_is_unavailable(own_redis: RedisServer, tmp_path: Path) -> None:
+    store = JobStore(connect(Settings(redis_url=own_redis.url, data=tmp_path)))
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(StoreUnavailable):
+            store.create(a_job())
+        client.execute_command("REPLICAOF", "NO", "ONE")
+    store.create(a_job())
+
+
+def test_a_redis_that_is_busy_with_a_script_is_unavailable(own_redis: RedisServer, tmp_path: Path) -> None:
+    store = JobStore(connect(Settings(redis_url=own_redis.url, data=tmp_path)))
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.config_set("lua-time-limit", 50)
+
+        def spin() -> None:
+            with redis.Redis.from_url(own_redis.url) as other, contextlib.suppress(redis.RedisError):
+                other.eval("while true do end", 0)
+
+        thread = threading.Thread(target=spin)
+        thread.start()
+        until(lambda: _busy(client), "the script runs")
+        try:
+            with pytest.raises(StoreUnavailable):
+                store.create(a_job())
+        finally:
+            client.script_kill()
+            thread.join()
+
+
+def _busy(client: redis.Redis) -> bool:
+    try:
+        client.ping()
+    except redis.RedisError:
+        return True
+    return False
+
+
+def test_a_record_that_cannot_be_read_fails_alone(store: JobStore) -> None:
+    good, broken, newer = a_job(), a_job(), a_job()
+    for job in (good, broken, newer):
+        store.create(job)
+    store._redis.set(f"duet:job:{broken.id}", broken.to_json().replace('"queued"', '"paused"'))
+    store._redis.set(f"duet:job:{newer.id}", newer.to_json().replace('"schema":1', '"schema":99'))
+    for job in (broken, newer):
+        with pytest.raises(UnreadableRecord):
+            store.get(job.id)
+        with pytest.raises(UnreadableRecord):
+            store.look(job.id)
+        assert store.claim(job.id, "w") is None
+        assert store.abandon(job.id) is None
+    assert store.page() == ([good], None)
+    assert store._redis.scard("duet:unreadable") == 2
+
+
+def test_leases_and_heartbeats_do_not_outlast_a_clock_that_goes_back(store: JobStore) -> None:
+    """What Redis holds after its clock went back nine minutes."""
+    short = JobStore(store._redis, lease=0.2)
+    job = a_job()
+    short.create(job)
+    short.claim(job.id, "w")
+    store.announce_worker("w")
+    ahead = datetime.now(UTC).timestamp() + 540
+    store._redis.zadd("duet:leases", {job.id: 1000 * ahead})
+    store._redis.zadd("duet:workers", {"w": ahead})
+    assert store.workers() == []
+    assert short.leases_run_out() == []
+    until(lambda: short.leases_run_out() == [job.id], "the lease ran out within a lease")
+    assert short.abandon(job.id) is not None
+
+
+def test_a_job_without_its_model_waits_and_fails_in_the_end(store: JobStore) -> None:
+    job = a_job()
+    store.create(job)
+    waiting = store.model_missing(job.id, timedelta(hours=1))
+    assert (waiting.status, waiting.strikes, waiting.attempt) == (Status.QUEUED, 0, 0)
+    assert waiting.model_missing_since is not None
+    assert store.without_message() == [], "no tight loop: the next message is sent seconds later"
+    claimed = store.claim(job.id, "w")
+    assert claimed is not None
+    assert claimed.model_missing_since is None
+    store.hand_back(job.id, 1)
+    failed = store.model_missing(job.id, timedelta(0))
+    assert failed.status is Status.FAILED
+    assert failed.error == JobError("model_unavailable", failed.error.message if failed.error else "", True, 1)
+
+
+def test_many_jobs_are_seen_in_one_round_trip(store: JobStore) -> None:
+    jobs = [a_job() for _ in range(20)]
+    for job in jobs:
+        store.create(job)
+    before = store._redis.info("stats")["total_reads_processed"]
+    assert [seen.queue_position for seen in store.snapshots(jobs)] == list(range(20))
+    assert store._redis.info("stats")["total_reads_processed"] - before <= 3

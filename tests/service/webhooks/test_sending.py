@@ -25,9 +25,10 @@ import redis.asyncio
 from standardwebhooks import Webhook as Standard
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from service.jobs.connection import connect, connect_async
 from service.jobs.deliveries import DUE, Delivery
 from service.jobs.record import Job, JobError, Webhook
-from service.jobs.store import JobStore, connect, connect_async
+from service.jobs.store import JobStore
 from service.settings import Settings
 from service.webhooks.dispatcher import LONGEST_PAUSE, next_pause
 from service.webhooks.outbox import Outbox
@@ -102,8 +103,8 @@ def ended(store: JobStore, url: str, how: str = "completed", events: tuple[str, 
 
 def tried(store: JobStore, job: Job, times: int) -> list[Delivery]:
     """The log of the job's webhook once it has so many entries."""
-    until(lambda: len(store.deliveries(job)) >= times, f"the webhook was tried {times} times")
-    return store.deliveries(job)
+    until(lambda: len(list(store.look(job.id).deliveries)) >= times, f"the webhook was tried {times} times")
+    return list(store.look(job.id).deliveries)
 
 
 def outbox_is_empty(url: str) -> bool:
@@ -283,7 +284,7 @@ def test_whoever_dies_while_sending_loses_nothing(store: JobStore, start: Start,
         job = ended(store, receiver.url)
         until(lambda: killed, "the webhook is being sent")
         first.process.wait(10)
-        assert store.deliveries(job) == []
+        assert list(store.look(job.id).deliveries) == []
         start(webhook_timeout=1)
         with redis.Redis.from_url(redis_url) as client:  # as if the time of the claim were over
             client.zadd(DUE, {job.id: int(time.time() * 1000)}, xx=True)
@@ -326,7 +327,7 @@ def test_who_comes_too_late_writes_nothing(store: JobStore, settings: Settings) 
             await client.aclose()
 
     assert asyncio.run(race()) == (False, True)
-    assert len(store.deliveries(job)) == 1
+    assert len(list(store.look(job.id).deliveries)) == 1
 
 
 def test_a_job_that_is_erased_while_it_is_told_of_leaves_nothing(store: JobStore, start: Start, redis_url: str) -> None:
@@ -357,7 +358,7 @@ def test_it_ends_in_order_and_what_was_under_way_is_done(store: JobStore, start:
         job = ended(store, receiver.url)
         until(lambda: receiver.received, "it is being sent")
         assert process.stop() == 0
-    assert [each.status for each in store.deliveries(job)] == [200]
+    assert [each.status for each in list(store.look(job.id).deliveries)] == [200]
 
 
 def test_the_log_has_neither_the_secret_nor_the_query(store: JobStore, start: Start) -> None:

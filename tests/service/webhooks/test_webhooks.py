@@ -21,7 +21,7 @@ from service.jobs.record import Job, JobError, Webhook
 from service.jobs.store import JobStore
 from service.settings import Settings, load_settings
 from service.webhooks.dispatcher import secrets_of
-from service.webhooks.ssrf import TargetRefused, check_target, is_public, permitted, plain_url
+from service.webhooks.ssrf import TargetRefused, check_target, is_own, is_public, permitted, plain_url
 from tests.conftest import RunningApi
 from tests.service import media
 from tests.service.answers import problem
@@ -299,3 +299,19 @@ def test_a_wrong_setting_is_told_without_its_secret(name: str, value: str) -> No
         load_settings(**{name: value})
     assert f"DUET_{name.upper()}" in str(end.value)
     assert name != "webhook_secret" or value.split()[0] not in str(end.value)
+
+
+@pytest.mark.parametrize("url", ["http://a..com/", f"http://{'a' * 64}.com/", "http://.com/"])
+def test_a_host_that_no_name_can_have_is_refused(client: httpx.Client, url: str) -> None:
+    answer = client.post("/generate", json={"webhook": {"url": url}})
+    problem(answer, 422, "invalid_parameter")
+
+
+@pytest.mark.parametrize("address", ["168.63.129.16", "192.88.99.1", "3fff::1", "3fff:fff::1"])
+def test_special_addresses_are_not_public(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+
+
+def test_the_addresses_of_this_machine_are_its_own() -> None:
+    assert is_own(ipaddress.ip_address("127.0.0.1"))
+    assert not is_own(ipaddress.ip_address("93.184.215.14"))
