@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import httpx
+import pytest
 
 from service.jobs.record import JobError, Output, Progress, Timings
 from service.jobs.store import JobStore
@@ -84,3 +85,24 @@ def test_the_same_under_v1_with_links_that_stay_there(client: httpx.Client) -> N
     job = client.get(answer.headers["location"]).json()
     assert job["urls"]["self"] == answer.headers["location"]
     assert client.get(job["urls"]["self"].removeprefix("/v1")).json()["id"] == job["id"]
+
+
+def test_a_record_that_cannot_be_read_is_a_500_only_for_itself(client: httpx.Client, store: JobStore) -> None:
+    good, broken = (client.post("/generate", json={"seed": 1}).json()["id"] for _ in range(2))
+    store._redis.set(f"duet:job:{broken}", '{"status": "paused"}')
+    for method in ("GET", "DELETE"):
+        problem(client.request(method, f"/jobs/{broken}"), 500, "unreadable_record")
+    assert [job["id"] for job in client.get("/jobs").json()["data"]] == [good]
+    assert client.get(f"/jobs/{good}").status_code == 200
+    assert "duet_records_unreadable 1.0" in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("path", ["submit", "delete"])
+def test_redis_with_too_few_replicas_is_a_503(client: httpx.Client, store: JobStore, path: str) -> None:
+    job = client.post("/generate", json={"seed": 1}).json()["id"]
+    store._redis.config_set("min-replicas-to-write", "1")
+    try:
+        answer = client.post("/generate", json={"seed": 2}) if path == "submit" else client.delete(f"/jobs/{job}")
+    finally:
+        store._redis.config_set("min-replicas-to-write", "0")
+    problem(answer, 503, "queue_unavailable")
