@@ -359,7 +359,7 @@ class Settings(BaseSettings):
     @classmethod
     def _longer_than_nothing(cls, duration: timedelta) -> timedelta:
         if duration <= timedelta():
-            raise ValueError("must be longer than nothing")
+            raise ValueError("must be greater than 0")
         return duration
 
     @field_validator("retention", "remember_erased", "ageing", "step_deadline", "job_deadline", "grace")
@@ -505,7 +505,7 @@ def _sentence(problem: Any) -> str:
 
 def _shown(problem: Any) -> str:
     if problem["loc"][0] in _SECRET:
-        return "not as it must be"
+        return "not valid"
     return re.sub(r"//[^/@]*@", "//…@", repr(problem["input"]))  # a password in an address
 
 

@@ -125,7 +125,7 @@ def test_a_bad_value_ends_the_process_and_is_named(name: str, value: str, monkey
     first, sentence = str(end.value).splitlines()
     assert first == "Duet cannot start."
     if name in ("api_keys", "broker_url", "webhook_secret"):
-        assert sentence.startswith(f"{variable} is not as it must be: ")
+        assert sentence.startswith(f"{variable} is not valid: ")
         assert value not in sentence
     else:
         assert sentence.startswith(f"{variable} is {value!r}: ")
