@@ -1,5 +1,4 @@
-"""What can be asked of a model: names, limits and defaults of every parameter. No torch here: the API reads this
-too."""
+"""Sampling parameters: names, limits and defaults. Without torch, because the API reads them too."""
 
 from __future__ import annotations
 
@@ -36,12 +35,12 @@ DEFAULT_SCALES = {
     ("decoupling", "a2v"): 2.0,
     ("decoupling", "v2a"): 2.0,
 }
-"""Guidance scales by method and kind; methods that are not here have none. The first two amount, on a sum of squares,
-to the published scale 3 with the loss scale that its code leaves in under fp16."""
+"""Guidance scales by method and kind; other methods have none. On a sum of squares the first two equal the published
+scale 3 with the loss scale that the published code leaves in under fp16."""
 
 
 class RequestError(ValueError):
-    """A request that no model, or not this one, can answer. `field` names the parameter."""
+    """A request that this model, or any model, cannot serve. `field` names the parameter."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -50,7 +49,7 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Parameters of one job. None means "the default", which `resolve` fills in; what does not apply stays None."""
+    """Parameters of one job. `resolve` replaces None by the default; parameters that do not apply stay None."""
 
     seed: int
     num_outputs: int = 1
@@ -66,9 +65,9 @@ class SamplingParams:
     guidance_scale: float | None = None
 
     def resolve(self, kind: str, manifest: Manifest) -> SamplingParams:
-        """The parameters as used for a job of `kind` on the model of `manifest`, every default filled in.
+        """The parameters for a job of `kind` on the model of `manifest`, with all defaults filled in.
 
-        Raises RequestError for a value outside its limits, or one that this kind, sampler or model has no use for.
+        Raises RequestError for a value outside its limits, or one that does not apply to this kind, sampler or model.
         """
         if kind not in KINDS:
             raise RequestError("kind", f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
@@ -153,7 +152,7 @@ class SamplingParams:
 
 
 def allowed_guidance(kind: str, manifest: Manifest) -> tuple[str, ...]:
-    """Methods that a job of `kind` can ask of a model."""
+    """Guidance methods available to a job of `kind`."""
     if not manifest.config.base.coupled:
         return ()
     if kind == "generate":

@@ -1,4 +1,4 @@
-"""Published MM-Diffusion checkpoints → a model folder that Duet serves: safetensors and a manifest."""
+"""Converts published MM-Diffusion checkpoints to a model folder: safetensors and a manifest."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ UNKNOWN_LICENCE = "Not stated. Ask the authors of the checkpoint before you publ
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a checkpoint does not say about itself. The defaults are those of the published models.
+    """Facts that a checkpoint does not contain. The defaults are those of the published models.
 
-    `infer` reads the architecture from the tensors instead of requiring the published one; heads and windows leave no
-    trace in them and are given here. `mirrored`: trained on clips flipped left to right, as the published code does to
-    every clip; the pipeline flips what goes in and what comes out.
+    `infer` reads the architecture from the tensors instead of requiring the published one; heads and windows cannot be
+    inferred and are given here. `mirrored`: trained on clips flipped left to right, as all clips of the published code
+    are; the pipeline flips inputs and outputs.
     """
 
     clip: ClipSpec = field(default_factory=ClipSpec)
@@ -47,9 +47,9 @@ class Conversion:
 def convert(base: Path, sr: Path | None, name: str, out: Path, options: Conversion | None = None) -> Manifest:
     """Read `base` and `sr`, check every tensor, and write `model.json` and the weights into the folder `out`.
 
-    Raises CheckpointError for a file that cannot be read, has missing, extra or misshapen tensors (all are listed),
-    or if
-    `out` holds a model already; ConfigError if the architecture does not fit the clip. Nothing is written then.
+    Raises CheckpointError for a file that cannot be read, has missing, extra or misshapen tensors (all are listed), or
+    if `out` already holds a model; ConfigError if the architecture does not fit the clip. In these cases nothing is
+    written.
     """
     options = options or Conversion()
     if (out / FILE_NAME).exists():
@@ -88,7 +88,7 @@ def convert(base: Path, sr: Path | None, name: str, out: Path, options: Conversi
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Say which file an error is about."""
+    """Prefix errors with the file."""
     try:
         yield
     except CheckpointError as error:

@@ -1,8 +1,8 @@
 """Weights on disk: published checkpoints and our own files, both read strictly.
 
-Published files name a tensor after the modules of the original code. Ours stand in the same order, so a name differs
-only after its numbers, and maps of single tokens, which are matrices here, are stored there as convolutions of one tap.
-The table PUBLISHED_NAMES and `published_layout` say so once; every conversion, in either direction, goes through them.
+Published files name tensors after the modules of the original code. Our modules have the same order, so a name differs
+only after its numbers. Maps of single tokens, matrices here, are stored there as convolutions of one tap.
+PUBLISHED_NAMES and `published_layout` define the mapping; every conversion in either direction uses them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ PUBLISHED_NAMES = {
     "out.norm": "out.0",
     "out.conv": "out.2",
 }
-"""Our name of a layer → the published one. Before it stands the same place in both: `input_blocks.4.0.`"""
+"""Our name of a layer → the published one. Both have the same prefix, such as `input_blocks.4.0.`"""
 
 CONV_DIMS = {
     "video_conv": 5,
@@ -85,13 +85,13 @@ CONV_DIMS = {
     "proj_out": 3,
     "skip_connection": 4,
 }
-"""Dimensions of a published weight, by the last word of its name, where they differ from ours."""
+"""Dimensions of a published weight by the last part of its name, where they differ from ours."""
 
 Network = TypeVar("Network", CoupledUNet, SRUNet)
 
 
 class CheckpointError(ValueError):
-    """Weights that cannot be read or do not fit the network; the message lists every tensor that is wrong."""
+    """Weights that cannot be read or do not fit the network; the message lists every wrong tensor."""
 
 
 def published_layout(network: nn.Module) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -135,14 +135,14 @@ def load_sr(state: Mapping[str, Tensor], config: SRConfig) -> SRUNet:
 
 
 def build(kind: type[Network], config: UNetConfig | SRConfig) -> Network:
-    """A network whose weights are not set yet: no time is spent on drawing what will be overwritten."""
+    """A network with uninitialised weights, to be loaded."""
     with torch.device("meta"):
         network = kind(config)  # type: ignore[arg-type]
     return network.to_empty(device="cpu").eval()
 
 
 def load_published(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy published weights into `network`, every tensor of either and no other. Raises CheckpointError."""
+    """Copy published weights into `network`; the tensors must match one to one. Raises CheckpointError."""
     layout = published_layout(network)
     _require(state, {name: shape for name, (_, shape) in layout.items()})
     own = network.state_dict()
@@ -213,7 +213,7 @@ def load_model(
 def infer_base_config(
     state: Mapping[str, Tensor], heads: int = 4, head_channels: int = 64, windows: tuple[int, ...] = (1, 4, 8)
 ) -> UNetConfig:
-    """The configuration of a published base checkpoint. Heads and windows leave no trace in it and must be known.
+    """The configuration of a published base checkpoint. Heads and windows cannot be inferred from it.
 
     Raises CheckpointError if the names are not those of a coupled U-Net.
     """
@@ -238,7 +238,7 @@ def infer_base_config(
 
 
 def infer_sr_config(state: Mapping[str, Tensor], heads: int = 4, factor: int = 4) -> SRConfig:
-    """The configuration of a published super-resolution checkpoint; heads and factor leave no trace in it.
+    """The configuration of a published super-resolution checkpoint; heads and factor cannot be inferred from it.
 
     Raises CheckpointError if the names are not those of a super-resolution U-Net.
     """
@@ -257,10 +257,10 @@ def infer_sr_config(state: Mapping[str, Tensor], heads: int = 4, factor: int = 4
 
 
 def _levels(state: Mapping[str, Tensor], norm: str) -> tuple[int, int, list[int]]:
-    """Channels of the time embedding's input, output stages a scale, and the width at each scale from fine to coarse.
+    """Channels of the time embedding's input, output stages per scale, and the width at each scale from fine to coarse.
 
-    `norm` is the part of a residual block that tells its width. A stage with a second residual block is the last of its
-    scale: that block goes up.
+    `norm` is the layer that shows a residual block's width. A stage with a second residual block is the last of its
+    scale, and that block upsamples.
     """
     widths: list[int] = []
     while (tensor := state.get(f"output_blocks.{len(widths)}.0.{norm}")) is not None:

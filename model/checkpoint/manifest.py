@@ -1,5 +1,4 @@
-"""`model.json`, the manifest beside a model's weights: everything a server or a client must know without opening
-them."""
+"""`model.json`, the manifest of a model: everything that a server or client needs without opening the weights."""
 
 from __future__ import annotations
 
@@ -24,10 +23,10 @@ class ManifestError(ValueError):
 class Manifest:
     """One model on disk. `folder` holds the files that `base_weights` and `sr_weights` name.
 
-    A model without weight files is drawn from `init_seed`: an untrained network that runs but has learned nothing.
-    `independent_timesteps`: it learned to denoise with a time for each modality. `mirrored`: it learned from clips
-    flipped left to right, as the published ones did; frames are flipped on the way in and out. `sources` are the
-    SHA-256 of the files it was converted from, `calibration` what model.runtime.calibration measured.
+    A model without weight files is untrained; its weights are drawn from `init_seed`. `independent_timesteps`: trained
+    with a separate time for each modality. `mirrored`: trained on clips flipped left to right, as the published models
+    are; frames are flipped on input and output. `sources` are the SHA-256 of the files it was converted from,
+    `calibration` the result of model.runtime.calibration.
     """
 
     name: str
@@ -46,7 +45,7 @@ class Manifest:
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 that identifies the weights: of the files' contents, or of the recipe where the network is drawn."""
+        """SHA-256 of the weight files, or of seed and configuration if there are none."""
         digest = hashlib.sha256()
         for name in (self.base_weights, self.sr_weights):
             if name is not None:
@@ -81,7 +80,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def find_models(folder: Path | None = None) -> dict[str, Manifest]:
-    """All models in `folder` and the built-in ones, by name; a model of the folder goes before a built-in of that name.
+    """All models in `folder` and the built-in ones, by name; a model in `folder` replaces a built-in of the same name.
 
     Raises ManifestError if one cannot be read, or if two in the folder have the same name.
     """

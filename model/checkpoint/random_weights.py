@@ -1,4 +1,4 @@
-"""Weights from a seed and a name, the same to the bit on every machine: nothing has to be stored or downloaded.
+"""Weights drawn from a seed and the tensor names, bit-identical on every machine.
 
 Each tensor is a stream of splitmix64 numbers (Steele, Lea & Flood, OOPSLA 2014) whose state starts at seed · 2³² +
 crc32 of the tensor's name. The upper 24 bits of a number make u in [-1, 1), exact in float32. Tensors of two or more

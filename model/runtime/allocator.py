@@ -10,11 +10,11 @@ LARGEST = 1 << 30
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
-    """Let glibc keep what tensors on the CPU have freed, for the next ones; `keep=False` is its usual behaviour again.
+    """Let glibc keep the memory of freed CPU tensors for reuse; `keep=False` restores the default.
 
-    By itself it returns every block of 32 MiB or more to the system at once, and the next tensor of that size is paid
-    for page by page: 15 % of a forward pass of the published network, whose largest activations are just above. The
-    process stays at its peak size in return. Returns whether it could be set: only glibc has it.
+    By default glibc returns every block of 32 MiB or more to the system at once, and the next tensor of that size costs
+    a page fault per page: 15 % of a forward pass of the published network, whose largest activations are just above
+    that size. In return the process stays at its peak size. Returns whether it was set; only glibc supports it.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

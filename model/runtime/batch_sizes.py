@@ -1,4 +1,4 @@
-"""Batch sizes that a network is run at. Few sizes keep compiled graphs warm; a plan covers any number with them."""
+"""The batch sizes of a network. A few sizes keep compiled graphs warm; a plan covers any number of samples."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ SIZES = (1, 2, 4, 8, 16)
 """On a GPU."""
 
 SIZES_CPU = (1, 2, 4)
-"""Two cores are full with one clip: larger batches gain little there, and every clip waits for all of them."""
+"""One clip keeps two cores busy: larger batches gain little, and every clip waits for the whole batch."""
 
 
 class BatchSizes:
     """The batch sizes in use, the largest one bounded by memory: `halve` after a forward that did not fit.
 
-    Samples beyond a batch's own are padding. By itself a batch of n is taken to cost n times a single one, so that
-    nothing is padded where a size fits; `measured` costs, in any unit, tell when padding pays.
+    A batch that is not full is padded. By default a batch of n costs n times a single sample, so nothing is padded
+    where a size fits; `measured` costs, in any unit, decide when padding pays.
     """
 
     def __init__(self, sizes: Sequence[int], measured: Mapping[int, float] | None = None) -> None:
@@ -36,7 +36,7 @@ class BatchSizes:
     def plan(self, count: int) -> list[int]:
         """Sizes of the forwards that cover `count` samples at the least cost, large ones first.
 
-        Their sum is at least `count`; what is over is padding, and never a whole forward.
+        Their sum is at least `count`; the excess is padding, never a whole forward.
         """
         # best[k]: cost of covering k samples, number of forwards, first size.
         best: list[tuple[float, int, int]] = [(0.0, 0, 0)]
@@ -53,7 +53,7 @@ class BatchSizes:
         return sorted(sizes, reverse=True)
 
     def halve(self, size: int) -> bool:
-        """A batch of `size` did not fit: use none above half of it any more. False if it was a single sample."""
+        """Drop all sizes above half of `size`, which did not fit. False if it was a single sample."""
         if size <= 1:
             return False
         kept = tuple(each for each in self._sizes if each <= size // 2)

@@ -1,7 +1,7 @@
-"""How wrong x̂_0 is at each time: r_t² = E‖x_0 − x̂_0‖² per element, measured on validation clips; ΠGDM divides by it.
+"""The error of x̂_0 at each time: r_t² = E‖x_0 − x̂_0‖² per element, measured on validation clips; ΠGDM divides by it.
 
-A network's error is not that of any textbook prior: on the toy problem of docs/guidance.md the r² of unit-variance data
-leaves a quarter of the coupling out, the measured one restores it.
+No textbook prior predicts a network's error: on the toy problem of docs/guidance.md the r² of unit-variance data loses
+a quarter of the coupling, the measured one restores it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from model.sampling.schedule import NoiseSchedule
 VIDEO_SUFFIXES = (".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm")
 
 Report = Callable[[int, Path, str | None], None]
-"""Called for each file with the clips used so far, its path, and why it was left out, None if it was used."""
+"""Called for each file with the number of clips used so far, its path, and why it was skipped (None if used)."""
 
 
 def calibrate(
@@ -36,8 +36,8 @@ def calibrate(
 ) -> dict[str, list[float]]:
     """Measure r_t² of both modalities at `points` times, evenly spaced in log-SNR, on clean `clips`.
 
-    Both sides are noised to the same time, x̂_0 is clipped to [-1, 1] as in sampling. Returns what a manifest keeps:
-    `times` ascending, and r_t² for `video` and `audio`. Raises ValueError if there is no clip.
+    Both modalities are noised to the same time; x̂_0 is clipped to [-1, 1] as in sampling. Returns the `calibration` of
+    a manifest: `times` ascending, and r_t² for `video` and `audio`. Raises ValueError if there is no clip.
     """
     schedule = evaluator.schedule
     times = sorted(schedule.grid(points - 1, "log_snr"))
@@ -54,7 +54,7 @@ def calibrate(
                 squares[name][k] += float((x0[name] - predicted[name]).square().mean())
     if count == 0:
         raise ValueError("calibration needs at least one clip")
-    # Below the precision of 16-bit sound an error is rounding, and dividing by it would only amplify that.
+    # Below the precision of 16-bit audio an error is rounding; dividing by it would amplify the rounding.
     floor = torch.finfo(torch.float16).eps ** 2
     return {"times": times} | {name: list(np.maximum(squares[name] / count, floor)) for name in MODALITIES}
 
@@ -89,7 +89,7 @@ def calibrate_model(
 
 
 def _clips(folder: Path, manifest: Manifest, device: torch.device, report: Report) -> Iterator[Latents]:
-    """The beginning of each video under `folder` as the network is shown it."""
+    """The start of each video under `folder`, as network input."""
     spec = manifest.config.clip
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     for done, path in enumerate(paths, start=1):

@@ -1,11 +1,11 @@
-"""The engine: runs many sampler generators at once, one batched forward for what all of them ask at a time.
+"""The engine: runs many sampler generators at once and batches their evaluations.
 
-Each tick takes the pending requests of all runs, whatever their step, mode or sampler, has the evaluator of their model
-answer them together, and sends the answers back. New runs join at the next tick; those that have ended, or were told to
-leave, are gone at the next. One thread, the engine's own, owns the device.
+Each tick takes the pending requests of all runs, whatever their step, mode or sampler, evaluates them together with
+their model's evaluator, and sends the answers back. New runs join and finished or cancelled ones are removed at the
+next tick. The engine's own thread owns the device.
 
-Super-resolution asks for whole clips of frames: a tick takes as many as the frame budget holds, those first that have
-waited longest, so that a step of the base network never waits for more than one such budget.
+Super-resolution requests whole clips of frames: a tick takes as many as the frame budget holds, longest waiting first,
+so a step of the base network never waits for more than one budget of frames.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from model.runtime.evaluator import Evaluator, Request, is_out_of_memory
 from model.sampling.samplers import EvaluateFrames, Prediction
 
 Program = Generator[Request, Prediction, Any]
-"""What a run executes: yields what it wants evaluated, is sent the predictions, returns its result."""
+"""The code of a run: yields requests, receives predictions, returns its result."""
 
 
 class Run(Future[Any]):
-    """A program in the engine; as a future it has the program's result, or what was raised."""
+    """A program in the engine, and a future of its result or exception."""
 
     def __init__(self, evaluator: Evaluator, program: Program, on_start: Callable[[], None]) -> None:
         super().__init__()
@@ -42,36 +42,36 @@ class Run(Future[Any]):
         self._program = program
 
     def leave(self, reason: BaseException) -> None:
-        """End the run with `reason` now; the engine takes no further step of it. Nothing happens if it has ended."""
+        """End the run with `reason` now, without another step. Does nothing if it has ended."""
         with suppress(InvalidStateError):
             self.set_exception(reason)
 
     def cancel(self) -> bool:
-        """A future's own way to end would give no reason: `leave` does."""
+        """Disabled: use `leave(reason)`."""
         return False
 
     @property
     def asks(self) -> bool:
-        """Whether it waits for an answer."""
+        """Whether it waits for a prediction."""
         return self.request is not None and not self.done()
 
     def step(self, prediction: Prediction | None) -> None:
-        """Let the program go on to its next request or its end. Raises what the program raises."""
+        """Resume the program until its next request or its end. Raises what the program raises."""
         self.request = None
         try:
             self.request = next(self._program) if prediction is None else self._program.send(prediction)
         except StopIteration as stop:
-            with suppress(InvalidStateError):  # told to leave meanwhile
+            with suppress(InvalidStateError):  # it has left meanwhile
                 self.set_result(stop.value)
 
     def drop(self) -> None:
-        """Give up what the program holds."""
+        """Release what the program holds."""
         self.request = None
         self._program.close()
 
 
 class Durations:
-    """Times in seconds, counted by the least of BOUNDS that each does not exceed; infinity above the last."""
+    """A histogram of seconds by upper bound; infinity above the last of BOUNDS."""
 
     BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -87,8 +87,8 @@ class Durations:
 
 @dataclass
 class Statistics:
-    """What the engine did since it was made: `working` seconds in ticks; `clips` and `frames` count by how many of
-    them went through the two networks in one tick; `steps` has the times of ticks by the networks that ran in them."""
+    """Totals since the start: `working` is the seconds spent in ticks; `clips` and `frames` count ticks by the number
+    of clips and frames evaluated in them; `steps` has the durations of ticks by the networks that ran."""
 
     ticks: int = 0
     working: float = 0.0
@@ -98,11 +98,11 @@ class Statistics:
 
 
 class Engine:
-    """Runs up to `capacity` programs side by side, others wait their turn; `frame_budget` bounds the frames of a tick.
+    """Runs up to `capacity` programs concurrently and queues the rest; `frame_budget` bounds the frames of a tick.
 
-    `on_lost` is called in the engine's thread if the device fails for good (an error of the driver, after which every
-    call fails) or the engine itself does; it is to end the process. `device`: where the evaluators compute, if it is
-    one of several GPUs.
+    `on_lost` is called in the engine's thread if the device fails for good (a driver error after which every call
+    fails) or the engine itself fails; it must end the process. `device`: where the evaluators compute, if it is one of
+    several GPUs.
     """
 
     def __init__(
@@ -131,9 +131,9 @@ class Engine:
         self._thread.start()
 
     def submit(self, evaluator: Evaluator, program: Program, on_start: Callable[[], None] = lambda: None) -> Run:
-        """Have `program` run on the networks of `evaluator`. `on_start` is called when the engine begins with it.
+        """Run `program` on the networks of `evaluator`. `on_start` is called when the engine starts it.
 
-        Both are called in the engine's thread, where whatever takes time keeps the device waiting.
+        Both run in the engine's thread: anything slow in them keeps the device waiting.
         """
         run = Run(evaluator, program, on_start)
         with self._changed:
@@ -146,15 +146,15 @@ class Engine:
 
     @property
     def busy_for(self) -> float:
-        """Seconds since the step began that the engine is in; 0 while it waits for something to do."""
+        """Seconds since the current step began; 0 while the engine is idle."""
         since = self._busy_since
         return time.monotonic() - since if since is not None else 0.0
 
     def soon(self, callback: Callable[[], object]) -> None:
-        """For what a program has to tell other threads: call it when the device is about to be busy.
+        """Notify other threads: `callback` is called when the device is about to be busy.
 
-        Told at once, they would wake up and keep Python from the engine while it prepares the next forward. From any
-        other thread than the engine's it is called now.
+        Called at once, it would wake threads that compete with the engine for the interpreter while it prepares the
+        next forward. From any thread but the engine's it is called at once.
         """
         if threading.current_thread() is self._thread:
             self._news.append(callback)
@@ -162,7 +162,7 @@ class Engine:
             callback()
 
     def close(self, reason: BaseException) -> None:
-        """End every run with `reason`, now and those to come. The thread ends after the tick that it is in."""
+        """End every present and future run with `reason`. The thread ends after its current tick."""
         with self._changed:
             self._closed = reason
             for run in (*self._live, *self._waiting):
@@ -170,12 +170,12 @@ class Engine:
             self._changed.notify()
 
     def join(self) -> None:
-        """After `close`: wait until the thread has ended."""
+        """After `close`: wait for the thread to end."""
         if self._thread.is_alive():
             self._thread.join()
 
     def _loop(self) -> None:
-        torch.set_num_threads(self._threads)  # each thread has its own number, and others here may ask for less
+        torch.set_num_threads(self._threads)  # the number is per thread, and others here may use fewer
         try:
             if self._device is not None and self._device.type == "cuda":
                 torch.cuda.set_device(self._device)
@@ -199,7 +199,7 @@ class Engine:
             self._busy_since = None
             for run in self._live:
                 assert self._closed is not None
-                run.leave(self._closed)  # one that was just joining when the engine was closed
+                run.leave(self._closed)  # a run that was joining while the engine closed
                 run.drop()
             self._tell()
 
@@ -209,7 +209,7 @@ class Engine:
             callback()
 
     def _join_and_drop(self) -> None:
-        """Let go of the runs that have ended or were told to leave, and begin with those whose turn it is."""
+        """Remove the runs that have ended and start waiting ones up to the capacity."""
         for run in [run for run in self._live if run.done()]:
             self._live.remove(run)
             run.drop()
@@ -238,7 +238,7 @@ class Engine:
         for evaluator in {id(run.evaluator): run.evaluator for run in chosen}.values():
             self._serve(evaluator, [run for run in chosen if run.evaluator is evaluator])
         self._settle()
-        # Those whose frames had no room are first in line at the next tick.
+        # Runs whose frames exceeded the budget come first at the next tick.
         self._live = sorted(self._live, key=lambda run: run in chosen)
         seconds = time.perf_counter() - began
         self.statistics.ticks += 1
@@ -246,7 +246,7 @@ class Engine:
         self.statistics.steps["base" if not frames else "sr" if frames == len(chosen) else "both"].add(seconds)
 
     def _choose(self, runs: Sequence[Run]) -> list[Run]:
-        """All that wait for the base network; of those that wait for super-resolution what the budget holds."""
+        """All runs that wait for the base network, and super-resolution runs up to the frame budget."""
         chosen, frames = [], 0
         for run in runs:
             if isinstance(run.request, EvaluateFrames):
@@ -258,7 +258,7 @@ class Engine:
         return chosen
 
     def _serve(self, evaluator: Evaluator, runs: Sequence[Run]) -> None:
-        """Answer these runs. If their batch fails each is tried alone, so that only the one to blame does."""
+        """Answer these runs. If their batch fails, each is tried alone, so only the faulty one fails."""
         requests = [run.request for run in runs if run.request is not None]
         self._count(requests)
         failure = None
@@ -268,7 +268,7 @@ class Engine:
             if is_device_lost(error):
                 raise
             failure = _plain(error)
-        if failure is not None:  # what the failed forward held is free by now
+        if failure is not None:  # outside the except block, the failed forward's memory is free
             if len(runs) == 1:
                 runs[0].leave(failure)
             else:
@@ -296,8 +296,8 @@ class Engine:
             self.statistics.frames[frames] += 1
 
     def _settle(self) -> None:
-        """On a GPU, forwards only line up: wait for those of the tick before, so that the line stays short, step times
-        are true, and the device still never waits for Python."""
+        """On a GPU forwards are queued: wait for those of the previous tick. The queue stays short and step times are
+        correct, and the device still never waits for Python."""
         if not torch.cuda.is_initialized():
             return
         event = torch.cuda.Event()
@@ -308,15 +308,13 @@ class Engine:
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether the device's driver failed, so that in this process all that follows on it fails too; not for want of
-    memory."""
+    """Whether the driver failed, so that every later call in this process fails too. Out of memory does not count."""
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def _plain(error: Exception) -> Exception:
-    """An error for whoever waits for the run: a lack of memory under one name, whatever the device calls it, and where
-    it came from in words. Frames would keep the tensors in them, of all runs of the tick, as long as the error is kept.
-    """
+    """The error for the run's future: out of memory is always MemoryError, and the traceback becomes a note. A real
+    traceback would keep the tensors of all runs of the tick alive as long as the error."""
     where = "".join(traceback.format_tb(error.__traceback__))
     plain = MemoryError(str(error)) if is_out_of_memory(error) else error.with_traceback(None)
     plain.__context__ = plain.__cause__ = None

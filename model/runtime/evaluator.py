@@ -1,5 +1,4 @@
-"""Answers what samplers ask: gathers requests, runs each network once for as many as fit together, hands each its
-share."""
+"""Evaluates the networks for samplers: groups requests, runs each group in batches, splits the results."""
 
 from __future__ import annotations
 
@@ -32,15 +31,14 @@ Request = Evaluate | EvaluateFrames
 
 
 class Evaluator:
-    """The networks of one model on one device. Calls it with requests of any mix; answers come in their order.
+    """The networks of one model on one device. Call it with any mix of requests; answers come in their order.
 
-    Requests share a forward where they ask for the same thing of clips of the same shape, whatever their times. Those
-    that want a gradient share one backward of the sum of their objectives: samples do not depend on each other.
+    Requests of the same kind for clips of the same shape share a forward, whatever their times. Requests with a
+    gradient share one backward of the sum of their objectives, since samples do not depend on each other.
 
-    `batch_sizes`: the batch sizes of the base network, for clips one by one; where they are not given a group is one
-    forward, whatever its size. `frames_per_forward` bounds the memory that super-resolution takes. A forward that runs
-    out of memory is repeated at half the size, which is kept from then on; a single clip or frame that does not fit
-    raises.
+    `batch_sizes`: those of the base network, for requests of one clip; without them a group is one forward, whatever
+    its size. `frames_per_forward` bounds the memory of super-resolution. A forward that runs out of memory is repeated
+    at half the size, which becomes the new limit; a single clip or frame that does not fit raises.
     """
 
     def __init__(
@@ -68,12 +66,12 @@ class Evaluator:
         return network.dtype
 
     def use_batch_sizes(self, batch_sizes: BatchSizes | None) -> None:
-        """From now on. A backward takes several times the memory of a forward, so it keeps count by itself."""
+        """Set the batch sizes. A backward takes several times the memory of a forward, so it has its own copy."""
         self.batch_sizes = batch_sizes
         self._gradient_sizes = BatchSizes(batch_sizes.sizes) if batch_sizes is not None else None
 
     def compile(self) -> None:
-        """Compile both networks: one graph for each batch size, when it is first run (see `warmup`)."""
+        """Compile both networks: one graph for each batch size, at its first forward (see `warmup`)."""
         self.compiled = True
         torch._dynamo.config.recompile_limit = GRAPHS
         for network in (self.base, self.sr):
@@ -107,7 +105,7 @@ class Evaluator:
             except Exception as error:
                 if not (is_out_of_memory(error) and batch_sizes.halve(size)):
                     raise
-            # Here, not above: there the error still holds what the forward had allocated.
+            # Outside the except block: inside it the error still holds the memory of the forward.
             self.halvings["base"] += 1
             _log.warning("out of memory with %d clips: at most %d from now on", size, batch_sizes.largest)
             torch.cuda.empty_cache()
@@ -140,8 +138,8 @@ class Evaluator:
         return Latents(*predicted.map(partial(self._to_eps, self.base.config.prediction), clips, times))
 
     def _to_eps(self, prediction: PredictionType, predicted: Tensor, x: Tensor, times: Sequence[float]) -> Tensor:
-        """Noise by the α and σ of the times that were asked for, one a sample, not of those the network was told: by
-        these the sampler comes back from ε̂ to x̂_0, which must be the network's own."""
+        """ε̂ with α and σ of the requested times, not of the network's integer times: the sampler uses the former to
+        get back from ε̂ to x̂_0, which must be the network's own."""
         if prediction == "eps":
             return predicted
         at = [max(t, 0.0) for t in times]
@@ -185,7 +183,7 @@ class Evaluator:
         return [Prediction(part, variance=share) for part, share in zip(eps.split(sizes), shares, strict=True)]
 
     def _frames(self, x: Tensor, low_res: Tensor, times: list[float]) -> tuple[Tensor, Tensor | None]:
-        """One forward. Filled up to the full number where clips are to be the same to the bit in any company."""
+        """One forward. With a single batch size it is padded to it, so that clips are bit-identical in any batch."""
         assert self.sr is not None
         frames = len(x)
         if self.batch_sizes is not None and len(self.batch_sizes.sizes) == 1:
@@ -199,7 +197,7 @@ class Evaluator:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether less at a time might do. Not all of PyTorch's errors of this kind have a class of their own."""
+    """Whether a smaller batch might fit. Not all out-of-memory errors of PyTorch have their own class."""
     if isinstance(error, torch.AcceleratorError):
         return "out of memory" in str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -208,7 +206,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def drive(generator: Generator[Any, Any, Any], evaluator: Evaluator) -> Any:
-    """Run one sampler alone, to its result."""
+    """Run one sampler alone and return its result."""
     try:
         request = next(generator)
         while True:
@@ -218,7 +216,7 @@ def drive(generator: Generator[Any, Any, Any], evaluator: Evaluator) -> Any:
 
 
 def _group(request: Request) -> Hashable:
-    """Requests with equal keys can share a forward."""
+    """A key: requests with equal keys share a forward."""
     if isinstance(request, EvaluateFrames):
         return "sr", request.x.shape[1:]
     shapes = tuple(value.shape[1:] if value is not None else None for value in (request.x.video, request.x.audio))
@@ -236,6 +234,6 @@ def _times(requests: Sequence[Evaluate], modality: str) -> list[float]:
 
 
 def _cat(values: Sequence[Tensor | None]) -> Tensor | None:
-    """All of a group have the value or none has: `_group` sees to that."""
+    """The values concatenated; `_group` ensures that all of a group have the value or none has."""
     present = [value for value in values if value is not None]
     return torch.cat(present) if present else None

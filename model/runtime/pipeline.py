@@ -1,5 +1,4 @@
-"""From a request to a clip: base stage, super-resolution stage. What the worker, the command line and the tests all
-call."""
+"""From a request to a clip: base stage and super-resolution stage."""
 
 from __future__ import annotations
 
@@ -28,8 +27,8 @@ from model.sampling.upsampling import super_resolve
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """One output of a job. `condition` is the given side as the network sees it, in [-1, 1]: frames (frames, 3, height,
-    width) for v2a, sound (1, samples) for a2v, None for generate."""
+    """One output of a job. `condition` is the network's input for the given modality, in [-1, 1]: video (frames, 3,
+    height, width) for v2a, audio (1, samples) for a2v, None for generate."""
 
     kind: str
     params: SamplingParams
@@ -39,9 +38,9 @@ class ClipRequest:
 
 @dataclass(frozen=True)
 class StepProgress:
-    """After each step: `step` of `total_steps` in `stage` ("base" or "sr"), the fraction of the clip's work that is
-    done, and the seconds left, None until the step times of this model have been measured. `preview` computes what the
-    clip looks like so far; it may be called in any thread."""
+    """After each step: `step` of `total_steps` in `stage` ("base" or "sr"), the fraction of the clip's work done, and
+    the seconds left, None until this model's step times are known. `preview` computes a preview of the clip and may be
+    called in any thread."""
 
     stage: str
     step: int
@@ -54,7 +53,7 @@ class StepProgress:
 @dataclass(frozen=True)
 class ClipPreview:
     """x̂_0 at some step: `frames` uint8 (frames, height, width, 3) at the base stage's size, `audio` (samples,) in
-    [-1, 1]; each None where that side is not being made, or not at this stage."""
+    [-1, 1]; each None if it is not generated, or not at this stage."""
 
     frames: Tensor | None
     audio: Tensor | None
@@ -62,8 +61,8 @@ class ClipPreview:
 
 @dataclass(frozen=True)
 class Clip:
-    """What was made: `frames` uint8 (frames, height, width, 3), None for v2a; `audio` (1, samples) in [-1, 1], None for
-    a2v. `timings`: seconds by stage."""
+    """A generated clip: `frames` uint8 (frames, height, width, 3), None for v2a; `audio` (1, samples) in [-1, 1], None
+    for a2v. `timings`: seconds by stage."""
 
     frames: Tensor | None
     fps: int
@@ -73,7 +72,7 @@ class Clip:
 
 
 class Pipeline:
-    """A loaded model. `run` makes a clip alone, in the caller's thread; an engine runs many `program`s together. Not
+    """A loaded model. `run` makes one clip in the caller's thread; an engine runs many `program`s together. Do not use
     both at once: one thread owns the device."""
 
     def __init__(self, manifest: Manifest, evaluator: Evaluator, device: torch.device) -> None:
@@ -107,7 +106,7 @@ class Pipeline:
     def program(
         self, request: ClipRequest, on_progress: Callable[[StepProgress], None] = lambda _: None
     ) -> Generator[Request, samplers.Prediction, Clip]:
-        """The same as a generator that asks for every evaluation and returns the clip."""
+        """Like `run`, as a generator that yields every evaluation and returns the clip."""
         config = self.manifest.config
         params = request.params.resolve(request.kind, self.manifest)
         stream = RandomStream(params.seed, request.index)
@@ -131,7 +130,7 @@ class Pipeline:
         )
 
     def _previewed(self, request: samplers.Evaluate, prediction: samplers.Prediction) -> ClipPreview:
-        """What a sampler's own prediction says of the clip; frames of super-resolution at the base stage's size."""
+        """The clip that a prediction implies; super-resolution frames at the base stage's size."""
         x0 = clip(self.schedule.to_x0(request.x, prediction.eps, request.t))
         spec = self.manifest.config.clip
         video, audio = (x0.video, x0.audio) if isinstance(x0, Latents) else (x0, None)
@@ -213,7 +212,7 @@ class Pipeline:
     def _sr_stage(
         self, video: Tensor, params: SamplingParams, stream: RandomStream, report: _Reporter
     ) -> Generator[Any, Any, Tensor]:
-        """As published: DDIM from noise. Or cheaper: from the noised upsampled frame, which has the right mean already.
+        """DDIM from noise, as published; or, cheaper, from the noised upsampled frame, whose mean is already right.
 
         All frames share their noise.
         """
@@ -268,11 +267,11 @@ class _Reporter:
         self.timings[stage] += seconds
         self._left[stage] -= 1
         done = self._total[stage] - self._left[stage]
-        self._share = max(self._share, self._fraction())  # a stage that turns out slow takes nothing back
+        self._share = max(self._share, self._fraction())  # never decreases, even if a stage turns out slow
         self._notify(StepProgress(stage, done, self._total[stage], self._share, self._eta(), preview))
 
     def _fraction(self) -> float:
-        """Stages weigh as much as they take, where that is known."""
+        """Stages are weighted by their step times, where known."""
         typical = sum(self._expected.values()) / len(self._expected)
         cost = {stage: self._expected.get(stage, typical) for stage in self._total}
         total = sum(cost[stage] * count for stage, count in self._total.items())
@@ -285,7 +284,7 @@ class _Reporter:
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster there than float32: on GPUs, and on processors with instructions for it."""
+    """Whether bfloat16 is faster than float32: on GPUs, and on CPUs with instructions for it."""
     if device.type != "cpu":
         return device.type == "cuda"
     capabilities = torch.cpu.get_capabilities()

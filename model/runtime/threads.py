@@ -1,4 +1,4 @@
-"""How many threads this process can make use of: the cores it may run on, not those that the machine has."""
+"""The number of useful threads: the cores this process may use, not those of the machine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cp
 
 
 def available_cores() -> int:
-    """Cores of this process' affinity, or fewer where a container has a share of the processor only.
+    """Cores in this process' affinity, or fewer under a container's CPU quota.
 
-    PyTorch starts a thread for every core of the machine; with a quota of two on a machine of 64 most of them only wait
-    for each other.
+    PyTorch starts a thread for every core of the machine; with a quota of 2 on a machine of 64 cores most of them only
+    wait for each other.
     """
     try:
         cores = len(os.sched_getaffinity(0))
@@ -25,7 +25,7 @@ def available_cores() -> int:
 
 
 def _quota() -> float | None:
-    """Cores that the control group may use at a time; None without a limit."""
+    """The CPU quota of the control group, in cores; None without a limit."""
     try:
         used, period = _QUOTA.read_text().split()
     except (OSError, ValueError):

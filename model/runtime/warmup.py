@@ -1,4 +1,4 @@
-"""Before the first job: batch sizes that fit the memory of this machine, and networks that are warm.
+"""Warm-up before the first job: choose batch sizes that fit into memory, and run the networks once.
 
 On a GPU every batch size is run, so that nothing is compiled or tuned while a job waits. The times are kept: they
 decide when padding pays. On a CPU nothing is compiled; one forward is run, and its growth in memory is measured.
@@ -39,9 +39,9 @@ _log = logging.getLogger(__name__)
 
 
 def warm_up(pipeline: Pipeline, sizes: Sequence[int] | None = None) -> None:
-    """Give the pipeline's evaluator its batch sizes, and run each network once or more.
+    """Set the evaluator's batch sizes and run each network at least once.
 
-    `sizes` are used as they are, as far as they fit; by default the device decides. Raises what a single clip raises.
+    `sizes` that fit are used as given; by default the device decides. Raises the error of a single clip.
     """
     if pipeline.device.type == "cpu":
         _warm_up_cpu(pipeline, sizes)
@@ -63,7 +63,7 @@ def _run_once(pipeline: Pipeline, clips: int) -> None:
     evaluator = pipeline.evaluator
     evaluator(typical_clips(pipeline, clips))
     if evaluator.sr is not None:
-        # Each clip by itself: more at once would gain nothing there, and so its frames do not depend on who is served.
+        # One clip at a time: more would gain nothing, and frames then do not depend on other clips.
         evaluator.frames_per_forward = pipeline.manifest.config.clip.frames
         evaluator([typical_frames(pipeline, evaluator.frames_per_forward)])
 
@@ -107,7 +107,7 @@ def _timed(pipeline: Pipeline, requests: list[Request]) -> float:
 
 
 def _variants(pipeline: Pipeline, count: int) -> Iterator[list[Request]]:
-    """The same without RS-MMA, and with a gradient to each side: graphs of their own."""
+    """The typical requests without RS-MMA, and with a gradient for each modality: each is a separate graph."""
     clips = [request for request in typical_clips(pipeline, count) if isinstance(request, Evaluate)]
     if not pipeline.manifest.config.base.coupled:
         return
@@ -121,7 +121,7 @@ def _sum(eps: Latents) -> Tensor:
 
 
 def typical_clips(pipeline: Pipeline, count: int) -> list[Request]:
-    """What `count` jobs would ask of the base network."""
+    """The base network requests of `count` jobs."""
     config, device = pipeline.manifest.config, pipeline.device
     shifts = torch.zeros(1, len(config.base.max_shifts(config.clip.frames)), dtype=torch.long)
     latents = Latents(
@@ -171,7 +171,7 @@ def _resident_memory() -> int:
 
 
 def _free_memory() -> float:
-    """Bytes that could be had without swapping; no limit where the system does not say."""
+    """Bytes available without swapping; infinite where the system does not report it."""
     free = float("inf")
     for line in _lines(Path("/proc/meminfo")):
         if line.startswith("MemAvailable:"):

@@ -24,8 +24,7 @@ from model.verify.report import Case, Check, compare, provides
 
 RTOL = 1e-3
 GRADIENT_RTOL = 2e-2
-"""Relative L2: one element of x̂_0 that rounding puts on the other side of its bound moves a gradient by half a
-percent."""
+"""Relative L2: a single element of x̂_0 that rounding moves across its bound changes a gradient by half a percent."""
 
 SPACINGS = {"logSNR": "log_snr", "time_uniform": "uniform", "time_quadratic": "quadratic"}
 SCHEDULE = NoiseSchedule(linear_betas(1000))
@@ -33,8 +32,7 @@ SCHEDULE = NoiseSchedule(linear_betas(1000))
 
 @dataclass
 class Driver:
-    """Answers a chain's requests and keeps what was asked: model times, the last request and its answer, all
-    gradients."""
+    """Answers a chain's requests and records the model times, the last request and answer, and all gradients."""
 
     evaluator: Evaluator
     times: list[int] = field(default_factory=list)
@@ -159,8 +157,7 @@ def _check_conditional(golden: GoldenSet, device: torch.device, name: str) -> It
     result = driver.run(_shifted(chain_run, network, shifts))[target]
 
     yield compare(f"{case}/{target}", result, golden[f"out/{name}/{target}"], chain["atol"], RTOL)
-    # What the published code returns for the given side: its own last prediction, or with a gradient the last noisy
-    # one.
+    # For the condition the published code returns its last prediction, or with a gradient the last noisy condition.
     assert driver.last is not None
     request, prediction = driver.last
     side = request.x[given] if gradient else clip(SCHEDULE.to_x0(request.x, prediction.eps, request.t))[given]

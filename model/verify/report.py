@@ -1,4 +1,4 @@
-"""Cases, their checks and how they are shown."""
+"""Verification cases, their checks, and the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.verify.folder import FolderError, GoldenSet
 class Check:
     """One comparison: the largest absolute error, the absolute tolerance it is held to, and whether it passed.
 
-    `informative` checks are shown but never fail the run: numbers that are known to be wrong, or decided by rounding.
+    `informative` checks are shown but never fail the run: numbers known to be wrong, or decided by rounding.
     """
 
     case: str
@@ -33,7 +33,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Case:
-    """Something to run: its name (`set/what`), the expectations of the set that it covers, and how to check them."""
+    """A named case (`set/case`), the expectations of the set that it covers, and its checks."""
 
     name: str
     covers: tuple[str, ...]
@@ -42,7 +42,7 @@ class Case:
 
 Provider = Callable[[GoldenSet, torch.device], Iterable[Case]]
 PROVIDERS: dict[str, list[Provider]] = {}
-"""Functions that make cases out of a set, by its kind. Filled by `provides`."""
+"""Functions that make cases from a set, by its kind. Filled by `provides`."""
 
 
 def provides(kind: str) -> Callable[[Provider], Provider]:
@@ -71,7 +71,7 @@ def compare(
 
 @dataclass(frozen=True)
 class Report:
-    """What was checked, and by name what the folder holds that was not."""
+    """All checks, and the names of expectations that no case covers."""
 
     checks: tuple[Check, ...]
     not_covered: tuple[str, ...]

@@ -1,8 +1,7 @@
 """The training loss, its gradients, and three steps of AdamW with the average of the weights.
 
-A set may have been recorded with the weights as they were after its last step (they equal `adamw3/`). They are no use
-as a start, which is then taken from another set of the folder: one with the same flags that reproduces the first
-recorded loss.
+A set may hold the weights after its last step (they equal `adamw3/`) instead of the initial ones. The initial weights
+are then taken from another set of the folder with the same flags that reproduces the first recorded loss.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from model.verify.report import Case, Check, compare, provides
 
 SCHEDULE = NoiseSchedule(linear_betas(1000))
 _FIRM = 0.1
-"""Of the root mean square of a tensor's gradient: below it rounding shows in Adam's steps."""
+"""Share of the root mean square of a tensor's gradient, below which rounding affects Adam's steps."""
 _STEPS_RTOL = 1e-2
-"""Of the way that a tensor of weights goes in the recorded steps, L2; rounding in float32 makes some 3e-3 of it."""
+"""Relative L2 of a tensor's total change over the recorded steps; float32 rounding causes about 3e-3."""
 
 
 @provides("training")
@@ -62,7 +61,7 @@ def _check_gradients(golden: GoldenSet, device: torch.device, run: str) -> Itera
     terms.total.backward()
     gradients = _published_gradients(network)
     rtol = golden.value("recommended_tolerance", "grad", "rtol_l2")
-    # Some gradients vanish by construction (a bias before a norm): rounding is all there is of them.
+    # Some gradients vanish by construction (a bias before a norm) and consist of rounding errors.
     floor = 1e-6 * recorded["grad_total_l2"]
     worst, at = 0.0, ""
     for name, norm in recorded["grad_l2"].items():
@@ -103,9 +102,8 @@ def _check_steps(golden: GoldenSet, device: torch.device) -> Iterator[Check]:
         update_ema(average, network, settings["ema_rate"])
     case = f"{golden.name}/adamw"
     yield compare(f"{case}/losses", torch.stack(losses), torch.tensor(settings["losses_before_each_step"]), 0.0, 1e-3)
-    # Adam divides each gradient by its own size, so where one is nearly zero rounding alone decides how far and which
-    # way its weight goes, and another processor rounds otherwise. Weights whose gradients were not must agree one by
-    # one, and a tensor's way as a whole.
+    # Adam divides each gradient by its magnitude, so near zero the step depends on rounding, which differs between
+    # processors. Weights with larger gradients must agree one by one, and the total change of a tensor as a whole.
     atol = 2 * settings["lr"] * 1e-2
     for prefix, weights in (("adamw3/", to_published(network)), ("ema3/", to_published(average))):
         for tensor in golden.tensors:
@@ -124,7 +122,7 @@ def _check_steps(golden: GoldenSet, device: torch.device) -> Iterator[Check]:
 
 
 def _firm(network: CoupledUNet) -> dict[str, Tensor]:
-    """Where the gradient is no small part of its tensor's, by the published names: masks shaped as the weights."""
+    """Masks of the weights whose gradient is large enough to compare, by published name."""
     gradients = copy.deepcopy(network)
     with torch.no_grad():
         for holder, weight in zip(gradients.parameters(), network.parameters(), strict=True):
@@ -173,7 +171,7 @@ def _loss(
 
 
 def _published_gradients(network: CoupledUNet) -> dict[str, Tensor]:
-    """Gradients under the published names of their weights: they are carried over as the weights themselves are."""
+    """Gradients by the published names of their weights, converted as the weights are."""
     with torch.no_grad():
         for parameter in network.parameters():
             assert parameter.grad is not None
