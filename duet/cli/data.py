@@ -32,17 +32,18 @@ def check(
     Exit status 1 if none can be used.
     """
     from model.training.configuration import ConfigurationError, read_configuration
-    from model.training.survey import survey, survey_table
+    from model.training.folder_check import check_folder, check_table
 
     try:
         settings = read_configuration(config) if config else None
     except ConfigurationError as error:
         raise fail(FAILED, str(error)) from error
-    found = survey(folder, settings.model.clip, settings.model.base.modalities) if settings else survey(folder)
+    model = settings.model if settings else None
+    found = check_folder(folder, model.clip, model.base.modalities) if model else check_folder(folder)
     if json:
         echo_json([asdict(file) for file in found])
     else:
-        echo(survey_table(found))
+        echo(check_table(found))
     if not any(file.problem is None for file in found):
         raise SystemExit(FAILED)
 

@@ -62,8 +62,8 @@ def train(
     from model.networks.config import ConfigError
     from model.training.checkpoints import StateError
     from model.training.configuration import ConfigurationError, read_configuration
+    from model.training.dataset import DataError
     from model.training.loop import TrainingError
-    from model.training.sources import DataError
 
     if dtype not in ("", "float16", "bfloat16", "float32"):
         raise fail(USAGE, f"--dtype must be float16, bfloat16 or float32; got {dtype}")

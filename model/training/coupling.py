@@ -15,7 +15,7 @@ from model.networks.config import PredictionType
 from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
 from model.training.denoising_loss import Predict, denoising_loss
-from model.training.times import draw_noise, draw_shifts, step_generator
+from model.training.random_draws import draw_noise, draw_shifts, step_generator
 
 BINS = 5
 """Bins of the times: where in the chain the two hear each other."""

@@ -1,8 +1,8 @@
-"""Any folder of videos as a data set, prepared once: frames and sound as the network sees them, in two files that are
-mapped into memory. Training then reads, and never decodes.
+"""A folder of videos as a data set. Frames and sound are prepared once, into two memory-mapped files; training reads
+them and never decodes.
 
-Preparation is that of the service (model/media/decode.py): letter-boxed frames at the model's rate, mono sound at its
-sample rate. The cache is made anew when the files or what is wanted of them change.
+Preparation is the same as in the service (model/media/decode.py): letter-boxed frames at the model's rate, mono sound
+at its sample rate. The cache is rebuilt when the files or the clip format change.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from model.runtime.threads import available_cores
 from model.sampling.latents import Latents
 from model.training.checkpoints import write_atomically
 from model.training.configuration import DataConfig
-from model.training.sources import EVALUATION, DataError
-from model.training.survey import count_windows, find_videos, survey_file
+from model.training.dataset import EVALUATION, DataError
+from model.training.folder_check import check_file, count_windows, find_videos
 
 SPAN = 64
-"""Frames that are decoded at once; a window of the decoder is bounded."""
+"""Frames decoded per call, because the decoder's window is bounded."""
 SOUND_SPAN = 600
-"""Seconds of sound at once."""
+"""Seconds of sound decoded per call."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One video in the cache: its place among all frames and all samples, and how many of each it has."""
+    """One video in the cache: offset and count of its frames and of its samples."""
 
     path: str
     first_frame: int
@@ -48,7 +48,7 @@ class Prepared:
 
 
 class FolderSource:
-    """Windows of prepared videos, in an order that is drawn anew for every epoch."""
+    """Windows of prepared videos, shuffled anew for every epoch."""
 
     reads_disk = True
 
@@ -81,7 +81,7 @@ class FolderSource:
 
     def frames(self, indexes: Tensor, device: torch.device) -> Tensor:
         windows, flips = self._windows_of(indexes)
-        # Which frame of the window: any, but always the same one for a sample number.
+        # An arbitrary frame of the window, but always the same one for a sample index.
         inside = (indexes.numpy() * 2_654_435_761 >> 7) % self.clip.frames
         return self._picture(self._video_at[windows] + inside, flips, device)
 
@@ -93,9 +93,9 @@ class FolderSource:
         return torch.where(mirrored, pictures.flip(-1), pictures)
 
     def _windows_of(self, indexes: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Which window each sample number is, and whether it is mirrored."""
+        """Window and mirror flag of each sample index."""
         numbers = indexes.numpy()
-        if numbers[0] >= EVALUATION:  # in order, as they are
+        if numbers[0] >= EVALUATION:  # in order, not mirrored
             return (numbers - EVALUATION) % len(self), np.zeros(len(numbers), dtype=bool)
         epochs, places = np.divmod(numbers, len(self))
         orders = {int(epoch): self._order(int(epoch)) for epoch in np.unique(epochs)}
@@ -114,7 +114,7 @@ class FolderSource:
 def open_folder(
     config: DataConfig, clip: ClipSpec, modalities: Sequence[str], cache: Path, say: Callable[[str], None]
 ) -> tuple[FolderSource, FolderSource]:
-    """The data to train on and the data to look at: other files, if there are several. Raises DataError."""
+    """Training and held-out data, from different files if there are several. Raises DataError."""
     folder = Path(config.folder)
     if not folder.is_dir():
         raise DataError(f"data.folder: there is no folder {folder}")
@@ -123,21 +123,21 @@ def open_folder(
     kept = round(config.held_out * len(videos))
     kept = min(max(kept, 1 if config.held_out > 0 and len(videos) > 1 else 0), len(videos) - 1)
     order = np.random.default_rng(config.seed).permutation(len(videos))
-    looked_at = {int(k) for k in order[:kept]}
-    training = [video for k, video in enumerate(videos) if k not in looked_at]
+    held_out = {int(k) for k in order[:kept]}
+    training = [video for k, video in enumerate(videos) if k not in held_out]
     source = FolderSource(cache, training, clip, modalities, config)
     if not len(source):
         raise DataError(f"{folder} has no video to train on: `duet data check {folder}` says why")
-    say(f"{len(training)} videos to train on, {len(source)} clips; {len(looked_at)} kept back to look at")
-    if not looked_at:
+    say(f"{len(training)} videos to train on, {len(source)} clips; {len(held_out)} held out")
+    if not held_out:
         return source, source
-    return source, FolderSource(cache, [videos[k] for k in sorted(looked_at)], clip, modalities, config)
+    return source, FolderSource(cache, [videos[k] for k in sorted(held_out)], clip, modalities, config)
 
 
 def prepare_folder(
     folder: Path, clip: ClipSpec, modalities: Sequence[str], cache: Path, say: Callable[[str], None]
 ) -> list[Prepared]:
-    """Fill `cache` unless it holds these files already; `say` hears what is left out and why. Raises DataError."""
+    """Fill `cache` unless it already holds these files. Calls `say` for each file left out. Raises DataError."""
     paths = find_videos(folder)
     if not paths:
         raise DataError(f"{folder} has no videos")
@@ -149,7 +149,7 @@ def prepare_folder(
             return [Prepared(**video) for video in known["videos"]]
     say(f"preparing {len(paths)} videos in {cache}")
     cache.mkdir(parents=True, exist_ok=True)
-    index.unlink(missing_ok=True)  # from here to the end the cache is of nothing
+    index.unlink(missing_ok=True)  # invalid until the index is written again
     videos: list[Prepared] = []
     left_out: list[dict[str, str]] = []
     frames = samples = 0
@@ -159,7 +159,7 @@ def prepare_folder(
         ThreadPoolExecutor(available_cores()) as pool,
     ):
         ahead = 2 * available_cores()
-        for start in range(0, len(paths), ahead):  # decoded side by side, written in order; never all in memory
+        for start in range(0, len(paths), ahead):  # decoded in parallel, written in order, never all in memory
             part = paths[start : start + ahead]
             for path, decoded in zip(part, pool.map(lambda p: _decode(p, clip, modalities), part), strict=True):
                 if isinstance(decoded, str):
@@ -180,8 +180,8 @@ def prepare_folder(
 
 
 def _decode(path: Path, clip: ClipSpec, modalities: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | str:
-    """Frames (frames, 3, height, width) uint8 and samples (samples,) int16, or why there are none."""
-    found = survey_file(path, clip, modalities)
+    """Frames (frames, 3, height, width) uint8 and samples (samples,) int16, or the reason to leave the file out."""
+    found = check_file(path, clip, modalities)
     if found.problem is not None:
         return found.problem
     frames = found.windows + clip.frames - 1
@@ -209,7 +209,7 @@ def _windows(video: Prepared, clip: ClipSpec, stride: int) -> int:
 
 
 def _key(paths: Sequence[Path], clip: ClipSpec, modalities: Sequence[str]) -> str:
-    """Changes with the files and with what is wanted of them."""
+    """Hash of the files' names, sizes and times and of the clip format."""
     facts: list[Any] = [asdict(clip), list(modalities)]
     facts += [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

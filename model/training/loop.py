@@ -1,8 +1,7 @@
-"""The training loop: a step, and what is done between steps.
+"""The training loop: one step, and the work between steps.
 
-Nothing here waits for the device between two steps but where losses are written out, and nothing is computed on the CPU
-that the device can do. A step depends on the state before it and on its number, so that a run that was killed goes on
-as if it had not been.
+Only writing losses waits for the device, and the CPU computes nothing that the device can. A step depends only on the
+previous state and the step number, so a killed run resumes as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,31 +25,32 @@ from model.sampling.schedule import NoiseSchedule
 from model.training.checkpoints import State, checkpoints, import_state, load_checkpoint, save_checkpoint
 from model.training.configuration import OptimizerConfig, TrainingConfig
 from model.training.coupling import coupling_gap
+from model.training.dataset import Source, evaluation_indexes
 from model.training.distribution import Processes
 from model.training.ema import ema_rate, update_ema
-from model.training.initial import load_initial
-from model.training.journal import Journal
-from model.training.objectives import Term, make_task, parts
+from model.training.initial_weights import load_initial
+from model.training.objectives import Objective, Term, make_objective, parts
 from model.training.precision import ComputeIn
+from model.training.random_draws import step_generator
 from model.training.sampling import sample_clips, sample_frames, write_picture, write_samples
-from model.training.sources import ReadAhead, Source, evaluation_numbers, open_sources
-from model.training.times import step_generator
+from model.training.sources import ReadAhead, open_sources
+from model.training.training_log import TrainingLog
 
 SYNC_STEPS = 10
-"""Several processes ask each other this often whether one of them is to stop: asking waits for the device."""
+"""Steps between checks whether one of several processes must stop; the check waits for the device."""
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says why and what is left of it."""
+    """A run that cannot continue; the message says why, and which checkpoints remain."""
 
 
 class Observer(Protocol):
-    """Who follows a run."""
+    """Receives the progress of a run."""
 
     def say(self, text: str) -> None: ...
 
     def step(self, step: int, steps: int, per_second: float, loss: float) -> None:
-        """After `step` of `steps`, at so many samples a second; `loss` is the last that is known."""
+        """After `step` of `steps`, with the rate in samples per second; `loss` is the last known value."""
         ...
 
 
@@ -68,7 +68,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Start:
-    """What to begin with where `out` has no checkpoint: an existing model's weights, or an exported state."""
+    """Initial weights or exported state, used where `out` has no checkpoint."""
 
     init: Path | None = None
     state: Path | None = None
@@ -76,7 +76,7 @@ class Start:
 
 @dataclass
 class Run:
-    """A run that is ready to go on: the parts of it, on their device."""
+    """A run that is ready to train: its parts, on their device."""
 
     config: TrainingConfig
     out: Path
@@ -84,15 +84,15 @@ class Run:
     dtype: torch.dtype
     state: State
     predict: nn.Module
-    task: Any
+    objective: Objective
     source: Source
-    looked_at: Source
+    held_out: Source
     evaluated: Latents | None = None
     losses: list[tuple[int, Tensor]] = field(default_factory=list)
 
 
 def learning_rate(config: OptimizerConfig, step: int, since: int, steps: int) -> float:
-    """Of the step number `step` (from 0), of `steps`, where the optimiser began at `since`."""
+    """Rate of `step` (from 0) of `steps`, where the optimiser began at step `since`."""
     rate = config.lr
     if config.warmup:
         rate *= min(1.0, (step - since + 1) / config.warmup)
@@ -102,7 +102,7 @@ def learning_rate(config: OptimizerConfig, step: int, since: int, steps: int) ->
 
 
 def prepare(config: TrainingConfig, out: Path, processes: Processes, start: Start, say: Callable[[str], None]) -> Run:
-    """Networks, data and the state to go on from: the newest checkpoint in `out`, else `start`, else nothing learned.
+    """Networks, data and state: from the newest checkpoint in `out`, else from `start`, else initialised.
 
     Raises ConfigurationError, StateError, CheckpointError, DataError.
     """
@@ -112,9 +112,9 @@ def prepare(config: TrainingConfig, out: Path, processes: Processes, start: Star
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
     dtype = compute_dtype(config, device)
-    task = make_task(config, device)
+    objective = make_objective(config, device)
     torch.manual_seed(config.seed)
-    network = task.build()
+    network = objective.build()
     average = copy.deepcopy(network).requires_grad_(False)
     network, average = network.to(device), average.to(device)
     settings = config.optimizer
@@ -130,43 +130,43 @@ def prepare(config: TrainingConfig, out: Path, processes: Processes, start: Star
     found = checkpoints(out / "checkpoints")
     if found:
         load_checkpoint(found[-1], state, config)
-        say(f"going on from {found[-1]}, after step {state.step}")
+        say(f"resuming from {found[-1]}, after step {state.step}")
     elif start.state is not None:
         import_state(start.state, state, config)
-        say(f"going on from {start.state}, after step {state.step}; the optimiser warms up again")
+        say(f"resuming from {start.state}, after step {state.step}; the optimiser warms up again")
     elif start.init is not None:
         load_initial(start.init, network, config)
         average.load_state_dict(network.state_dict())
         say(f"starting from the weights of {start.init}")
-    # The first process prepares what is on disk, the others find it there.
+    # The first process prepares the cache on disk; the others then find it.
     if processes.first:
-        source, looked_at = open_sources(config, out, say)
+        source, held_out = open_sources(config, out, say)
     processes.wait()
     if not processes.first:
-        source, looked_at = open_sources(config, out, say)
+        source, held_out = open_sources(config, out, say)
     predict: nn.Module = ComputeIn(network, dtype)
     if processes.count > 1:
         ids = [device.index] if device.type == "cuda" else None
         predict = DistributedDataParallel(predict, device_ids=ids, gradient_as_bucket_view=True)
     if config.compile:
         predict.compile(dynamic=False)
-    return Run(config, out, processes, dtype, state, predict, task, source, looked_at)
+    return Run(config, out, processes, dtype, state, predict, objective, source, held_out)
 
 
 def compute_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
-    """What "auto" is: bfloat16 on a GPU."""
+    """Data type of the forward pass; "auto" is bfloat16 on a GPU, else float32."""
     if config.precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return getattr(torch, config.precision)
 
 
 def train(run: Run, limits: Limits, observer: Observer) -> bool:
-    """Train to the last step, or until `limits` are reached; a checkpoint is written either way. True at the end.
+    """Train to the last step or until `limits` are reached, and write a checkpoint. True if the last step was done.
 
-    Raises TrainingError if the loss is no number any more.
+    Raises TrainingError if the loss is not finite.
     """
     config, state, processes = run.config, run.state, run.processes
-    journal = Journal(run.out, state.step, config.output.tensorboard) if processes.first else None
+    log = TrainingLog(run.out, state.step, config.output.tensorboard) if processes.first else None
     rows = processes.rows(config)
     saved = state.step if checkpoints(run.out / "checkpoints") else -1
     loss, began, before = math.nan, time.monotonic(), state.step
@@ -186,22 +186,22 @@ def train(run: Run, limits: Limits, observer: Observer) -> bool:
                 now = time.monotonic()
                 state.seconds, clock = state.seconds + now - clock, now
                 if state.step % config.output.losses == 0:
-                    loss = flush_losses(run, journal)
+                    loss = flush_losses(run, log)
                 if processes.first:
                     rate = (state.step - before) * config.batch / (now - began)
                     observer.step(state.step, config.steps, rate, loss)
                 if state.step % config.output.checkpoint == 0:
-                    loss = flush_losses(run, journal, loss)
+                    loss = flush_losses(run, log, loss)
                     save(run)
                     saved = state.step
-                if journal is not None:
-                    evaluate(run, journal)
-            flush_losses(run, journal)
+                if log is not None:
+                    evaluate(run, log)
+            flush_losses(run, log)
             if saved != state.step:
                 save(run)
         finally:
-            if journal is not None:
-                journal.close()
+            if log is not None:
+                log.close()
     return state.step >= config.steps
 
 
@@ -216,13 +216,13 @@ def one_step(run: Run, source: Source, rows: range) -> None:
     # Gradients are averaged over processes, and the loss is a mean over the samples of all of them.
     share = run.processes.count / config.batch
     network.train()
-    losses = run.task.losses(run.predict, source, state.step, rows)
+    losses = run.objective.losses(run.predict, source, state.step, rows)
     for part in range(config.accumulate):
         last = part == config.accumulate - 1
         wait = isinstance(run.predict, DistributedDataParallel) and not last
         with run.predict.no_sync() if wait else nullcontext():  # type: ignore[operator]
             terms = next(losses)
-            (sum(term.sum for term in terms.values()) * share).backward()
+            (torch.stack([term.sum for term in terms.values()]).sum() * share).backward()
         for name, term in terms.items():
             known = sums.get(name)
             total, count = term.sum.detach(), term.count
@@ -239,14 +239,14 @@ def one_step(run: Run, source: Source, rows: range) -> None:
     run.losses.append((state.step, torch.stack([norm / run.processes.count, *counted])))
 
 
-def flush_losses(run: Run, journal: Journal | None, known: float = math.nan) -> float:
-    """Write out the losses since the last time; returns the newest. Raises TrainingError if one is no number."""
+def flush_losses(run: Run, log: TrainingLog | None, known: float = math.nan) -> float:
+    """Write the losses collected since the last call; return the newest. Raises TrainingError if one is not finite."""
     if not run.losses:
         return known
     steps = [step for step, _ in run.losses]
     table = run.processes.sum(torch.stack([values for _, values in run.losses])).tolist()
     run.losses.clear()
-    names, lines = run.task.terms, []
+    names, lines = run.objective.terms, []
     for step, (norm, *values) in zip(steps, table, strict=True):
         totals, counts = values[::2], values[1::2]
         loss = sum(totals) / run.config.batch
@@ -255,31 +255,31 @@ def flush_losses(run: Run, journal: Journal | None, known: float = math.nan) -> 
         line |= {name: total / max(1.0, count) for name, total, count in zip(names, totals, counts, strict=True)}
         lines.append(line | {"gradient_norm": norm, "lr": lr})
     good = [line for line in lines if math.isfinite(line["loss"]) and math.isfinite(line["gradient_norm"])]
-    if journal is not None:
-        journal.losses(good)
+    if log is not None:
+        log.losses(good)
     if len(good) < len(lines):
         bad = next(line["step"] for line in lines if line not in good)
         raise TrainingError(
-            f"the loss or its gradient is no number any more at step {bad}: the checkpoints in "
-            f'{run.out / "checkpoints"} are from before. A lower optimizer.lr, or precision = "float32", may help'
+            f"the loss or its gradient is not finite at step {bad}: the checkpoints in "
+            f'{run.out / "checkpoints"} are older than that. A lower optimizer.lr, or precision = "float32", may help'
         )
     return lines[-1]["loss"]
 
 
 def save(run: Run) -> None:
-    """Write a checkpoint, and wait for it in every process."""
+    """Write a checkpoint; every process waits for it."""
     if run.processes.first:
         save_checkpoint(run.out / "checkpoints", run.state, run.config, run.config.output.keep)
     run.processes.wait()
 
 
-def evaluate(run: Run, journal: Journal) -> None:
-    """What is due after this step: the coupling gap, samples."""
+def evaluate(run: Run, log: TrainingLog) -> None:
+    """Compute whatever is due after this step: coupling gap, samples."""
     config, state, device = run.config, run.state, run.processes.device
     output = config.output
     if output.coupling and state.step % output.coupling == 0 and config.kind == "base" and config.model.base.coupled:
         if run.evaluated is None:
-            run.evaluated = run.looked_at.batch(evaluation_numbers(output.coupling_clips), device)
+            run.evaluated = run.held_out.batch(evaluation_indexes(output.coupling_clips), device)
         assert isinstance(state.average, CoupledUNet)
         network = ComputeIn(state.average.eval(), run.dtype)
         limits = config.model.base.max_shifts(config.model.clip.frames)
@@ -287,19 +287,19 @@ def evaluate(run: Run, journal: Journal) -> None:
         independent = config.times.independent_timesteps
         prediction = config.model.base.prediction
         gap = coupling_gap(network, schedule, run.evaluated, limits, independent, prediction, config.seed)
-        journal.coupling(state.step, gap)
+        log.coupling(state.step, gap)
     if output.samples and state.step % output.samples == 0:
         folder = run.out / "samples" / f"step-{state.step:08d}"
         if config.kind == "sr":
-            picture = sample_frames(config, state.average, run.looked_at, device, run.dtype)
+            picture = sample_frames(config, state.average, run.held_out, device, run.dtype)
             write_picture(folder, picture)
-            journal.picture(state.step, "samples", picture)
+            log.picture(state.step, "samples", picture)
         else:
             clips = sample_clips(config, state.average, device, run.dtype)
             write_samples(folder, clips, config)
             for index, clip in enumerate(clips):
-                journal.clip(state.step, f"sample {index}", clip)
-        journal.flush()
+                log.clip(state.step, f"sample {index}", clip)
+        log.flush()
 
 
 def _dropout_seed(config: TrainingConfig, step: int, rank: int) -> int:

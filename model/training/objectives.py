@@ -1,4 +1,4 @@
-"""What is learned: the noise in a clip and its sound, or in an enlarged frame. The loop knows neither."""
+"""Training objectives: denoising of a clip and its sound, or of an enlarged frame. The loop depends on neither."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from model.networks.super_resolution import SRUNet
 from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
 from model.training.configuration import TrainingConfig
+from model.training.dataset import Source
 from model.training.degradation import draw_degradation
 from model.training.denoising_loss import denoising_loss
-from model.training.sources import Source
+from model.training.random_draws import draw_noise, draw_shifts, draw_time, draw_times, step_generator
 from model.training.super_resolution_loss import super_resolution_loss
-from model.training.times import draw_noise, draw_shifts, draw_time, draw_times, step_generator
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term of the loss over some samples: the sum over them, and how many of them it was computed for."""
+    """One loss term: its sum over samples, and the number of samples it covers."""
 
     sum: Tensor
     count: Tensor | int
@@ -32,27 +32,30 @@ class Term:
 Terms = dict[str, Term]
 
 
-class Task(Protocol):
-    """A network and how its loss comes about."""
+class Objective(Protocol):
+    """A network and its loss."""
 
-    terms: tuple[str, ...]
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the loss terms."""
+        ...
 
     def build(self) -> nn.Module:
         """The network at the start of training."""
         ...
 
     def losses(self, predict: Callable[..., Any], source: Source, step: int, rows: range) -> Iterator[Terms]:
-        """The loss terms of `rows` of the batch of `step`, one dictionary for each part that fits the device."""
+        """Loss terms of `rows` of the batch of `step`, one dictionary per accumulation part."""
         ...
 
 
 def parts(rows: range, count: int) -> list[range]:
-    """`rows` in `count` consecutive parts of one size."""
+    """`rows` split into `count` consecutive parts of equal size."""
     size = len(rows) // count
     return [rows[k * size : (k + 1) * size] for k in range(count)]
 
 
-class BaseTask:
+class DenoisingObjective:
     """The coupled network, or one of the single-modality baselines."""
 
     def __init__(self, config: TrainingConfig, device: torch.device) -> None:
@@ -97,8 +100,8 @@ class BaseTask:
             yield {name: Term(getattr(terms, name).sum(), (~given[name]).sum()) for name in self.terms}
 
 
-class SuperResolutionTask:
-    """The super-resolution network, frame by frame."""
+class SuperResolutionObjective:
+    """The super-resolution network, on single frames."""
 
     def __init__(self, config: TrainingConfig, device: torch.device) -> None:
         assert config.model.sr is not None
@@ -115,11 +118,13 @@ class SuperResolutionTask:
         t = draw_time(config.times, self.schedule, config.batch, draw)
         shape = (config.batch, 3, clip.height * self.sr.factor, clip.width * self.sr.factor)
         noise = torch.randn(shape, generator=draw, device=self.device)[rows.start : rows.stop]
-        spoilt = draw_degradation(config.degradation, config.batch, (clip.height, clip.width), self.sr.factor, draw)
+        degradation = draw_degradation(
+            config.degradation, config.batch, (clip.height, clip.width), self.sr.factor, draw
+        )
         for part in parts(rows, config.accumulate):
             own = slice(part.start, part.stop)
             large = source.frames(step * config.batch + torch.arange(part.start, part.stop), self.device)
-            small = spoilt.apply(large, own)
+            small = degradation.apply(large, own)
             local = slice(part.start - rows.start, part.stop - rows.start)
             terms = super_resolution_loss(
                 predict, self.schedule, large, small, t[own], noise[local], self.sr.prediction
@@ -127,5 +132,5 @@ class SuperResolutionTask:
             yield {name: Term(value.sum(), len(part)) for name, value in terms.items()}
 
 
-def make_task(config: TrainingConfig, device: torch.device) -> BaseTask | SuperResolutionTask:
-    return SuperResolutionTask(config, device) if config.kind == "sr" else BaseTask(config, device)
+def make_objective(config: TrainingConfig, device: torch.device) -> Objective:
+    return SuperResolutionObjective(config, device) if config.kind == "sr" else DenoisingObjective(config, device)

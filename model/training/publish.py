@@ -21,8 +21,8 @@ from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
 from model.training.checkpoints import StateError, checkpoints, read_checkpoint, refuse_other, write_atomically
 from model.training.configuration import TrainingConfig, configuration_from_json
-from model.training.journal import COUPLING, LOSSES, read_rows
-from model.training.sources import Source, evaluation_numbers
+from model.training.dataset import Source, evaluation_indexes
+from model.training.training_log import COUPLING, LOSSES, read_rows
 
 CALIBRATION_TIMES = 33
 CHUNK = 8
@@ -58,10 +58,10 @@ def publish(config: TrainingConfig, out: Path, folder: Path, dtype: torch.dtype)
     data = save(weights)
     write_atomically(folder / f"{part}.safetensors", lambda file: file.write(data))
     write_atomically(folder / f"training-{part}.json", lambda file: file.write(_record(config, content).encode()))
-    for name, journal in (("losses", LOSSES), ("coupling", COUPLING)):
+    for name, log in (("losses", LOSSES), ("coupling", COUPLING)):
         target = folder / f"{name}-{part}.csv"
-        if (out / journal).exists():
-            curve = _curve(out / journal)
+        if (out / log).exists():
+            curve = _curve(out / log)
             write_atomically(target, lambda file, curve=curve: file.write(curve.encode()))
         else:
             target.unlink(missing_ok=True)  # what lies here is of the weights that were here before
@@ -75,7 +75,7 @@ def calibrate_published(
     """Measure the error of the published network on clips that training did not see, and keep it in the manifest."""
     base, _ = load_model(replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None), device)
     evaluator = Evaluator(base, None, NoiseSchedule.from_config(manifest.config.schedule))
-    numbers = evaluation_numbers(config.output.calibration_clips)
+    numbers = evaluation_indexes(config.output.calibration_clips)
 
     def clips() -> Iterator[Latents]:
         for part in numbers.split(CHUNK):
@@ -122,7 +122,7 @@ def _record(config: TrainingConfig, content: dict[str, object]) -> str:
 
 
 def _curve(path: Path) -> str:
-    """A journal as CSV, averaged over spans of steps so that it stays small."""
+    """A log as CSV, averaged over spans of steps to keep it small."""
     rows = read_rows(path)
     text = io.StringIO()
     if rows:

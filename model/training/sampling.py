@@ -1,4 +1,4 @@
-"""Clips of the averaged weights while a run goes on, made as the service makes them."""
+"""Samples drawn with the averaged weights during a run, by the same pipeline as the service."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from model.sampling.samplers import dpmpp_2m
 from model.sampling.schedule import NoiseSchedule
 from model.sampling.upsampling import super_resolve
 from model.training.configuration import TrainingConfig
+from model.training.dataset import Source, evaluation_indexes
 from model.training.degradation import draw_degradation
-from model.training.sources import Source, evaluation_numbers
-from model.training.times import step_generator
+from model.training.random_draws import step_generator
 
 
 def sample_clips(config: TrainingConfig, average: nn.Module, device: torch.device, dtype: torch.dtype) -> list[Clip]:
@@ -41,14 +41,14 @@ def sample_clips(config: TrainingConfig, average: nn.Module, device: torch.devic
 def sample_frames(
     config: TrainingConfig, average: nn.Module, source: Source, device: torch.device, dtype: torch.dtype
 ) -> np.ndarray:
-    """One picture (height, width, 3) uint8: a row for each frame, the small one, what is made of it, and the truth."""
+    """One picture (height, width, 3) uint8: one row per frame: input, output, target."""
     assert isinstance(average, SRUNet)
     assert config.model.sr is not None
     clip, factor = config.model.clip, config.model.sr.factor
     network = copy.deepcopy(average).to_compute(dtype)
     schedule = NoiseSchedule.from_config(config.model.schedule)
     count = config.output.sample_count
-    large = source.frames(evaluation_numbers(count), device)
+    large = source.frames(evaluation_indexes(count), device)
     draw = step_generator(config.seed, 0, device, "samples")
     small = draw_degradation(config.degradation, count, (clip.height, clip.width), factor, draw).apply(
         large, slice(0, count)
@@ -65,7 +65,7 @@ def sample_frames(
 
 
 def write_samples(folder: Path, clips: list[Clip], config: TrainingConfig) -> None:
-    """clip-0.mp4, clip-1.mp4, … (wav for a network of sound alone) in `folder`."""
+    """clip-0.mp4, clip-1.mp4, … (wav for an audio-only network) in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, clip in enumerate(clips):
         path = folder / f"clip-{index}.mp4"

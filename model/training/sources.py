@@ -1,4 +1,4 @@
-"""Where clips come from. A data set is a function from sample numbers to clips, so that a run can go on at any step."""
+"""Opens the data set that a configuration names, and reads its batches ahead."""
 
 from __future__ import annotations
 
@@ -8,64 +8,38 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from model.sampling.latents import Latents
+from model.training.bounce import Bounce
 from model.training.configuration import TrainingConfig
-
-EVALUATION = 2**40
-"""Sample numbers from here on are for looking at: no training run of a procedural data set gets so far."""
+from model.training.dataset import Source
+from model.training.folder import open_folder
 
 AHEAD = 3
-"""Batches that are read from disk before they are asked for."""
-
-
-class DataError(ValueError):
-    """A data set that nothing can be trained on; the message says why."""
-
-
-class Source(Protocol):
-    """A data set. What it gives for a sample number depends on nothing else."""
-
-    def batch(self, indexes: Tensor, device: torch.device) -> Latents:
-        """Clips in [-1, 1] for the sample numbers `indexes` (batch,), int64, on `device`."""
-        ...
-
-    def frames(self, indexes: Tensor, device: torch.device) -> Tensor:
-        """Frames (batch, 3, height·factor, width·factor) in [-1, 1], the targets of super-resolution."""
-        ...
+"""Batches read from disk in advance."""
 
 
 def open_sources(config: TrainingConfig, out: Path, say: Callable[[str], None]) -> tuple[Source, Source]:
-    """The data to train on and the data to look at; `say` hears what is left out. Raises DataError if nothing is
-    left."""
+    """The training and the held-out data. Calls `say` for each file left out. Raises DataError if none is left."""
     clip, sr = config.model.clip, config.model.sr
     factor = sr.factor if config.kind == "sr" and sr is not None else 1
     if config.data.source == "bounce":
-        from model.training.bounce import Bounce
-
         source = Bounce(clip, config.data.seed, "train", factor if factor > 1 else 4)
         return source, source
-    from model.training.folder import open_folder
-
     cache = Path(config.data.cache) if config.data.cache else out / "cache"
     shown = replace(clip, height=clip.height * factor, width=clip.width * factor)
     modalities = config.model.base.modalities if config.kind == "base" else ("video",)
     return open_folder(config.data, shown, modalities, cache, say)
 
 
-def evaluation_numbers(count: int) -> Tensor:
-    """Sample numbers of the clips that every evaluation of a run looks at."""
-    return torch.arange(EVALUATION, EVALUATION + count)
-
-
 class ReadAhead:
-    """A source whose next batches, known from `order`, are read in a thread while the device works on this one.
+    """Reads the next batches of a source, known from `order`, in a thread while the device works on the current one.
 
-    A source that makes its clips on the device (no `reads_disk`) is asked directly: there is nothing to wait for.
+    A source that renders on the device (without `reads_disk`) is called directly.
     """
 
     def __init__(self, source: Source, order: Iterator[Tensor], device: torch.device) -> None:
@@ -95,5 +69,5 @@ class ReadAhead:
             self._coming.append((following, self._pool.submit(read, following, self._device)))
         expected, batch = self._coming.popleft()
         if not torch.equal(expected, indexes):
-            raise RuntimeError(f"samples {indexes[0]} … were asked for where {expected[0]} … were due")
+            raise RuntimeError(f"samples {indexes[0]} … were requested where {expected[0]} … were due")
         return batch.result()

@@ -122,7 +122,7 @@ def test_a_published_model_is_calibrated_for_pigdm(trained: Path, tmp_path: Path
     config = small()
     manifest = publish(config, trained, tmp_path / "small", torch.float32)
     ready, _ = run(config, trained)
-    calibrate_published(manifest, config, ready.looked_at, torch.device("cpu"), Silent().say)
+    calibrate_published(manifest, config, ready.held_out, torch.device("cpu"), Silent().say)
     curve = read_manifest(tmp_path / "small" / FILE_NAME).calibration
     assert len(curve["times"]) == len(curve["video"]) == len(curve["audio"]) == 33
     assert curve["video"][0] < curve["video"][-1]

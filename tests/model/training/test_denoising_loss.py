@@ -13,7 +13,7 @@ from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
 from model.training.configuration import TimesConfig
 from model.training.denoising_loss import denoising_loss
-from model.training.times import draw_noise, draw_shifts, draw_times
+from model.training.random_draws import draw_noise, draw_shifts, draw_times
 
 CPU = torch.device("cpu")
 SCHEDULE = NoiseSchedule.from_config(ScheduleConfig())

@@ -14,9 +14,10 @@ import torch
 from model.media.decode import decode_audio, decode_video
 from model.networks.config import ClipSpec
 from model.training.configuration import DataConfig
+from model.training.dataset import DataError, evaluation_indexes
 from model.training.folder import FolderSource, open_folder, prepare_folder
-from model.training.sources import DataError, ReadAhead, evaluation_numbers
-from model.training.survey import survey
+from model.training.folder_check import check_folder
+from model.training.sources import ReadAhead
 from tests.clips import Film, Track, make
 from tests.command_line import invoke
 from tests.model.training.runs import run, small
@@ -48,8 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_survey_says_of_each_file_whether_it_can_be_used_and_why_not(folder: Path) -> None:
-    found = {file.path.name: file for file in survey(folder, CLIP)}
+def test_the_folder_check_says_which_files_can_be_used_and_why_others_cannot(folder: Path) -> None:
+    found = {file.path.name: file for file in check_folder(folder, CLIP)}
     assert sorted(found) == ["a.mp4", "b.mp4", "broken.mp4", "mute.mp4", "short.mp4", "silent.mp4", "words.mp4"]
     assert (found["a.mp4"].problem, found["b.mp4"].problem) == (None, None)
     for name, words in {
@@ -69,7 +70,7 @@ def test_a_survey_says_of_each_file_whether_it_can_be_used_and_why_not(folder: P
 
 
 def test_for_video_alone_sound_does_not_matter(folder: Path) -> None:
-    used = {file.path.name for file in survey(folder, CLIP, ("video",)) if file.problem is None}
+    used = {file.path.name for file in check_folder(folder, CLIP, ("video",)) if file.problem is None}
     assert used == {"a.mp4", "b.mp4", "mute.mp4", "silent.mp4"}
 
 
@@ -93,7 +94,7 @@ def opened(folder: Path, cache: Path, said: list[str] | None = None, **changes: 
 
 def test_windows_are_what_the_service_shows_the_network_of_the_same_place(folder: Path, tmp_path: Path) -> None:
     source, _ = opened(folder, tmp_path)
-    clips = source.batch(evaluation_numbers(36), CPU)  # in order: 13 of a.mp4, 23 of b.mp4
+    clips = source.batch(evaluation_indexes(36), CPU)  # in order: 13 of a.mp4, 23 of b.mp4
     for number, path, start in ((0, "a.mp4", 0.0), (5, "a.mp4", 0.5), (13 + 22, "inner/b.mp4", 2.2)):
         video, audio = decode_video(folder / path, CLIP, start), decode_audio(folder / path, CLIP, start)
         torch.testing.assert_close(clips["video"][number], video, atol=1e-6, rtol=0)
@@ -126,7 +127,7 @@ def test_what_is_prepared_is_used_again_until_the_folder_changes(folder: Path, t
     assert sum(line.startswith("left out") for line in said) == 5
     said.clear()
     opened(folder, tmp_path, said)
-    assert said == ["2 videos to train on, 36 clips; 0 kept back to look at"]
+    assert said == ["2 videos to train on, 36 clips; 0 held out"]
     (folder / "words.mp4").write_text("changed")
     prepare_folder(folder, CLIP, BOTH, tmp_path, said.append)
     assert any(line.startswith("preparing") for line in said)
@@ -134,8 +135,8 @@ def test_what_is_prepared_is_used_again_until_the_folder_changes(folder: Path, t
 
 def test_files_are_kept_back_to_look_at(folder: Path, tmp_path: Path) -> None:
     config = DataConfig(source="folder", folder=str(folder), held_out=0.5)
-    source, looked_at = open_folder(config, CLIP, BOTH, tmp_path, lambda _: None)
-    assert {len(source), len(looked_at)} == {13, 23}
+    source, held_out = open_folder(config, CLIP, BOTH, tmp_path, lambda _: None)
+    assert {len(source), len(held_out)} == {13, 23}
 
 
 def test_a_folder_with_nothing_to_train_on_is_refused(folder: Path, tmp_path: Path) -> None:

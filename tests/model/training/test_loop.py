@@ -17,8 +17,8 @@ import torch
 from model.training import loop
 from model.training.checkpoints import StateError, checkpoints, read_checkpoint
 from model.training.configuration import OptimizerConfig
-from model.training.journal import COUPLING, LOSSES, read_rows
 from model.training.loop import learning_rate
+from model.training.training_log import COUPLING, LOSSES, read_rows
 from tests.model.training.runs import run, small, to_toml
 
 
@@ -184,8 +184,8 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_the_difference(wh
         run(small(steps=13, base={"channels": 32}), whole)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_spoils_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(loop.TrainingError, match=r"no number any more at step \d+"):
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(loop.TrainingError, match=r"not finite at step \d+"):
         run(small(steps=50, optimizer={"lr": 1e12, "clip_gradient": 0.0}), tmp_path)
     for path in checkpoints(tmp_path / "checkpoints"):
         assert all(value.isfinite().all() for value in read_checkpoint(path)["network"].values())

@@ -1,4 +1,4 @@
-"""What a run leaves to be looked at: a line for each step in losses.jsonl, and TensorBoard's logs."""
+"""Logs of a training run: losses.jsonl with one line per step, coupling.jsonl, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LOSSES = "losses.jsonl"
 COUPLING = "coupling.jsonl"
 
 
-class Journal:
-    """Writes into the folder `out`. Lines after step `step` are removed: the run goes through those again."""
+class TrainingLog:
+    """Writes into the folder `out`. Lines after `step` are removed, because a resumed run repeats those steps."""
 
     def __init__(self, out: Path, step: int, tensorboard: bool) -> None:
         self.out = out
@@ -35,7 +35,7 @@ class Journal:
             self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step)
 
     def losses(self, rows: list[dict[str, float]]) -> None:
-        """One line a step, with its number as `step`."""
+        """Append one line per step; `step` holds its number."""
         self._append(LOSSES, rows)
         if self._board is not None:
             for row in rows:
@@ -54,7 +54,7 @@ class Journal:
                 self._board.add_scalar(name, value, step)
 
     def clip(self, step: int, name: str, made: Clip) -> None:
-        """A clip as a moving picture and a sound."""
+        """Log a clip as an animation and a sound."""
         if self._board is None:
             return
         if made.frames is not None:
@@ -80,7 +80,7 @@ class Journal:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def _animation(self, step: int, name: str, frames: np.ndarray, fps: int) -> None:
-        # SummaryWriter.add_video wants moviepy for what Pillow does as well: an animated GIF in an image summary.
+        # SummaryWriter.add_video needs moviepy; Pillow can write the same animated GIF into an image summary.
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
         pictures = [Image.fromarray(frame) for frame in frames]
@@ -95,7 +95,7 @@ class Journal:
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """The lines of a journal; one that a killed run left unfinished at the end is not one."""
+    """The complete lines of a log; an unfinished last line of a killed run is skipped."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

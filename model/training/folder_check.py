@@ -1,4 +1,4 @@
-"""What a folder of videos holds for training, and why it leaves out what it leaves out: every file is decoded."""
+"""Checks which videos of a folder can be used for training, and why others cannot. Decodes every file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from model.runtime.threads import available_cores
 
 SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 SILENCE = 1e-3
-"""The root mean square below which a sound is silence: -60 dB of full scale."""
+"""RMS below which a sound counts as silent: -60 dB of full scale."""
 LONGEST = Fraction(3600)
-"""Seconds of sound that are read of one file at most."""
+"""Longest sound read from one file, in seconds."""
 
 
 @dataclass(frozen=True)
-class Surveyed:
-    """One file. `frames` are those of its own rate `fps`, `windows` the clips at the model's. `loudness` is the root
-    mean square of its sound, None without. `problem`: why training leaves it out, None if it does not."""
+class FileCheck:
+    """One file. `frames` are at its own rate `fps`; `windows` counts clips at the model's rate. `loudness` is the RMS
+    of its sound, None without sound. `problem` is the reason why training leaves it out, else None."""
 
     path: Path
     bytes: int
@@ -46,18 +46,18 @@ def find_videos(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
-def survey(
+def check_folder(
     folder: Path,
     clip: ClipSpec | None = None,
     modalities: Sequence[str] = MODALITIES,
     stride: int = 1,
-    report: Callable[[Surveyed], None] = lambda _: None,
-) -> list[Surveyed]:
-    """Look at every video under `folder` as training for `clip` and `modalities` would; `report` hears of each."""
+    report: Callable[[FileCheck], None] = lambda _: None,
+) -> list[FileCheck]:
+    """Check every video under `folder` for training with `clip` and `modalities`; calls `report` for each."""
     spec = clip or ClipSpec()
 
-    def look(path: Path) -> Surveyed:
-        found = survey_file(path, spec, modalities, stride)
+    def look(path: Path) -> FileCheck:
+        found = check_file(path, spec, modalities, stride)
         report(found)
         return found
 
@@ -65,8 +65,8 @@ def survey(
         return list(pool.map(look, find_videos(folder)))
 
 
-def survey_file(path: Path, clip: ClipSpec, modalities: Sequence[str], stride: int = 1) -> Surveyed:
-    """Decode one file from beginning to end. What is wrong with it is in `problem`; nothing is raised for it."""
+def check_file(path: Path, clip: ClipSpec, modalities: Sequence[str], stride: int = 1) -> FileCheck:
+    """Decode one file from beginning to end. A fault is returned in `problem`, never raised."""
     facts: dict[str, float | int | None] = {}
     size = path.stat().st_size
     try:
@@ -79,16 +79,16 @@ def survey_file(path: Path, clip: ClipSpec, modalities: Sequence[str], stride: i
     except OSError as error:
         problem = f"the file cannot be read: {error.strerror or error}"
     windows = 0 if problem else count_windows(_frames_at(clip.fps, facts), clip, stride)
-    return Surveyed(path, size, **facts, windows=windows, problem=problem)  # type: ignore[arg-type]
+    return FileCheck(path, size, **facts, windows=windows, problem=problem)  # type: ignore[arg-type]
 
 
 def count_windows(frames: int, clip: ClipSpec, stride: int) -> int:
-    """Clips that begin every `stride` frames in `frames` frames of the model's rate."""
+    """Number of clips, one starting every `stride` frames, in `frames` frames at the model's rate."""
     return 0 if frames < clip.frames else (frames - clip.frames) // stride + 1
 
 
-def survey_table(found: Sequence[Surveyed]) -> str:
-    """What was found, for a terminal: totals, then every file that is left out with its reason."""
+def check_table(found: Sequence[FileCheck]) -> str:
+    """The result as text: totals, then every file left out with its reason."""
     used = [file for file in found if file.problem is None]
     left_out = [file for file in found if file.problem is not None]
     lines = [f"{len(found)} videos, {len(used)} of them can be trained on, {sum(f.windows for f in used)} clips"]
@@ -124,7 +124,7 @@ def _listen(path: Path, facts: dict[str, float | int | None]) -> None:
             return
         stream = container.streams.audio[0]
         length = seconds(stream.duration, stream.time_base)
-    # Read as long as the picture lasts: what sounds after it is never in a clip.
+    # Read sound only as long as the picture lasts; clips never contain later sound.
     span = min(LONGEST, Fraction(facts["seconds"] or 0), length or LONGEST) if facts["seconds"] else LONGEST
     sound = read_sound(path, Fraction(0), max(span, Fraction(1, 10)))
     samples = sound.to_float()
@@ -153,7 +153,7 @@ def _problem(facts: dict[str, float | int | None], clip: ClipSpec, modalities: S
 
 
 def _frames_at(fps: int, facts: dict[str, float | int | None]) -> int:
-    """Frames of the model's rate that the file has: those with sound, where it was listened to."""
+    """Frames at the model's rate; only those that have sound, if sound was read."""
     length = facts.get("seconds") or 0.0
     if facts.get("loudness") is not None:
         length = min(length, facts.get("sound_seconds") or 0.0)

@@ -1,7 +1,7 @@
-"""Every random number of a training step, drawn from (seed, step) alone: a resumed run draws what the first would have.
+"""Random numbers of a training step. They depend on (seed, step) only, so a resumed run draws the same ones.
 
-The draws are for the whole batch over all GPUs, and each takes its own rows: so neither the number of GPUs nor the
-number of parts a step is worked off in changes what is learned.
+Each process draws for the whole batch and takes its own rows, so neither the number of GPUs nor the number of
+accumulation parts changes the result.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from model.training.configuration import TimesConfig
 
 
 def step_generator(seed: int, step: int, device: torch.device, purpose: str = "step") -> torch.Generator:
-    """The random numbers of one step, on the device itself."""
+    """Generator for one step, on `device`."""
     digest = hashlib.sha256(f"duet/train/{purpose}/{seed}/{step}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
 @dataclass(frozen=True)
 class Times:
-    """Integer times of each sample (batch,), and where a modality is given without noise instead (batch,), bool."""
+    """Integer times of each sample (batch,), and masks (batch,), bool, of samples whose modality is clean."""
 
     video: Tensor
     audio: Tensor
@@ -37,8 +37,7 @@ class Times:
 
 
 def draw_times(config: TimesConfig, schedule: NoiseSchedule, batch: int, generator: torch.Generator) -> Times:
-    """Times of `schedule`, in the density and the mix of `config`. A clean modality stands at t = 0, as in clean
-    conditioning."""
+    """Times of `schedule`, with the density and mix of `config`. A clean modality has t = 0."""
     device = generator.device
     video = draw_time(config, schedule, batch, generator)
     audio = draw_time(config, schedule, batch, generator)
@@ -54,7 +53,7 @@ def draw_times(config: TimesConfig, schedule: NoiseSchedule, batch: int, generat
 
 
 def draw_time(config: TimesConfig, schedule: NoiseSchedule, batch: int, generator: torch.Generator) -> Tensor:
-    """Times of `schedule` (batch,), int64, in the density of `config`."""
+    """Times of `schedule` (batch,), int64, with the density of `config`."""
     device = generator.device
     if config.density == "uniform":
         return torch.randint(len(schedule.betas), (batch,), generator=generator, device=device)
@@ -65,7 +64,7 @@ def draw_time(config: TimesConfig, schedule: NoiseSchedule, batch: int, generato
 
 @lru_cache(maxsize=8)
 def _noisiness(schedule: NoiseSchedule, device: torch.device) -> Tensor:
-    """−λ_t of every time, ascending. Kept on the device: sending it there in every step would wait for it."""
+    """−λ_t of every time, ascending. Cached on the device, since a copy in every step would synchronise."""
     return torch.tensor([-schedule.log_snr(t) for t in range(len(schedule.betas))], device=device)
 
 
@@ -79,12 +78,12 @@ def draw_shifts(max_shifts: Sequence[int], batch: int, generator: torch.Generato
 
 @lru_cache(maxsize=8)
 def _limits(max_shifts: tuple[int, ...], device: torch.device) -> Tensor:
-    """How many shifts there are to choose from. Kept on the device: sending them in every step would wait for it."""
+    """Number of possible shifts per block. Cached on the device, since a copy in every step would synchronise."""
     return torch.tensor(max_shifts, dtype=torch.float32, device=device) + 1
 
 
 def draw_noise(x0: Latents, batch: int, rows: slice, generator: torch.Generator) -> Latents:
-    """Standard normal noise for the `rows` of a batch whose samples are shaped as those of `x0`, video first."""
+    """Standard normal noise for the `rows` of a batch with the sample shapes of `x0`; video is drawn first."""
     noise = Latents(None, None)
     for name in MODALITIES:
         value = getattr(x0, name)
