@@ -1,5 +1,5 @@
 """The bare pipeline with networks of known timing: `python -m benchmarks.bare BATCH REPEATS STEPS` makes BATCH clips in
-lockstep, then writes their files. Prints the seconds of each pass, as JSON: of the clips, and of the files of one."""
+lockstep, then writes their files. Prints the seconds of each pass as JSON: for all clips, and for one clip's files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _lockstep(pipeline: Any, requests: list[ClipRequest]) -> list[Clip]:
             except StopIteration as stop:
                 clips.append(stop.value)
         if clips:
-            assert not asked, "all take the same number of steps"
+            assert not asked, "all clips take the same number of steps"
             return clips
 
 

@@ -1,9 +1,9 @@
-"""The table and the training curve of docs/demo-model.md, from what lies beside the weights of the model that ships.
+"""The table and the training curve of docs/demo-model.md, from the files beside the demo model's weights.
 
     python -m benchmarks.demo_model [--out docs/figures]
 
-Draws demo-training.png and prints JSON: the scores of `evaluation.json` as a table in Markdown, and what was trained.
-The scores themselves are made by `duet evaluate demo --json model/weights/demo/evaluation.json`.
+Draws demo-training.png and prints JSON: the scores of `evaluation.json` as a Markdown table, and a summary of the
+training. The scores come from `duet evaluate demo --json model/weights/demo/evaluation.json`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """`python -m benchmarks.forward`: the coupled network against a plain one with the same weights; prints JSON.
 
-Both run in turn in one process, so that whatever else the machine does falls on both; a ratio is the median over the
-repetitions of (plain / ours). Ours runs as the worker runs it, with `keep_freed_memory`; the plain one as a script
-would. Peak memory is that of a process of its own for each, which holds the weights and does two forwards. On a GPU the
-plain one runs in float16, as published; `--compile` then compiles ours.
+Both alternate in one process, so that other load on the machine affects both; a ratio is the median of (plain / ours)
+over the repetitions. Ours runs as in the worker, with `keep_freed_memory`; the plain one as in a script. Peak memory is
+measured in a separate process for each, which holds the weights and does two forwards. On a GPU the plain one runs in
+float16, as published; `--compile` then compiles ours.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from model.networks.pair import Pair
 from model.runtime.allocator import keep_freed_memory
 
 H200_BF16 = 790e12
-"""Operations a second that are reachable there in bfloat16."""
+"""Reachable operations per second in bfloat16."""
 
 
 def drawn_network(config: ModelConfig, device: str) -> CoupledUNet:
-    """Weights of a size that keeps activations near one; their values do not matter here."""
+    """Random weights, scaled to keep activations near one."""
     network = build(CoupledUNet, config.base)
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
@@ -85,7 +85,7 @@ def difference(a: Pair, b: Pair) -> float:
 
 
 def operations(config: ModelConfig, batch: int) -> int:
-    """Floating point operations of the plain network, counted without computing."""
+    """Floating point operations of the plain network, counted on the meta device."""
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         PlainCoupledUNet(config.base, to_published(CoupledUNet(config.base)))(
             Pair(torch.empty(batch, *config.clip.video_shape), torch.empty(batch, *config.clip.audio_shape)),
@@ -96,7 +96,7 @@ def operations(config: ModelConfig, batch: int) -> int:
 
 
 def peak_bytes(name: str, options: argparse.Namespace) -> tuple[int, int]:
-    """Memory of a process that does nothing but two forwards of `name`: with only Python and torch, and at its peak."""
+    """Memory of a process that only does two forwards of `name`: after importing torch, and at its peak."""
     arguments = [f"--preset={options.preset}", f"--device={options.device}", f"--batch={options.batch}"]
     command = [sys.executable, "-m", "benchmarks.forward", *arguments, f"--memory={name}"]
     libraries, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
@@ -117,7 +117,7 @@ def measure_memory(name: str, options: argparse.Namespace) -> str:
 
 
 def _peak_resident() -> int:
-    """Bytes. Linux' VmHWM: what getrusage calls ru_maxrss is also that of the process that started this one."""
+    """Bytes. VmHWM on Linux, because ru_maxrss is inherited from the parent process."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)

@@ -1,10 +1,10 @@
-"""How much of the coupling between sound and video each guidance method keeps, on a pair of scalars whose exact answer
-is known; JSON, and a figure.
+"""Coupling between audio and video kept by each guidance method, on a pair of scalars with a known exact answer. Prints
+JSON and draws a figure.
 
     python -m benchmarks.guidance_coupling [--figure docs/figures/guidance.png]
 
-The pair and the methods are those of tests/model/sampling/test_guidance.py. Nothing here is timed: the numbers are the
-same on every machine.
+The pair and the methods are those of tests/model/sampling/test_guidance.py. Nothing is timed: the numbers are the same
+on every machine.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Whether a worker grows: 200 jobs in a row, finished, cancelled and failed ones mixed. Prints JSON.
+"""Measures whether a worker's memory grows over 200 finished, cancelled and failed jobs. Prints JSON.
 
     python -m benchmarks.memory [--jobs 200]
 
-The networks take no time to speak of (`benchmarks.timed`); decoding, encoding, storage and Redis are real. Resident
-memory of the worker, when it is idle after job 20 and every twentieth from then on.
+The networks take almost no time (`benchmarks.timed`); decoding, encoding, storage and Redis are real. The resident
+memory of the idle worker is read after every 20 jobs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.service import events, serving
 from benchmarks.timed import BROKEN, CALL, CLIP
 
 ROUND = 20
-"""Jobs between two readings: of these the first two fail, the next four are cancelled, the others finish."""
+"""Jobs between two readings: the first two fail, the next four are cancelled, the others finish."""
 
 FLIGHT = 5
 LIMIT = 1.05
@@ -66,7 +66,7 @@ async def _rounds(url: str, rounds: int, worker: int) -> tuple[list[int], Counte
 
 
 async def _one(client: httpx.AsyncClient, number: int) -> str:
-    """How the job ended."""
+    """Run one job and return its final status."""
     body = {"steps": 20, "super_resolution": False, "seed": BROKEN if number < 2 else number}
     answer = await client.post("/generate", json=body)
     answer.raise_for_status()
@@ -81,13 +81,13 @@ async def _one(client: httpx.AsyncClient, number: int) -> str:
 
 
 def _worker() -> int:
-    """Process number of the worker that this process' stack runs."""
+    """Process id of this stack's worker."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().split(b"\0")
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             grandparent = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1]
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         if b"benchmarks.timed" in command and b"worker" in command and int(grandparent) == os.getpid():
             return int(folder.name)

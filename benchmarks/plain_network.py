@@ -1,8 +1,8 @@
-"""The coupled U-Net written down plainly, to measure the real one against: channels first, one window after another.
+"""A plain coupled U-Net as the baseline of benchmarks.forward: channels first, one window after another.
 
-It computes from a dict of tensors under their published names and follows the figures of Ruan et al. (CVPR 2023) step
-by step: every convolution on the axes it is drawn on, attention as two einsums around a softmax, RS-MMA as a loop over
-frames. Only even clips (samples divisible by frames) and the `paper` structure are covered: what the benchmark needs.
+It computes from a dict of tensors by published name and follows the figures of Ruan et al. (CVPR 2023) step by step:
+every convolution on the axes of the figure, attention as two einsums around a softmax, RS-MMA as a loop over frames. It
+covers only what the benchmark needs: samples divisible by frames, and the structure of `paper`.
 """
 
 from __future__ import annotations

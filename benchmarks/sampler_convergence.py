@@ -1,9 +1,9 @@
-"""Error against number of evaluations for every sampler, on a target whose exact solution is known; JSON, and a figure.
+"""Error by number of evaluations for every sampler, on a target with a known exact solution; JSON and a figure.
 
     python -m benchmarks.sampler_convergence [--figure docs/figures/sampler_convergence.png]
 
-The target is a two-mode mixture in one dimension. Its probability-flow solution keeps quantiles, so the error is
-against the truth, not against a longer run. Nothing here is timed: the numbers are the same on every machine.
+The target is a two-mode mixture in one dimension. Its probability-flow solution preserves quantiles, so the error
+is relative to the exact solution, not to a longer run. Nothing is timed: the numbers are the same on every machine.
 """
 
 from __future__ import annotations

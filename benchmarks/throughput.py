@@ -1,8 +1,8 @@
-"""Clips a second against the batch size, and the share of the device's speed that is reached. Prints JSON.
+"""Throughput by batch size, in clips and operations per second. Prints JSON.
 
     python -m benchmarks.throughput [--device cuda] [--compile] [--sr] [--batches 1,2,4,8,16,32] [--table FILE]
 
-The engine runs `batch` jobs side by side at each size, 20 base steps and, with --sr, 8 of super-resolution, on random
+At each size the engine runs `batch` concurrent jobs, 20 base steps and, with --sr, 8 of super-resolution, on random
 weights. Operations are counted by PyTorch on one forward of each network.
 """
 
@@ -100,7 +100,7 @@ def _round(pipeline: Pipeline, batch: int, options: argparse.Namespace, number: 
 
 
 def _operations(pipeline: Pipeline, options: argparse.Namespace) -> float:
-    """Of one clip, all steps."""
+    """Operations of all steps of one clip."""
     evaluator = pipeline.evaluator
     with FlopCounterMode(display=False) as base:
         evaluator(typical_clips(pipeline, 1))

@@ -1,7 +1,7 @@
-"""A worker as it is, but for its networks: they take a known time, asleep as a CPU is while a GPU works.
+"""A real worker whose networks sleep for a known time instead of computing, like a CPU that waits for a GPU.
 
-So what a benchmark sees beyond that time is the service's own. `python -m benchmarks.timed [worker]`: the stack or one
-worker of it, with the settings of the environment and these:
+Everything beyond that time is the service's own. `python -m benchmarks.timed [worker]` runs the stack, or one worker of
+it, with the settings of the environment and these:
 
     DUET_TIMED_CALL     seconds of a forward, whatever its size   (default 0.02)
     DUET_TIMED_CLIP     seconds more for each clip in it          (default 0.005)
@@ -44,7 +44,7 @@ BROKEN = 10**9
 
 
 class TimedNetwork(nn.Module):
-    """Shaped as the coupled U-Net; predicts next to no noise after `call` seconds and `clip` more for each clip."""
+    """Has the interface of the coupled U-Net; takes `call` seconds and `clip` more for each clip."""
 
     config = UNetConfig()
 
@@ -63,7 +63,7 @@ class TimedNetwork(nn.Module):
 
 
 class TimedPipeline(Pipeline):
-    """Whose programs break for some seeds."""
+    """Its programs raise for some seeds."""
 
     def program(
         self, request: ClipRequest, on_progress: Callable[[StepProgress], None] = lambda _: None
@@ -84,7 +84,7 @@ def timed_manifest() -> Manifest:
 
 
 def timed_pipeline(sizes: tuple[int, ...] | None = None) -> Pipeline:
-    """With the times of the environment."""
+    """A pipeline with the times of the environment."""
     manifest = timed_manifest()
     network = TimedNetwork(float(os.environ.get(CALL, "0.02")), float(os.environ.get(CLIP, "0.005")))
     schedule = NoiseSchedule.from_config(manifest.config.schedule)
@@ -93,7 +93,7 @@ def timed_pipeline(sizes: tuple[int, ...] | None = None) -> Pipeline:
 
 
 def load(settings: Settings) -> ModelMaker:
-    """The maker of a worker with these networks."""
+    """The ModelMaker of a worker with these networks."""
     keep_freed_memory()
     torch.set_num_threads(1)  # the networks compute nothing
     warm()

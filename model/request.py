@@ -115,22 +115,22 @@ class SamplingParams:
     def _super_resolution(self, kind: str, manifest: Manifest) -> dict[str, Any]:
         has_stage = manifest.config.sr is not None
         if self.super_resolution and kind == "v2a":
-            raise RequestError("super_resolution", "super_resolution has no use for v2a: the frames stay yours")
+            raise RequestError("super_resolution", "super_resolution does not apply to v2a, which keeps your frames")
         if self.super_resolution and not has_stage:
             raise RequestError("super_resolution", f"the model {manifest.name} has no super-resolution stage")
         wanted = has_stage and kind != "v2a" and self.super_resolution is not False
         if not wanted:
             for field in ("sr_sampler", "sr_steps"):
                 if getattr(self, field) is not None:
-                    raise RequestError(field, f"{field} has no use without super_resolution")
+                    raise RequestError(field, f"{field} applies only with super_resolution")
             return {"super_resolution": False}
         sampler = self.sr_sampler or SR_SAMPLERS[0]
         steps = self.sr_steps or SR_STEPS[sampler]
         if sampler == "ddim" and integer_stride(manifest.config.schedule.steps, steps) is None:
             raise RequestError(
                 "sr_steps",
-                f"sr_steps with ddim must be what one integer stride through {manifest.config.schedule.steps} steps "
-                f"gives, such as 25, 50 or 100; got {steps}",
+                f"sr_steps with ddim must be a count that one integer stride through "
+                f"{manifest.config.schedule.steps} steps gives, such as 25, 50 or 100; got {steps}",
             )
         return {"super_resolution": True, "sr_sampler": sampler, "sr_steps": steps}
 
@@ -147,7 +147,7 @@ class SamplingParams:
             )
         default = DEFAULT_SCALES.get((method or "", kind))
         if default is None and self.guidance_scale is not None:
-            raise RequestError("guidance_scale", f"guidance_scale has no use with guidance {method or 'off'}")
+            raise RequestError("guidance_scale", f"guidance_scale does not apply with guidance {method or 'off'}")
         return {"guidance": method, "guidance_scale": default if self.guidance_scale is None else self.guidance_scale}
 
 
@@ -170,5 +170,5 @@ def _why_not(method: str, kind: str, manifest: Manifest) -> str:
     if method == "clean":
         return f"clean needs a model trained with independent timesteps; {manifest.name} was not"
     if method == "pigdm":
-        return f"pigdm needs a calibration in the manifest; {manifest.name} has none (duet calibrate measures it)"
-    return f"the model {manifest.name} has one modality only: nothing can guide it"
+        return f"pigdm needs a calibration in the manifest; {manifest.name} has none (run duet calibrate)"
+    return f"the model {manifest.name} has one modality only, so guidance does not apply"

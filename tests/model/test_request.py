@@ -99,7 +99,7 @@ def test_values_outside_the_limits_are_refused_with_the_limits(field: str, value
         ("sing", PLAIN, SamplingParams(1), "kind"),
     ],
 )
-def test_what_has_no_use_is_refused_not_ignored(
+def test_parameters_that_do_not_apply_are_refused_not_ignored(
     kind: str, manifest: Manifest, params: SamplingParams, field: str
 ) -> None:
     with pytest.raises(RequestError) as refusal:

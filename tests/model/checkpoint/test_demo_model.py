@@ -31,7 +31,7 @@ def pipeline() -> Pipeline:
     return demo_clip.pipeline()
 
 
-def test_it_is_small_and_says_what_it_is() -> None:
+def test_the_demo_model_is_small_and_described() -> None:
     manifest = find_models()["demo"]
     assert manifest.trained
     assert manifest.config == PRESETS["pocket"]
@@ -49,7 +49,7 @@ def test_it_is_small_and_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("part", ["base", "sr"])
-def test_the_configuration_it_was_trained_with_lies_beside_it(part: str) -> None:
+def test_the_training_configuration_is_beside_the_weights(part: str) -> None:
     record = json.loads((FOLDER / f"training-{part}.json").read_text())
     assert record.pop("step") > 0
     assert record.pop("seconds") > 0

@@ -93,12 +93,12 @@ def test_windows_wrap_from_the_last_frame_to_the_first() -> None:
     assert keys[1].tolist() == [[2, 3, 4, 5], [4, 5, 6, 7], [6, 7, 0, 1], [0, 1, 2, 3]]
 
 
-def test_left_over_samples_are_heard_only_by_windows_that_run_over_the_end() -> None:
+def test_remaining_samples_are_attended_only_by_windows_that_wrap() -> None:
     keys = window_keys(9, frames=4, per_frame=2, window=2, shift=torch.tensor([0]))
     assert keys[0].tolist() == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7], [6, 7, 8, 0]]
 
 
-def test_a_second_call_with_another_length_is_not_answered_from_the_first() -> None:
+def test_no_state_is_kept_between_calls_of_different_lengths() -> None:
     module = with_weights(CrossModalAttention(32, 2, window=2))
     small = Pair(drawn(1, 3, 2, 2, 32), drawn(1, 6, 32))
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_a_second_call_with_another_length_is_not_answered_from_the_first() -> N
     assert all(torch.equal(b, a) for b, a in zip(before, after, strict=True))
 
 
-def test_without_a_window_the_whole_clip_is_attended_to() -> None:
+def test_without_a_window_every_frame_attends_to_the_whole_clip() -> None:
     whole, windowed = (with_weights(CrossModalAttention(32, 2, window)) for window in (None, 3))
     clip = Pair(drawn(2, 3, 2, 2, 32), drawn(2, 9, 32))
     for a, b in zip(whole(clip), windowed(clip, torch.tensor([0, 0])), strict=True):

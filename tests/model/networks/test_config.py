@@ -57,14 +57,16 @@ def test_norms_have_the_published_groups_wherever_these_divide_the_channels() ->
         (lambda: ModelConfig(sr=SRConfig(factor=2, channel_mult=(1,) * 9, attention_scales=())), ["128", "256"]),
     ],
 )
-def test_what_does_not_fit_is_named(build: Callable[[], object], numbers: list[str]) -> None:
+def test_inconsistent_configurations_are_refused_with_the_numbers(
+    build: Callable[[], object], numbers: list[str]
+) -> None:
     with pytest.raises(ConfigError) as refusal:
         build()
     for number in numbers:
         assert number in str(refusal.value)
 
 
-def test_a_single_modality_needs_no_common_measure() -> None:
+def test_a_single_modality_has_no_constraint_between_audio_and_frames() -> None:
     """Without RS-MMA nothing ties the audio length to the frames."""
     ModelConfig(clip=ClipSpec(frames=4), base=UNetConfig(modalities=("video",)))
 

@@ -68,7 +68,7 @@ def test_dilations_double_with_depth_and_start_again_after_512() -> None:
     assert up == [2, 1, 512, 256, 256, 128, 64, 32, 32, 16, 8, 4, 4, 2, 1]
 
 
-def test_a_network_that_has_not_trained_predicts_no_noise() -> None:
+def test_a_new_network_predicts_zero() -> None:
     eps_video, eps_audio = CoupledUNet(TINY).eval()(clip(1), times(3))
     assert eps_video.shape == (1, *CLIP.video_shape)
     assert eps_audio.shape == (1, *CLIP.audio_shape)
@@ -77,7 +77,7 @@ def test_a_network_that_has_not_trained_predicts_no_noise() -> None:
 
 
 @torch.no_grad()
-def test_each_sample_of_a_batch_is_what_it_is_alone(net: CoupledUNet) -> None:
+def test_samples_of_a_batch_are_independent(net: CoupledUNet) -> None:
     x, t = clip(3), Pair(torch.tensor([10, 500, 999]), torch.tensor([0, 499.5, 20]))
     limits = torch.tensor(TINY.max_shifts(CLIP.frames))
     shifts = torch.stack([torch.zeros_like(limits), limits, limits // 2])

@@ -58,7 +58,7 @@ def test_a_network_of_patches_keeps_the_shape_and_the_samples_apart() -> None:
 
 
 @torch.no_grad()
-def test_an_event_of_one_frame_is_heard_in_that_frame_first() -> None:
+def test_an_event_in_one_frame_changes_that_frames_audio_most() -> None:
     """The window is one frame without shift: what the first RS-MMA block says of a frame's sound is of its picture."""
     network = build(CoupledUNet, POCKET.base)
     seeded_weights(network, seed=5)
@@ -95,7 +95,7 @@ def test_super_resolution_of_patches_keeps_the_shape_and_the_frames_apart() -> N
         ({"sr": SRConfig(factor=2, channel_mult=(1, 1), attention_scales=(), patch=32)}, ["32", "64", "patches of 32"]),
     ],
 )
-def test_what_cannot_be_cut_into_patches_is_refused_with_the_numbers(changed: dict, numbers: list[str]) -> None:
+def test_sizes_that_patches_do_not_divide_are_refused_with_the_numbers(changed: dict, numbers: list[str]) -> None:
     with pytest.raises(ConfigError) as refusal:
         ModelConfig(**{"clip": POCKET.clip, "base": POCKET.base, "sr": None, **changed})
     for number in numbers:

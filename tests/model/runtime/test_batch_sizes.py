@@ -43,7 +43,7 @@ def test_measured_times_decide_when_padding_pays(count: int, costs: list[float])
     assert sum(seconds[size] for size in plan) == pytest.approx(least)
 
 
-def test_what_did_not_fit_is_not_tried_again() -> None:
+def test_sizes_that_did_not_fit_are_not_tried_again() -> None:
     batch_sizes = BatchSizes((1, 2, 4, 8, 16))
     assert batch_sizes.halve(16)
     assert batch_sizes.sizes == (1, 2, 4, 8)
@@ -56,6 +56,6 @@ def test_what_did_not_fit_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(), (0, 1), (-2,)])
-def test_sizes_that_make_no_sense_are_refused(sizes: tuple[int, ...]) -> None:
+def test_sizes_below_one_are_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="batch sizes"):
         BatchSizes(sizes)

@@ -162,7 +162,7 @@ def test_no_more_runs_at_a_time_than_there_is_room_for_and_in_their_order(
     assert max(len(batch) for batch in evaluator.batches) == 2
 
 
-def test_closing_frees_whoever_waits_at_once(make_engine: Callable[..., Engine], evaluator: Watched) -> None:
+def test_closing_ends_waiting_runs_at_once(make_engine: Callable[..., Engine], evaluator: Watched) -> None:
     engine = make_engine(1)
     runs = [engine.submit(evaluator, clip_program(name, 9)) for name in (1, 2)]  # type: ignore[arg-type]
     evaluator.hold()
@@ -235,7 +235,7 @@ def test_out_of_memory_halves_the_batches_and_no_run_is_lost(make_engine: Callab
     assert 4 not in network.sizes[-9:]
 
 
-def test_a_clip_that_does_not_fit_by_itself_is_a_lack_of_memory(make_engine: Callable[..., Engine]) -> None:
+def test_a_single_clip_that_does_not_fit_raises_memory_error(make_engine: Callable[..., Engine]) -> None:
     run = make_engine(8).submit(evaluator_with(Cramped(room=0), (1, 2)), clip_program(1, 3))
     assert isinstance(run.exception(PATIENCE), MemoryError)
 
@@ -251,9 +251,7 @@ def test_a_lost_device_ends_everything_at_once(make_engine: Callable[..., Engine
     assert all(run.exception(PATIENCE) is lost[0] for run in runs)
 
 
-def test_an_engine_that_is_stuck_in_a_step_says_since_when(
-    make_engine: Callable[..., Engine], evaluator: Watched
-) -> None:
+def test_busy_for_is_the_time_in_the_current_step(make_engine: Callable[..., Engine], evaluator: Watched) -> None:
     engine = make_engine(1)
     run = engine.submit(evaluator, clip_program(1, 2))  # type: ignore[arg-type]
     evaluator.hold()

@@ -170,7 +170,7 @@ def test_within_rounding_at_any_batch_size(
         assert float((off <= 1).float().mean()) >= 0.999
 
 
-def test_frames_of_super_resolution_do_not_depend_on_whose_frames_come_along(pipeline: Pipeline) -> None:
+def test_super_resolution_frames_do_not_depend_on_other_clips(pipeline: Pipeline) -> None:
     params = SamplingParams(seed=5, steps=2, sr_steps=3)
     pipeline.evaluator.use_batch_sizes(BatchSizes((8,)))
     alone = pipeline.run(ClipRequest("generate", params))

@@ -68,7 +68,7 @@ def test_every_sampler_gives_the_same_clip_for_the_same_seed(pipeline: Pipeline,
 
 @pytest.mark.parametrize("method", GUIDANCE)
 @pytest.mark.parametrize("kind", ["v2a", "a2v"])
-def test_every_guidance_listens_to_the_condition(pipeline: Pipeline, method: str, kind: str) -> None:
+def test_every_guidance_depends_on_the_condition(pipeline: Pipeline, method: str, kind: str) -> None:
     sampler = "ddpm" if method == "gradient_code" else "dpmpp_2m"
     params = SamplingParams(seed=5, steps=3, sampler=sampler, guidance=method, super_resolution=False)
     condition = given(kind)

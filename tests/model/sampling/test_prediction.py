@@ -30,7 +30,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_noise_is_what_it_was_if_the_prediction_is_right(prediction: PredictionType) -> None:
+def test_an_exact_prediction_gives_the_exact_noise(prediction: PredictionType) -> None:
     x0, eps = drawn(4, 3), drawn(4, 3, seed=1)
     alpha = torch.tensor([0.999, 0.8, 0.3, 0.01]).view(-1, 1)
     sigma = (1 - alpha**2).sqrt()
@@ -40,14 +40,14 @@ def test_noise_is_what_it_was_if_the_prediction_is_right(prediction: PredictionT
     )
 
 
-def test_v_is_noise_where_all_is_clip_and_the_clip_where_all_is_noise() -> None:
+def test_v_is_noise_without_noise_and_minus_the_clip_in_pure_noise() -> None:
     x0, eps, one, none = drawn(3), drawn(3, seed=1), torch.tensor(1.0), torch.tensor(0.0)
     assert torch.equal(training_target("v", x0, eps, one, none), eps)
     assert torch.equal(training_target("v", x0, eps, none, one), -x0)
 
 
 @pytest.mark.parametrize(("prediction", "factor"), [("eps", 0.0), ("v", 1.0), ("x0", -1.0)])
-def test_samplers_get_noise_from_a_network_that_says_nothing(prediction: PredictionType, factor: float) -> None:
+def test_samplers_get_noise_from_a_network_that_predicts_zero(prediction: PredictionType, factor: float) -> None:
     """As built a network says 0: ε̂ is then 0, σ x or x / σ, with the σ of each sample's and modality's own time."""
     network = CoupledUNet(replace(TINY.base, prediction=prediction))
     x = Latents(drawn(1, *TINY.clip.video_shape), drawn(1, *TINY.clip.audio_shape))
@@ -60,7 +60,7 @@ def test_samplers_get_noise_from_a_network_that_says_nothing(prediction: Predict
 
 
 @pytest.mark.parametrize(("prediction", "factor"), [("eps", 0.0), ("v", 1.0), ("x0", -1.0)])
-def test_super_resolution_gets_noise_from_a_network_that_says_nothing(
+def test_super_resolution_gets_noise_from_a_network_that_predicts_zero(
     prediction: PredictionType, factor: float
 ) -> None:
     assert TINY.sr is not None
@@ -73,7 +73,7 @@ def test_super_resolution_gets_noise_from_a_network_that_says_nothing(
 
 
 @pytest.mark.parametrize("t", [0.0, 0.69, 1.82, 640.5])
-def test_what_the_sampler_takes_for_the_clip_is_what_the_network_says(t: float) -> None:
+def test_the_samplers_x0_is_the_networks_x0(t: float) -> None:
     """At times between two of the schedule too, where the network is told the lower one: as built it says 0."""
     assert TINY.sr is not None
     base, sr = CoupledUNet(replace(TINY.base, prediction="x0")), SRUNet(replace(TINY.sr, prediction="x0"))
@@ -85,7 +85,7 @@ def test_what_the_sampler_takes_for_the_clip_is_what_the_network_says(t: float) 
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_loss_is_that_of_what_the_network_says(prediction: PredictionType) -> None:
+def test_the_loss_is_that_of_the_prediction(prediction: PredictionType) -> None:
     x0 = Latents(drawn(2, 2, 3, 4, 4), drawn(2, 1, 8, seed=1))
     noise = Latents(drawn(2, 2, 3, 4, 4, seed=2), drawn(2, 1, 8, seed=3))
     t_video, t_audio = torch.tensor([10, 900]), torch.tensor([500, 500])
@@ -112,7 +112,7 @@ def test_the_loss_is_that_of_what_the_network_says(prediction: PredictionType) -
     assert silent.audio.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
 
-def test_an_error_of_the_clip_counts_as_the_error_of_v_that_it_stands_for() -> None:
+def test_an_error_of_x0_weighs_as_the_equivalent_error_of_v() -> None:
     x0, eps, wrong = drawn(5), drawn(5, seed=1), drawn(5, seed=2)
     sigma = torch.tensor(0.6)
     alpha = (1 - sigma**2).sqrt()
@@ -123,14 +123,14 @@ def test_an_error_of_the_clip_counts_as_the_error_of_v_that_it_stands_for() -> N
     assert loss_weight("x0", torch.tensor([0.01, 1.0])).tolist() == [25.0, 1.0]
 
 
-def test_the_loss_of_super_resolution_is_that_of_what_the_network_says() -> None:
+def test_the_super_resolution_loss_is_that_of_the_prediction() -> None:
     x0, noise, t = drawn(2, 3, 4, 4), drawn(2, 3, 4, 4, seed=1), torch.tensor([0, 700])
     terms = super_resolution_loss(lambda *_: (x0 + 0.5, None), SCHEDULE, x0, x0, t, noise, "x0")
     assert terms["mse"].tolist() == pytest.approx([0.25 * 25, 0.25 / SCHEDULE.sigma(700) ** 2], rel=1e-5)
 
 
 @pytest.mark.parametrize("prediction", ["v", "x0"])
-def test_a_learned_variance_is_judged_alike_whatever_is_predicted(prediction: PredictionType) -> None:
+def test_the_variance_loss_does_not_depend_on_the_prediction_type(prediction: PredictionType) -> None:
     x0, noise, t = drawn(2, 3, 4, 4).clamp(-1, 1), drawn(2, 3, 4, 4, seed=1), torch.tensor([300, 700])
     logits = drawn(2, 3, 4, 4, seed=2)
     sigma = torch.tensor([SCHEDULE.sigma(at) for at in t.tolist()]).view(-1, 1, 1, 1)

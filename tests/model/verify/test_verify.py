@@ -99,7 +99,7 @@ def test_only_cases_that_match_are_run(verify: Verify, folder: Path) -> None:
     assert "absent/*" in nothing.stderr
 
 
-def test_what_no_check_looks_at_is_listed(verify: Verify, folder: Path) -> None:
+def test_expectations_without_a_check_are_listed(verify: Verify, folder: Path) -> None:
     tensors = load_file(folder / "sr.safetensors")
     save_file({**tensors, "out/other_chain": torch.zeros(2)}, folder / "sr.safetensors")
     (folder / "new.json").write_text('{"kind": "something new"}')
