@@ -23,7 +23,7 @@ from typing import Any
 
 from celery import Celery
 from celery.bootsteps import StartStopStep
-from kombu.transport import TRANSPORT_ALIASES, redis
+from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
@@ -56,7 +56,24 @@ def add_steps(celery: Celery, on_close: Callable[[], None]) -> None:
 
 
 class QoS(redis.QoS):
-    """The unacknowledged messages of one channel."""
+    """The unacknowledged messages of one channel.
+
+    A message whose acknowledgement Redis refuses gives up its place all the same. Otherwise it would count against the
+    prefetch limit for good, and the consumer would take no other message. Its copy in Redis comes back after the
+    visibility timeout, and finds nothing to do.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        finally:
+            virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        try:
+            super().reject(delivery_tag, requeue)
+        finally:
+            virtual.QoS.ack(self, delivery_tag)
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """Return them to the queue, unless the connection is gone."""
