@@ -78,7 +78,7 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     )
     queue = JobQueue(settings)
     reaper = Reaper(store, queue, ageing, metrics.abandoned, failed)
-    parts = (leases, spool, reaper, Heartbeat(name, store, failed), exporter)
+    parts = (leases, spool, reaper, Heartbeat(name, store, runner.disk.has_room, failed), exporter)
     shutdown = Shutdown(runner, store, name, settings.grace.total_seconds())
     celery = create_celery(settings, runner, queue, on_close=shutdown.begin)
 
@@ -143,14 +143,22 @@ def create_celery(settings: Settings, runner: Runner, queue: JobQueue, on_close:
 
 
 class Heartbeat:
-    """Announces this worker in Redis from `start()` to `stop()`. After a sudden death the announcement expires."""
+    """Announces this worker in Redis from `start()` to `stop()`, while it is `ready`. After a sudden death the
+    announcement expires."""
 
     INTERVAL = 5.0
     """Seconds between two announcements; each is valid for three times as long."""
 
-    def __init__(self, name: str, store: JobStore, failed: Callable[[str], None] = lambda name: None) -> None:
+    def __init__(
+        self,
+        name: str,
+        store: JobStore,
+        ready: Callable[[], bool] = lambda: True,
+        failed: Callable[[str], None] = lambda name: None,
+    ) -> None:
         self._name = name
         self._store = store
+        self._ready = ready
         self._thread = Periodic(
             "heartbeat",
             self._announce,
@@ -174,7 +182,10 @@ class Heartbeat:
             log.warning("could not withdraw the heartbeat", error=str(error))
 
     def _announce(self) -> None:
-        self._store.announce_worker(self._name, 3 * self.INTERVAL)
+        if self._ready():
+            self._store.announce_worker(self._name, 3 * self.INTERVAL)
+        else:
+            self._store.forget_worker(self._name)
 
 
 class Shutdown:

@@ -28,14 +28,14 @@ from model.runtime.warmup import warm_up
 from service.jobs.record import Job
 from service.log import log
 from service.settings import Settings
-from workers.decoder import confined, warm
+from workers.decoder import DecoderLost, confined, warm
 from workers.engine_metrics import EngineCollector
 from workers.fatal_exit import exit_device_lost
 from workers.job_progress import JobProgress
 from workers.moving_average import MovingAverage
 from workers.outputs import write_files
 from workers.previews import preview
-from workers.runner import Attempt, BackInQueue, CannotBeMade
+from workers.runner import Attempt, BackInQueue, CannotBeMade, WorkerFault
 from workers.spool import Files
 from workers.throttle import Throttle
 
@@ -104,6 +104,9 @@ class ModelMaker:
         warm()
         return cls(pipelines, exit_device_lost, settings.step_deadline.total_seconds())
 
+    def serves(self, model: str) -> bool:
+        return model in self._pipelines
+
     def stop(self) -> None:
         """Abort every job at once: those that wait for the engine get BackInQueue."""
         self.engine.close(BackInQueue("this worker stops"))
@@ -120,6 +123,8 @@ class ModelMaker:
             raise CannotBeMade("invalid_request", str(error)) from error
         except MediaError as error:
             raise CannotBeMade("undecodable_input", str(error)) from error
+        except DecoderLost as error:
+            raise WorkerFault(str(error)) from error
 
     def _released(self, attempt: Attempt) -> list[Files]:
         try:

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 import structlog
 from prometheus_client.registry import Collector
@@ -28,8 +28,9 @@ from service.jobs.record import Job, JobError, Progress, StaleClaim, Status, Tim
 from service.jobs.records import UnknownJob
 from service.jobs.store import JobStore
 from service.log import log
-from service.storage import ObjectNotFound, Storage, StorageUnavailable
+from service.storage import ObjectNotFound, Storage, StorageFull, StorageUnavailable
 from service.tracing import Stages, Tracing
+from workers.disk_space import DiskSpace, is_disk_full
 from workers.leases import Lease, Leases
 from workers.metrics import WorkerMetrics
 from workers.moving_average import MovingAverage
@@ -42,8 +43,11 @@ PROGRESS_INTERVAL = 0.2
 REPORT_PAUSE = 5.0
 """Seconds without reports after Redis failed to accept one, so that not every step waits for it."""
 
+FREE_ATTEMPTS = 10
+"""Attempts of a job up to which a fault of the worker costs no strike, so that no job is retried for ever."""
+
 RETRY_INTERVAL = 0.5
-"""Seconds between attempts while Redis or storage is unavailable."""
+"""Seconds between attempts while Redis or storage is unavailable, or the disk is full."""
 
 _T = TypeVar("_T")
 
@@ -64,6 +68,10 @@ class CannotBeMade(Exception):
         self.code = code
 
 
+class WorkerFault(Exception):
+    """The worker is at fault, not the job: the job is handed back without a strike."""
+
+
 class Maker(Protocol):
     """Makes the outputs of several jobs at a time."""
 
@@ -72,6 +80,9 @@ class Maker(Protocol):
 
     collectors: Sequence[Collector]
     """Its metrics."""
+
+    def serves(self, model: str) -> bool:
+        """Whether it has the model of this name."""
 
     def stop(self) -> None:
         """Abort all jobs at once: `make` raises BackInQueue for each."""
@@ -83,8 +94,8 @@ class Maker(Protocol):
         """Write the files of every output to the attempt's folder; return them by name.
 
         Calls `attempt.begin()` when the engine begins and `attempt.report()` after every step, and lets their
-        exceptions through. Raises CannotBeMade; MemoryError where the device has too little memory; after any other
-        error the next attempt may succeed.
+        exceptions through. Raises CannotBeMade; WorkerFault; MemoryError where the device has too little memory. After
+        any other error the next attempt may succeed.
         """
 
 
@@ -203,6 +214,7 @@ class Runner:
         slots: int = 0,
         metrics: WorkerMetrics | None = None,
         tracing: Tracing | None = None,
+        disk: DiskSpace | None = None,
     ) -> None:
         self.store = store
         self.previews = previews
@@ -212,6 +224,7 @@ class Runner:
         self._leases = leases
         self._spool = spool
         self._scratch = scratch
+        self.disk = disk or DiskSpace(scratch)
         self.slots = slots or maker.slots
         self.metrics = metrics or WorkerMetrics()
         self.metrics.slots(self.slots)
@@ -274,9 +287,15 @@ class Runner:
     def _run(self, job_id: str) -> bool:
         """False if the job must be claimed once more, because it has to run alone."""
         try:
-            alone = self.slots == 1 or self._persist(lambda: self.store.get(job_id)).alone
+            queued = self._persist(lambda: self.store.get(job_id))
         except (UnknownJob, UnreadableRecord):
             return True
+        if not queued.status.ended and not self._maker.serves(queued.model):
+            # Its message is dropped: the reaper sends the next one, which another worker may take.
+            log.warning("job left in the queue: this worker does not have its model", job=job_id, model=queued.model)
+            return True
+        self._wait_for_room(job_id)
+        alone = self.slots == 1 or queued.alone
         with self._exclusion.hold(exclusive=alone):
             if self._stopping.is_set():
                 raise BackInQueue(f"{job_id}: this worker stops")
@@ -294,6 +313,15 @@ class Runner:
                 log.info("job claimed", job=job.id, kind=job.kind, model=job.model, attempt=job.attempt, alone=alone)
                 self._attempt(job, lease)
                 return True
+
+    def _wait_for_room(self, job_id: str) -> None:
+        """Wait until the disk has room. Raises BackInQueue on `stop()`."""
+        if not self.disk.has_room():
+            log.error("the disk is full: this worker takes no jobs until there is room", folder=str(self._scratch))
+            while not self.disk.has_room():
+                if self._stopping.wait(RETRY_INTERVAL):
+                    raise BackInQueue(f"{job_id}: this worker stops")
+            log.info("the disk has room again", folder=str(self._scratch))
 
     def _attempt(self, job: Job, lease: Lease) -> None:
         began, clock = time.time(), StageClock(queued=(datetime.now(UTC) - job.created_at).total_seconds())
@@ -314,6 +342,8 @@ class Runner:
         except StoreUnavailable:
             raise  # only when the worker stops: a finished result stays in the spool, any other job runs again
         except Exception as error:
+            if is_disk_full(error) or (isinstance(error, WorkerFault) and job.attempt < FREE_ATTEMPTS):
+                self._excuse(job, error)
             outcome = "retried"  # unless `_fail` returns
             self._fail(job, error)
             outcome = "failed"
@@ -359,9 +389,20 @@ class Runner:
                     with clock.time("fetch"):
                         self._storage.download(job.input.key, path)
                     return path
+                except StorageFull:
+                    raise  # of this worker's disk: a store that is read has no use for space
                 except StorageUnavailable as error:
                     log.warning("waiting for storage", job=job.id, error=str(error))
                     self._stopping.wait(RETRY_INTERVAL)
+
+    def _excuse(self, job: Job, error: Exception) -> NoReturn:
+        """Hand the job back after a fault of this worker. Raises BackInQueue."""
+        if is_disk_full(error):
+            self.disk.ran_out()
+        log.error("attempt failed by the worker's fault", job=job.id, attempt=job.attempt, reason=str(error))
+        self._hand_back(job)
+        self._stopping.wait(RETRY_INTERVAL)
+        raise BackInQueue(f"{job.id}: {error}") from error
 
     def _hand_back(self, job: Job) -> None:
         self._release(job, self.store.hand_back, "job handed back")

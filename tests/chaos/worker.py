@@ -35,6 +35,9 @@ class FakeMaker:
 
     slots = 1
 
+    def serves(self, model: str) -> bool:
+        return True
+
     def stop(self) -> None:
         """Each step ends by itself soon, and the report after it lets the job go."""
 

@@ -101,6 +101,9 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
+    def serves(self, model: str) -> bool:
+        return True
+
     def make(self, attempt: Attempt) -> list[Files]:
         attempt.begin()
         raise self._error

@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from model.checkpoint.manifest import find_models
+from model.request import RequestError
 from model.runtime.pipeline import Pipeline
 from service.jobs.record import Job, Status
 from service.storage import FolderStorage, StorageUnavailable
 from tests.waiting import until
 from tests.workers.conftest import Stack
 from tests.workers.fake import parts
+from workers.decoder import DecoderLost
 from workers.model_maker import ModelMaker
-from workers.runner import Attempt, BackInQueue, Runner
+from workers.runner import FREE_ATTEMPTS, Attempt, BackInQueue, Runner
 from workers.spool import Files
 
 
@@ -148,9 +150,29 @@ def test_progress_rises_to_one_and_names_the_stages(stack: Stack, maker: ModelMa
     assert {p.total_steps for p in seen if p.stage == "sr"} == {2}
 
 
-def test_a_job_that_cannot_be_done_fails_at_once_with_a_reason(stack: Stack) -> None:
+def test_a_job_whose_model_a_worker_lacks_stays_in_the_queue(stack: Stack) -> None:
+    job = stack.submit()
+    without = ModelMaker({})
+    parts(stack, without)[0].run(job.id)
+    without.stop()
+    without.close()
+    record = stack.store.get(job.id)
+    assert (record.status, record.attempt, record.strikes, record.holder) == (Status.QUEUED, 0, 0, None)
+
+
+class Refusing(ModelMaker):
+    """A maker whose model refuses the parameters."""
+
+    def _make(self, attempt: Attempt) -> list[Files]:
+        raise RequestError("steps", "this model has no such steps")
+
+
+def test_a_job_that_cannot_be_done_fails_at_once_with_a_reason(stack: Stack, pipelines: dict[str, Pipeline]) -> None:
     job = stack.create()
-    parts(stack, ModelMaker({}))[0].run(job.id)
+    maker = Refusing(pipelines)
+    parts(stack, maker)[0].run(job.id)
+    maker.stop()
+    maker.close()
     record = stack.store.get(job.id)
     assert record.status is Status.FAILED
     assert record.error is not None
@@ -160,6 +182,9 @@ def test_a_job_that_cannot_be_done_fails_at_once_with_a_reason(stack: Stack) -> 
 
 class Broken:
     """A maker that always raises."""
+
+    def serves(self, model: str) -> bool:
+        return True
 
     def make(self, attempt: Attempt) -> list[Files]:
         attempt.begin()
@@ -179,6 +204,28 @@ def test_a_job_that_raises_is_tried_three_times(stack: Stack) -> None:
     assert (record.status, record.attempt) == (Status.FAILED, 3)
     assert record.error is not None
     assert (record.error.code, record.error.retryable) == ("internal_error", True)
+
+
+class LosesItsDecoder(ModelMaker):
+    """A maker whose decoder was killed from outside."""
+
+    def _make(self, attempt: Attempt) -> list[Files]:
+        raise DecoderLost("the decoder was killed from outside")
+
+
+def test_a_lost_decoder_costs_no_strike_unless_it_goes_on(stack: Stack, pipelines: dict[str, Pipeline]) -> None:
+    job = stack.create()
+    maker = LosesItsDecoder(pipelines)
+    runner = parts(stack, maker)[0]
+    runner._stopping.wait = lambda seconds: False  # type: ignore[method-assign, assignment]
+    for attempt in range(1, FREE_ATTEMPTS + 1):
+        with pytest.raises(BackInQueue):
+            runner.run(job.id)
+        record = stack.store.get(job.id)
+        assert (record.status, record.attempt) == (Status.QUEUED, attempt)
+        assert record.strikes == (attempt == FREE_ATTEMPTS)
+    maker.stop()
+    maker.close()
 
 
 def test_a_cancelled_job_stops_with_its_next_step(stack: Stack, runner: Runner) -> None:

@@ -1,0 +1,126 @@
+"""A Redis that answers and refuses: real worker processes, and errors that Redis itself gives."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from service.jobs.connection import StoreUnavailable
+from service.jobs.record import Status
+from service.settings import Settings
+from tests.conftest import RedisServer
+from tests.waiting import until
+from tests.workers.conftest import Stack
+from tests.workers.fake import FakeWorker
+from workers.fatal_exit import CONSUMER_FAILED
+
+REFUSING_SECONDS = 6.0
+JOBS = 6
+
+
+@pytest.fixture
+def stack(own_redis: RedisServer, models: Path, tmp_path: Path) -> Iterator[Stack]:
+    settings = Settings(
+        redis_url=own_redis.url, data=tmp_path / "data", models=models, default_model="tiny", lease=2, slots=2
+    )
+    stack = Stack(settings)
+    yield stack
+    stack.queue.close()
+
+
+@pytest.fixture
+def worker(stack: Stack, tmp_path: Path) -> Iterator[FakeWorker]:
+    worker = FakeWorker(stack.settings, tmp_path, step_seconds=0.2)
+    until(lambda: worker.process.poll() is not None or stack.store.workers(), "the worker is there", 60)
+    yield worker
+    worker.stop()
+
+
+@contextmanager
+def configured(client: redis.Redis, name: str, value: str, normal: str) -> Iterator[None]:
+    client.config_set(name, value)
+    try:
+        yield
+    finally:
+        client.config_set(name, normal)
+
+
+@contextmanager
+def replica(client: redis.Redis) -> Iterator[None]:
+    """Read-only, as the old master is after a failover."""
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        yield
+    finally:
+        client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+@contextmanager
+def busy(client: redis.Redis) -> Iterator[None]:
+    """In a script that does not end."""
+    client.config_set("lua-time-limit", 100)
+    loop = threading.Thread(target=_loop, args=[client.connection_pool.connection_kwargs["path"]])
+    loop.start()
+    try:
+        yield
+    finally:
+        client.script_kill()
+        loop.join()
+        client.config_set("lua-time-limit", 5000)
+
+
+def _loop(path: str) -> None:
+    once = Retry(NoBackoff(), 0)
+    with redis.Redis(unix_socket_path=path, socket_timeout=None, retry=once) as other, suppress(redis.ResponseError):
+        other.eval("while true do end", 0)
+
+
+FAULTS: dict[str, Callable[[redis.Redis], object]] = {
+    "full": lambda client: configured(client, "maxmemory", "1mb", "0"),
+    "read-only": replica,
+    "without replicas": lambda client: configured(client, "min-replicas-to-write", "1", "0"),
+    "busy": busy,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_jobs_complete_after_redis_has_refused_writes(
+    fault: str, stack: Stack, worker: FakeWorker, own_redis: RedisServer
+) -> None:
+    jobs = [stack.submit() for _ in range(JOBS)]
+    until(lambda: any(stack.store.get(job.id).status is Status.IN_PROGRESS for job in jobs), "a job runs")
+    with redis.Redis.from_url(own_redis.url) as client, FAULTS[fault](client):  # type: ignore[attr-defined]
+        time.sleep(REFUSING_SECONDS)  # the length of the fault, not a wait for something
+        assert worker.process.poll() is None, worker.log.read_text()
+    for job in jobs:
+        assert stack.ended(job).status is Status.COMPLETED
+    assert worker.process.poll() is None
+    assert stack.store.workers()
+    assert stack.ended(stack.submit()).status is Status.COMPLETED
+
+
+def test_a_worker_whose_consumer_fails_hands_its_jobs_back_and_exits(
+    stack: Stack, worker: FakeWorker, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    job = stack.submit()
+    until(lambda: stack.store.get(job.id).status is Status.IN_PROGRESS, "it runs")
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.lpush("duet", b"not a message")  # Celery has no answer to it but to stop
+    assert worker.process.wait(20) == CONSUMER_FAILED, worker.log.read_text()
+    with suppress(StoreUnavailable):
+        assert stack.store.workers() == []
+    record = stack.store.get(job.id)
+    assert (record.status, record.strikes) == (Status.QUEUED, 0)
+    successor = FakeWorker(stack.settings, tmp_path)
+    try:
+        assert stack.ended(job).status is Status.COMPLETED
+    finally:
+        successor.stop()
