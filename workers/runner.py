@@ -13,9 +13,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
 
@@ -45,6 +45,9 @@ REPORT_PAUSE = 5.0
 
 FREE_ATTEMPTS = 10
 """Attempts of a job up to which a fault of the worker costs no strike, so that no job is retried for ever."""
+
+MODEL_PATIENCE = timedelta(days=1)
+"""How long a job waits for a worker that has its model before it fails."""
 
 RETRY_INTERVAL = 0.5
 """Seconds between attempts while Redis or storage is unavailable, or the disk is full."""
@@ -291,8 +294,9 @@ class Runner:
         except (UnknownJob, UnreadableRecord):
             return True
         if not queued.status.ended and not self._maker.serves(queued.model):
-            # Its message is dropped: the reaper sends the next one, which another worker may take.
             log.warning("job left in the queue: this worker does not have its model", job=job_id, model=queued.model)
+            with suppress(*OVERTAKEN):  # ended, or claimed by a worker that has the model
+                self._persist(lambda: self.store.model_missing(job_id, MODEL_PATIENCE))
             return True
         self._wait_for_room(job_id)
         alone = self.slots == 1 or queued.alone

@@ -91,7 +91,9 @@ FAULTS: dict[str, Callable[[redis.Redis], object]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", ["full", *(pytest.param(name, marks=pytest.mark.slow) for name in FAULTS if name != "full")]
+)
 def test_jobs_complete_after_redis_has_refused_writes(
     fault: str, stack: Stack, worker: FakeWorker, own_redis: RedisServer
 ) -> None:

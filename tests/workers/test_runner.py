@@ -150,7 +150,7 @@ def test_progress_rises_to_one_and_names_the_stages(stack: Stack, maker: ModelMa
     assert {p.total_steps for p in seen if p.stage == "sr"} == {2}
 
 
-def test_a_job_whose_model_a_worker_lacks_stays_in_the_queue(stack: Stack) -> None:
+def test_a_job_whose_model_a_worker_lacks_waits_for_one_that_has_it(stack: Stack, runner: Runner) -> None:
     job = stack.submit()
     without = ModelMaker({})
     parts(stack, without)[0].run(job.id)
@@ -158,6 +158,9 @@ def test_a_job_whose_model_a_worker_lacks_stays_in_the_queue(stack: Stack) -> No
     without.close()
     record = stack.store.get(job.id)
     assert (record.status, record.attempt, record.strikes, record.holder) == (Status.QUEUED, 0, 0, None)
+    assert record.model_missing_since is not None
+    runner.run(job.id)
+    assert stack.store.get(job.id).status is Status.COMPLETED
 
 
 class Refusing(ModelMaker):
