@@ -72,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         raise SystemExit(f"Duet cannot start.\n{error}") from error
     chosen = settings
     counted = ApiMetrics(chosen)
-    tracing = open_tracing(chosen, "duet-api")
+    tracing = open_tracing(chosen.otlp_endpoint, "duet-api")
     exporter = Exporter(chosen, counted.scraped, shared=counted.shared is not None)
 
     @asynccontextmanager

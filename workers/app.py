@@ -59,7 +59,7 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     configure_logging(settings)
     claim_gpu(settings)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    metrics, tracing = WorkerMetrics(), open_tracing(settings, "duet-worker")
+    metrics, tracing = WorkerMetrics(), open_tracing(settings.otlp_endpoint, "duet-worker")
     exporter = Exporter(settings, metrics.registry)
     name = worker_name()
     ageing = settings.ageing.total_seconds()

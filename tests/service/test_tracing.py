@@ -1,4 +1,4 @@
-"""Traces, as a collector receives them: a real HTTP receiver that reads OTLP, and real processes that send it."""
+"""Traces as a collector receives them: real processes send OTLP to a real HTTP receiver."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Span:
 
 
 def spans(receiver: Receiver) -> list[Span]:
-    """All that has come, by the time at which it began."""
+    """All received spans, ordered by start time."""
     return sorted(_spans(receiver), key=lambda span: span.began)
 
 
@@ -49,7 +49,7 @@ def _spans(receiver: Receiver) -> Iterator[Span]:
                     yield Span(named["service.name"], span.name, *ids, *times, attributes)
 
 
-def test_a_request_its_job_and_the_stages_of_it_are_one_trace(settings: Settings, tmp_path: Path) -> None:
+def test_a_request_its_job_and_the_jobs_stages_form_one_trace(settings: Settings, tmp_path: Path) -> None:
     trace, caller = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     with Receiver() as collector:
         traced = settings.model_copy(update={"otlp_endpoint": collector.url.removesuffix("/hook")})
@@ -60,7 +60,7 @@ def test_a_request_its_job_and_the_stages_of_it_are_one_trace(settings: Settings
             url = answer.headers["location"]
             httpx.get(f"{stack.url}/metrics", trust_env=False)
             assert stack.ended(url)["status"] == "completed"
-        found = spans(collector)  # what was left was sent when the processes ended
+        found = spans(collector)  # the processes sent the rest when they ended
 
     ours = {span.name: span for span in found if span.trace == trace}
     assert list(ours) == ["POST /v2a", "queue", "run v2a", "fetch", "base", "upload"]
@@ -85,18 +85,18 @@ def test_a_request_its_job_and_the_stages_of_it_are_one_trace(settings: Settings
 
 @pytest.mark.slow
 @pytest.mark.timed
-def test_a_collector_that_is_away_keeps_nobody_waiting(settings: Settings, tmp_path: Path) -> None:
+def test_an_unreachable_collector_delays_no_request(settings: Settings, tmp_path: Path) -> None:
     with running(settings.model_copy(update={"otlp_endpoint": "http://127.0.0.1:9"}), tmp_path) as stack:
         answer = httpx.post(f"{stack.url}/generate", trust_env=False)
         assert answer.elapsed.total_seconds() < 2
         assert stack.ended(answer.headers["location"])["status"] == "completed"
 
 
-def test_without_the_setting_nothing_that_sends_is_loaded() -> None:
-    """redis-py loads some of OpenTelemetry where it is installed, and that is all."""
+def test_without_the_setting_nothing_that_sends_spans_is_loaded() -> None:
+    """redis-py loads the metrics part of the SDK where it is installed, but nothing that sends spans."""
     code = (
         "import sys\nfrom service.app import create_app\nimport workers.app\ncreate_app()\n"
-        "loaded = ('service.opentelemetry', 'opentelemetry.exporter', 'opentelemetry.proto', 'google.protobuf')\n"
+        "loaded = ('opentelemetry.sdk.trace', 'opentelemetry.exporter', 'opentelemetry.proto', 'google.protobuf')\n"
         "print([name for name in sys.modules if name.startswith(loaded)])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -106,18 +106,18 @@ def test_without_the_setting_nothing_that_sends_is_loaded() -> None:
 @pytest.mark.parametrize("command", ["api", "worker"])
 def test_the_setting_without_the_package_ends_the_process_and_names_the_extra(command: str) -> None:
     code = (
-        "import sys\nsys.modules['opentelemetry.sdk'] = None\n"  # as if it were not there
+        "import sys\nsys.modules['opentelemetry.sdk'] = None\n"  # simulates a missing package
         f"sys.argv = ['duet', '{command}']\nfrom duet.cli import app\napp()"
     )
     environment = {"DUET_OTLP_ENDPOINT": "http://127.0.0.1:4318", "PATH": ""}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert run.returncode == 1
-    assert "DUET_OTLP_ENDPOINT is set, and OpenTelemetry is not installed" in run.stderr
+    assert "DUET_OTLP_ENDPOINT is set, but the OpenTelemetry SDK is not installed" in run.stderr
     assert "duet-av[otel]" in run.stderr
     assert "Traceback" not in run.stderr
 
 
 @pytest.mark.parametrize("endpoint", ["collector:4318", "grpc://collector:4317", "http://"])
-def test_an_endpoint_that_is_no_address_is_refused(endpoint: str) -> None:
+def test_an_invalid_endpoint_is_refused(endpoint: str) -> None:
     with pytest.raises(SystemExit, match="DUET_OTLP_ENDPOINT is"):
         load_settings(otlp_endpoint=endpoint)
