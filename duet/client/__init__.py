@@ -19,9 +19,9 @@ from duet.client.errors import (
     ServerUnreachable,
     StillRunning,
 )
+from duet.client.events import Event
 from duet.client.facts import Model, Output
 from duet.client.flows import Patience
-from duet.client.sse import Event
 
 __all__ = [
     "AsyncDuet",

@@ -12,13 +12,28 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack
 
 import httpx
+from httpx_sse import ServerSentEvent
 
-from duet.client import flows
-from duet.client.exchange import Action, Answer, Done, Emit, Flow, OnUpload, Open, Pause, Read, Run, Send, Server
+from duet.client import events, flows
+from duet.client.events import Event
+from duet.client.exchange import (
+    Action,
+    Answer,
+    Done,
+    Emit,
+    Flow,
+    OnUpload,
+    Open,
+    Pause,
+    Read,
+    ReadEvent,
+    Run,
+    Send,
+    Server,
+)
 from duet.client.facts import JobFacts, Model
 from duet.client.flows import Patience
 from duet.client.parameters import A2VParameters, GenerateParameters, Kind, V2AParameters
-from duet.client.sse import Event
 
 T = TypeVar("T")
 
@@ -158,6 +173,7 @@ class _Conversation(Generic[T]):
         self._reply: Callable[[], Action] = partial(next, flow)
         self._open: httpx.Response | None = None
         self._pieces: AsyncIterator[bytes] = _nothing()
+        self._events: AsyncIterator[ServerSentEvent] = _nothing()
 
     async def advance(self) -> Emit | Done[T]:
         """Go on to what the flow emits next, or to its end."""
@@ -178,18 +194,21 @@ class _Conversation(Generic[T]):
         self._flow.close()
         await self._close_body()
 
-    async def _do(self, action: Send | Open | Read | Pause | Run) -> Any:
+    async def _do(self, action: Send | Open | Read | ReadEvent | Pause | Run) -> Any:
         if isinstance(action, Pause):
             return await asyncio.sleep(action.seconds)
         if isinstance(action, Run):
             return await asyncio.to_thread(action.function)
         if isinstance(action, Read):
             return await anext(self._pieces, b"")
+        if isinstance(action, ReadEvent):
+            return await anext(self._events, None)
         await self._close_body()
         with self._server.request(self._http, action.call) as request:
             response = await self._http.send(request, stream=True)
         if isinstance(action, Open) and response.is_success:
             self._open, self._pieces = response, response.aiter_bytes()
+            self._events = events.source(response).aiter_sse()
             return Answer(response.status_code, response.headers)
         async with aclosing(response):
             return Answer(response.status_code, response.headers, await response.aread())
@@ -197,9 +216,9 @@ class _Conversation(Generic[T]):
     async def _close_body(self) -> None:
         if self._open is not None:
             await self._open.aclose()
-            self._open, self._pieces = None, _nothing()
+            self._open, self._pieces, self._events = None, _nothing(), _nothing()
 
 
-async def _nothing() -> AsyncIterator[bytes]:
+async def _nothing() -> AsyncIterator[Any]:
     return
-    yield b""
+    yield

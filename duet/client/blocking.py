@@ -11,13 +11,28 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack
 
 import httpx
+from httpx_sse import ServerSentEvent
 
-from duet.client import flows
-from duet.client.exchange import Action, Answer, Done, Emit, Flow, OnUpload, Open, Pause, Read, Run, Send, Server
+from duet.client import events, flows
+from duet.client.events import Event
+from duet.client.exchange import (
+    Action,
+    Answer,
+    Done,
+    Emit,
+    Flow,
+    OnUpload,
+    Open,
+    Pause,
+    Read,
+    ReadEvent,
+    Run,
+    Send,
+    Server,
+)
 from duet.client.facts import JobFacts, Model
 from duet.client.flows import Patience
 from duet.client.parameters import A2VParameters, GenerateParameters, Kind, V2AParameters
-from duet.client.sse import Event
 
 T = TypeVar("T")
 
@@ -178,6 +193,7 @@ class _Conversation(Generic[T]):
         self._reply: Callable[[], Action] = partial(next, flow)
         self._open: httpx.Response | None = None
         self._pieces: Iterator[bytes] = iter(())
+        self._events: Iterator[ServerSentEvent] = iter(())
 
     def advance(self) -> Emit | Done[T]:
         """Go on to what the flow emits next, or to its end."""
@@ -198,18 +214,21 @@ class _Conversation(Generic[T]):
         self._flow.close()
         self._close_body()
 
-    def _do(self, action: Send | Open | Read | Pause | Run) -> Any:
+    def _do(self, action: Send | Open | Read | ReadEvent | Pause | Run) -> Any:
         if isinstance(action, Pause):
             return time.sleep(action.seconds)
         if isinstance(action, Run):
             return action.function()
         if isinstance(action, Read):
             return next(self._pieces, b"")
+        if isinstance(action, ReadEvent):
+            return next(self._events, None)
         self._close_body()
         with self._server.request(self._http, action.call) as request:
             response = self._http.send(request, stream=True)
         if isinstance(action, Open) and response.is_success:
             self._open, self._pieces = response, response.iter_bytes()
+            self._events = events.source(response).iter_sse()
             return Answer(response.status_code, response.headers)
         with closing(response):
             return Answer(response.status_code, response.headers, response.read())
@@ -217,4 +236,4 @@ class _Conversation(Generic[T]):
     def _close_body(self) -> None:
         if self._open is not None:
             self._open.close()
-            self._open, self._pieces = None, iter(())
+            self._open, self._pieces, self._events = None, iter(()), iter(())

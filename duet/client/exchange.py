@@ -78,6 +78,11 @@ class Read:
 
 
 @dataclass(frozen=True)
+class ReadEvent:
+    """Get the next ServerSentEvent of what is open, None at its end."""
+
+
+@dataclass(frozen=True)
 class Pause:
     """Wait so many seconds."""
 
@@ -105,7 +110,7 @@ class Done(Generic[T]):
     value: T
 
 
-Action = Send | Open | Read | Pause | Run | Emit
+Action = Send | Open | Read | ReadEvent | Pause | Run | Emit
 Flow = Generator[Action, Any, T]
 """Actions are answered as they say; what httpx raises as TransportError is thrown into the flow."""
 

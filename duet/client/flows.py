@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 
 from duet.client.errors import JobGone, Refused, ServerUnreachable, StillRunning
-from duet.client.exchange import Answer, Call, Emit, Flow, OnUpload, Open, Pause, Read, Run, Send
+from duet.client.events import Event, read
+from duet.client.exchange import Answer, Call, Emit, Flow, OnUpload, Open, Pause, Read, ReadEvent, Run, Send
 from duet.client.facts import ENDED
-from duet.client.sse import Event, EventParser
 
 SILENCE = 40.0
 """Seconds after which a stream of events is given up: the server says something every 15."""
@@ -142,17 +142,19 @@ def retry(job_id: str, patience: Patience) -> Flow[dict[str, Any]]:
 
 
 def events(job_id: str, patience: Patience, last_id: str = "", deadline: float | None = None) -> Flow[None]:
-    """Emit every Event until the last one; a stream that breaks is taken up where it was.
+    """Emit every Event until the last one; a stream that breaks is resumed after the last event received.
 
-    Ends early at the `deadline`, on the monotonic clock, as closely as the events come. Raises ServerUnreachable,
+    Ends early at the `deadline`, on the monotonic clock, at the next event or heartbeat. Raises ServerUnreachable,
     Refused: also where the server has no events, or too many listeners.
     """
     tries = iter(patience.pauses)
+    retry_seconds = 0.0
     while deadline is None or time.monotonic() < deadline:
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-        if last_id:
+        # Heartbeats are noticed only after an event with an id on the same connection. Without Last-Event-ID the server
+        # begins with one, so a deadline is also kept on a silent stream.
+        if last_id and deadline is None:
             headers["Last-Event-ID"] = last_id
-        parser = EventParser()
         broken: httpx.TransportError | None = None
         try:
             answer: Answer = yield Open(Call("GET", f"/jobs/{job_id}/events", headers=headers, seconds=SILENCE))
@@ -160,10 +162,12 @@ def events(job_id: str, patience: Patience, last_id: str = "", deadline: float |
                 raise Refused.read(answer.status, answer.headers, answer.body)
             if answer.status == 204:  # there is nothing after `last_id`
                 return
-            while piece := (yield Read()):
-                for event in parser.feed(piece):
+            while message := (yield ReadEvent()):
+                if message.retry is not None:
+                    retry_seconds = max(message.retry, 0) / 1000
+                if event := read(message):
                     last_id = event.id or last_id
-                    tries = iter(patience.pauses)  # it works: whatever went wrong before is forgiven
+                    tries = iter(patience.pauses)  # the connection works: earlier failures no longer count
                     yield Emit(event)
                     if event.last:
                         return
@@ -174,7 +178,7 @@ def events(job_id: str, patience: Patience, last_id: str = "", deadline: float |
         pause = next(tries, None)
         if pause is None:
             raise unreachable(broken) if broken else ServerUnreachable(f"the events of {job_id} break off")
-        yield Pause(max(pause, parser.retry or 0.0))
+        yield Pause(max(pause, retry_seconds))
 
 
 def follow(data: dict[str, Any], seconds: float | None, patience: Patience) -> Flow[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,7 +29,7 @@ from duet.client import (
     ServerUnreachable,
     StillRunning,
 )
-from duet.client.sse import EventParser
+from duet.client.events import read, source
 from service.app import create_app
 from service.jobs.record import Progress
 from service.jobs.store import JobStore
@@ -358,11 +359,12 @@ def test_a_stream_of_events_is_read_however_it_arrives(size: int, end: str) -> N
     lines = ["\ufeffretry: 2000", "", ": still here", "id: 5-0", "event: status", 'data: {"name":', 'data: "ä €"}', ""]
     lines += ["event: progress", "unknown: field", 'data: {"step": 1}', "", "event: gone", "data", "", "event: cut", ""]
     stream = end.join(lines).encode()
-    parser = EventParser()
-    events = [event for at in range(0, len(stream), size) for event in parser.feed(stream[at : at + size])]
-    assert events == [
+    pieces = (stream[at : at + size] for at in range(0, len(stream), size))
+    response = httpx.Response(200, headers={"Content-Type": "text/event-stream; charset=latin-1"}, content=pieces)
+    messages = list(source(response).iter_sse())
+    assert [event for event in map(read, messages) if event] == [
         Event("status", {"name": "ä €"}, "5-0"),
         Event("progress", {"step": 1}, "5-0"),
         Event("gone", {}, "5-0"),
     ]
-    assert (parser.retry, parser.last_id) == (2.0, "5-0")
+    assert [message.retry for message in messages if message.retry is not None] == [2000]
