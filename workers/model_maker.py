@@ -20,7 +20,7 @@ from model.media.decode import decode_audio, decode_video
 from model.media.source import MediaError
 from model.request import RequestError
 from model.runtime.allocator import keep_freed_memory
-from model.runtime.engine import Engine, Run
+from model.runtime.engine import Engine, EngineRun
 from model.runtime.evaluator import is_out_of_memory
 from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress
 from model.runtime.threads import available_cores
@@ -144,7 +144,7 @@ class ModelMaker:
             condition = _condition(job, pipeline, attempt.source)
         events: SimpleQueue[EngineEvent] = SimpleQueue()
         started = threading.Event()
-        runs: list[Run] = []
+        runs: list[EngineRun] = []
         try:
             for index in range(job.params.num_outputs):
                 request = ClipRequest(job.kind, job.params, index, condition)
@@ -182,7 +182,7 @@ class ModelMaker:
     def _post_step(self, events: SimpleQueue[EngineEvent], index: int, step: StepProgress) -> None:
         self.engine.soon(lambda: events.put((index, step)))
 
-    def _post_end(self, events: SimpleQueue[EngineEvent], index: int, started: threading.Event, run: Run) -> None:
+    def _post_end(self, events: SimpleQueue[EngineEvent], index: int, started: threading.Event, run: EngineRun) -> None:
         def post() -> None:
             events.put((index, run))
             started.set()
@@ -246,7 +246,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-EngineEvent = tuple[int, StepProgress | Run]
+EngineEvent = tuple[int, StepProgress | EngineRun]
 """From the engine's thread: output `index` has finished a step, or its run has ended."""
 
 

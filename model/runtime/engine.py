@@ -31,7 +31,7 @@ Program = Generator[Request, Prediction, Any]
 """The code of a run: yields requests, receives predictions, returns its result."""
 
 
-class Run(Future[Any]):
+class EngineRun(Future[Any]):
     """A program in the engine, and a future of its result or exception."""
 
     def __init__(self, evaluator: Evaluator, program: Program, on_start: Callable[[], None]) -> None:
@@ -118,8 +118,8 @@ class Engine:
         self._on_lost = on_lost
         self._device = device
         self._busy_since: float | None = None
-        self._waiting: deque[Run] = deque()
-        self._live: list[Run] = []
+        self._waiting: deque[EngineRun] = deque()
+        self._live: list[EngineRun] = []
         self._changed = threading.Condition()
         self._closed: BaseException | None = None
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -130,12 +130,12 @@ class Engine:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, evaluator: Evaluator, program: Program, on_start: Callable[[], None] = lambda: None) -> Run:
+    def submit(self, evaluator: Evaluator, program: Program, on_start: Callable[[], None] = lambda: None) -> EngineRun:
         """Run `program` on the networks of `evaluator`. `on_start` is called when the engine starts it.
 
         Both run in the engine's thread: anything slow in them keeps the device waiting.
         """
-        run = Run(evaluator, program, on_start)
+        run = EngineRun(evaluator, program, on_start)
         with self._changed:
             if self._closed is not None:
                 run.leave(self._closed)
@@ -223,7 +223,7 @@ class Engine:
             self._live.append(run)
             self._begin(run)
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run: EngineRun) -> None:
         try:
             run.on_start()
         except Exception as error:
@@ -231,7 +231,7 @@ class Engine:
         else:
             self._advance(run, None)
 
-    def _tick(self, asking: Sequence[Run]) -> None:
+    def _tick(self, asking: Sequence[EngineRun]) -> None:
         began = time.perf_counter()
         chosen = self._choose(asking)
         frames = sum(isinstance(run.request, EvaluateFrames) for run in chosen)
@@ -245,7 +245,7 @@ class Engine:
         self.statistics.working += seconds
         self.statistics.steps["base" if not frames else "sr" if frames == len(chosen) else "both"].add(seconds)
 
-    def _choose(self, runs: Sequence[Run]) -> list[Run]:
+    def _choose(self, runs: Sequence[EngineRun]) -> list[EngineRun]:
         """All runs that wait for the base network, and super-resolution runs up to the frame budget."""
         chosen, frames = [], 0
         for run in runs:
@@ -257,7 +257,7 @@ class Engine:
             chosen.append(run)
         return chosen
 
-    def _serve(self, evaluator: Evaluator, runs: Sequence[Run]) -> None:
+    def _serve(self, evaluator: Evaluator, runs: Sequence[EngineRun]) -> None:
         """Answer these runs. If their batch fails, each is tried alone, so only the faulty one fails."""
         requests = [run.request for run in runs if run.request is not None]
         self._count(requests)
@@ -278,7 +278,7 @@ class Engine:
         for run, prediction in zip(runs, predictions, strict=True):
             self._advance(run, prediction)
 
-    def _advance(self, run: Run, prediction: Prediction | None) -> None:
+    def _advance(self, run: EngineRun, prediction: Prediction | None) -> None:
         try:
             if not run.done():
                 run.step(prediction)

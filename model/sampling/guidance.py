@@ -108,9 +108,8 @@ def gradient(sampler: Sampler, schedule: NoiseSchedule, condition: Condition, li
             )
             return (of_x0 * x0[condition.modality] + of_xt * c_t - c_s).square().sum()
 
-        asked = replace(_joined(request, condition, c_t), objective=squared_distance, wrt=condition.target)
         weight = scale * schedule.sigma(request.s) / of_x0
-        return (yield from _against_gradient(schedule, request, asked, condition, limit, weight))
+        return (yield from _against_gradient(schedule, request, condition, c_t, limit, squared_distance, weight))
 
     return respond(sampler, answer)
 
@@ -139,9 +138,8 @@ def gradient_code(
             x0 = clip(_x0(schedule, c_t, eps, condition.modality, request.t))
             return loss_scale * (of_x0 * x0 + of_xt * c_t + noise - c_s).square().mean()
 
-        asked = replace(_joined(request, condition, c_t), objective=scaled_mean_square, wrt=condition.target)
         weight = 0.0 if last else scale * schedule.alpha(request.t) / of_x0
-        return (yield from _against_gradient(schedule, request, asked, condition, clip, weight))
+        return (yield from _against_gradient(schedule, request, condition, c_t, clip, scaled_mean_square, weight))
 
     return respond(sampler, answer)
 
@@ -201,10 +199,16 @@ def with_shifts(sampler: Sampler, draw: Callable[[int], Tensor]) -> Sampler:
 
 
 def _against_gradient(
-    schedule: NoiseSchedule, request: Evaluate, asked: Evaluate, condition: Condition, limit: Limit, weight: float
+    schedule: NoiseSchedule,
+    request: Evaluate,
+    condition: Condition,
+    c_t: Tensor,
+    limit: Limit,
+    objective: Callable[[Latents], Tensor],
+    weight: float,
 ) -> Answer:
-    """x̂_0 of the target in bounds, minus `weight` times the gradient of the objective of `asked`."""
-    prediction = yield asked
+    """x̂_0 of the target in bounds, minus `weight` times the gradient of `objective`."""
+    prediction = yield replace(_joined(request, condition, c_t), objective=objective, wrt=condition.target)
     x0 = limit(_target_x0(schedule, request, prediction, condition))
     shift = weight * _gradient_of(prediction) if weight else 0.0
     return _target_answer(schedule, request, x0.map(lambda value: value - shift))
