@@ -14,8 +14,8 @@ import torch
 
 from model.evaluation.alignment import MEASURES, perceive
 from model.evaluation.bootstrap import Interval, scores
-from model.evaluation.making import REAL_SEED, SPLITS
-from model.evaluation.sheets import contact_sheet, spectrogram_sheet
+from model.evaluation.contact_sheets import contact_sheet, spectrogram_sheet
+from model.evaluation.generation import REAL_SEED, SPLITS
 from model.networks.config import PRESETS, ClipSpec
 from model.training.bounce import Bounce
 

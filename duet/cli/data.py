@@ -62,7 +62,7 @@ def preview(
     """Draw clips of the data set `bounce`: contact-sheet.png, spectrograms.png, and all of them in clips.mp4."""
     import torch
 
-    from model.evaluation.sheets import contact_sheet, one_after_another, spectrogram_sheet
+    from model.evaluation.contact_sheets import contact_sheet, one_after_another, spectrogram_sheet
     from model.media.encode import write_clip
     from model.networks.config import PRESETS
     from model.training.bounce import Bounce

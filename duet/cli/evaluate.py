@@ -18,7 +18,7 @@ from duet.cli.options import option, within
 if TYPE_CHECKING:
     from model.checkpoint.manifest import Manifest
     from model.evaluation.bootstrap import Interval
-    from model.evaluation.making import Run
+    from model.evaluation.generation import Run
     from model.evaluation.report import Evaluation, Result
     from model.sampling.latents import Latents
 
@@ -63,7 +63,7 @@ def evaluate(
 ) -> None:
     """Make clips with MODEL for the data set `bounce` and measure how well sound and picture correspond."""
     from model.checkpoint.loading import CheckpointError
-    from model.evaluation.making import EvaluationError, plan, possible_methods
+    from model.evaluation.generation import EvaluationError, plan, possible_methods
     from model.evaluation.report import Watcher, plot
     from model.evaluation.report import evaluate as measure
     from model.request import RequestError, SamplingParams
@@ -134,7 +134,7 @@ def _progress() -> Progress:
 
 
 def _draw(run: Run, made: Latents, manifest: Manifest, out: Path) -> None:
-    from model.evaluation.sheets import contact_sheet, spectrogram_sheet
+    from model.evaluation.contact_sheets import contact_sheet, spectrogram_sheet
 
     shown = made.map(lambda value: value[:SHOWN])
     name = run.name.replace(" ", "-")

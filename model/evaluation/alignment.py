@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
 from model.evaluation import flow
-from model.evaluation.images import Images, look
-from model.evaluation.sounds import Sounds, frame_of, listen
+from model.evaluation.audio_features import Sounds, frame_of, listen
+from model.evaluation.video_features import Images, look
 from model.networks.config import ClipSpec
 from model.sampling.latents import Latents
 

@@ -1,4 +1,4 @@
-"""What an evaluation found: every score of every run, as JSON and as plots."""
+"""Results of an evaluation: every score of every run, as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from model.checkpoint.manifest import Manifest
 from model.evaluation.alignment import MEASURES, Perceived, perceive
 from model.evaluation.bootstrap import Score, scores
-from model.evaluation.making import Maker, Run, real_clips, sampling
+from model.evaluation.generation import ClipGenerator, Run, real_clips, sampling
 from model.request import SamplingParams
 from model.runtime.pipeline import Pipeline
 from model.sampling.latents import Latents
@@ -56,7 +56,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Is told of what goes on: a run that begins, each clip of it, and its clips and scores when it has ended."""
+    """Callbacks: a run begins, a clip of it is done, the run ends with its clips and scores."""
 
     begins: Callable[[Run], None]
     clip: Callable[[], None]
@@ -85,13 +85,13 @@ def evaluate(
     # Super-resolution takes no part, and need not be loaded.
     base_only = replace(manifest, config=replace(config, sr=None), sr_weights=None)
     pipeline = Pipeline.load(base_only, device, dtype)
-    maker = Maker(pipeline)
+    generator = ClipGenerator(pipeline)
     real = {split: real_clips(config, split, clips, pipeline.device) for split in dict.fromkeys(r.split for r in runs)}
     seen: dict[str, Perceived] = {split: perceive(latents, config.clip) for split, latents in real.items()}
     results = []
     for run in runs:
         watcher.begins(run)
-        made = maker.make(run, params, real[run.split], watcher.clip)
+        made = generator.make(run, params, real[run.split], watcher.clip)
         result = Result(run, tuple(scores(perceive(made, config.clip), seen[run.split])))
         watcher.ends(run, made, result)
         results.append(result)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from model.evaluation.alignment import MAX_LAG, MEASURES, Perceived, lags, perceive
+from model.evaluation.audio_features import Sounds
 from model.evaluation.bootstrap import Score, scores
-from model.evaluation.sounds import Sounds
 from model.networks.config import ClipSpec
 from model.sampling.latents import Latents
 from model.training.bounce import Bounce

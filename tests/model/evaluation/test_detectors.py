@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d
 
 from model.evaluation import flow
-from model.evaluation.images import Images, look
-from model.evaluation.sounds import Sounds, listen
+from model.evaluation.audio_features import Sounds, listen
+from model.evaluation.video_features import Images, look
 from model.networks.config import PRESETS, ClipSpec
 from model.sampling.latents import Latents
 from model.training.bounce import Bounce, Scene

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from model.checkpoint.manifest import FILE_NAME, Manifest
-from model.evaluation.making import EvaluationError, Run, plan, possible_methods
+from model.evaluation.generation import EvaluationError, Run, plan, possible_methods
 from model.media.decode import decode_audio, decode_video
 from model.networks.config import PRESETS
 from tests.command_line import invoke
