@@ -1,18 +1,32 @@
-"""Which files Duet opens, told by their first bytes. No torch and no decoder here: the API reads this too.
+"""Identifies the files that Duet opens by their first bytes. Imports neither torch nor the decoder.
 
-A demuxer is only ever chosen from this table, never guessed from a name or left to the library's own probing over all
-that it knows: playlists, image sequences and whatever else names further files or addresses has no entry.
+A demuxer is chosen from this table only, never by file name and never by the library's own probing: playlists, image
+sequences and other formats that refer to further files or addresses have no entry.
 """
 
 from __future__ import annotations
 
-SNIFF_BYTES = 4096
-"""How much of a file's beginning `sniff` wants to see."""
+import os
+from dataclasses import dataclass
+
+from model.media import frame_headers
+
+SNIFF_BYTES = 16 * 1024
+"""Bytes that are searched for a signature: more than two frames of any format that may begin with a part of one."""
+
+MAX_TAGS = 64
+"""ID3 tags that may precede the data."""
+
+MAX_ZEROS = 16 * 1024 * 1024
+"""Zero bytes that may precede the data."""
 
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 MATROSKA = "matroska,webm"
 DEMUXERS = (MP4, MATROSKA, "avi", "mpegts", "gif", "mp3", "aac", "flac", "ogg", "wav", "aiff")
 """Every demuxer that may run, by the library's names."""
+
+STREAMED = ("mpegts", "mp3", "aac", "flac", "ogg")
+"""Demuxers of formats that can be joined anywhere: the data may begin in the middle of a packet or behind padding."""
 
 READABLE = "MP4, MOV, WebM, MKV, AVI, MPEG-TS, GIF, MP3, AAC, FLAC, Ogg, WAV or AIFF"
 """The same list in a user's words."""
@@ -32,24 +46,51 @@ def open_options(descriptor: int) -> dict[str, str]:
 
 
 _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"mif2")
-_MOV_ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_MOV_ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp", b"sidx", b"moof")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The demuxer of a file, and the number of bytes at its beginning that the demuxer must not see."""
+
+    demuxer: str
+    skip: int = 0
+
+
+def identify(descriptor: int) -> Signature | None:
+    """Identify an open file, or return None if Duet does not open its format (text, an image …).
+
+    Data may follow ID3v2 tags of any size. Formats without an index may also follow zeros, or begin inside a frame.
+    """
+    offset = _after_tags(descriptor)
+    head = os.pread(descriptor, SNIFF_BYTES, offset)
+    demuxer = sniff(head)
+    if demuxer is not None:
+        return Signature(demuxer)  # the library skips ID3 tags itself
+    if offset == 0 and head[:4] in (b"\x89PNG", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1"):
+        return None
+    start = _after_zeros(descriptor, offset)
+    head = os.pread(descriptor, SNIFF_BYTES, start)
+    demuxer = sniff(head) if start > offset else None
+    if demuxer in STREAMED:
+        return Signature(demuxer, start)
+    inside = frame_headers.find(head)
+    return None if inside is None else Signature(inside[0], start + inside[1])
 
 
 def sniff(head: bytes) -> str | None:
-    """The demuxer for a file that begins with `head`, or None if it is nothing that Duet opens (text, an image …).
+    """The demuxer for data that begins with `head`, or None.
 
     Signatures: ISO/IEC 14496-12 (MP4), RFC 8794 (EBML), RFC 9639 (FLAC), RFC 3533 (Ogg), ISO/IEC 13818-1 and -7
-    (transport stream, ADTS), ISO/IEC 11172-3 (MP3), and the RIFF, IFF and GIF89a documents.
+    (transport stream, ADTS), ISO/IEC 11172-3 (MP3), ITU-R BS.2088 (BW64), and the RIFF, IFF and GIF89a documents.
     """
-    if head[:3] == b"ID3":
-        return sniff(_after_id3(head)) or "mp3"  # a tag longer than `head` (cover art) is an MP3's in practice
     if head[4:8] == b"ftyp":
         return None if head[8:12] in _STILL_BRANDS else MP4
     if head[4:8] in _MOV_ATOMS:
         return MP4
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return MATROSKA
-    if head[:4] in (b"RIFF", b"RF64") or head[:4] == b"FORM":
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"):
         return {b"AVI ": "avi", b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}.get(head[8:12])
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return "gif"
@@ -59,31 +100,39 @@ def sniff(head: bytes) -> str | None:
         return "ogg"
     if _is_transport_stream(head):
         return "mpegts"
-    return _mpeg_audio(head)
+    return frame_headers.kind(head)
 
 
-def _after_id3(head: bytes) -> bytes:
-    """What follows an ID3v2 tag: its length stands in four bytes of seven bits each."""
-    if len(head) < 10:
-        return b""
-    size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-    return head[10 + size :]
+def _after_tags(descriptor: int) -> int:
+    """Where the last of the ID3v2 tags at the beginning ends. A tag states its length in four bytes of seven bits."""
+    offset = 0
+    for _ in range(MAX_TAGS):
+        header = os.pread(descriptor, 10, offset)
+        if len(header) < 10 or header[:3] != b"ID3" or max(header[6:10]) > 127:
+            break
+        size = sum(byte << shift for byte, shift in zip(header[6:10], (21, 14, 7, 0), strict=True))
+        offset += 10 + size + (10 if header[5] & 0x10 else 0)
+    return offset
+
+
+def _after_zeros(descriptor: int, offset: int) -> int:
+    end = offset + MAX_ZEROS
+    while offset < end and (piece := os.pread(descriptor, 2**16, offset)):
+        rest = piece.lstrip(b"\0")
+        offset += len(piece) - len(rest)
+        if rest:
+            break
+    return offset
 
 
 def _is_transport_stream(head: bytes) -> bool:
-    """Three sync bytes in a row, 188 bytes apart, or 192 with the time stamps of Blu-ray."""
+    """Four sync bytes at the distance of a packet: 188 bytes, 192 with the time stamps of Blu-ray, 204 with parity.
+
+    The file may begin inside a packet.
+    """
     return any(
-        len(head) > first + 2 * step and all(head[first + k * step] == 0x47 for k in range(3))
-        for first, step in ((0, 188), (4, 192))
-    )
-
-
-def _mpeg_audio(head: bytes) -> str | None:
-    """ADTS has layer 0 in its frame header; MP3 a layer, a bit rate and a sample rate that are not reserved."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return None
-    if head[1] & 0xF6 == 0xF0:
-        return "aac"
-    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
-    bit_rate, sample_rate = head[2] >> 4, head[2] >> 2 & 3
-    return "mp3" if version != 1 and layer != 0 and bit_rate not in (0, 15) and sample_rate != 3 else None
+        all(head[first + k * step] == 0x47 for k in range(4))
+        for step in (188, 192, 204)
+        for first in range(step)
+        if len(head) > first + 3 * step
+    ) or (len(head) > 376 and head[0] == head[188] == head[376] == 0x47)

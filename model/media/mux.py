@@ -24,17 +24,8 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from model.media import encode
-from model.media.source import (
-    TimedFrame,
-    checked,
-    container_crop,
-    open_media,
-    read_sound,
-    slack,
-    timeline_origin,
-    video_stream,
-    window_frames,
-)
+from model.media.opening import read_packets, timeline_origin, video_track
+from model.media.source import TimedFrame, container_crop, open_media, read_sound, slack, window_frames
 
 Item = TypeVar("Item")
 
@@ -77,7 +68,7 @@ def mux_v2a(
     """
     begin, window, sound = Fraction(start), Fraction(duration), encode.as_float(audio)
     with open_media(source) as container:
-        stream = video_stream(container)
+        stream = video_track(container)
         cropped = any(container_crop(source, container, stream))
         cut = None if cropped else _copyable(container, stream, begin, window)
         if cut is not None:
@@ -150,7 +141,7 @@ def _copyable(container: InputContainer, stream: VideoStream, start: Fraction, d
         return None
     tolerance, origin = slack(time_base), timeline_origin(container)
     shown: list[tuple[Packet, Fraction]] = []
-    for packet in checked(container.demux(stream)):
+    for packet in read_packets(container, stream):
         if packet.dts is None or packet.is_discard:
             continue
         if packet.pts is None or packet.is_corrupt:

@@ -6,20 +6,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import torch
 from PIL import Image, ImageDraw
 
+from model.media.opening import MediaError, seconds, video_track
 from model.media.poster import displayed
-from model.media.source import (
-    MediaError,
-    TimedFrame,
-    open_media,
-    read_sound,
-    seconds,
-    video_frames,
-    video_stream,
-)
+from model.media.source import TimedFrame, media_end, open_media, read_sound, video_frames
 from model.media.spectrogram import INK, PAGE, clock, font, spectrogram
 
 FRAMES, COLUMNS = 16, 8
@@ -57,7 +49,7 @@ def contact_sheet(path: str | Path, width: int = 1600) -> Image.Image:
     """16 frames at equal distances over the clip's length, with their times, above the spectrogram of its sound.
 
     What the clip does not have is left out: a sound alone is its spectrogram. Raises MediaError if the file cannot be
-    read, has neither, or does not say how long it is.
+    read or has neither.
     """
     contents = _contents(path)
     frames_height = 0
@@ -82,18 +74,19 @@ def contact_sheet(path: str | Path, width: int = 1600) -> Image.Image:
 def _contents(path: str | Path) -> _Contents:
     with open_media(path) as container:
         sound, length, sought, aspect = bool(container.streams.audio), None, False, Fraction(1)
-        if not container.duration:
-            raise MediaError("the file does not say how long it is")
-        total = Fraction(container.duration, av.time_base)
         try:
-            stream = video_stream(container)
+            stream = video_track(container)
         except MediaError:
             if not sound:
                 raise
         else:
             own = seconds(stream.duration, stream.time_base)
-            length, sought = own or total, own is not None and own > SOUGHT
+            sought = own is not None and own > SOUGHT
             aspect = stream.sample_aspect_ratio or aspect
+            length = Fraction(0)
+    if length is not None:
+        length = media_end(path, "video")
+    total = max(length or Fraction(0), media_end(path, "audio") if sound else Fraction(0))
     return _Contents(sound, length, sought, aspect, total)
 
 

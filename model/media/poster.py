@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from model.media.decode import upright_rgb
-from model.media.source import TimedFrame, open_media, video_frames, video_stream
+from model.media.opening import video_track
+from model.media.source import TimedFrame, open_media, video_frames
 
 MAX_WIDTH = 640
 """Pixels. Frames are made smaller where they are wider, and never larger."""
@@ -70,7 +71,7 @@ def draw_poster(video: str | Path, path: str | Path) -> str:
     Raises MediaError if the file has no frames.
     """
     with open_media(video) as container:
-        aspect = video_stream(container).sample_aspect_ratio or Fraction(1)
+        aspect = video_track(container).sample_aspect_ratio or Fraction(1)
     shown = _spread(video_frames(video, 0))
     reformatter = VideoReformatter()
     best = shown[choose(np.stack([_small_view(each.frame, reformatter) for each in shown]))]

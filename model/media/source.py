@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import floor
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Literal, cast
 
 import av
 import av.filter
@@ -22,24 +23,23 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.container import InputContainer
 from av.sidedata.sidedata import SideData
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from model.media.containers import (
-    MATROSKA,
-    MAX_CHANNELS,
-    MAX_SAMPLE_RATE,
-    MIN_SAMPLE_RATE,
-    READABLE,
-    SNIFF_BYTES,
-    UPLOAD,
-    open_options,
-    sniff,
-)
+from model.media.containers import MATROSKA, MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from model.media.cropping import matroska_crops
-
-Item = TypeVar("Item")
+from model.media.opening import (
+    MediaError,
+    audio_tracks,
+    decoded,
+    links,
+    open_descriptor,
+    read_packets,
+    seconds,
+    timeline_origin,
+    track_end,
+    video_track,
+)
 
 SEEK_FROM = 10
 """Seconds of video that are decoded to reach a window rather than sought over."""
@@ -58,10 +58,6 @@ DECODER_THREADS = 4
 """Threads of a decoder, each of which holds a picture or more."""
 
 PACKED_FORMATS = ("u8", "s16", "s32", "flt", "dbl")
-
-
-class MediaError(ValueError):
-    """A file that cannot give what is asked of it; the message is for its owner."""
 
 
 @dataclass(frozen=True)
@@ -106,54 +102,36 @@ class Sound:
 
 
 def open_media(path: str | Path) -> InputContainer:
-    """Open a local file for reading, by the one demuxer that its first bytes call for, and nothing but this file.
+    """Open a local file for reading, and nothing but this file.
 
     Raises MediaError if it cannot be read as media, and FileNotFoundError.
     """
+    with _descriptor(path) as descriptor:  # the decoder makes its own of it
+        return _open(descriptor)
+
+
+@contextmanager
+def _descriptor(path: str | Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        demuxer = sniff(os.pread(descriptor, SNIFF_BYTES, 0))
-        if demuxer is None:
-            raise MediaError(f"the file cannot be opened: it is not {READABLE}")
-        container = av.open(UPLOAD, format=demuxer, options=open_options(descriptor), metadata_errors="replace")
-    except av.FFmpegError as error:
-        raise MediaError(f"the file cannot be opened: {error.strerror}") from error
+        yield descriptor
     finally:
-        os.close(descriptor)  # the decoder has made its own of it
-    for stream in (*container.streams.video, *container.streams.audio):
-        if stream.codec_context is not None:
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            stream.codec_context.thread_count = min(DECODER_THREADS, os.cpu_count() or 1)
-    return container
+        os.close(descriptor)
 
 
-def checked(items: Iterable[Item]) -> Iterator[Item]:
-    """Pass on packets or frames; what goes wrong while they are read is raised as MediaError."""
-    try:
-        yield from items
-    except av.FFmpegError as error:
-        raise MediaError(f"the file cannot be decoded: {error.strerror}") from error
+def _open(descriptor: int, link: tuple[int, int] | None = None) -> InputContainer:
+    return open_descriptor(descriptor, MAX_PIXELS, min(DECODER_THREADS, os.cpu_count() or 1), link)
 
 
-def video_stream(container: InputContainer) -> VideoStream:
-    """The first moving-picture track: cover art does not count. Raises MediaError if there is none."""
-    for stream in container.streams.video:
-        if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic:
-            return stream
-    raise MediaError("the file has no video track")
-
-
-def seconds(ticks: int | None, time_base: Fraction | None) -> Fraction | None:
-    """A time stamp in seconds; None where the container gives none."""
-    return None if ticks is None or time_base is None else ticks * time_base
-
-
-def timeline_origin(container: InputContainer) -> Fraction:
-    """The time stamp, in seconds, of what a player shows as 0: the earliest beginning of a video or audio track."""
-    tracks = (stream for stream in container.streams if stream.type in ("video", "audio"))
-    moving = (stream for stream in tracks if not stream.disposition & Disposition.attached_pic)
-    starts = (seconds(stream.start_time, stream.time_base) for stream in moving)
-    return min((start for start in starts if start is not None), default=Fraction(0))
+def media_end(path: str | Path, what: Literal["video", "audio"]) -> Fraction:
+    """Seconds at which the track that players choose ends. Raises MediaError if there is none."""
+    end = Fraction(0)
+    with _descriptor(path) as descriptor:
+        for link in links(descriptor):
+            with _open(descriptor, link) as container:
+                track = video_track(container) if what == "video" else audio_tracks(container)[0]
+                end += track_end(container, track, descriptor)
+    return end
 
 
 def slack(time_base: Fraction | None) -> Fraction:
@@ -168,7 +146,7 @@ def video_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFra
     """
     for seek in (True, False) if start > SEEK_FROM else (False,):
         with open_media(path) as container:
-            stream = video_stream(container)
+            stream = video_track(container)
             stream.thread_type = "AUTO"
             begin = Fraction(start) + slack(stream.time_base)
             origin = timeline_origin(container)
@@ -264,14 +242,15 @@ def _stamped(container: InputContainer, stream: VideoStream) -> Iterator[tuple[V
     packet, whichever of them it was decoded from.
     """
     if not _has_decode_times_only(container, stream):
-        for frame in checked(container.decode(stream)):
+        for frame in decoded(container, stream):
+            assert isinstance(frame, VideoFrame)
             yield frame, seconds(frame.pts, frame.time_base)
         return
     stamps: deque[Fraction | None] = deque()
-    for packet in checked(container.demux(stream)):
+    for packet in read_packets(container, stream):
         if packet.size:
             stamps.append(seconds(packet.dts, packet.time_base))
-        for frame in checked(packet.decode()):
+        for frame in packet.decode():
             yield frame, stamps.popleft() if stamps else None
 
 
@@ -300,29 +279,58 @@ def read_sound(path: str | Path, first: Fraction, duration: Fraction) -> Sound:
     A track that changes its rate or channels within the window is converted to what the window begins with.
     Raises MediaError if there is no sound track or it has nothing there.
     """
+    sides = [_read_side(path, side, first, duration) for side in range(_sides(path))]
+    if len(sides) == 1:
+        return sides[0]
+    length = max(len(side.samples) for side in sides)
+    samples = _silence(length, 2, sides[0].format)
+    for channel, side in enumerate(sides):
+        samples[: len(side.samples), channel] = side.samples[:, 0]
+    return Sound(samples, sides[0].sample_rate, "stereo", sides[0].format, sides[0].converted or sides[1].converted)
+
+
+def _sides(path: str | Path) -> int:
+    """2 if the left and the right channel are tracks of their own, else 1."""
     with open_media(path) as container:
-        if not container.streams.audio:
-            raise MediaError("the file has no audio track")
-        stream, origin = container.streams.audio[0], timeline_origin(container)
-        window: _SoundWindow | None = None
-        end: Fraction | None = None
-        for frame in checked(container.decode(stream)):
-            stamp = seconds(frame.pts, frame.time_base)
-            due = (end or Fraction(0)) if stamp is None else stamp - origin
-            time = due if end is None or due > end + GAP else end
-            end = time + Fraction(frame.samples, frame.sample_rate)
-            if window is None and end > first:
-                window = _SoundWindow(frame, first, duration)
-            if window is not None:
-                window.add(frame, time)
-            if end >= first + duration:
-                break
-        if end is None:
-            raise MediaError("no sound of the audio track can be decoded")
-        sound = window.finish() if window is not None else None
-        if sound is None or not len(sound.samples):
-            raise MediaError(f"the window begins at {float(first):.3f} s, but the sound ends at {float(end):.3f} s")
-        return sound
+        return len(audio_tracks(container))
+
+
+def _read_side(path: str | Path, side: int, first: Fraction, duration: Fraction) -> Sound:
+    window: _SoundWindow | None = None
+    end: Fraction | None = None
+    for frame, time in _sound_frames(path, side):
+        end = time + Fraction(frame.samples, frame.sample_rate)
+        if window is None and end > first:
+            window = _SoundWindow(frame, first, duration)
+        if window is not None:
+            window.add(frame, time)
+        if end >= first + duration:
+            break
+    if end is None:
+        raise MediaError("no sound of the audio track can be decoded")
+    sound = window.finish() if window is not None else None
+    if sound is None or not len(sound.samples):
+        raise MediaError(f"the window begins at {float(first):.3f} s, but the sound ends at {float(end):.3f} s")
+    return sound
+
+
+def _sound_frames(path: str | Path, side: int) -> Iterator[tuple[AudioFrame, Fraction]]:
+    """Decoded frames of the chosen track, or of one side of a pair, with the seconds at which they begin."""
+    end: Fraction | None = None
+    with _descriptor(path) as descriptor:
+        for link in links(descriptor):
+            offset = end or Fraction(0)
+            with _open(descriptor, link) as container:
+                tracks, origin = audio_tracks(container), timeline_origin(container)
+                for frame in decoded(container, tracks[min(side, len(tracks) - 1)]):
+                    assert isinstance(frame, AudioFrame)
+                    stamp = seconds(frame.pts, frame.time_base)
+                    due = (end or offset) if stamp is None else stamp - origin + offset
+                    if end is not None and due < end - 1:  # the stamps begin again
+                        offset, due = offset + end - due, end
+                    time = due if end is None or due > end + GAP else end
+                    end = time + Fraction(frame.samples, frame.sample_rate)
+                    yield frame, time
 
 
 class _SoundWindow:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model.media.source import MediaError, open_media, read_sound, seconds, video_frames, video_stream
+from model.media.opening import MediaError, seconds, video_track
+from model.media.source import open_media, read_sound, video_frames
 from model.networks.config import MODALITIES, ClipSpec
 from model.runtime.threads import available_cores
 
@@ -110,7 +111,7 @@ def check_table(found: Sequence[FileCheck]) -> str:
 
 def _look_at_frames(path: Path, facts: dict[str, float | int | None]) -> None:
     with open_media(path) as container:
-        context = video_stream(container).codec_context
+        context = video_track(container).codec_context
         facts |= {"width": context.width, "height": context.height}
     frames, end = 0, Fraction(0)
     for shown in video_frames(path, 0.0):

@@ -94,7 +94,7 @@ async def _probe(wanted: JobRequest, source: Source, submission: Submission) -> 
         async with services.threads.probes.slot(submission.caller.name):
             return await to_thread.run_sync(probe, limiter=services.threads.probing)
     except ProbeError as error:
-        wrong = FieldError(error.field, error.got, error.allowed or error.message)
+        wrong = FieldError(error.field, error.got, error.allowed)
         raise Problem(error.status, error.code, f"{source.filename}: {error.message}.", [wrong]) from error
 
 

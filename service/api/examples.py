@@ -45,7 +45,7 @@ JOB: dict[str, Any] = {
         "duration": 7.8,
         "video": {"width": 320, "height": 240, "fps": 30.0},
         "audio": {"sample_rate": 44100, "channels": 2},
-        "used": {"start": 0.0, "duration": 1.6},
+        "used": {"start": 0.0, "duration": 1.6, "tracks": [0]},
     },
     "outputs": [{"index": 0, "seed": 7, "files": {name: f"/jobs/{_ID}/files/{name}" for name in _FILES}}],
     "error": None,

@@ -156,7 +156,7 @@ def _input(job_id: str, request: JobRequest, source: Source, found: ProbeResult)
         duration=round(found.duration, 6),
         video=found.video,
         audio=found.audio,
-        used=Window(request.start, round(remaining, 6)),
+        used=Window(request.start, round(remaining, 6), found.tracks),
         name=name,
         key=f"{storage_prefix(job_id)}{name}",
     )

@@ -68,10 +68,14 @@ class StaleClaim(Exception):
 
 @dataclass(frozen=True)
 class Window:
-    """The part of an upload that a job uses, in seconds."""
+    """The part of an upload that a job uses, in seconds, and the numbers of its tracks, as in the file, from 0.
+
+    Two tracks are the left and the right channel of one sound. Records of older versions do not name them.
+    """
 
     start: float
     duration: float
+    tracks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

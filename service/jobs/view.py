@@ -44,6 +44,9 @@ class WindowView(View):
 
     start: float = Field(description="seconds from the beginning of the upload")
     duration: float = Field(description="seconds")
+    tracks: list[int] = Field(
+        description="numbers of the file's tracks that the job uses, from 0; two for a left and a right channel"
+    )
 
 
 class InputView(View):
@@ -226,5 +229,5 @@ def _input(upload: Input) -> InputView:
         duration=upload.duration,
         video=VideoView(**asdict(upload.video)) if upload.video else None,
         audio=AudioView(**asdict(upload.audio)) if upload.audio else None,
-        used=WindowView(**asdict(upload.used)),
+        used=WindowView(start=upload.used.start, duration=upload.used.duration, tracks=list(upload.used.tracks)),
     )

@@ -28,10 +28,9 @@ from model.media.containers import (
     MAX_SAMPLE_RATE,
     MIN_SAMPLE_RATE,
     READABLE,
-    SNIFF_BYTES,
-    UPLOAD,
+    Signature,
+    identify,
     open_options,
-    sniff,
 )
 from model.media.streams import AudioStream, VideoStream
 from service.sandbox import child as children
@@ -52,7 +51,7 @@ class ProbeLimits:
     max_height: int = 4320
     min_seconds: float = 0.1
     window: float = 1.6
-    cpu_seconds: int = 8
+    cpu_seconds: float = 2.0
     wall_seconds: float = 15.0
     memory_bytes: int = 2 * 1024**3
     max_channels: int = MAX_CHANNELS
@@ -62,7 +61,8 @@ class ProbeLimits:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What the file is. `duration` in seconds; a track that is not there is None."""
+    """What the file is. `duration`: seconds until the wanted track ends; `tracks`: its number in the file, or those of
+    a left and a right channel. A track that is not there is None."""
 
     container: str
     duration: float
@@ -70,6 +70,7 @@ class ProbeResult:
     audio: AudioStream | None
     video_codec: str | None
     audio_codec: str | None
+    tracks: tuple[int, ...]
 
 
 class ProbeError(Exception):
@@ -88,7 +89,12 @@ class ProbeError(Exception):
     """
 
     def __init__(
-        self, code: str, message: str, field: str = "file", got: str | None = None, allowed: str | None = None
+        self,
+        code: str,
+        message: str,
+        field: str = "file",
+        got: str | None = None,
+        allowed: str = "a whole file that players can play",
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -140,8 +146,8 @@ class Prober:
 
         Raises ProbeError for whatever its owner could have done better, FileNotFoundError, and ProbeUnavailableError.
         """
-        demuxer = _demuxer_of(path)
-        request: dict[str, Any] = {"path": os.fspath(path), "demuxer": demuxer, "url": UPLOAD, "want": want}
+        signature = _signature_of(path)
+        request: dict[str, Any] = {"path": os.fspath(path), "want": want, **asdict(signature)}
         request |= {"options": open_options(0), "start": start, "limits": asdict(limits)}
         try:
             answer = _ask(self._take_child(), request, limits)
@@ -151,7 +157,9 @@ class Prober:
             raise ProbeError(**answer["error"])
         video, audio = answer.pop("video"), answer.pop("audio")
         return ProbeResult(
-            **answer, video=VideoStream(**video) if video else None, audio=AudioStream(**audio) if audio else None
+            **answer | {"tracks": tuple(answer["tracks"])},
+            video=VideoStream(**video) if video else None,
+            audio=AudioStream(**audio) if audio else None,
         )
 
     def _take_child(self) -> subprocess.Popen[bytes]:
@@ -173,17 +181,16 @@ def probe(
     return prober.probe(path, want, limits, start)
 
 
-def _demuxer_of(path: str | os.PathLike[str]) -> str:
+def _signature_of(path: str | os.PathLike[str]) -> Signature:
     with open(path, "rb") as file:
-        head = file.read(SNIFF_BYTES)
-    if not head:
-        raise ProbeError("empty_file", "the file is empty", got="0 bytes")
-    demuxer = sniff(head)
-    if demuxer is None:
+        if not file.read(1):
+            raise ProbeError("empty_file", "the file is empty", got="0 bytes", allowed="a file that is not empty")
+        signature = identify(file.fileno())
+    if signature is None:
         raise ProbeError(
             "unsupported_media", "the file is not a video or sound file that can be opened", allowed=READABLE
         )
-    return demuxer
+    return signature
 
 
 def _start_child() -> subprocess.Popen[bytes]:
@@ -210,6 +217,8 @@ def _ask(child: subprocess.Popen[bytes], request: dict[str, Any], limits: ProbeL
     if child.returncode == CANNOT_START:
         raise ProbeUnavailableError(f"the decoder cannot be loaded: {problem}")
     log.warning("the probe of an upload ended with status %d: %s", child.returncode, problem)
+    if child.returncode in (-signal.SIGPROF, -signal.SIGXCPU):
+        raise ProbeError("undecodable", f"the file could not be examined within {limits.cpu_seconds:g} s of CPU time")
     if child.returncode in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
         raise ProbeUnavailableError("the probe was killed from outside")
-    raise ProbeError("undecodable", "the file could not be decoded: it is damaged, or needs more time than is allowed")
+    raise ProbeError("undecodable", "the file could not be decoded: it is damaged")

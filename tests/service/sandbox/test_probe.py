@@ -184,6 +184,7 @@ def test_the_result_is_plain_data(prober: Prober, sources: Path) -> None:
         "audio": {"sample_rate": 44_100, "channels": 2},
         "video_codec": "h264",
         "audio_codec": "aac",
+        "tracks": (0,),
     }
 
 
