@@ -8,15 +8,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import torch
 from prometheus_client.registry import Collector
-from torch import Tensor
 
 from model.checkpoint.manifest import find_models
-from model.media.decode import decode_audio, decode_video
 from model.media.source import MediaError
 from model.request import RequestError
 from model.runtime.allocator import keep_freed_memory
@@ -25,10 +22,10 @@ from model.runtime.evaluator import is_out_of_memory
 from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress
 from model.runtime.threads import available_cores
 from model.runtime.warmup import warm_up
-from service.jobs.record import Job
 from service.log import log
 from service.settings import Settings
-from workers.decoder import DecoderLost, confined, warm
+from workers.condition import decode_condition
+from workers.decoder import DecoderLost, warm
 from workers.engine_metrics import EngineCollector
 from workers.fatal_exit import exit_device_lost
 from workers.job_progress import JobProgress
@@ -141,7 +138,7 @@ class ModelMaker:
         if pipeline is None:
             raise RequestError("model", f"this worker does not serve the model {job.model!r}")
         with clock.time("decode"):
-            condition = _condition(job, pipeline, attempt.source)
+            condition = decode_condition(job, pipeline, attempt.source)
         events: SimpleQueue[EngineEvent] = SimpleQueue()
         started = threading.Event()
         runs: list[EngineRun] = []
@@ -259,11 +256,3 @@ def _drain(events: SimpleQueue[EngineEvent], seconds: float) -> list[EngineEvent
             taken.append(events.get_nowait())
     last = {index: item for index, item in taken if isinstance(item, StepProgress)}
     return [(index, item) for index, item in taken if not isinstance(item, StepProgress) or item is last[index]]
-
-
-def _condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tensor | None:
-    """The uploaded side in the network's format; None for `generate`."""
-    if job.input is None or source is None:
-        return None
-    decode = decode_video if job.kind == "v2a" else decode_audio
-    return confined(decode, source, pipeline.manifest.config.clip, job.input.used.start)

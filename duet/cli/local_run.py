@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from duet.cli.job_spec import JobSpec
 from duet.cli.local_job import CannotMake
@@ -18,7 +17,6 @@ from duet.cli.output_files import OutputFiles
 from duet.cli.progress import JobProgress
 from model.checkpoint.loading import CheckpointError
 from model.checkpoint.manifest import Manifest
-from model.media.decode import decode_audio, decode_video
 from model.media.source import MediaError
 from model.runtime.allocator import keep_freed_memory
 from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress
@@ -26,7 +24,8 @@ from service.jobs import record
 from service.jobs.record import Job, Output
 from service.jobs.view import job_view
 from service.settings import Settings
-from workers.decoder import DecoderLost, confined, warm
+from workers.condition import decode_condition
+from workers.decoder import DecoderLost, warm
 from workers.outputs import write_files
 
 
@@ -51,7 +50,7 @@ def make(
 def _outputs(
     spec: JobSpec, job: Job, pipeline: Pipeline, files: OutputFiles, progress: JobProgress, folder: Path
 ) -> tuple[dict[str, Any], list[Path]]:
-    condition = _condition(job, pipeline, spec.source)
+    condition = decode_condition(job, pipeline, spec.source)
     outputs: list[Output] = []
     saved: list[Path] = []
     seconds: dict[str, float] = {}
@@ -89,11 +88,3 @@ def _put(made: Path, path: Path) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tensor | None:
-    """The uploaded video or sound as the network's input."""
-    if job.input is None or source is None:
-        return None
-    decode = decode_video if job.kind == "v2a" else decode_audio
-    return confined(decode, source, pipeline.manifest.config.clip, job.input.used.start)

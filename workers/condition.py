@@ -1,0 +1,23 @@
+"""What a conditional job gives to the network: the uploaded side, decoded to the network's format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from model.media.decode import decode_audio, decode_video
+from model.runtime.pipeline import Pipeline
+from service.jobs.record import Job
+from workers.decoder import confined
+
+
+def decode_condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tensor | None:
+    """Frames (frames, 3, height, width) for `v2a`, sound (1, samples) for `a2v`, None for `generate`.
+
+    Decoded in a child process. Raises MediaError for a file that cannot be decoded, and DecoderLost.
+    """
+    if job.input is None or source is None:
+        return None
+    decode = decode_video if job.kind == "v2a" else decode_audio
+    return confined(decode, source, pipeline.manifest.config.clip, job.input.used.start)
