@@ -74,7 +74,7 @@ export class Composer {
   }
 
   #choose(kind) {
-    // A sound cannot be given a sound; what is a video can be either.
+    // A sound file can only start a2v; a video can start v2a or a2v.
     if (kind === "v2a" && this.source.file && kindOf(this.source.file) === "a2v") this.source.show(null);
     this.setKind(kind);
   }
@@ -152,8 +152,8 @@ export class Composer {
   #follow(changed) {
     const model = this.#model();
     if (!changed || changed.name === "model") {
-      this.#controls.get("sampler")?.offer(model.sampling.samplers);
-      this.#controls.get("guidance")?.offer(model.sampling.guidance[this.#kind] ?? []);
+      this.#controls.get("sampler")?.offer(model.samplers);
+      this.#controls.get("guidance")?.offer(model.guidance[this.#kind] ?? []);
       this.#aboutModel(model);
     }
     const values = this.#values();
@@ -161,7 +161,7 @@ export class Composer {
     for (const [name, each] of this.#controls) {
       let shown = ONLY_WITH[name]?.(values, this.#kind) ?? true;
       if (name === "super_resolution" || name.startsWith("sr_")) shown &&= enlarges;
-      if (name.startsWith("guidance")) shown &&= (model.sampling.guidance[this.#kind] ?? []).length > 0;
+      if (name.startsWith("guidance")) shown &&= (model.guidance[this.#kind] ?? []).length > 0;
       each.shown = shown;
     }
     this.source.mark(values.start ?? 0, model.clip.duration);
@@ -192,7 +192,7 @@ export class Composer {
     return Object.fromEntries(shown.map(([name, each]) => [name, each.value]));
   }
 
-  /** What is wrong before anything is sent, as the service would put it; null if nothing is. */
+  /** Client-side validation error in the format of the service, or null. */
   #check() {
     if (this.#kind !== "generate" && !this.source.file) {
       const what = this.#kind === "v2a" ? "a video" : "a sound, or a video whose sound is used";
