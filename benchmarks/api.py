@@ -1,11 +1,13 @@
-"""How fast the API answers, with no worker: `python -m benchmarks.api [--seconds 10] [--processes 2]`. Prints JSON.
+"""Latency and throughput of the API without a worker. Prints JSON.
 
-A Redis that writes everything to disk before it answers, as in `duet serve`; API processes that share one socket; this
-process asks, over plain sockets.
+    python -m benchmarks.api [--seconds 10] [--processes 2]
 
-- `GET /jobs/{id}`: answers a second over 16 connections, each asking again as soon as it is answered. They come one
-  after the other, as clients do: of 16 that connect at once, one process may take all.
-- `POST /generate`: 100 requests a second at fixed times; each time counts from when the request was due.
+Redis flushes every write to disk, as in `duet serve`. The API processes share one socket; this process is the client,
+over plain sockets.
+
+- `GET /jobs/{id}`: responses per second over 16 connections in a closed loop. They are opened one after the other,
+  because one process may accept all of 16 simultaneous connections.
+- `POST /generate`: 100 requests per second at fixed times; latency counts from the due time.
 """
 
 from __future__ import annotations

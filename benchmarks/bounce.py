@@ -1,5 +1,5 @@
-"""What the data set `bounce` is in numbers, and what the measures of alignment can reach on it: the tables and pictures
-of docs/bounce.md.
+"""Statistics of the data set `bounce` and the ceilings of the alignment measures on it: tables and pictures of
+docs/bounce.md.
 
 python -m benchmarks.bounce [--clips 256] [--figures docs/figures]
 """

@@ -1,10 +1,10 @@
-"""How long a user waits: the embedded stack with the demo model, from a request to its end. Prints JSON.
+"""End-to-end latency of the embedded stack with the demo model. Prints JSON.
 
     python -m benchmarks.end_to_end --repeats 5 [--video clip.mp4]
 
-Starts `duet serve` on a free port with an empty data folder, measures, and stops it. Without --video it uploads a film
-of its own. "accepted" is the time to the 202 while another job keeps the worker busy: for generate from the request's
-first byte, for v2a from the upload's last byte.
+Starts `duet serve` on a free port with an empty data folder, measures, and stops it. Without --video it uploads a
+generated video. "accepted" is the time to the 202 while another job keeps the worker busy: for generate from the
+first byte of the request, for v2a from the upload's last byte.
 """
 
 from __future__ import annotations

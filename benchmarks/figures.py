@@ -1,8 +1,8 @@
-"""The pictures of docs/jobs.md: a clip drawn by this script, and what the demo model makes of it; JSON of what was run.
+"""Pictures of docs/jobs.md: a synthetic clip and the demo model's results for it. Prints JSON of the jobs.
 
     python -m benchmarks.figures [--out docs/figures]
 
-Everything goes the way of a worker: decode, pipeline, files. Only the queue is left out.
+Uses the code path of a worker (decode, pipeline, files) without the queue.
 """
 
 from __future__ import annotations

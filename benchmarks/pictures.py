@@ -1,5 +1,5 @@
-"""What the pictures of one output cost: poster and spectrogram of a clip of 1.6 s, in this process and, as for uploads,
-in a child of the decoder's server. Prints JSON.
+"""Cost of the pictures of one output: poster and spectrogram of a 1.6 s clip, in this process and, as for uploads, in a
+child of the decoder server. Prints JSON.
 
     python -m benchmarks.pictures [--repeats 9] [--video clip.mp4]
 """

@@ -1,8 +1,7 @@
-"""What previews cost a job: `python -m benchmarks.previews [--model demo]`. Prints JSON.
+"""Cost of previews for a job: `python -m benchmarks.previews [--model demo]`. Prints JSON.
 
-One job of the model, as `duet serve` would run it by itself; after every step a preview is computed, encoded and
-written to a real Redis, and its processor time taken. A job has one every second, so the share is that of as many as
-seconds.
+Runs one job as `duet serve` would run it alone. After every step a preview is computed, encoded and written to a real
+Redis, and its CPU time is measured. A job sends one preview per second, so the share counts one per second of run time.
 """
 
 from __future__ import annotations

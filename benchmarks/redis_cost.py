@@ -1,6 +1,6 @@
-"""What a job costs Redis: the real store, queue and claim protocol against a real Redis, with every write on its disk.
+"""Cost of a job in Redis: the real store, queue and claim protocol against a real Redis that flushes every write.
 
-Redis computes on one core, so what a job takes of its processor time bounds the jobs a second of a whole installation.
+Redis uses one core, so its CPU time per job bounds the job rate of a whole installation.
 """
 
 from __future__ import annotations

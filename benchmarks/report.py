@@ -1,4 +1,4 @@
-"""What a benchmark has to say: JSON on standard output for programs, a table on standard error for people."""
+"""Output of a benchmark: JSON on standard output for programs, a table on standard error for people."""
 
 from __future__ import annotations
 

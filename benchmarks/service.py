@@ -1,4 +1,4 @@
-"""What the service costs on top of the model, with networks of known timing (`benchmarks.timed`). Prints JSON.
+"""Overhead of the service over the model, with networks of known timing (`benchmarks.timed`). Prints JSON.
 
     python -m benchmarks.service [--jobs 40] [--load 320]
 
@@ -7,7 +7,7 @@
   writing of the files (mp4, wav, pictures) as the service's.
 - throughput: clips a second against the bare pipeline in batches of 16, which writes no files: with 16 requests open,
   some of whose jobs are being written, and with 20, which is what a worker takes so that the engine has 16.
-- idle: in the midst of that load, the share of time in which the device computed nothing.
+- idle: share of time under that load in which the device computed nothing.
 - eta: |promised − true| / true over the progress events of those jobs, from the second step on.
 """
 

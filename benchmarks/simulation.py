@@ -1,11 +1,11 @@
-"""From 1 to 64 workers: how long jobs wait at which load, and where Redis becomes the limit. Prints JSON and tables.
+"""Waiting times with 1 to 64 workers by load, and the point where Redis becomes the limit. Prints JSON and tables.
 
     python -m benchmarks.simulation [--short] [--measured FILE] [--figure docs/figures/scaling.png]
 
-- waits: a discrete-event simulation (`benchmarks.waiting`) of two kinds of workers, or of one that was measured by
-  `benchmarks.throughput`; beside them what `duet plan` expects.
-- Redis: the real store, queue and claims against a real Redis (`benchmarks.redis_cost`) say what a job takes of the one
-  core that Redis computes on. That core bounds all workers together.
+- waits: a discrete-event simulation (`benchmarks.waiting`) of two kinds of workers, or of one measured by
+  `benchmarks.throughput`, beside the estimate of `duet plan`.
+- Redis: the real store, queue and claims against a real Redis (`benchmarks.redis_cost`) give the CPU
+  time of a job on the single core of Redis. That core bounds all workers together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Jobs that wait for workers whose engines share batches: a discrete-event simulation.
+"""Discrete-event simulation of jobs waiting for workers with batched engines.
 
-Jobs come by chance (a Poisson stream). A worker takes up to `batch` of them. All jobs in its engine go on together:
-with k of them each needs `times[k]` seconds, as measured. A job that finds no worker with room waits, first come first
-served.
+Arrivals are Poisson. A worker holds up to `batch` jobs, which run together: with k jobs each takes `times[k]` seconds,
+as measured. A job that finds no free place waits, first come first served.
 """
 
 from __future__ import annotations
