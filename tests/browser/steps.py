@@ -60,7 +60,7 @@ def choose(page: Page, *, steps: int = 4, outputs: int = 1, enlarge: bool = Fals
     if switch.count():
         switch.set_checked(enlarge)
     if enlarge:
-        page.get_by_label("Steps for enlarging", exact=True).fill("1")
+        page.get_by_label("Super-resolution steps", exact=True).fill("1")
     more.click()
 
 

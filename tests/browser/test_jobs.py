@@ -40,7 +40,7 @@ def test_a_job_that_waits_tells_its_place(studio: Studio, service: Service) -> N
     page = studio.visit()
     choose(page)
     start(page)
-    expect(page.locator(".progress")).to_contain_text("Waiting for its turn")
+    expect(page.locator(".progress")).to_contain_text("Waiting in the queue")
     expect(page.locator(".progress-detail")).to_have_text(re.compile(r"\d+ jobs? before it"))
     studio.look("waiting")
 

@@ -127,7 +127,7 @@ def test_a_clip_can_be_made_again_and_varied(studio: Studio) -> None:
     first = studio.job_id()
 
     page.get_by_role("button", name="Copy as curl").click()
-    expect(page.get_by_text("The command that makes it again: copied.")).to_be_visible()
+    expect(page.get_by_text("The command that repeats this job: copied.")).to_be_visible()
     command = shlex.split(page.evaluate("navigator.clipboard.readText()").replace("\\\n", ""))
     assert command[2] == f"{studio.url}/generate"
     assert json.loads(command[-1])["seed"] == 42

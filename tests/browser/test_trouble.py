@@ -51,11 +51,11 @@ def test_what_only_the_service_knows_is_marked_too(studio: Studio) -> None:
     """25 of 1000 steps are a stride that ddim can walk, 60 are none: that is not in any limit of a field."""
     page = studio.visit()
     page.get_by_text("More settings").click()
-    page.get_by_label("Sampler for enlarging").select_option("ddim")
-    page.get_by_label("Steps for enlarging", exact=True).fill("60")
+    page.get_by_label("Super-resolution sampler").select_option("ddim")
+    page.get_by_label("Super-resolution steps", exact=True).fill("60")
     page.get_by_text("More settings").click()
     page.get_by_role("button", name="Make a clip").click()
-    expect(page.get_by_label("Steps for enlarging", exact=True)).to_be_focused()
+    expect(page.get_by_label("Super-resolution steps", exact=True)).to_be_focused()
     expect(page.locator(".field-sr_steps .error")).to_contain_text("one integer stride")
 
 
@@ -111,7 +111,7 @@ def test_with_keys_on_a_key_is_asked_for_and_kept_in_the_tab(
     studio.look("key")
     field.fill("duet_not-a-key")
     page.get_by_role("button", name="Use this key").click()
-    expect(page.get_by_text("This key is not known here.")).to_be_visible()
+    expect(page.get_by_text("Unknown key.")).to_be_visible()
     field.fill(key)
     field.press("Enter")
     expect(page.get_by_role("button", name="Make a clip")).to_be_visible()
@@ -123,7 +123,7 @@ def test_with_keys_on_a_key_is_asked_for_and_kept_in_the_tab(
     assert key not in source
     assert loudness(page, source)[0] > 0.01
     page.get_by_role("button", name="Copy as curl").click()
-    expect(page.get_by_text("The command that makes it again: copied.")).to_be_visible()
+    expect(page.get_by_text("The command that repeats this job: copied.")).to_be_visible()
     assert key not in page.evaluate("navigator.clipboard.readText()")
 
     page.reload()

@@ -1,4 +1,4 @@
-/** What can be done with a job that was made. */
+/** Actions on a finished output or job. */
 
 import { api, Problem, request, upload } from "./api.js";
 import { curl } from "./curl.js";
@@ -44,7 +44,7 @@ export function outputActions(job, output, page) {
         ),
       ),
     button("Copy link", "link", () => copy(page.url(job, output), "Link to this clip")),
-    button("Copy as curl", "code", () => copy(curl(job), "The command that makes it again")),
+    button("Copy as curl", "code", () => copy(curl(job), "The command that repeats this job")),
     button("Use this seed", "repeat", (event) => guarded(event, page, () => reuse(job, page))),
     button("Vary", "dice", (event) => guarded(event, page, () => vary(job, page)), {
       title: "The same parameters, a new seed",
@@ -62,10 +62,10 @@ export function retryButton(job, page) {
   return button("Try again", "repeat", (event) => guarded(event, page, async () => page.openJob(await api.retry(job))));
 }
 
-/** Erase the job, after asking. */
+/** Delete the job after confirmation. */
 export function deleteButton(job, page) {
   const ask = async () => {
-    const loss = "The job, its upload and its results are erased for good.";
+    const loss = "The job, its upload and its results are deleted permanently.";
     if (!(await confirmed("Delete this job?", loss, "Delete"))) return;
     await api.erase(job);
     note("The job is deleted.");
@@ -106,7 +106,7 @@ async function inputOf(job) {
   return new File([await answer.blob()], job.input.filename, { type: answer.headers.get("Content-Type") });
 }
 
-/** Do it once at a time, and show what goes wrong. */
+/** Run one action at a time and show its error. */
 async function guarded(event, page, action) {
   const pressed = event.currentTarget;
   pressed.disabled = true;

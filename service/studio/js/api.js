@@ -1,4 +1,4 @@
-/** Requests to the service. Whatever goes wrong is thrown as a Problem. */
+/** Requests to the service. Every error is thrown as a Problem. */
 
 import { authorization } from "./key.js";
 
@@ -15,26 +15,26 @@ export class Problem extends Error {
   }
 }
 
-/** Nobody answered. */
+/** The service did not answer. */
 export function noAnswer() {
   return new Problem(0, { code: "no_answer", detail: "The service does not answer." });
 }
 
 let refused = () => {};
 
-/** Call `listener` whenever a request is refused for want of a key that is known. */
+/** Call `listener` whenever a request is refused because its key is missing or unknown. */
 export function onUnauthorized(listener) {
   refused = listener;
 }
 
-/** The absolute address of a path: relative ones stand beside this page, wherever a proxy has put it. */
+/** The absolute address of a path: relative paths resolve against this page, also behind a proxy prefix. */
 export function address(path) {
   return new URL(path, document.baseURI).href;
 }
 
 /**
  * A request with the key. `json` becomes the body.
- * @returns {Promise<Response>} an answer that is no error. Throws Problem, and AbortError by `signal`.
+ * @returns {Promise<Response>} a successful response. Throws Problem, and AbortError by `signal`.
  */
 export async function request(path, { method = "GET", json, headers = {}, signal } = {}) {
   const sent = { ...authorization(), ...headers };
@@ -50,7 +50,7 @@ export async function request(path, { method = "GET", json, headers = {}, signal
   throw problemOf(answer.status, await answer.text(), answer.headers.get("Retry-After"));
 }
 
-/** The JSON that `path` answers with. */
+/** GET `path` as JSON. */
 export async function get(path, options) {
   return (await request(path, options)).json();
 }
@@ -59,7 +59,7 @@ function once(key) {
   return key ? { "Idempotency-Key": key } : {};
 }
 
-/** The parts of the API that are more than one GET. */
+/** API calls that are more than a single GET. */
 export const api = {
   models: async () => (await get("models")).data,
   description: () => get("openapi.json"),
@@ -84,7 +84,7 @@ export function upload(kind, file, parameters, onProgress, signal, key) {
   form.append("params", JSON.stringify(parameters));
   form.append("file", file, file.name);
   return new Promise((resolve, reject) => {
-    const sender = new XMLHttpRequest(); // fetch does not tell how much is sent
+    const sender = new XMLHttpRequest(); // fetch reports no upload progress
     sender.open("POST", address(kind));
     const headers = { ...authorization(), ...once(key) };
     for (const [name, value] of Object.entries(headers)) sender.setRequestHeader(name, value);
@@ -100,13 +100,13 @@ export function upload(kind, file, parameters, onProgress, signal, key) {
   });
 }
 
-/** The problem that an answer is; whoever waits for a missing key is told. */
+/** The Problem in an error response; a 401 calls the listener for missing keys. */
 export function problemOf(status, text, retryAfter) {
   let body = {};
   try {
     body = JSON.parse(text);
   } catch {
-    // Not ours: a proxy's page. The status has to do.
+    // A proxy's page, not ours: only the status is known.
   }
   const problem = new Problem(status, body, retryAfter === null ? null : Number(retryAfter) || null);
   if (status === 401) refused(problem);

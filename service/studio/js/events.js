@@ -1,4 +1,4 @@
-/** Following one job: by its event stream, and by asking for it again and again where the stream cannot be had. */
+/** Follows one job by its event stream, or by polling where the stream is unavailable. */
 
 import { address, api, Problem, problemOf } from "./api.js";
 import { authorization } from "./key.js";
@@ -6,11 +6,11 @@ import { EventParser } from "./sse.js";
 
 const POLL = 1000;
 const STREAM_AGAIN = 10_000;
-const SILENCE = 40_000; // the server says something at least every 15 s
+const SILENCE = 40_000; // the server sends something at least every 15 s
 const DEFAULT_RETRY = 2000;
 const ENDED = ["completed", "failed", "canceled"];
 
-/** Whether nothing will happen to the job any more. */
+/** Whether the job has ended. */
 export function ended(job) {
   return ENDED.includes(job.status);
 }
@@ -34,7 +34,7 @@ export async function follow(job, on, signal) {
   }
 }
 
-/** Ask for the job until `deadline`, at least once. @returns {Promise<boolean>} whether nothing more will come */
+/** Poll the job until `deadline`, at least once. @returns {Promise<boolean>} whether nothing more will come */
 async function poll(job, on, signal, deadline) {
   do {
     let pause = POLL;
@@ -62,7 +62,7 @@ function isGone(problem) {
   return problem.code === "unknown_job" || problem.status === 410;
 }
 
-/** The event stream of a job, connected as often as it takes. */
+/** The event stream of a job, with reconnection. */
 class Stream {
   #parser = new EventParser();
 
@@ -99,7 +99,7 @@ class Stream {
         this.on.gone();
         return { over: true, wait: 0 };
       }
-      // What was half received is sent again: the next connection continues behind the last whole message.
+      // A partial message is sent again: the next connection resumes after the last complete one.
       this.#parser = Object.assign(new EventParser(), { lastId: this.#parser.lastId, retry: this.#parser.retry });
       return { over: false, wait: STREAM_AGAIN };
     } finally {
@@ -116,7 +116,7 @@ class Stream {
     const answer = await fetch(address(path), { headers, signal, cache: "no-store" });
     if (!answer.ok) throw problemOf(answer.status, await answer.text(), answer.headers.get("Retry-After"));
     if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream")) {
-      throw new Problem(answer.status, { detail: "No events come from there." });
+      throw new Problem(answer.status, { detail: "The server sent no event stream." });
     }
     return answer;
   }
@@ -142,7 +142,7 @@ function sleep(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     const stopped = () => {
       clearTimeout(timer);
-      reject(new DOMException("Nobody follows any more.", "AbortError"));
+      reject(new DOMException("The job is no longer followed.", "AbortError"));
     };
     const timer = setTimeout(() => {
       signal.removeEventListener("abort", stopped);

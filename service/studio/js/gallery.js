@@ -31,7 +31,7 @@ export class Gallery {
     addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.refresh());
   }
 
-  /** Fetch the newest jobs: what was made elsewhere turns up, what was deleted goes. */
+  /** Fetch the newest jobs, so that jobs made or deleted elsewhere are up to date. */
   async refresh() {
     clearTimeout(this.#timer);
     await this.#guarded(async () => {
@@ -124,7 +124,7 @@ export class Gallery {
       items.length === this.list.children.length && items.every((item, at) => this.list.children[at] === item);
     if (!same) this.list.replaceChildren(...items);
     this.empty.hidden = items.length > 0 || !this.#loaded;
-    this.empty.textContent = this.kind.value ? "None of this kind." : "Nothing was made yet, or it has expired.";
+    this.empty.textContent = this.kind.value ? "No jobs of this kind." : "No jobs yet, or they have expired.";
     this.more.hidden = this.#next === null;
   }
 

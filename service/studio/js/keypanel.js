@@ -18,7 +18,7 @@ export function keyPanel(onKey) {
     event.preventDefault();
     const value = field.value.trim();
     if (!/^[\x21-\x7e]+$/.test(value)) {
-      refuse("A key is one word of letters, digits and signs, as the service printed it.");
+      refuse("A key is a single word without spaces, as the service printed it.");
       return;
     }
     keepKey(value);
@@ -43,7 +43,7 @@ export function keyPanel(onKey) {
       document.body.classList.add("locked");
       if (key()) {
         forgetKey();
-        refuse("This key is not known here. Enter another one.");
+        refuse("Unknown key. Enter another one.");
       } else if (opened) {
         field.focus();
       }

@@ -1,4 +1,4 @@
-/** Telling the user: problems with what to do about them, short notes, and what only a screen reader says. */
+/** Messages to the user: problems with advice, short notes, and announcements for screen readers. */
 
 import { Problem } from "./api.js";
 import { h, icon } from "./dom.js";
@@ -6,12 +6,12 @@ import { advice, label } from "./words.js";
 
 const NOTE_STAYS = 4000;
 
-/** Have a screen reader say `text` when it is done with what it is saying. */
+/** Announce `text` to screen readers, without interrupting them. */
 export function announce(text) {
   document.getElementById("announcer").textContent = text;
 }
 
-/** A short note that goes away by itself: something was done. */
+/** Show a short confirmation that disappears by itself. */
 export function note(text) {
   const place = document.getElementById("notes");
   const line = h("p", { class: "note" }, icon("check"), text);
@@ -20,7 +20,7 @@ export function note(text) {
 }
 
 /**
- * A problem in words with what to do. `except`: names of fields that show their own errors.
+ * A problem and its advice. `except`: names of fields that show their own errors.
  * @returns {HTMLElement}
  */
 export function problemBox(problem, except = []) {
@@ -46,7 +46,7 @@ export function problemBox(problem, except = []) {
   );
 }
 
-/** `error` as a Problem; what is no problem of the service is a fault of this page, and thrown on. */
+/** `error` if it is a Problem; anything else is a fault of this page and is rethrown. */
 export function asProblem(error) {
   if (error instanceof Problem) return error;
   throw error;

@@ -1,4 +1,4 @@
-/** A request that got no answer may have arrived all the same. Sent again it carries the same key, and makes no second job. */
+/** Idempotency keys. A request without an answer may have arrived; sent again with its key, it makes no second job. */
 
 /** Keys for requests that are sent one after the other. */
 export class Once {

@@ -1,4 +1,4 @@
-/** One clip to look at and listen to; beside what the user sent, where there is that. */
+/** Plays one clip, beside the upload if there was one. */
 
 import { h, icon } from "./dom.js";
 import { Spectrogram } from "./playhead.js";
@@ -63,7 +63,7 @@ export class Player {
     this.#show();
   }
 
-  /** End it: nothing plays, nothing is loaded any more. */
+  /** Stop playback and loading. */
   close() {
     this.#stop.abort();
     cancelAnimationFrame(this.#raf);
@@ -111,7 +111,7 @@ export class Player {
     if (exactly || Math.abs(media.currentTime - due) > DRIFT) media.currentTime = due;
   }
 
-  /** Let be heard what is chosen. */
+  /** Unmute the chosen sound. */
   #listen() {
     const muted = this.mute.getAttribute("aria-pressed") === "true";
     const old = this.choice?.querySelector(":checked").value === "old";

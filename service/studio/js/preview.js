@@ -1,4 +1,4 @@
-/** The clip as it emerges: what the model believes by now, some times before it is done. */
+/** Previews: the current estimate of a clip while it is generated. */
 
 import { calm, h } from "./dom.js";
 import { drawWaveform } from "./waveform.js";

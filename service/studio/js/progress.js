@@ -1,10 +1,10 @@
-/** How far a job is: its place in the queue, then stage, step and time left. */
+/** Progress of a job: its place in the queue, then stage, step and time left. */
 
 import { h } from "./dom.js";
 import { announce } from "./notices.js";
 import { seconds, stageWords } from "./words.js";
 
-const SAY_EVERY = 0.25; // of the whole: a screen reader is not to be flooded
+const SAY_EVERY = 0.25; // fraction between announcements to screen readers
 
 /** A bar with words. */
 export class ProgressView {
@@ -38,7 +38,7 @@ export class ProgressView {
     const waiting = status === "queued";
     if (waiting) {
       this.bar.removeAttribute("value");
-      this.words.textContent = "Waiting for its turn";
+      this.words.textContent = "Waiting in the queue";
       this.detail.textContent =
         ahead === null ? "" : ahead === 0 ? "next in line" : `${ahead} ${ahead === 1 ? "job" : "jobs"} before it`;
     } else {

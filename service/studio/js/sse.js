@@ -1,4 +1,4 @@
-/** Server-sent events out of text that comes in pieces (HTML standard, section 9.2). Pure: knows no network. */
+/** Incremental parser of server-sent events (HTML standard, section 9.2), without any network code. */
 
 /** Feed it with `push`; each call returns the messages that are complete by now. */
 export class EventParser {

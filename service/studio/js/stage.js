@@ -1,4 +1,4 @@
-/** The open job: as it waits, as it runs, and what it came to. */
+/** The open job: waiting, running, finished. */
 
 import { api } from "./api.js";
 import { cancelButton, deleteButton, outputActions, retryButton } from "./actions.js";
@@ -137,11 +137,11 @@ export class Stage {
           h(
             "div",
             {},
-            h("p", { class: "problem-what" }, `It failed: ${job.error.message}.`),
+            h("p", { class: "problem-what" }, `The job failed: ${job.error.message}.`),
             h("p", {}, advice(job.error)),
           ),
         )
-      : h("p", { class: "quiet" }, "It was canceled; nothing was kept of it.");
+      : h("p", { class: "quiet" }, "The job was canceled; no results were kept.");
     this.#draw(job, [words, h("div", { class: "row end" }, retryButton(job, this.page))]);
   }
 
@@ -221,7 +221,7 @@ export class Stage {
       this.trouble,
       ...content.filter(Boolean),
     );
-    // What had the focus is gone: whoever works by keyboard or by ear stays with the job.
+    // The focused element is gone: move the focus to the job for keyboard and screen-reader users.
     if (focused) this.place.querySelector("h2").focus({ preventScroll: true });
   }
 

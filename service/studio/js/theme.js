@@ -4,5 +4,5 @@ try {
   const chosen = localStorage.getItem("duet.theme");
   if (chosen === "dark" || chosen === "light") document.documentElement.dataset.theme = chosen;
 } catch {
-  // A browser that keeps nothing for us: the system's choice it is.
+  // Storage is unavailable: use the system's setting.
 }

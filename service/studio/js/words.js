@@ -1,4 +1,4 @@
-/** How things are said: kinds, states, times, and what to do about each problem. */
+/** Texts of the page: job kinds, states, times, and advice for each problem. */
 
 /** Kinds of job: `title` as a heading, `from` as a choice, `make` on the button. */
 export const KINDS = {
@@ -16,14 +16,14 @@ export const STATUS = {
   canceled: "Canceled",
 };
 
-/** What the worker is doing, for a kind of job. */
+/** The current stage of a job of this kind. */
 export function stageWords(kind, stage) {
   if (stage === "sr") return "Enlarging the frames";
   if (stage !== "base") return "Getting ready";
   return { generate: "Drawing picture and sound", v2a: "Composing the sound", a2v: "Drawing the picture" }[kind];
 }
 
-/** Names of parameters for people; others are called by the API's own name. */
+/** Labels of parameters; others use the API's name. */
 export const LABELS = {
   model: "Model",
   seed: "Seed",
@@ -31,18 +31,18 @@ export const LABELS = {
   steps: "Steps",
   start: "Begin at",
   sampler: "Sampler",
-  spacing: "Spacing of steps",
-  order: "Order of the solver",
+  spacing: "Step spacing",
+  order: "Solver order",
   eta: "Noise added per step (eta)",
   guidance: "Guidance",
-  guidance_scale: "Strength of guidance",
+  guidance_scale: "Guidance strength",
   super_resolution: "Enlarge the frames",
-  sr_sampler: "Sampler for enlarging",
-  sr_steps: "Steps for enlarging",
+  sr_sampler: "Super-resolution sampler",
+  sr_steps: "Super-resolution steps",
   priority: "Priority",
 };
 
-/** The name of a parameter for people. */
+/** The label of a parameter. */
 export function label(name) {
   return LABELS[name] ?? name.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
 }
@@ -50,24 +50,24 @@ export function label(name) {
 const ADVICE = {
   no_answer: "Check that Duet is running and that you are connected, then try again. Nothing you entered is lost.",
   unauthorized: "Enter a key that this service knows.",
-  rate_limited: "Wait a little, then try again.",
-  too_many_queued: "Wait until some of your jobs have ended, or cancel those you no longer need.",
-  idempotency_in_progress: "It is on its way already. Wait a moment, then press the button again.",
-  queue_full: "Many jobs are waiting. Try again in some minutes.",
-  queue_unavailable: "Try again in a moment. If it stays like this, whoever runs the service has to look at its queue.",
+  rate_limited: "Wait a moment, then try again.",
+  too_many_queued: "Wait until some of your jobs have finished, or cancel those you no longer need.",
+  idempotency_in_progress: "The first request is still in progress. Wait a moment, then press the button again.",
+  queue_full: "Many jobs are waiting. Try again in a few minutes.",
+  queue_unavailable: "Try again in a moment. If the problem persists, ask the operator to check the queue.",
   storage_unavailable:
-    "Try again in a moment. If it stays like this, whoever runs the service has to look at its storage.",
-  storage_full: "Delete jobs you no longer need, or ask whoever runs the service for room.",
+    "Try again in a moment. If the problem persists, ask the operator to check the storage.",
+  storage_full: "Delete jobs you no longer need, or ask the operator to free space.",
   probe_unavailable: "Try again in a moment.",
   too_large: "Cut the file shorter or export it smaller, then drop it again.",
   unsupported_media_type:
     "Export it as MP4, MOV, WebM or MKV, or for sound as WAV, MP3, FLAC or OGG, then drop it again.",
   undecodable: "The file may be damaged. Try to play it; if it plays, export it again as MP4 or WAV.",
-  empty_file: "Choose the file again: nothing was in it.",
+  empty_file: "The file is empty. Choose another one.",
   no_video_track: "Choose a file with a picture, or make a video for its sound instead.",
   no_audio_track: "Choose a file with sound, or make a new sound for its video instead.",
   too_long: "Cut it to the part you want; the job uses only a short window anyway.",
-  too_short: "Choose a longer file, or an earlier beginning.",
+  too_short: "Choose a longer file, or an earlier start.",
   too_many_pixels: "Export the video smaller, then drop it again.",
   missing_file: "Drop it on the page, or use the buttons above.",
   invalid_parameter: "Correct the fields that are marked.",
@@ -76,19 +76,19 @@ const ADVICE = {
   gone: "Results are kept for a limited time. Make it again with the same seed.",
   unknown_job: "It may belong to another key, or have been deleted.",
   already_ended: "There is nothing left to cancel.",
-  internal_error: "Try again. If it happens again, give the request id below to whoever runs the service.",
+  internal_error: "Try again. If it happens again, send the request id below to the operator.",
   input_missing: "Drop the file again.",
   out_of_memory: "Try fewer outputs, or a smaller model.",
-  worker_died: "Try other parameters: this job ended its worker several times.",
+  worker_died: "Try other parameters: this job crashed its worker several times.",
 };
 
-/** What to do about a problem, by its code. */
+/** Advice for a problem, by its code. */
 export function advice(problem) {
   const wait = problem.retryAfter > 5 ? ` Try again in ${problem.retryAfter} s.` : "";
-  return (ADVICE[problem.code] ?? "Try again. If it happens again, change what you asked for.") + wait;
+  return (ADVICE[problem.code] ?? "Try again. If it happens again, change the request.") + wait;
 }
 
-/** Seconds as people say them: `4 s`, `1 min 20 s`. */
+/** A duration: `4 s`, `1 min 20 s`. */
 export function seconds(value) {
   const whole = Math.max(0, Math.round(value));
   if (whole < 60) return `${whole} s`;
@@ -101,7 +101,7 @@ export function clock(value) {
   return `${Math.floor(tenths / 600)}:${String(Math.floor(tenths / 10) % 60).padStart(2, "0")}.${tenths % 10}`;
 }
 
-/** Bytes as people say them. */
+/** A file size. */
 export function bytes(value) {
   if (value < 1000) return `${value} bytes`;
   return value < 1e6 ? `${Math.round(value / 1e3)} kB` : `${(value / 1e6).toFixed(1)} MB`;
@@ -109,7 +109,7 @@ export function bytes(value) {
 
 const AGO = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 
-/** How long ago something was. */
+/** The age of a time. */
 export function ago(time) {
   const minutes = (Date.now() - new Date(time)) / 60_000;
   if (minutes < 1) return "just now";
