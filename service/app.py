@@ -33,9 +33,10 @@ from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
 from service.jobs.queue import JobQueue, QueueUnavailable
-from service.jobs.rate_limit import Keyring
+from service.jobs.rate_limit import RateLimit
 from service.jobs.retention import Retention, sweeper
 from service.jobs.store import JobStore
+from service.jobs.url_secret import UrlSecret
 from service.log import configure_logging, log
 from service.metrics.api import ApiMetrics
 from service.metrics.exporter import Exporter
@@ -103,7 +104,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 storage=storage,
                 catalogue=catalogue,
                 prober=prober,
-                keyring=Keyring(client, chosen.max_requests_per_minute),
+                rate_limit=RateLimit(client, chosen.max_requests_per_minute),
+                url_secret=UrlSecret(client),
                 idempotency=IdempotencyKeys(client, chosen.retention),
                 retention=retention,
                 events=await running.enter_async_context(Events(chosen)),

@@ -66,7 +66,7 @@ async def authenticate(request: Request, services: ServicesHere) -> Caller:
         return Caller(None)
     name = _bearer(request, services.settings)
     structlog.contextvars.bind_contextvars(key=name)
-    wait = await run_in_threadpool(services.keyring.take, name)
+    wait = await run_in_threadpool(services.rate_limit.take, name)
     if wait:
         allowed = f"{services.settings.max_requests_per_minute} requests a minute"
         raise Problem(429, "rate_limited", f"A key may send {allowed}.", headers={"Retry-After": str(wait)})
@@ -79,7 +79,7 @@ async def authenticate_media(request: Request, services: ServicesHere) -> Caller
     if signature is None or not services.settings.key_hashes or "authorization" in request.headers:
         return await authenticate(request, services)
     owner, expires = request.query_params.get("key", ""), request.query_params.get("expires", "")
-    secret = await run_in_threadpool(services.keyring.url_secret)
+    secret = await run_in_threadpool(services.url_secret.get)
     expected = _sign(secret, _bare(request.scope["path"], request.scope.get("root_path", "")), owner, expires)
     genuine = hmac.compare_digest(signature.encode("utf-8", "surrogateescape"), expected.encode())
     known = owner in {name for name, _ in services.settings.key_hashes}
@@ -104,7 +104,7 @@ class UrlSigner:
         """`root`: what a proxy put before every path. Raises StoreUnavailable: the secret is kept in Redis."""
         self._owner = caller.name
         self._root = root
-        self._secret = services.keyring.url_secret() if caller.name is not None else b""
+        self._secret = services.url_secret.get() if caller.name is not None else b""
 
     def __call__(self, path: str) -> str:
         """`path` with a query that lets it be fetched without the key for a quarter to half an hour."""

@@ -15,9 +15,10 @@ from service.api.uploads import UploadCounter
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
 from service.jobs.queue import JobQueue
-from service.jobs.rate_limit import Keyring
+from service.jobs.rate_limit import RateLimit
 from service.jobs.retention import Retention
 from service.jobs.store import JobStore
+from service.jobs.url_secret import UrlSecret
 from service.metrics.api import ApiMetrics
 from service.sandbox.probe import Prober
 from service.settings import Settings
@@ -50,7 +51,8 @@ class Services:
     storage: Storage
     catalogue: Catalogue
     prober: Prober
-    keyring: Keyring
+    rate_limit: RateLimit
+    url_secret: UrlSecret
     idempotency: IdempotencyKeys
     retention: Retention
     events: Events

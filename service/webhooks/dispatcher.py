@@ -21,7 +21,8 @@ from service.metrics.exporter import Exporter
 from service.settings import Settings
 from service.webhooks.metrics import WebhookMetrics
 from service.webhooks.outbox import Claim, Outbox, signing_secrets
-from service.webhooks.sender import Answer, Sender, message, signed
+from service.webhooks.sender import Answer, Sender
+from service.webhooks.signing import message, signed_headers
 
 SIDE_BY_SIDE = 32
 """Webhooks that one process sends at a time."""
@@ -124,7 +125,7 @@ class Deliverer:
         now = datetime.now(UTC)
         body = message(job, self._settings.public_url)
         began = time.perf_counter()
-        answer = await self._sender.post(url, signed(job, body, self._secrets, now), body)
+        answer = await self._sender.post(url, signed_headers(job, body, self._secrets, now), body)
         pause = next_pause(answer, self._settings.webhook_pauses[sent:])
         self._metrics.sent(answer, time.perf_counter() - began, given_up=answer.error is not None and pause is None)
         again = None if pause is None else datetime.now(UTC) + timedelta(seconds=pause)

@@ -1,16 +1,15 @@
-"""Sends one webhook: signed as Standard Webhooks has it, to the very address that was found fit to be sent to.
+"""Sends one webhook by HTTP, only to an address that passed the SSRF check.
 
-The name of the receiver is looked up once, by us; its addresses are judged (`service.webhooks.ssrf`) and one of them is
-connected to. Nobody looks the name up again, so it cannot lead elsewhere in between. Redirects are not followed, the
-answer is read no further than politeness asks, and nothing of it but the status and `Retry-After` is used: what a
-receiver says is never shown to whoever named it.
+The receiver's name is resolved once; its addresses are checked (`service.webhooks.ssrf`), and the connection is made to
+one of them. The name is not resolved again, so DNS rebinding has no effect. Redirects are not followed. At most
+MOST_READ bytes of the response body are read, and only its status and `Retry-After` are used: the owner of the job
+never sees the body.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,50 +19,28 @@ from urllib.parse import urlsplit
 
 import httpcore
 import httpx
-from standardwebhooks import Webhook
 
-from service.jobs.record import Job
-from service.jobs.view import job_view
 from service.webhooks.ssrf import Lookup, TargetRefused, look_up, permitted
 
 MOST_READ = 64 * 1024
-"""Bytes of an answer's body."""
+"""Bytes of a response body that are read."""
 
 _CONNECT_S = 5.0
-"""Seconds for each address of a receiver that has several."""
+"""Connect timeout in seconds for each address of a receiver but its last."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of it: the HTTP status, or why there is none, and the seconds after which the receiver would have us
-    try again."""
+    """The result of an attempt: the HTTP status, or the error if there is none, and the receiver's `Retry-After` in
+    seconds."""
 
     status: int | None = None
     error: str | None = None
     retry_after: float | None = None
 
 
-def message(job: Job, public_url: str) -> bytes:
-    """The body: the same at each try. The job as `GET` gives it, its paths behind `public_url`, and of the webhook's
-    log nothing, which would be another one each time."""
-    data = job_view(job, None, None, public_url, lambda path: path).model_dump(mode="json")
-    body = {"type": f"job.{job.status}", "timestamp": data["completed_at"], "data": data}
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def signed(job: Job, body: bytes, secrets: Iterable[str], now: datetime) -> dict[str, str]:
-    """The headers that say which message this is, when it was sent, and that it is ours: a signature a secret."""
-    name = f"msg_{job.id.removeprefix('job_')}"
-    signatures = (Webhook(secret).sign(name, now, body.decode()) for secret in secrets)
-    return {
-        "webhook-id": name,
-        "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": " ".join(signatures),
-    }
-
-
 class Sender:
-    """Sends, to public addresses only unless `allow_private`, and waits `timeout` seconds for each answer."""
+    """Sends to public addresses only, unless `allow_private`, and waits `timeout` seconds for each response."""
 
     def __init__(self, timeout: float, allow_private: bool, lookup: Lookup = look_up) -> None:
         self._timeout = timeout
@@ -71,7 +48,7 @@ class Sender:
         self._tls = httpx.create_ssl_context(trust_env=False)
 
     async def post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
-        """Send once. What goes wrong is an answer, too."""
+        """Send once. Never raises for a failed attempt: the failure is the `error` of the answer."""
         fields = {
             "Host": urlsplit(url).netloc,
             "Content-Type": "application/json",
@@ -89,7 +66,7 @@ class Sender:
                 answer = _answer(response)
                 await _read_some(response)
         except (TimeoutError, httpcore.TimeoutException):
-            return answer  # that of a receiver which answered and then went on for ever counts
+            return answer  # a status counts even if the body never ended
         except TargetRefused as error:
             return Answer(error=f"not sent: {error}")
         except UnicodeError as error:
@@ -101,12 +78,12 @@ class Sender:
         return answer
 
     def _pool(self) -> httpcore.AsyncConnectionPool:
-        """A new one each time: a connection that is kept would be one whose address was judged long ago."""
+        """A new pool for each attempt: a reused connection would rest on an old address check."""
         return httpcore.AsyncConnectionPool(ssl_context=self._tls, max_connections=1, network_backend=self._backend)
 
 
 class _Guarded(httpcore.AsyncNetworkBackend):
-    """Connects to nothing but what it has looked up and judged itself. TLS still checks the name, not the address."""
+    """Connects only to addresses that it resolved and checked itself. TLS still verifies the host name."""
 
     def __init__(self, allow_private: bool, lookup: Lookup) -> None:
         self._allow_private = allow_private
@@ -145,7 +122,7 @@ def _answer(response: httpcore.Response) -> Answer:
 
 
 async def _read_some(response: httpcore.Response) -> None:
-    """A receiver that is cut off while it answers might take that for a failure of its own."""
+    """Read up to MOST_READ bytes: a receiver that is cut off while it responds might count that as its own failure."""
     read = 0
     async for chunk in response.aiter_stream():
         read += len(chunk)
@@ -154,7 +131,7 @@ async def _read_some(response: httpcore.Response) -> None:
 
 
 def _seconds(retry_after: str) -> float | None:
-    """`Retry-After` (RFC 9110, section 10.2.3), seconds or a date; None where it is neither."""
+    """Seconds of a `Retry-After` (RFC 9110, section 10.2.3), a number or a date; None if it is neither."""
     if retry_after.isascii() and retry_after.isdecimal():
         return float(retry_after[:9])
     try:

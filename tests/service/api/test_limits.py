@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.jobs.connection import connect
-from service.jobs.rate_limit import Keyring
+from service.jobs.rate_limit import RateLimit
 from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RunningApi
@@ -42,16 +42,16 @@ def test_an_unknown_key_uses_up_nobodys_requests(run_api: RunApi, settings: Sett
 
 def test_requests_come_back_one_by_one(settings: Settings) -> None:
     """At 600 a minute, one every tenth of a second."""
-    keyring = Keyring(connect(settings), per_minute=600)
-    assert [keyring.take("alice") for _ in range(600)] == [0] * 600
-    waits = [keyring.take("alice") for _ in range(200)]
+    limit = RateLimit(connect(settings), per_minute=600)
+    assert [limit.take("alice") for _ in range(600)] == [0] * 600
+    waits = [limit.take("alice") for _ in range(200)]
     assert set(waits) <= {0, 1}
     assert 1 in waits
-    until(lambda: keyring.take("alice") == 0, "another request is allowed")
+    until(lambda: limit.take("alice") == 0, "another request is allowed")
 
 
 def test_all_processes_count_together(settings: Settings) -> None:
-    one, another = (Keyring(connect(settings), per_minute=2) for _ in range(2))
+    one, another = (RateLimit(connect(settings), per_minute=2) for _ in range(2))
     assert [one.take("alice"), another.take("alice")] == [0, 0]
     assert one.take("alice") > 0
     assert another.take("alice") > 0
