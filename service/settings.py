@@ -445,7 +445,7 @@ class Settings(BaseSettings):
     @property
     def temporary(self) -> Path:
         """Uploads on their way in: on the disk of `data`, not in the system's often small temporary folder."""
-        return self.data / "tmp"
+        return self.data / "duet-tmp" / "files"
 
     @property
     def spool(self) -> Path:

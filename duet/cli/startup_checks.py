@@ -28,6 +28,7 @@ def check_machine(settings: Settings, computes: bool = False) -> None:
         computes and settings.gpu_locks is None
     ):  # otherwise torch must not be loaded before the worker has claimed its GPU
         sentences += _device(settings.device)
+    sentences = sentences or list(_temporary(settings))
     if sentences:
         raise SystemExit("\n".join(["Duet cannot start.", *sentences]))
 
@@ -40,6 +41,18 @@ def _folders(folders: Mapping[str, Path]) -> Iterator[str]:
             yield f"{PREFIX}{name} is {str(folder)!r}: {found} is a file, not a folder"
         elif not os.access(found, os.W_OK | os.X_OK):
             yield f"{PREFIX}{name} is {str(folder)!r}: this user may not write to {found}"
+
+
+def _temporary(settings: Settings) -> Iterator[str]:
+    """Claim the folder for temporary files, so that a later `duet serve` knows it as Duet's own."""
+    from service.temporary_folder import NotOurs, claim
+
+    try:
+        claim(settings)
+    except NotOurs as error:
+        yield str(error)
+    except OSError as error:
+        yield f"{PREFIX}DATA is {str(settings.data)!r}: {settings.temporary} cannot be made: {error.strerror}"
 
 
 def _models(settings: Settings) -> Iterator[str]:

@@ -24,6 +24,7 @@ from urllib.parse import quote
 from duet.standalone.supervisor import Program, Supervised
 from service.log import configure_logging
 from service.settings import Settings
+from service.temporary_folder import NotOurs, empty
 
 if TYPE_CHECKING:
     from service.jobs.reaper import Reaper
@@ -74,6 +75,12 @@ def serve(settings: Settings, worker: Sequence[str] = WORKER) -> None:
     configure_logging(settings)
     data = settings.data.absolute()
     with _listen(settings.host, settings.port) as listener, _Lock(data) as lock:
+        try:
+            empty(settings)
+        except NotOurs as error:
+            raise CannotServe(str(error)) from error
+        except OSError as error:
+            raise CannotServe(f"The folder {settings.temporary} cannot be emptied: {error.strerror}.") from error
         asyncio.run(_Stack(settings, data, listener, lock.descriptor, worker).run())
 
 
@@ -196,8 +203,6 @@ class _Stack:
     async def _start(self) -> None:
         _report("duet", f"Starting; jobs and results are kept in {self.data}")
         (self.data / "redis").mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.rmtree(self.settings.temporary, ignore_errors=True)  # what killed processes left behind
-        self.settings.temporary.mkdir()
         await self.redis.start()
         await self._redis_answers()
         await self._take_up()

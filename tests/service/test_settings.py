@@ -29,7 +29,7 @@ def test_the_environment_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.port == 9000
     assert settings.retention == timedelta(hours=12)
     assert settings.storage_url == "s3://clips/duet"
-    assert settings.temporary == Path("/srv/duet/tmp")
+    assert settings.temporary == Path("/srv/duet/duet-tmp/files")
 
 
 @pytest.mark.parametrize(
