@@ -57,7 +57,7 @@ def test_the_folder_check_says_which_files_can_be_used_and_why_others_cannot(fol
         "mute.mp4": "no sound",
         "short.mp4": "too short",
         "silent.mp4": "silent",
-        "broken.mp4": "cannot be",
+        "broken.mp4": "its index (the moov box) is missing",
         "words.mp4": "cannot be opened",
     }.items():
         assert words in (found[name].problem or ""), name
