@@ -95,7 +95,7 @@ def test_sigterm_writes_a_checkpoint_and_ends_well(tmp_path: Path) -> None:
     process.terminate()
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert "the same command goes on from there" in said
+    assert "the same command resumes from there" in said
     assert weights(tmp_path / "out")["step"] == len(losses(tmp_path / "out"))
 
 
