@@ -15,7 +15,7 @@ from workers.decoder import confined
 def decode_condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tensor | None:
     """Frames (frames, 3, height, width) for `v2a`, sound (1, samples) for `a2v`, None for `generate`.
 
-    Decoded in a child process. Raises MediaError for a file that cannot be decoded, and DecoderLost.
+    Decoded in a child process. Raises MediaError for a file that cannot be decoded, DecoderLost and DecoderFault.
     """
     if job.input is None or source is None:
         return None

@@ -1,14 +1,14 @@
-"""Uploads are decoded and muxed in child processes, so that no file can take the worker down or its time and memory.
+"""Decodes and muxes uploads in child processes, so that no file can crash, stall or exhaust the worker.
 
-A decoder is a million lines of C that read what strangers send: it may crash, loop, or eat all memory, also after the
-upload was probed (`service.sandbox.probe` sees the beginning of the window only). So the worker never decodes itself:
+The decoder is a million lines of C that read untrusted input. It may crash, loop or use up all memory, even after the
+upload was probed (`service.sandbox.probe` sees only the beginning of the window). So the worker never decodes itself:
 
-    frames = confined(decode_video, path, clip, start)           # as decode_video(path, clip, start), in a child
+    frames = confined(decode_video, path, clip, start)           # decode_video(path, clip, start) in a child process
 
-The child is forked from a server process (`workers.decoder_server`) that has loaded the decoder and torch once and
-holds no secrets: forking takes milliseconds, loading takes seconds. Each child runs one call, under limits on CPU
-time, wall-clock time, memory and the size of files, and ends. Its answer is plain data, never pickled: a child that was
-taken over can lie about a clip, but not run code here.
+A server process (`workers.decoder_server`), which has loaded the decoder and torch once and holds no secrets, forks the
+children: forking takes milliseconds, loading takes seconds. Each child runs one call under limits on CPU time,
+wall-clock time, memory and file size, and ends. Its answer is plain data, never pickled, so a compromised child can
+return a wrong clip but cannot run code here.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,25 +47,29 @@ LIMITS = ProcessLimits(cpu_seconds=120, wall_seconds=180.0, memory_bytes=4 * 102
 """Limits of one call; `memory_bytes` come on top of the loaded libraries."""
 
 LARGEST_ANSWER = 2**28
-"""Bytes that are read of a child's answer: over a hundred times a clip as the network sees it."""
+"""Bytes read of a child's answer at most: over a hundred times a clip at the network's size."""
 
 GRACE = 10.0
-"""Seconds that the server has to kill a child whose time is over, and to report it."""
+"""Seconds that the server has to kill an overdue child and to report it."""
 
 LARGEST_REPORT = 4096
 """Bytes of a report at most."""
 
 STARTING = 120.0
-"""Seconds that a server may take to load the decoder on a busy machine."""
+"""Seconds that a server may take to load the decoder on a busy machine and to fork the child."""
 
 
 class DecoderLost(RuntimeError):
-    """The child or its server could not be started, or was ended from outside: not the file's fault, try again."""
+    """The child or its server could not be started, or was killed from outside. The file is not at fault: try again."""
+
+
+class DecoderFault(RuntimeError):
+    """The child ended without a valid answer, or by an error in Duet's own code. It may well happen again."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What one call cost: CPU seconds, and bytes of memory at the most."""
+    """Cost of one call: CPU seconds, and peak memory in bytes."""
 
     cpu_seconds: float
     peak_bytes: int
@@ -73,22 +78,22 @@ class Spent:
 def confined(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """`function(*arguments, **named)` in a child process. Thread-safe; the server starts with the first call.
 
-    `function` is one that a module offers by its name; it returns a tensor of float32, a string or None. Raises
-    MediaError as it does, also where the child crashed or its limits ended it; OSError where files cannot be written;
-    DecoderLost.
+    `function` is a module-level function that returns a float32 tensor, a string or None. Raises MediaError as the
+    function does, and where the child crashed or reached a limit; OSError where files cannot be written; DecoderLost;
+    DecoderFault.
     """
     return _shared.call(function, *arguments, **named)
 
 
 def warm() -> None:
-    """Start the server now, so that the first job need not wait for it. Returns at once."""
+    """Start the server now, so that the first job does not wait for it. Returns at once."""
     _shared.warm()
 
 
 class Decoding:
-    """A server and its children. `confined` shares one of them in the whole process.
+    """A server and its children. `confined` uses one instance for the whole process.
 
-    `on_spent` hears what each call cost, in the thread of the call.
+    `on_spent` is called with the cost of each call, in the thread of the call.
     """
 
     def __init__(self, limits: ProcessLimits | None = None, on_spent: Callable[[Spent], None] | None = None) -> None:
@@ -128,14 +133,18 @@ class Decoding:
         with ours, report_ours:
             with theirs, report_theirs:
                 self._hand_over(theirs.fileno(), report_theirs.fileno())
-            ours.settimeout(STARTING + self.limits.wall_seconds + GRACE)
-            report_ours.settimeout(self.limits.wall_seconds + GRACE)
             try:
-                answer = _converse(ours, request)
-                report = json.loads(_received(report_ours, LARGEST_REPORT) or b"{}")
+                # The child itself says that it runs: time that the server takes to start is not the child's.
+                report_ours.settimeout(STARTING)
+                running = report_ours.recv(1)
+                deadline = time.monotonic() + self.limits.wall_seconds + GRACE
+                answer = _converse(ours, request, deadline) if running else b""
+                report = json.loads(_received(report_ours, LARGEST_REPORT, deadline) or b"{}")
             except TimeoutError as error:
                 self.close()
                 raise DecoderLost("the decoder's server does not answer") from error
+            except ConnectionResetError as error:
+                raise DecoderLost("the decoder's server ended") from error
         if "signal" not in report:
             raise DecoderLost("the decoder's server ended")
         if self._on_spent is not None:
@@ -143,7 +152,7 @@ class Decoding:
         return _unpack(answer, report, self.limits)
 
     def _hand_over(self, *ends: int) -> None:
-        """Give the server its ends of the call. A server that died is replaced."""
+        """Send the server its ends of the call's sockets. A server that has died is replaced."""
         with self._lock:
             for attempt in (1, 2):
                 control = self._ensure_server()
@@ -173,7 +182,7 @@ atexit.register(_shared.close)
 
 
 def _portable(argument: Any) -> Any:
-    """The same for a process without this one's working directory and device."""
+    """The argument for a process with another working directory and without this one's device."""
     if isinstance(argument, Path):
         return argument.absolute()
     return argument.cpu() if isinstance(argument, Tensor) else argument
@@ -194,25 +203,38 @@ def _start_server(control: int, limits: ProcessLimits) -> subprocess.Popen[bytes
         raise DecoderLost(f"the decoder's server could not be started: {error}") from error
 
 
-def _converse(connection: socket.socket, request: bytes) -> bytes:
-    """Send the request, and return the answer."""
+def _converse(connection: socket.socket, request: bytes, deadline: float) -> bytes:
+    """Send the request, and return the answer. Raises TimeoutError at `deadline` of the monotonic clock."""
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the child ended early; the report says why
+        connection.settimeout(_left(deadline))
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
-    return _received(connection, LARGEST_ANSWER)
+    return _received(connection, LARGEST_ANSWER, deadline)
 
 
-def _received(connection: socket.socket, most: int) -> bytes:
-    """Read until the other end closes or `most` bytes are exceeded. Raises TimeoutError after a long silence."""
+def _received(connection: socket.socket, most: int, deadline: float) -> bytes:
+    """Read until the other end closes or `most` bytes are exceeded. Raises TimeoutError at `deadline`."""
     received = bytearray()
     with contextlib.suppress(ConnectionResetError):
-        while len(received) <= most and (piece := connection.recv(2**20)):
+        while len(received) <= most:
+            connection.settimeout(_left(deadline))
+            piece = connection.recv(2**20)
+            if not piece:
+                break
             received += piece
     return bytes(received)
 
 
+def _left(deadline: float) -> float:
+    """Seconds until `deadline`. Raises TimeoutError if it has passed."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
 def _unpack(answer: bytes, report: dict[str, Any], limits: ProcessLimits) -> Any:
-    """What the child returned, or raise what it raised. The answer is judged as any stranger's would be."""
+    """Return the child's value, or raise its error. The answer is untrusted input."""
     ended_by = report["signal"]
     if ended_by == signal.SIGKILL and not report["overdue"] and report["cpu_seconds"] < limits.cpu_seconds:
         raise DecoderLost("the decoder was killed from outside")
@@ -233,12 +255,12 @@ def _unpack(answer: bytes, report: dict[str, Any], limits: ProcessLimits) -> Any
         if "os_error" in said:
             raise OSError(int(said["os_error"]), os.strerror(int(said["os_error"])))
         if "fault" in said:
-            raise DecoderLost(f"the decoder failed: {said['fault']}")
+            raise DecoderFault(f"the decoder failed: {said['fault']}")
         shape = said.get("shape")
         if shape is None:
             return None if said["value"] is None else str(said["value"])
         if math.prod(shape) * 4 != len(body):
-            raise DecoderLost("the decoder's answer is not whole")
+            raise DecoderFault("the decoder's answer is incomplete")
         return torch.frombuffer(bytearray(body), dtype=torch.float32).reshape([int(side) for side in shape])
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise DecoderLost("the decoder gave no answer that can be read") from error
+        raise DecoderFault("the decoder gave no answer that can be read") from error

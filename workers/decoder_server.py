@@ -1,7 +1,7 @@
-"""The process that decoder children are forked from; `workers.decoder` starts it.
+"""The process that forks decoder children; `workers.decoder` starts it.
 
-It loads the decoder and torch once. Then it forks a child for each call, reports how each child ended, and kills
-children that exceed their time. It ends with the worker, and its children end with it.
+It loads the decoder and torch once, forks a child for each call, reports how each child ended, and kills children that
+exceed their time. It ends with the worker, and its children end with it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from service.sandbox.limits import ProcessLimits, address_space, confine
 
 @dataclass(frozen=True)
 class _Child:
-    """A running child: the descriptor that its end is reported to, and when it is killed."""
+    """A running child: the descriptor for its report, and the time at which it is killed."""
 
     report: int
     deadline: float
@@ -85,6 +85,8 @@ def _serve(control: socket.socket, woken: int, children: dict[int, _Child], limi
             pid = os.fork()
             if pid == 0:
                 die_with_parent(server)
+                with contextlib.suppress(BrokenPipeError):  # the caller has given up
+                    os.write(report, b"r")  # it runs
                 for each in (control.detach(), woken, report, *(child.report for child in children.values())):
                     os.close(each)  # an inherited copy would keep the reader of another child's report waiting
                 _run(connection, limits)

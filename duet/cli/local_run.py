@@ -25,7 +25,7 @@ from service.jobs.record import Job, Output
 from service.jobs.view import job_view
 from service.settings import Settings
 from workers.condition import decode_condition
-from workers.decoder import DecoderLost, warm
+from workers.decoder import DecoderFault, DecoderLost, warm
 from workers.outputs import write_files
 
 
@@ -43,7 +43,7 @@ def make(
         pipeline = Pipeline.load(manifest, settings.device, settings.dtype)
         with tempfile.TemporaryDirectory(prefix="duet-") as folder:
             return _outputs(spec, job, pipeline, files, progress, Path(folder))
-    except (MediaError, CheckpointError, DecoderLost, torch.OutOfMemoryError) as error:
+    except (MediaError, CheckpointError, DecoderFault, DecoderLost, torch.OutOfMemoryError) as error:
         raise CannotMake(str(error)) from error
 
 

@@ -24,7 +24,7 @@ from model.networks.config import PRESETS
 from tests.clips import Film, Track, make
 from tests.waiting import until
 from workers.decoder import LIMITS as DEFAULT
-from workers.decoder import DecoderLost, Decoding, Spent
+from workers.decoder import DecoderFault, DecoderLost, Decoding, Spent
 
 CLIP = PRESETS["tiny"].clip
 LIMITS = replace(DEFAULT, cpu_seconds=20, wall_seconds=30)
@@ -115,6 +115,10 @@ def tell_environment() -> str:
     return "\n".join(f"{name}={value}" for name, value in os.environ.items())
 
 
+def fail() -> None:
+    raise KeyError("an error in our own code")
+
+
 def quit_politely() -> None:
     sys.exit(0)
 
@@ -135,9 +139,14 @@ def test_what_the_functions_raise_is_raised(decoding: Decoding, film: Path, tmp_
         decoding.call(decode_video, tmp_path / "none.mp4", CLIP, 0.0)
 
 
-@pytest.mark.parametrize("hostile", [crash, babble, quit_politely])
-def test_a_child_that_ends_badly_ends_alone(decoding: Decoding, film: Path, hostile) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises((MediaError, RuntimeError), match=r"crashed|no answer"):
+@pytest.mark.parametrize(
+    ("hostile", "error"),
+    [(crash, MediaError), (babble, DecoderFault), (quit_politely, DecoderFault), (fail, DecoderFault)],
+)
+def test_a_child_that_ends_badly_ends_alone(
+    decoding: Decoding, film: Path, hostile: Callable[[], object], error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=r"crashed|no answer|the decoder failed: KeyError"):
         decoding.call(hostile)
 
     assert decoding.call(decode_video, film, CLIP, 0.0).shape == (CLIP.frames, 3, CLIP.height, CLIP.width)
@@ -217,7 +226,22 @@ def test_children_end_with_the_server(end: Callable[[Decoding], None]) -> None:
     decoding.close()
 
 
-def test_a_server_that_hangs_does_not_hold_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_hangs_before_the_child_starts_does_not_hold_a_call(
+    monkeypatch: pytest.MonkeyPatch, film: Path
+) -> None:
+    with Decoding(LIMITS) as decoding:
+        decoding.call(decode_video, film, CLIP, 0.0)
+        assert decoding._server is not None
+        os.kill(decoding._server.pid, signal.SIGSTOP)
+        monkeypatch.setattr("workers.decoder.STARTING", 1.0)
+        with pytest.raises(DecoderLost, match="does not answer"):
+            decoding.call(decode_video, film, CLIP, 0.0)
+        monkeypatch.undo()
+
+        assert decoding.call(decode_video, film, CLIP, 0.0).shape[0] == CLIP.frames
+
+
+def test_a_server_that_hangs_beside_its_child_does_not_hold_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.decoder.GRACE", 1.0)
     with Decoding(replace(LIMITS, wall_seconds=2.0)) as decoding, ThreadPoolExecutor(1) as pool:
         call = pool.submit(decoding.call, sleep_briefly)
