@@ -1,7 +1,10 @@
-"""Who is asking: API keys (RFC 6750), and signed URLs for media that a browser fetches without headers.
+"""Authentication: API keys (RFC 6750), and signed URLs for media that a browser fetches without headers.
 
-A key is 256 bits of chance, so a plain SHA-256 of it can be kept where the key must not be (`DUET_API_KEYS`): there is
-nothing to guess. Whoever has no valid key gets 401; the jobs of others are not there (404), whatever is asked of them.
+A key has 256 random bits and cannot be guessed, so the service keeps a plain SHA-256 of it (`DUET_API_KEYS`). A request
+without a valid key is refused with 401. Jobs of other keys do not exist for the caller (404).
+
+A URL is signed with a secret from Redis and the hash of the key that asked for it. It ends with that key, also while
+another key of the same name stays valid.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -23,100 +26,112 @@ from service.api.services import Services, ServicesHere
 from service.settings import Settings
 
 KEY_PREFIX = "duet_"
-"""How a key begins, so that people and scanners of leaked secrets know what it is."""
+"""Prefix of every key, by which people and secret scanners recognise it."""
 
 SIGNATURE_STEP = 900
-"""Seconds: a signed URL is good for one to two of these, and stays the same for one, so that caches and ETags hold."""
+"""Seconds. A signed URL is valid for one to two steps and does not change within a step, so caches and ETags hold."""
 
 _SCHEME = "ApiKey"
 _OPEN = ("/healthz", "/readyz")
 
 
 @dataclass(frozen=True)
-class Caller:
-    """Who asks: the name of the key; None where no keys are set, so that nobody is asked for one."""
+class ApiKey:
+    """An entry of DUET_API_KEYS: the name of its user and the SHA-256 of the key."""
 
-    name: str | None
+    name: str
+    digest: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The sender of a request. `key` is None if no keys are set."""
+
+    key: ApiKey | None
+
+    @property
+    def name(self) -> str | None:
+        return self.key.name if self.key else None
 
     def sees(self, owner: str | None) -> bool:
-        """Whether a job of `owner` is there for this caller. Where nobody is asked who they are, all are one."""
+        """Whether the caller may see a job of `owner`. Without keys every caller sees every job."""
         return self.name is None or self.name == owner
 
 
 def new_key() -> tuple[str, str]:
-    """A key for a user, and the hash (SHA-256, hexadecimal) that the service is given."""
+    """A new key for a user, and the hash (SHA-256, hexadecimal) for the service."""
     key = KEY_PREFIX + secrets.token_urlsafe(32)
     return key, hashlib.sha256(key.encode()).hexdigest()
 
 
-def key_name(settings: Settings, key: str) -> str | None:
-    """Whose key it is. Takes as long for one that is almost right as for any other, and for the first as the last."""
+def find_key(settings: Settings, key: str) -> ApiKey | None:
+    """The entry of this key; None for an unknown key. Takes the same time for every key, known or not."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
     found = None
     for name, known in settings.key_hashes:
         if hmac.compare_digest(digest, known):
-            found = name
+            found = ApiKey(name, known)
     return found
 
 
 async def authenticate(request: Request, services: ServicesHere) -> Caller:
-    """The caller, by `Authorization: Bearer …`. Raises Problem 401, 403, and 429 beyond the requests of a minute."""
+    """The caller, by `Authorization: Bearer …`. Raises Problem 401 or 403, and 429 above the request rate."""
     if not services.settings.key_hashes:
         _refuse_other_sites(request)
         return Caller(None)
-    name = _bearer(request, services.settings)
-    structlog.contextvars.bind_contextvars(key=name)
-    wait = await run_in_threadpool(services.rate_limit.take, name)
+    key = _bearer(request, services.settings)
+    structlog.contextvars.bind_contextvars(key=key.name)
+    wait = await run_in_threadpool(services.rate_limit.take, key.name)
     if wait:
         allowed = f"{services.settings.max_requests_per_minute} requests a minute"
         raise Problem(429, "rate_limited", f"A key may send {allowed}.", headers={"Retry-After": str(wait)})
-    return Caller(name)
+    return Caller(key)
 
 
 async def authenticate_media(request: Request, services: ServicesHere) -> Caller:
-    """As `authenticate`; a URL signed by this service counts as well, for GET and HEAD."""
+    """As `authenticate`, but also accepts URLs signed by this service, for GET and HEAD."""
     signature = request.query_params.get("signature")
     if signature is None or not services.settings.key_hashes or "authorization" in request.headers:
         return await authenticate(request, services)
     owner, expires = request.query_params.get("key", ""), request.query_params.get("expires", "")
     secret = await run_in_threadpool(services.url_secret.get)
-    expected = _sign(secret, _bare(request.scope["path"], request.scope.get("root_path", "")), owner, expires)
-    genuine = hmac.compare_digest(signature.encode("utf-8", "surrogateescape"), expected.encode())
-    known = owner in {name for name, _ in services.settings.key_hashes}
-    if not (genuine and known):
-        raise _unauthorised("The signature of this URL is not ours.", "invalid_token")
-    if int(expires) < time.time():
-        raise _unauthorised("This URL has expired: fetch the job again for a new one.", "invalid_token")
-    return Caller(owner)
+    path = _bare(request.scope["path"], request.scope.get("root_path", ""))
+    given = signature.encode("utf-8", "surrogateescape")
+    for key in (ApiKey(name, digest) for name, digest in services.settings.key_hashes if name == owner):
+        if hmac.compare_digest(given, _sign(secret, key, path, expires).encode()):
+            if int(expires) < time.time():
+                raise _unauthorised("This URL has expired. Fetch the job again for a new one.", "invalid_token")
+            return Caller(key)
+    raise _unauthorised("The signature of this URL is not valid.", "invalid_token")
 
 
 CallerHere = Annotated[Caller, Depends(authenticate)]
-"""A route that declares a parameter of this type is for callers with a key, and gets to know whose."""
+"""Parameter type of routes that need a key."""
 
 MediaCallerHere = Annotated[Caller, Depends(authenticate_media)]
-"""The same for routes that take signed URLs, too."""
+"""Parameter type of routes that also accept signed URLs."""
 
 
 class UrlSigner:
-    """Signs the media URLs of one caller. Without keys there is nothing to sign: URLs stay as they are."""
+    """Signs media URLs for one caller. Without keys, URLs stay unsigned."""
 
     def __init__(self, services: Services, caller: Caller, root: str) -> None:
-        """`root`: what a proxy put before every path. Raises StoreUnavailable: the secret is kept in Redis."""
-        self._owner = caller.name
+        """`root`: the path prefix of a proxy. Raises StoreUnavailable, because the secret is kept in Redis."""
+        self._key = caller.key
         self._root = root
-        self._secret = services.url_secret.get() if caller.name is not None else b""
+        self._secret = services.url_secret.get() if caller.key else b""
 
     def __call__(self, path: str) -> str:
-        """`path` with a query that lets it be fetched without the key for a quarter to half an hour."""
-        if self._owner is None:
+        """`path` with a query that allows fetching it without the key for 15 to 30 minutes."""
+        if self._key is None:
             return path
         expires = str((int(time.time()) // SIGNATURE_STEP + 2) * SIGNATURE_STEP)
-        signature = _sign(self._secret, _bare(path, self._root), self._owner, expires)
-        return f"{path}?{urlencode({'key': self._owner, 'expires': expires, 'signature': signature})}"
+        signature = _sign(self._secret, self._key, _bare(path, self._root), expires)
+        return f"{path}?{urlencode({'key': self._key.name, 'expires': expires, 'signature': signature})}"
 
 
 def describe(app: FastAPI, settings: Settings) -> None:
-    """Say in the API's description which routes want a key, where keys are set."""
+    """Mark the routes that need a key in the OpenAPI description, if keys are set."""
     if not settings.key_hashes:
         return
     plain = app.openapi
@@ -132,28 +147,28 @@ def describe(app: FastAPI, settings: Settings) -> None:
                     operation["responses"].setdefault(str(status), problem)
         return description
 
-    setattr(app, "openapi", describe_with_keys)  # noqa: B010 - FastAPI's way to extend it; mypy forbids assignment
+    setattr(app, "openapi", describe_with_keys)  # noqa: B010 - documented by FastAPI; mypy forbids the assignment
 
 
-def _bearer(request: Request, settings: Settings) -> str:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
-        raise _unauthorised("An API key is wanted: Authorization: Bearer …")
-    name = key_name(settings, key.strip())
-    if name is None:
-        raise _unauthorised("This API key is not known here.", "invalid_token")
-    return name
+def _bearer(request: Request, settings: Settings) -> ApiKey:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not given.strip():
+        raise _unauthorised("An API key is required: Authorization: Bearer …")
+    key = find_key(settings, given.strip())
+    if key is None:
+        raise _unauthorised("This API key is not valid.", "invalid_token")
+    return key
 
 
 def _refuse_other_sites(request: Request) -> None:
-    """Where no key is asked for, any page in the user's browser could send its forms here: Problem 403 for those."""
+    """Raise Problem 403 for requests from other sites' pages: without keys, any page could submit forms here."""
     if request.method in ("GET", "HEAD"):
         return
     site = request.headers.get("sec-fetch-site", "same-origin")
     origin = request.headers.get("origin")
     same = origin is None or origin.partition("://")[2] == request.headers.get("host")
     if site not in ("same-origin", "none") or not same:
-        raise Problem(403, "cross_site", "Pages of other sites cannot send this where no API keys are set.")
+        raise Problem(403, "cross_site", "Without API keys, requests from pages of other sites are refused.")
 
 
 def _unauthorised(detail: str, error: str | None = None) -> Problem:
@@ -161,11 +176,13 @@ def _unauthorised(detail: str, error: str | None = None) -> Problem:
     return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": challenge})
 
 
-def _sign(secret: bytes, path: str, owner: str, expires: str) -> str:
-    """HMAC-SHA-256 over what must not be changed: no part can contain the line feed that separates them."""
-    return hmac.new(secret, "\n".join((path, owner, expires)).encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+def _sign(secret: bytes, key: ApiKey, path: str, expires: str) -> str:
+    """HMAC-SHA-256 over path, name and time, none of which can contain the line feed between them. The HMAC key is made
+    of the service's secret and the hash of the API key."""
+    parts = "\n".join((path, key.name, expires)).encode("utf-8", "surrogateescape")
+    return hmac.new(secret + key.digest, parts, "sha256").hexdigest()
 
 
 def _bare(path: str, root: str) -> str:
-    """The path without a proxy's prefix and `/v1`: one signature for both spellings."""
+    """The path without a proxy's prefix and `/v1`, so one signature fits every spelling."""
     return path.removeprefix(root).removeprefix("/v1")

@@ -14,8 +14,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
-from service.api.auth import KEY_PREFIX, key_name, new_key
+from service.api.auth import KEY_PREFIX, find_key, new_key
 from service.jobs.record import Output, Timings
 from service.jobs.store import JobStore
 from service.settings import Settings, load_settings
@@ -208,6 +209,30 @@ def test_a_signed_url_ends(
     assert "expired" in problem(stranger.get(url), 401, "unauthorized")["detail"]
 
 
+def test_a_signed_url_ends_with_the_key_that_asked_for_it(
+    alice: httpx.Client,
+    stranger: httpx.Client,
+    store: JobStore,
+    keyed: Settings,
+    run_api: Callable[[Settings], RunningApi],
+) -> None:
+    """Also while another key of the same name stays valid."""
+    url = completed(alice, store, keyed)["outputs"][0]["files"]["video.mp4"]
+    new, new_hash = new_key()
+    both = keyed.model_copy(update={"api_keys": SecretStr(f"{keyed.api_keys.get_secret_value()} alice:{new_hash}")})
+    only_new = keyed.model_copy(update={"api_keys": SecretStr(f"alice:{new_hash}")})
+    removed = keyed.model_copy(update={"api_keys": SecretStr(f"bob:{new_hash}")})
+
+    during, after, without = (run_api(each) for each in (both, only_new, removed))
+    assert stranger.get(url).status_code == 200
+    assert httpx.get(f"{during.url}{url}").status_code == 200, "both keys are valid while they are exchanged"
+    for api in (after, without):
+        problem(httpx.get(f"{api.url}{url}"), 401, "unauthorized")
+    job = httpx.get(f"{after.url}{urlsplit(url).path.split('/files')[0]}", headers={"Authorization": f"Bearer {new}"})
+    own = job.json()["outputs"][0]["files"]["video.mp4"]
+    assert httpx.get(f"{after.url}{own}").status_code == 200
+
+
 def test_without_keys_urls_are_plain_and_nobody_is_asked(client: httpx.Client) -> None:
     job = client.post("/v2a", files={"file": ("a.mp4", media.video())}).json()
     assert job["urls"]["input"] == f"/jobs/{job['id']}/files/input.mp4"
@@ -218,13 +243,8 @@ def test_a_name_may_have_two_keys_while_one_is_exchanged() -> None:
     settings = load_settings(api_keys=f"alice:{old_hash}, alice:{new_hash}")
     assert old != new
     assert old.startswith(KEY_PREFIX)
-    assert [key_name(settings, key) for key in (old, new, "duet_other", "", "\udcff")] == [
-        "alice",
-        "alice",
-        None,
-        None,
-        None,
-    ]
+    found = [find_key(settings, key) for key in (old, new, "duet_other", "", "\udcff")]
+    assert [key and key.name for key in found] == ["alice", "alice", None, None, None]
 
 
 def test_keys_are_never_logged(
@@ -246,7 +266,9 @@ def test_the_command_makes_a_key_that_the_setting_takes() -> None:
     command = [sys.executable, "-m", "duet", "key", "alice"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     key, entry = out[-5], out[-1]
-    assert key_name(load_settings(api_keys=entry), key) == "alice"
+    found = find_key(load_settings(api_keys=entry), key)
+    assert found is not None
+    assert found.name == "alice"
 
 
 @pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://elsewhere.example"}])
