@@ -28,7 +28,8 @@ from service.api.catalogue import Catalogue
 from service.api.middleware import RequestContext
 from service.api.readiness import Readiness
 from service.api.services import Services, Threads
-from service.api.uploads import UploadCounter, sweep
+from service.api.uploads import sweep
+from service.jobs.concurrency import ConcurrencyLimits
 from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
@@ -112,7 +113,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 metrics=counted,
                 tracing=tracing,
                 readiness=readiness,
-                uploads=UploadCounter(chosen.max_uploads_per_key),
+                concurrency=running.enter_context(ConcurrencyLimits(client, failed=counted.background_failed)),
                 threads=Threads(os.cpu_count() or 1, keys=bool(chosen.key_hashes)),
             )
             exporter.start()

@@ -151,6 +151,9 @@ class Settings(BaseSettings):
     max_event_streams: int = Field(
         default=500, ge=1, description="clients of one API process that may follow jobs by /jobs/{id}/events at a time"
     )
+    max_event_streams_per_key: int = Field(
+        default=100, ge=1, description="clients of one API key that may follow jobs at a time, over all API processes"
+    )
     public_url: str = Field(
         default="",
         description="address under which users reach the API, for the links in webhooks: https://duet.example; where "
@@ -175,7 +178,7 @@ class Settings(BaseSettings):
     )
     max_upload_mib: int = Field(default=200, ge=1, le=5 * 1024, description="largest upload, in MiB")
     max_uploads_per_key: int = Field(
-        default=16, ge=1, description="uploads that one API process receives from one API key at a time"
+        default=32, ge=1, description="uploads of one API key at a time, over all API processes"
     )
     min_upload_rate: int = Field(
         default=1024,

@@ -69,7 +69,7 @@ async def _submit(
     services = submission.services
     await submission.check_room()
     try:
-        async with receive_upload(request, services.settings, services.uploads, submission.caller.name) as upload:
+        async with receive_upload(request, services.settings, services.concurrency, submission.caller.name) as upload:
             parameters = read_fields(model, upload.fields)
             asked = {"kind": kind, "parameters": parameters.model_dump(), "file": upload.source.sha256}
             accepted = await submission.replay(asked)

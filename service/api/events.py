@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from service.api.auth import CallerHere
 from service.api.lookup import JobId, Viewer, find
 from service.api.problems import Problem, responses
 from service.api.services import Services, ServicesHere
+from service.jobs.concurrency import TooManyOpen
 from service.jobs.connection import StoreUnavailable
 from service.jobs.event_keys import EventKind
 from service.jobs.events import Event, Follower, TooManyFollowers, order
@@ -76,12 +78,21 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 async def _follower(job_id: JobId, services: ServicesHere, caller: CallerHere) -> AsyncIterator[Follower]:
-    try:
-        with services.events.follow(job_id) as follower, services.metrics.event_streams.track_inprogress():
+    """Raises Problem 429, 503."""
+    most = services.settings.max_event_streams_per_key
+    async with AsyncExitStack() as stack:
+        try:
+            if caller.name is not None:
+                await stack.enter_async_context(services.concurrency.slot("streams", caller.name, most))
+            follower = stack.enter_context(services.events.follow(job_id))
+        except TooManyOpen as error:
+            detail = f"{most} event streams of this key are open. Close one, or poll the job."
+            raise Problem(429, "too_many_streams_of_key", detail, headers={"Retry-After": "5"}) from error
+        except TooManyFollowers as error:
+            detail = "This server has its maximum of event streams open. Poll the job, or try again."
+            raise Problem(503, "too_many_streams", detail, headers={"Retry-After": "5"}) from error
+        with services.metrics.event_streams.track_inprogress():
             yield follower
-    except TooManyFollowers as error:
-        full = "As many clients follow jobs as this server bears; ask for the job itself, or try again."
-        raise Problem(503, "too_many_streams", full, headers={"Retry-After": "5"}) from error
 
 
 @router.get(

@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from service.api.catalogue import Catalogue
 from service.api.fair_share import FairLimiter
 from service.api.readiness import Readiness
-from service.api.uploads import UploadCounter
+from service.jobs.concurrency import ConcurrencyLimits
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
 from service.jobs.queue import JobQueue
@@ -60,7 +60,7 @@ class Services:
     tracing: Tracing
     readiness: Readiness
     threads: Threads
-    uploads: UploadCounter
+    concurrency: ConcurrencyLimits
 
 
 async def _services(request: Request) -> Services:

@@ -9,9 +9,8 @@ import os
 import re
 import tempfile
 import unicodedata
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,6 +23,7 @@ from werkzeug.http import parse_options_header as parse_disposition
 
 from service.api.middleware import body_limit
 from service.api.problems import FieldError, Problem
+from service.jobs.concurrency import ConcurrencyLimits, TooManyOpen
 from service.jobs.intake import Source
 from service.settings import Settings
 
@@ -47,45 +47,31 @@ class Upload:
 
 @asynccontextmanager
 async def receive_upload(
-    request: Request, settings: Settings, uploads: UploadCounter, caller: str | None
+    request: Request, settings: Settings, limits: ConcurrencyLimits, caller: str | None
 ) -> AsyncIterator[Upload]:
     """Read the form of `request`; its file exists in `settings.temporary` as long as the context is open.
 
-    Raises Problem 400, 408, 413, 415, 422, 429 or 507, and ClientDisconnect if the client disconnects.
+    Raises Problem 400, 408, 413, 415, 422, 429 or 507, StoreUnavailable, and ClientDisconnect.
     """
     media_type, options = parse_options_header(request.headers.get("content-type"))
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
         raise Problem(415, "unsupported_media_type", "The body must be multipart/form-data with a field `file`.")
     body_limit(request).allow(settings.max_upload_bytes + _FORM_BYTES, _too_large(settings.max_upload_bytes))
     reserve = settings.disk_reserve_mib * 2**20
-    with uploads.one_of(caller), temporary_file(settings.temporary, reserve + body_limit(request).announced) as opened:
-        path, file = opened
+    async with AsyncExitStack() as stack:
+        most = settings.max_uploads_per_key
+        try:
+            await stack.enter_async_context(limits.slot("uploads", caller, most))
+        except TooManyOpen as error:
+            detail = f"{most} uploads of this key are under way already."
+            raise Problem(429, "too_many_uploads", detail, headers={"Retry-After": "5"}) from error
+        room = reserve + body_limit(request).announced
+        path, file = stack.enter_context(temporary_file(settings.temporary, room))
         form = _Form(options[b"boundary"], file, settings.max_upload_bytes, reserve)
         async for chunk in request.stream():
             await run_in_threadpool(form.feed, chunk)  # hashing and the disk must not block the event loop
         await run_in_threadpool(form.finish)
         yield Upload(Source(path, form.filename, form.size, form.digest.hexdigest()), form.fields)
-
-
-class UploadCounter:
-    """Uploads under way in this process, by caller."""
-
-    def __init__(self, most: int) -> None:
-        """`most` uploads of one caller at a time."""
-        self._most = most
-        self._uploads: Counter[str | None] = Counter()
-
-    @contextmanager
-    def one_of(self, caller: str | None) -> Iterator[None]:
-        """Count an upload as long as the context is open. Raises Problem 429."""
-        if self._uploads[caller] >= self._most:
-            detail = f"{self._most} uploads of this key are under way already."
-            raise Problem(429, "too_many_uploads", detail, headers={"Retry-After": "5"})
-        self._uploads[caller] += 1
-        try:
-            yield
-        finally:
-            self._uploads[caller] -= 1
 
 
 @contextmanager

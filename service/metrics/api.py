@@ -50,7 +50,7 @@ class ApiMetrics:
             "duet_event_streams", "Clients that follow a job.", registry=own, multiprocess_mode="livesum"
         )
         self.event_streams.set(0)  # whoever had this number before left its streams counted
-        self.background_failed = background_failures(own, "sweeper")
+        self.background_failed = background_failures(own, "sweeper", "concurrency")
         self._queue = QueueCollector(settings)
         if self.shared:
             self.scraped = CollectorRegistry()

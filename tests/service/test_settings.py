@@ -73,6 +73,7 @@ BAD = {
     "max_queued": ["0", "1e3x"],
     "max_wait_s": ["-1", "inf", "nan"],
     "max_event_streams": ["0"],
+    "max_event_streams_per_key": ["0"],
     "public_url": ["duet.example", "https://duet.example/?q", "https://duet.example:port"],
     "webhook_secret": ["hush", "whsec_short"],
     "webhook_allow_private": ["perhaps"],

@@ -1,0 +1,137 @@
+"""What one key may have open at a time holds over all API processes, and survives the death of one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from service.jobs.concurrency import ConcurrencyLimits, TooManyOpen
+from service.jobs.connection import StoreUnavailable, connect
+from service.settings import Settings
+from tests.conftest import RedisServer, RunningApi
+from tests.service import media
+from tests.service.answers import problem
+from tests.service.keys import KEYS, client_of, with_keys
+from tests.service.streams import Stream
+from tests.waiting import until
+
+
+@pytest.fixture
+def redis_client(settings: Settings) -> Iterator[redis.Redis]:
+    with connect(settings) as client:
+        yield client
+
+
+async def is_free(limits: ConcurrencyLimits, most: int = 1) -> bool:
+    try:
+        async with limits.slot("streams", "alice", most):
+            return True
+    except TooManyOpen:
+        return False
+
+
+def test_event_streams_of_a_key_are_limited_over_all_processes(
+    settings: Settings, run_api: Callable[[Settings], RunningApi]
+) -> None:
+    keyed = with_keys(settings, max_event_streams_per_key=2)
+    first, second = run_api(keyed), run_api(keyed)
+    with client_of(first, "alice") as here, client_of(second, "alice") as there, client_of(second, "bob") as bob:
+        url = here.post("/generate").json()["urls"]["self"]
+        streams = [Stream(client, url) for client in (here, there)]
+        for stream in streams:
+            assert stream.next().kind == "status"
+        for client in (here, there):
+            refused = client.get(f"{url}/events")
+            problem(refused, 429, "too_many_streams_of_key")
+            assert int(refused.headers["retry-after"]) >= 1
+        with Stream(bob, bob.post("/generate").json()["urls"]["self"]) as other:
+            assert other.next().kind == "status", "another key has its own limit"
+
+        streams.pop().close()
+
+        def free() -> bool:
+            streams.append(Stream(here, url))
+            return streams[-1].response.status_code == 200
+
+        until(free, "the closed stream no longer counts", 5)
+        for stream in streams:
+            stream.close()
+
+
+def test_uploads_of_a_key_are_limited_over_all_processes(
+    settings: Settings, run_api: Callable[[Settings], RunningApi]
+) -> None:
+    keyed = with_keys(settings, max_uploads_per_key=1)
+    first, second = run_api(keyed), run_api(keyed)
+    file = {"file": ("a.mp4", media.video(0.5))}
+    with socket.create_connection(("127.0.0.1", first.port)) as slow, client_of(second, "alice") as client:
+        slow.sendall(f"POST /v2a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS['alice']}\r\n".encode())
+        slow.sendall(b"Content-Length: 9000\r\nContent-Type: multipart/form-data; boundary=XX\r\n\r\n--XX\r\n")
+        until(lambda: list(settings.temporary.glob("*")), "the upload is under way")
+        problem(client.post("/v2a", files=file), 429, "too_many_uploads")
+        with client_of(second, "bob") as bob:
+            assert bob.post("/v2a", files=file).status_code == 202
+        slow.close()
+        until(lambda: client.post("/v2a", files=file).status_code == 202, "the broken upload no longer counts", 5)
+
+
+def test_what_a_dead_process_had_open_expires(redis_client: redis.Redis) -> None:
+    async def both() -> None:
+        dead = ConcurrencyLimits(redis_client, ttl=0.6)  # never entered: nothing is renewed
+        with ConcurrencyLimits(redis_client, ttl=0.6) as live:
+            async with live.slot("streams", "alice", 2):
+                await dead.slot("streams", "alice", 2).__aenter__()
+                assert not await is_free(live, 2)
+                deadline = asyncio.get_running_loop().time() + 10
+                while not await is_free(live, 2):
+                    assert asyncio.get_running_loop().time() < deadline, "the slot of the dead process stays"
+                    await asyncio.sleep(0.05)
+                await asyncio.sleep(1.2)  # two lifetimes: the live one was renewed
+                assert not await is_free(live)
+
+    asyncio.run(both())
+
+
+def test_a_clock_that_was_set_back_keeps_no_slot(redis_client: redis.Redis) -> None:
+    async def go() -> None:
+        limits = ConcurrencyLimits(redis_client)
+        redis_client.zadd("duet:open:streams:alice", {"from the future": 9e15})
+        assert await is_free(limits)
+
+    asyncio.run(go())
+
+
+def test_a_slot_closed_during_a_renewal_does_not_come_back(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        limits = ConcurrencyLimits(redis_client)
+        slot = limits.slot("streams", "alice", 1)
+        await slot.__aenter__()
+        renew_all = limits._renew_all
+        closing = asyncio.get_running_loop()
+
+        def close_first(keys: list[str], args: list[str]) -> None:
+            asyncio.run_coroutine_threadsafe(slot.__aexit__(None, None, None), closing).result()
+            renew_all(keys=keys, args=args)
+
+        monkeypatch.setattr(limits, "_renew_all", close_first)
+        await asyncio.to_thread(limits.renew)
+        assert await is_free(limits)
+
+    asyncio.run(go())
+
+
+def test_a_slot_closed_while_redis_is_away_is_not_an_error(own_redis: RedisServer) -> None:
+    async def go() -> None:
+        limits = ConcurrencyLimits(connect(Settings(redis_url=own_redis.url)))
+        async with limits.slot("streams", "alice", 1):
+            own_redis.kill()
+        with pytest.raises(StoreUnavailable):
+            await is_free(limits)
+
+    asyncio.run(go())
