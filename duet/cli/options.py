@@ -48,10 +48,10 @@ class Connection:
 
     def connect(self) -> Duet:
         """A client of the server. Ends the command (exit status 2) if the URL or the key is malformed."""
-        from duet.client import Duet, Patience
+        from duet.client import Duet, RetryPolicy
 
         try:
-            return Duet(self.url, self.key, Patience((0.2, 0.5, 1.0)))
+            return Duet(self.url, self.key, RetryPolicy((0.2, 0.5, 1.0)))
         except ValueError as error:
             raise usage_error("--url or --key", str(error)) from error
 

@@ -4,7 +4,7 @@
 
     Duet("http://127.0.0.1:8000").v2a("beach.mov", seed=7).wait().save("beach-with-sound.mp4")
 
-`AsyncDuet` is the same for asyncio. docs/client.md tells the rest.
+`AsyncDuet` is the same for asyncio. See docs/client.md.
 """
 
 from duet.client.asynchronous import AsyncDuet, AsyncJob
@@ -20,8 +20,8 @@ from duet.client.errors import (
     StillRunning,
 )
 from duet.client.events import Event
-from duet.client.facts import Model, Output
-from duet.client.flows import Patience
+from duet.client.operations import RetryPolicy
+from duet.client.resources import JobOutput, Model
 
 __all__ = [
     "AsyncDuet",
@@ -34,10 +34,10 @@ __all__ = [
     "JobCanceled",
     "JobFailed",
     "JobGone",
+    "JobOutput",
     "Model",
-    "Output",
-    "Patience",
     "Refused",
+    "RetryPolicy",
     "ServerUnreachable",
     "StillRunning",
 ]

@@ -1,4 +1,4 @@
-"""What can go wrong between a client and a server, as exceptions that read well."""
+"""Exceptions of the client."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from typing import Any
 
 
 class DuetError(Exception):
-    """Anything that the client raises about a server or a job; what it was called with raises ValueError or OSError."""
+    """Base class of errors of a server or a job. Wrong arguments raise ValueError, unusable files OSError."""
 
 
 class ServerUnreachable(DuetError):
-    """No server answered at the address, also not when asked again."""
+    """The server did not respond, even after retries."""
 
 
 @dataclass(frozen=True)
 class FieldProblem:
-    """One wrong field: what came, and what is allowed, in words."""
+    """An invalid field of a request: the value sent, and a description of the allowed ones."""
 
     field: str
     got: Any
     allowed: str
 
     def __str__(self) -> str:
-        came = "" if self.got is None else f"{self.got!r} came, "
-        return f"{self.field or 'the request'}: {came}allowed: {self.allowed}"
+        got = "" if self.got is None else f"got {self.got!r}, "
+        return f"{self.field or 'the request'}: {got}allowed: {self.allowed}"
 
 
 class Refused(DuetError):
-    """The server answered with a problem (RFC 9457). `code` is for programs, `detail` for people, `errors` tell what is
-    wrong field by field, and `request_id` finds the request in the server's log."""
+    """The server refused the request with a problem document (RFC 9457).
+
+    `code` is for programs, `detail` for people, `errors` lists the invalid fields, and `request_id` identifies the
+    request in the server's log.
+    """
 
     def __init__(self, status: int, code: str, detail: str, errors: tuple[FieldProblem, ...], request_id: str) -> None:
         self.status = status
@@ -40,31 +43,31 @@ class Refused(DuetError):
         self.detail = detail
         self.errors = errors
         self.request_id = request_id
-        news = (each for each in errors if each.allowed.rstrip(".") not in detail)
-        lines = [f"{detail} ({status} {code})", *map(str, news)]
+        further = (each for each in errors if each.allowed.rstrip(".") not in detail)
+        lines = [f"{detail} ({status} {code})", *map(str, further)]
         super().__init__("\n  ".join(lines))
 
     @classmethod
     def read(cls, status: int, headers: Mapping[str, str], body: bytes) -> Refused:
-        """From an answer. One that is no problem document, as a proxy's own, is told by its status."""
-        said = _members(body)
+        """From a response. If it is not a problem document, such as a proxy's own page, its status is described."""
+        problem = _members(body)
         phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "unknown status"
-        wrong = said.get("errors") or ()
+        wrong = problem.get("errors") or ()
         return cls(
             status,
-            str(said.get("code") or f"http_{status}"),
-            str(said.get("detail") or f"The server answered: {phrase}."),
+            str(problem.get("code") or f"http_{status}"),
+            str(problem.get("detail") or f"The server responded: {phrase}."),
             tuple(
                 FieldProblem(str(each.get("field", "")), each.get("got"), str(each.get("allowed", "")))
                 for each in wrong
                 if isinstance(each, dict)
             ),
-            str(said.get("request_id") or headers.get("x-request-id", "")),
+            str(problem.get("request_id") or headers.get("x-request-id", "")),
         )
 
 
 class JobFailed(DuetError):
-    """The job ended without a result. `code` and `message` are the job's own words; `retryable`: it may go better."""
+    """The job failed. `code` and `message` come from the job; if `retryable`, it may succeed when tried again."""
 
     def __init__(self, job_id: str, code: str, message: str, retryable: bool) -> None:
         self.job_id = job_id
@@ -75,7 +78,7 @@ class JobFailed(DuetError):
 
 
 class JobCanceled(DuetError):
-    """Somebody canceled the job."""
+    """The job was canceled."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
@@ -83,7 +86,7 @@ class JobCanceled(DuetError):
 
 
 class JobGone(DuetError):
-    """The job was deleted while it was waited for."""
+    """The job was deleted while `wait` was waiting for it."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
@@ -91,16 +94,16 @@ class JobGone(DuetError):
 
 
 class StillRunning(DuetError, TimeoutError):
-    """The time given to `wait` is over; the job goes on."""
+    """The timeout of `wait` has passed. The job continues."""
 
     def __init__(self, job_id: str, seconds: float) -> None:
         self.job_id = job_id
-        super().__init__(f"{job_id} has not ended within {seconds:g} s; it goes on")
+        super().__init__(f"{job_id} has not ended within {seconds:g} s; it continues")
 
 
 def _members(body: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(body)
+        found = json.loads(body)
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return found if isinstance(found, dict) else {}

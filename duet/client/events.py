@@ -25,18 +25,18 @@ class Event:
 
     @property
     def last(self) -> bool:
-        """Whether the stream ends with it."""
+        """Whether the stream ends with this event."""
         return self.name in ENDS
 
 
 def source(response: httpx.Response) -> EventSource:
-    """The server-sent events of an open response, which are UTF-8 whatever the response says."""
+    """The server-sent events of an open response. They are UTF-8, whatever charset its header claims."""
     response.encoding = "utf-8-sig"
     return EventSource(response)
 
 
 def read(message: ServerSentEvent) -> Event | None:
-    """The job's event in `message`; None if it holds none, as after a heartbeat or a `retry` field.
+    """The job's event in `message`; None if there is none, as in a heartbeat or a `retry` field.
 
     Raises DuetError for data that is not a JSON object.
     """
@@ -46,7 +46,7 @@ def read(message: ServerSentEvent) -> Event | None:
     try:
         found = json.loads(data or "{}")
     except ValueError as error:
-        raise DuetError(f"the event {name} does not hold JSON: {data[:80]!r}") from error
+        raise DuetError(f"the event {name!r} is not JSON: {data[:80]!r}") from error
     if not isinstance(found, dict):
-        raise DuetError(f"the event {name} does not hold a JSON object: {data[:80]!r}")
+        raise DuetError(f"the event {name!r} is not a JSON object: {data[:80]!r}")
     return Event(name, found, message.id)

@@ -1,5 +1,4 @@
-"""What a job can be asked for, for type checkers and editors. The server judges; docs/client.md and `/docs` have the
-limits."""
+"""Parameters of jobs, for type checkers and editors. The server checks them; `/docs` of a server lists the limits."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ Kind = Literal["generate", "v2a", "a2v"]
 
 
 class Webhook(TypedDict, total=False):
-    """Where to report the job's end: `events` of completed, failed, canceled; all where absent."""
+    """A URL to notify when the job ends. `events` is any of completed, failed and canceled; by default all."""
 
     url: str
     events: Sequence[str]
@@ -43,12 +42,12 @@ class _Upload(TypedDict, total=False):
 
 
 class GenerateParameters(_NewFrames, _Parameters, total=False):
-    """Of `generate`."""
+    """Parameters of `generate`."""
 
 
 class V2AParameters(_Upload, _Parameters, total=False):
-    """Of `v2a`."""
+    """Parameters of `v2a`."""
 
 
 class A2VParameters(_Upload, _NewFrames, _Parameters, total=False):
-    """Of `a2v`."""
+    """Parameters of `a2v`."""

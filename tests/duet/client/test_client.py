@@ -24,8 +24,8 @@ from duet.client import (
     JobCanceled,
     JobFailed,
     JobGone,
-    Patience,
     Refused,
+    RetryPolicy,
     ServerUnreachable,
     StillRunning,
 )
@@ -41,13 +41,13 @@ from tests.service.keys import KEYS, with_keys
 from tests.service.new_jobs import OUTPUT, TIMINGS
 from tests.workers.fake import FakeWorker
 
-QUICK = Patience((0.05, 0.1, 0.2, 0.4))
+QUICK = RetryPolicy((0.05, 0.1, 0.2, 0.4))
 
 
 @pytest.fixture
 def duet(settings: Settings, shared_api: RunningApi) -> Iterator[Duet]:
     """A client of an API without jobs."""
-    with Duet(shared_api.url, patience=QUICK) as duet:
+    with Duet(shared_api.url, retry=QUICK) as duet:
         yield duet
 
 
@@ -178,7 +178,7 @@ def test_asyncio_has_the_same(shared_api: RunningApi, work: Callable[[float], Fa
             await asyncio.sleep(0)
             told.append(getattr(job, "status"))  # noqa: B009  # any job will do
 
-        async with AsyncDuet(shared_api.url, patience=QUICK) as duet:
+        async with AsyncDuet(shared_api.url, retry=QUICK) as duet:
             job = await duet.a2v(tmp_path / "song.wav", seed=3, on_upload=lambda done, size: sent.append((done, size)))
             other = await duet.generate()
             assert [each.id for each in await duet.jobs()] == [other.id, job.id]
@@ -210,7 +210,7 @@ def test_what_the_server_refuses_reads_well(duet: Duet, tmp_path: Path) -> None:
     error = refused.value
     assert (error.status, error.code) == (422, "invalid_parameter")
     assert {each.field: each.got for each in error.errors} == {"steps": 0, "sampler": "euler"}
-    assert "steps: 0 came, allowed: an integer 1 … 1000" in str(error)
+    assert "steps: got 0, allowed: an integer 1 … 1000" in str(error)
     assert len(error.request_id) > 8
     (tmp_path / "text.mp4").write_text("not a film")
     with pytest.raises(Refused, match="unsupported_media"):
@@ -255,14 +255,14 @@ def test_an_answer_that_is_lost_makes_no_second_job(
     duet: Duet, shared_api: RunningApi, upload: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "song.wav").write_bytes(media.sound(20.0))
-    with closing(ForgetfulServer(shared_api, lost=2)) as forgetful, Duet(forgetful.url, patience=QUICK) as through:
+    with closing(ForgetfulServer(shared_api, lost=2)) as forgetful, Duet(forgetful.url, retry=QUICK) as through:
         job = through.a2v(tmp_path / "song.wav") if upload else through.generate()
         assert forgetful.lost == 0
     assert [each.id for each in duet.jobs()] == [job.id]
 
 
 def test_a_server_that_comes_back_is_waited_for(shared_api: RunningApi, duet: Duet) -> None:
-    with between(shared_api) as proxy, Duet(f"http://127.0.0.1:{proxy.port}", patience=QUICK) as through:
+    with between(shared_api) as proxy, Duet(f"http://127.0.0.1:{proxy.port}", retry=QUICK) as through:
         proxy.take_away()
         threading.Timer(0.3, proxy.put_back).start()
         assert through.models()
@@ -274,7 +274,7 @@ def test_a_server_that_comes_back_is_waited_for(shared_api: RunningApi, duet: Du
 def test_events_that_break_are_taken_up_where_they_were(
     shared_api: RunningApi, duet: Duet, work: Callable[[float], FakeWorker]
 ) -> None:
-    with between(shared_api) as proxy, Duet(f"http://127.0.0.1:{proxy.port}", patience=QUICK) as through:
+    with between(shared_api) as proxy, Duet(f"http://127.0.0.1:{proxy.port}", retry=QUICK) as through:
         job = through.generate()
         work(0.4)
         seen: list[Event] = []
@@ -296,7 +296,7 @@ def test_without_events_the_job_is_asked_for(settings: Settings, store: JobStore
     told: list[float] = []
     with ExitStack() as ends:
         ends.callback(api.stop)
-        duet = ends.enter_context(Duet(api.url, patience=QUICK))
+        duet = ends.enter_context(Duet(api.url, retry=QUICK))
         job = duet.generate()
         with pytest.raises(Refused, match="http_404"):
             next(iter(job.events()))

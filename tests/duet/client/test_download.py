@@ -1,4 +1,4 @@
-"""Saving a file: complete or not at all, only from the answer that is expected, and never on the event loop."""
+"""The client accepts only the responses that it expects, and saves files completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
+from httpx_sse import ServerSentEvent
 
-from duet.client import AsyncDuet, Duet, Job, Patience, Refused
+from duet.client import AsyncDuet, Duet, Job, Refused, RetryPolicy, operations
 from duet.client.asynchronous import AsyncJob
+from duet.client.effects import OpenStream, ReadEvent, Sleep
+from duet.client.requests import Response
 
-ONCE = Patience(())
+ONCE = RetryPolicy(())
 BODY = b"a whole clip"
 
 
@@ -31,7 +35,7 @@ def answering(status: int, *headers: tuple[str, str], body: bytes = b"") -> Iter
             self.end_headers()
             self.wfile.write(body)
 
-        do_DELETE = do_GET
+        do_DELETE = do_POST = do_GET
 
         def log_message(self, *_: object) -> None:
             pass
@@ -62,7 +66,7 @@ def test_an_answer_that_is_not_the_file_leaves_the_old_one(status: int, tmp_path
     (target := tmp_path / "clip.mp4").write_bytes(b"mine")
     with (
         answering(status, ("Location", "/elsewhere")) as url,
-        Duet(url, patience=ONCE) as duet,
+        Duet(url, retry=ONCE) as duet,
         pytest.raises(Refused) as refused,
     ):
         Job(duet, job_data()).save(target)
@@ -74,10 +78,27 @@ def test_an_answer_that_is_not_the_file_leaves_the_old_one(status: int, tmp_path
 def test_a_redirect_is_no_deletion() -> None:
     with (
         answering(301, ("Location", "/login")) as url,
-        Duet(url, patience=ONCE) as duet,
+        Duet(url, retry=ONCE) as duet,
         pytest.raises(Refused, match="Moved Permanently"),
     ):
         Job(duet, job_data()).delete()
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"<html>", b'{"status": "ok"}'])
+def test_a_200_of_another_program_is_refused(body: bytes) -> None:
+    with answering(200, body=body) as url, Duet(url, retry=ONCE) as duet:
+        for request in (duet.models, duet.jobs, duet.generate, lambda: duet.job("job_1")):
+            with pytest.raises(Refused) as refused:
+                request()
+            assert refused.value.code == "not_duet"
+
+
+def test_a_retry_field_cannot_delay_the_client_for_hours() -> None:
+    operation = operations.events("job_1", RetryPolicy((0.1,)))
+    assert isinstance(next(operation), OpenStream)
+    assert operation.send(Response(200, {})) == ReadEvent()
+    assert operation.send(ServerSentEvent(retry=10**400)) == ReadEvent()
+    assert operation.throw(httpx.ReadError("broken")) == Sleep(operations.MAX_DELAY)
 
 
 def test_asyncio_writes_in_another_thread(tmp_path: Path) -> None:
@@ -89,7 +110,7 @@ def test_asyncio_writes_in_another_thread(tmp_path: Path) -> None:
             threads.append(threading.current_thread())
 
     async def save(url: str) -> None:
-        async with AsyncDuet(url, patience=ONCE) as duet:
+        async with AsyncDuet(url, retry=ONCE) as duet:
             await AsyncJob(duet, job_data()).save(tmp_path / "clip.mp4")
 
     with answering(200, body=BODY) as url:

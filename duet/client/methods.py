@@ -1,0 +1,218 @@
+"""The methods of `Duet`, `AsyncDuet` and their jobs, each written once.
+
+A method is an operation (see `duet.client.effects`). The decorator `method` makes it a plain method of classes derived
+from `Blocking`, and a coroutine method, with the same arguments, of those derived from `Awaited`.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+
+from duet.client import operations
+from duet.client.effects import Operation
+from duet.client.operations import RetryPolicy, fetch_job, fetch_json
+from duet.client.parameters import A2VParameters, GenerateParameters, Kind, V2AParameters
+from duet.client.requests import OnUpload, Request
+from duet.client.resources import JobData, Model
+
+P = ParamSpec("P")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+JobT = TypeVar("JobT", bound="JobMethods[Any]")
+
+
+class Blocking(ABC):
+    """Performs operations with plain calls."""
+
+    @abstractmethod
+    def run(self, operation: Operation[T]) -> T: ...
+
+
+class Awaited(ABC):
+    """Performs operations with awaited calls."""
+
+    @abstractmethod
+    async def run(self, operation: Operation[T]) -> T: ...
+
+
+class _Method(Protocol[P, T_co]):
+    @overload
+    def __get__(self, instance: Blocking, owner: Any) -> Callable[P, T_co]: ...
+    @overload
+    def __get__(self, instance: Awaited, owner: Any) -> Callable[P, Coroutine[Any, Any, T_co]]: ...
+
+
+def method(operation: Callable[Concatenate[Any, P], Operation[T]]) -> _Method[P, T]:
+    """A method that runs the operation with its instance's `run`."""
+
+    @functools.wraps(operation)
+    def call(self: Blocking | Awaited, *args: P.args, **kwargs: P.kwargs) -> Any:
+        return self.run(operation(self, *args, **kwargs))
+
+    return cast("_Method[P, T]", call)
+
+
+class ServerMethods(ABC, Generic[JobT]):
+    """What a server can be asked for."""
+
+    retry: RetryPolicy
+
+    @abstractmethod
+    def _job(self, data: dict[str, Any]) -> JobT: ...
+
+    @method
+    def generate(self, *, idempotency_key: str | None = None, **params: Unpack[GenerateParameters]) -> Operation[JobT]:
+        """Generate a video with sound from noise."""
+        return self._submit("generate", params, None, idempotency_key, None)
+
+    @method
+    def v2a(
+        self,
+        file: str | Path,
+        *,
+        idempotency_key: str | None = None,
+        on_upload: OnUpload | None = None,
+        **params: Unpack[V2AParameters],
+    ) -> Operation[JobT]:
+        """Generate a soundtrack for a video. Raises OSError if the file cannot be read."""
+        return self._submit("v2a", params, file, idempotency_key, on_upload)
+
+    @method
+    def a2v(
+        self,
+        file: str | Path,
+        *,
+        idempotency_key: str | None = None,
+        on_upload: OnUpload | None = None,
+        **params: Unpack[A2VParameters],
+    ) -> Operation[JobT]:
+        """Generate a video for a sound, or for the sound of a video. Raises OSError if the file cannot be read."""
+        return self._submit("a2v", params, file, idempotency_key, on_upload)
+
+    @method
+    def submit(
+        self,
+        kind: Kind,
+        params: Mapping[str, Any],
+        file: str | Path | None = None,
+        *,
+        idempotency_key: str | None = None,
+        on_upload: OnUpload | None = None,
+    ) -> Operation[JobT]:
+        """Submit a job of any kind. For parameters that are None the server uses its default."""
+        return self._submit(kind, params, file, idempotency_key, on_upload)
+
+    def _submit(
+        self,
+        kind: Kind,
+        params: Mapping[str, Any],
+        file: str | Path | None,
+        idempotency_key: str | None,
+        on_upload: OnUpload | None,
+    ) -> Operation[JobT]:
+        """Every attempt has the same Idempotency-Key, so a job whose response was lost is found again."""
+        data = yield from fetch_job(
+            "POST",
+            f"/{kind}",
+            self.retry,
+            body={name: value for name, value in params.items() if value is not None},
+            upload=None if file is None else Path(file),
+            on_upload=on_upload,
+            headers=_idempotent(idempotency_key),
+        )
+        return self._job(data)
+
+    @method
+    def jobs(self, status: str | None = None, kind: str | None = None, limit: int = 20) -> Operation[list[JobT]]:
+        """The newest jobs that the key may see."""
+        found: list[dict[str, Any]] = []
+        after: str | None = None
+        while len(found) < limit:
+            given = {"status": status, "kind": kind, "limit": min(100, limit - len(found)), "after": after}
+            query = {name: value for name, value in given.items() if value is not None}
+            page = yield from fetch_json(Request("GET", "/jobs", query=query), self.retry, "data", "next")
+            found += page["data"]
+            after = page["next"]
+            if after is None:
+                break
+        return [self._job(data) for data in found]
+
+    @method
+    def job(self, job_id: str) -> Operation[JobT]:
+        """The job with this id."""
+        return self._job((yield from fetch_job("GET", f"/jobs/{job_id}", self.retry)))
+
+    @method
+    def models(self) -> Operation[list[Model]]:
+        """The models of the server."""
+        found = yield from fetch_json(Request("GET", "/models"), self.retry, "data")
+        return [Model.read(data) for data in found["data"]]
+
+
+class JobMethods(JobData, Generic[JobT]):
+    """What can be done with a job."""
+
+    _duet: ServerMethods[JobT]
+
+    def _updated(self, data: dict[str, Any]) -> JobT:
+        self.data = data
+        return cast("JobT", self)
+
+    @method
+    def refresh(self) -> Operation[JobT]:
+        """Fetch the current state; returns this job."""
+        return self._updated((yield from fetch_job("GET", f"/jobs/{self.id}", self._duet.retry)))
+
+    @method
+    def wait(
+        self, on_progress: Callable[[JobT], object] | None = None, timeout: float | None = None
+    ) -> Operation[JobT]:
+        """Wait until the job has completed, and return it. `on_progress` is called with this job at every change; in
+        asyncio it may be a coroutine function.
+
+        Raises JobFailed, JobCanceled, JobGone; StillRunning, a TimeoutError, after `timeout` seconds.
+        """
+
+        def change(data: dict[str, Any]) -> object:
+            job = self._updated(data)
+            return None if on_progress is None else on_progress(job)
+
+        yield from operations.follow(self.data, change, timeout, self._duet.retry)
+        self.check()
+        return self._updated(self.data)
+
+    @method
+    def cancel(self) -> Operation[JobT]:
+        """Cancel the job: at once if it is queued, within a step if it runs. Returns this job."""
+        return self._updated((yield from operations.cancel(self.id, self._duet.retry)))
+
+    @method
+    def delete(self) -> Operation[None]:
+        """Delete the job and all of its files."""
+        yield from operations.send(Request("DELETE", f"/jobs/{self.id}"), self._duet.retry)
+
+    @method
+    def retry(self) -> Operation[JobT]:
+        """Submit the same job again; returns the new one."""
+        path, headers = f"/jobs/{self.id}/retry", _idempotent(None)
+        return self._duet._job((yield from fetch_job("POST", path, self._duet.retry, headers=headers)))
+
+    @method
+    def save(self, path: str | Path, output: int = 0, file: str = "video.mp4") -> Operation[Path]:
+        """Save a file of the job, completely or not at all, and return its path. If `path` is a folder, the server's
+        name for the file is used. An existing file is replaced.
+
+        Raises ValueError if the job has no such file, OSError if it cannot be written.
+        """
+        target = self.target(path, file, output)
+        yield from operations.fetch_file(self.file_url(file, output), target, self._duet.retry)
+        return target
+
+
+def _idempotent(key: str | None) -> dict[str, str]:
+    return {"Idempotency-Key": key or secrets.token_hex(16)}
