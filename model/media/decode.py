@@ -45,7 +45,7 @@ def decode_video(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tensor
         end = shown.time + shown.duration - slack(shown.frame.time_base)
         times = sum(time < end for time in due[len(views) :])
         if times:
-            views += [letterbox(upright_rgb(shown), clip.height, clip.width)] * times
+            views += [letterbox(upright_rgb(shown), clip.height, clip.width, upright_aspect(shown))] * times
         if len(views) == clip.frames:
             break
     views += [views[-1]] * (clip.frames - len(views))
@@ -85,19 +85,28 @@ def resample(audio: Tensor, rate: int, new_rate: int) -> Tensor:
     )
 
 
-def letterbox(rgb: np.ndarray, height: int, width: int) -> Tensor:
+def letterbox(rgb: np.ndarray, height: int, width: int, aspect: Fraction = Fraction(1)) -> Tensor:
     """`rgb` (h, w, 3) uint8 → (3, height, width) uint8: bicubic, antialiased, centred on black.
+
+    `aspect`: width of a pixel of `rgb` by its height.
 
     Sides are truncated to whole pixels, and an odd pixel of border goes to the right and bottom, as in the published
     loader.
     """
-    rows, columns = rgb.shape[:2]
-    ratio = min(Fraction(height, rows), Fraction(width, columns))
+    rows, columns = rgb.shape[0], rgb.shape[1] * aspect
+    ratio = min(Fraction(height, rows), Fraction(width) / columns)
     size = max(1, int(rows * ratio)), max(1, int(columns * ratio))
     picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
     scaled = F.interpolate(picture, size, mode="bicubic", antialias=True)[0]
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     return F.pad(scaled, (left, width - size[1] - left, top, height - size[0] - top))
+
+
+def upright_aspect(shown: TimedFrame) -> Fraction:
+    """Width of a pixel of `upright_rgb` by its height."""
+    matrix = shown.display_matrix
+    quarter_turn = matrix is not None and not matrix[0] and not matrix[4]
+    return 1 / shown.aspect if quarter_turn else shown.aspect
 
 
 def upright_rgb(shown: TimedFrame) -> np.ndarray:

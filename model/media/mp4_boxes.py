@@ -7,13 +7,16 @@ from collections.abc import Iterator
 
 MAX_BOXES = 100_000
 
+Box = tuple[str, int, int]
+"""Type, first byte and end. The end of a box that was cut off is beyond the file's."""
 
-def walk(descriptor: int) -> Iterator[tuple[str, int, int]]:
-    """Type, first byte and end of each box at the top level. The end of a box that was cut off is beyond the file's."""
-    size, at = os.fstat(descriptor).st_size, 0
+
+def walk(descriptor: int, begin: int = 0, end: int | None = None) -> Iterator[Box]:
+    """The boxes from `begin` to `end`: by default those at the top level."""
+    size, at = os.fstat(descriptor).st_size if end is None else end, begin
     for _ in range(MAX_BOXES):
         header = os.pread(descriptor, 16, at)
-        if len(header) < 8:
+        if len(header) < 8 or at >= size:
             return
         length, kind = int.from_bytes(header[:4], "big"), header[4:8]
         if length == 1:
@@ -23,6 +26,25 @@ def walk(descriptor: int) -> Iterator[tuple[str, int, int]]:
         if length < 8:
             return
         yield kind.decode("latin-1"), at, at + length
+        at += length
+
+
+def find(descriptor: int, *path: str, within: Box | None = None) -> Iterator[Box]:
+    """The boxes at `path`, such as "moov", "trak", in the file or in the box `within`."""
+    boxes = walk(descriptor) if within is None else walk(descriptor, within[1] + 8, within[2])
+    for box in boxes:
+        if box[0] == path[0]:
+            yield from find(descriptor, *path[1:], within=box) if path[1:] else (box,)
+
+
+def inside(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Type and content of the boxes that `data` consists of."""
+    at = 0
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if length < 8:
+            return
+        yield data[at + 4 : at + 8], data[at + 8 : at + length]
         at += length
 
 

@@ -24,8 +24,8 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from model.media import encode
-from model.media.opening import read_packets, timeline_origin, video_track
-from model.media.source import TimedFrame, container_crop, open_media, read_sound, slack, window_frames
+from model.media.opening import read_packets, timeline_origin
+from model.media.source import TimedFrame, open_video, read_sound, slack, window_frames
 
 Item = TypeVar("Item")
 
@@ -67,20 +67,18 @@ def mux_v2a(
     of odd sides gets its last row or column once more. Raises MediaError if there is no such window.
     """
     begin, window, sound = Fraction(start), Fraction(duration), encode.as_float(audio)
-    with open_media(source) as container:
-        stream = video_track(container)
-        cropped = any(container_crop(source, container, stream))
-        cut = None if cropped else _copyable(container, stream, begin, window)
+    with open_video(source) as (container, stream, display):
+        cut = None if any(display.crop) else _copyable(container, stream, begin, window)
         if cut is not None:
             _write_copy(stream, cut, sound, sample_rate, path, comment)
             return "copied"
-        rate, aspect = stream.average_rate or Fraction(25), stream.sample_aspect_ratio
+        rate = stream.average_rate or Fraction(25)
         bottom_first = stream.codec_context.field_order in BOTTOM_FIRST
         assert stream.time_base is not None
         grid = stream.time_base
     shown = ((each, each.time, each.duration) for each in window_frames(source, begin))
     frames = _window(shown, begin, window, grid)
-    _write_encoded(frames, rate, begin, grid, aspect, bottom_first, sound, sample_rate, path, comment)
+    _write_encoded(frames, rate, begin, grid, bottom_first, sound, sample_rate, path, comment)
     return "re-encoded"
 
 
@@ -241,7 +239,6 @@ def _write_encoded(
     rate: Fraction,
     start: Fraction,
     grid: Fraction,
-    aspect: Fraction | None,
     bottom_first: bool,
     audio: np.ndarray,
     sample_rate: int,
@@ -255,7 +252,7 @@ def _write_encoded(
     parameters = ":".join(_fields(picture, bottom_first) + _light(picture))
     with encode.new_mp4(path, comment) as container:
         video = encode.add_h264(container, picture.width, picture.height, rate, grid, parameters)
-        _keep_looks(video, first[0], aspect)
+        _keep_looks(video, first[0])
         sound, fitted, _ = encode.add_aac(container, audio, sample_rate)
         end = Fraction(0)
 
@@ -270,7 +267,7 @@ def _write_encoded(
         container.mux(encode.encode_sound(sound, fitted[:, : round(end * sound.rate)]))
 
 
-def _keep_looks(video: VideoStream, first: TimedFrame, aspect: Fraction | None) -> None:
+def _keep_looks(video: VideoStream, first: TimedFrame) -> None:
     """Give the new track what tells a player how to show the source's pixels: colours, their shape, which way is up."""
     context, frame = video.codec_context, first.frame
     if _has_rgb_colours(frame):
@@ -278,8 +275,7 @@ def _keep_looks(video: VideoStream, first: TimedFrame, aspect: Fraction | None) 
     else:
         context.colorspace, context.color_primaries = frame.colorspace, frame.color_primaries
         context.color_trc, context.color_range = frame.color_trc, _range(frame)
-    if aspect:
-        context.sample_aspect_ratio = aspect
+    context.sample_aspect_ratio = first.aspect
     video.set_display_matrix(first.display_matrix)
 
 

@@ -36,12 +36,11 @@ SOUGHT = 60
 
 @dataclass(frozen=True)
 class _Contents:
-    """What a file has: seconds of its video track, whether frames can be sought there, the shape of a pixel."""
+    """What a file has: seconds of its video track, and whether frames can be sought there."""
 
     sound: bool
     video_seconds: Fraction | None
     sought: bool
-    aspect: Fraction
     total_seconds: Fraction
 
 
@@ -58,7 +57,7 @@ def contact_sheet(path: str | Path, width: int = 1600) -> Image.Image:
     if contents.video_seconds is not None:
         limits = cell, round(TALLEST * cell)
         chosen = _sample(path, contents.video_seconds, contents.sought)
-        cells = [(_fitted(displayed(shown, contents.aspect, *limits), *limits), time) for shown, time in chosen]
+        cells = [(_fitted(displayed(shown, *limits), *limits), time) for shown, time in chosen]
         frames_height = MARGIN + FRAMES // COLUMNS * (max(picture.height for picture, _ in cells) + LABEL)
     sheet = Image.new("RGB", (width, frames_height + (SOUND_HEIGHT if contents.sound else MARGIN // 2)), PAGE)
     if cells:
@@ -73,7 +72,7 @@ def contact_sheet(path: str | Path, width: int = 1600) -> Image.Image:
 
 def _contents(path: str | Path) -> _Contents:
     with open_media(path) as container:
-        sound, length, sought, aspect = bool(container.streams.audio), None, False, Fraction(1)
+        sound, length, sought = bool(container.streams.audio), None, False
         try:
             stream = video_track(container)
         except MediaError:
@@ -82,12 +81,11 @@ def _contents(path: str | Path) -> _Contents:
         else:
             own = seconds(stream.duration, stream.time_base)
             sought = own is not None and own > SOUGHT
-            aspect = stream.sample_aspect_ratio or aspect
             length = Fraction(0)
     if length is not None:
         length = media_end(path, "video")
     total = max(length or Fraction(0), media_end(path, "audio") if sound else Fraction(0))
-    return _Contents(sound, length, sought, aspect, total)
+    return _Contents(sound, length, sought, total)
 
 
 def _sample(path: str | Path, duration: Fraction, sought: bool) -> list[tuple[TimedFrame, Fraction]]:

@@ -14,9 +14,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 from torch import Tensor
 
-from model.media.decode import upright_rgb
-from model.media.opening import video_track
-from model.media.source import TimedFrame, open_media, video_frames
+from model.media.decode import upright_aspect, upright_rgb
+from model.media.source import TimedFrame, video_frames
 
 MAX_WIDTH = 640
 """Pixels. Frames are made smaller where they are wider, and never larger."""
@@ -70,12 +69,10 @@ def draw_poster(video: str | Path, path: str | Path) -> str:
 
     Raises MediaError if the file has no frames.
     """
-    with open_media(video) as container:
-        aspect = video_track(container).sample_aspect_ratio or Fraction(1)
     shown = _spread(video_frames(video, 0))
     reformatter = VideoReformatter()
     best = shown[choose(np.stack([_small_view(each.frame, reformatter) for each in shown]))]
-    return _save(displayed(best, aspect, MAX_WIDTH, MAX_HEIGHT), path, float(best.time)).to_json()
+    return _save(displayed(best, MAX_WIDTH, MAX_HEIGHT), path, float(best.time)).to_json()
 
 
 def choose(views: np.ndarray) -> int:
@@ -92,12 +89,9 @@ def choose(views: np.ndarray) -> int:
     return int(np.argmax(np.where(outlying, -1, edges)))
 
 
-def displayed(shown: TimedFrame, aspect: Fraction, max_width: int, max_height: int) -> Image.Image:
-    """The frame as a player shows it, within so many pixels. `aspect`: width of a stored pixel by its height."""
-    picture = Image.fromarray(np.ascontiguousarray(upright_rgb(shown)))
-    matrix = shown.display_matrix
-    if matrix is not None and not matrix[0] and not matrix[4]:  # a quarter turn: what was wide is high
-        aspect = 1 / aspect
+def displayed(shown: TimedFrame, max_width: int, max_height: int) -> Image.Image:
+    """The frame as a player shows it, within so many pixels."""
+    picture, aspect = Image.fromarray(np.ascontiguousarray(upright_rgb(shown))), upright_aspect(shown)
     width, height = picture.width * max(aspect, Fraction(1)), picture.height / min(aspect, Fraction(1))
     scale = min(Fraction(1), max_width / width, max_height / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))

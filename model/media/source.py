@@ -27,7 +27,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from model.media.containers import MATROSKA, MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
-from model.media.cropping import matroska_crops
+from model.media.display import Display, display_of
 from model.media.opening import (
     MediaError,
     audio_tracks,
@@ -62,11 +62,15 @@ PACKED_FORMATS = ("u8", "s16", "s32", "flt", "dbl")
 
 @dataclass(frozen=True)
 class TimedFrame:
-    """A decoded frame, the time at which it appears and the seconds for which it stays."""
+    """A decoded frame, the time at which it appears, the seconds for which it stays, and the shape of its pixels.
+
+    `aspect`: width of a pixel by its height, before the frame is turned upright.
+    """
 
     frame: VideoFrame
     time: Fraction
     duration: Fraction
+    aspect: Fraction = Fraction(1)
 
     @property
     def display_matrix(self) -> tuple[int, ...] | None:
@@ -123,6 +127,14 @@ def _open(descriptor: int, link: tuple[int, int] | None = None) -> InputContaine
     return open_descriptor(descriptor, MAX_PIXELS, min(DECODER_THREADS, os.cpu_count() or 1), link)
 
 
+@contextmanager
+def open_video(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream, Display]]:
+    """Open a file with the video track that players choose, and how that is shown. Raises as `open_media`."""
+    with _descriptor(path) as descriptor, _open(descriptor) as container:
+        stream = video_track(container)
+        yield container, stream, display_of(descriptor, container, stream)
+
+
 def media_end(path: str | Path, what: Literal["video", "audio"]) -> Fraction:
     """Seconds at which the track that players choose ends. Raises MediaError if there is none."""
     end = Fraction(0)
@@ -145,12 +157,11 @@ def video_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFra
     Where the track begins later than `start`, its first frame is the first. Raises MediaError if the track ends before.
     """
     for seek in (True, False) if start > SEEK_FROM else (False,):
-        with open_media(path) as container:
-            stream = video_track(container)
+        with open_video(path) as (container, stream, display):
             stream.thread_type = "AUTO"
             begin = Fraction(start) + slack(stream.time_base)
             origin = timeline_origin(container)
-            cropped = _Cropper(stream, container_crop(path, container, stream))
+            cropped = _Cropper(stream, display)
             frames = _timed(container, stream, origin)
             shown = next(frames, None)
             if shown is None:
@@ -171,38 +182,32 @@ def video_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFra
             return
 
 
-def container_crop(path: str | Path, container: InputContainer, stream: VideoStream) -> tuple[int, int, int, int]:
-    """Pixels that the container, not the codec, cuts off at the left, top, right and bottom."""
-    if container.format.name != MATROSKA:
-        return 0, 0, 0, 0
-    crops, number = matroska_crops(path), container.streams.video.index(stream)
-    left, top, right, bottom = crops[number] if number < len(crops) else (0, 0, 0, 0)
-    visible = left + right < stream.codec_context.width and top + bottom < stream.codec_context.height
-    return (left, top, right, bottom) if visible else (0, 0, 0, 0)
-
-
 class _Cropper:
-    """Cuts frames to what the container shows of them."""
+    """Cuts frames to what the container shows of them, and tells the shape of their pixels and their colours."""
 
-    def __init__(self, stream: VideoStream, crop: tuple[int, int, int, int]) -> None:
-        self._stream, self._crop = stream, crop
+    def __init__(self, stream: VideoStream, display: Display) -> None:
+        self._stream, self._display = stream, display
         self._graph: av.filter.Graph | None = None
 
     def __call__(self, shown: TimedFrame) -> TimedFrame:
-        if not any(self._crop):
-            return shown
-        if self._graph is None:
-            left, top, right, bottom = self._crop
-            size = f"{shown.frame.width - left - right}:{shown.frame.height - top - bottom}"
-            self._graph = av.filter.Graph()
-            self._graph.link_nodes(
-                self._graph.add_buffer(template=self._stream, time_base=shown.frame.time_base),
-                self._graph.add("crop", f"{size}:{left}:{top}:exact=1"),
-                self._graph.add("copy"),
-                self._graph.add("buffersink"),
-            ).configure()
-        self._graph.push(shown.frame)
-        return replace(shown, frame=cast(VideoFrame, self._graph.pull()))
+        return replace(shown, frame=self._cut(shown.frame), aspect=self._display.aspect)
+
+    def _cut(self, frame: VideoFrame) -> VideoFrame:
+        if any(self._display.crop):
+            if self._graph is None:
+                left, top, right, bottom = self._display.crop
+                size = f"{frame.width - left - right}:{frame.height - top - bottom}"
+                self._graph = av.filter.Graph()
+                self._graph.link_nodes(
+                    self._graph.add_buffer(template=self._stream, time_base=frame.time_base),
+                    self._graph.add("crop", f"{size}:{left}:{top}:exact=1"),
+                    self._graph.add("copy"),
+                    self._graph.add("buffersink"),
+                ).configure()
+            self._graph.push(frame)
+            frame = cast(VideoFrame, self._graph.pull())
+        self._display.tag(frame)
+        return frame
 
 
 def window_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFrame]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class VideoStream:
-    """Size in pixels as displayed, after the rotation that the file asks for; mean frame rate in hertz."""
+    """Size in pixels as displayed: cropped, with square pixels, and turned upright. Mean frame rate in hertz."""
 
     width: int
     height: int

@@ -35,6 +35,7 @@ except ImportError as error:
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from model.media import codec_names, mp4_boxes, opening
 from model.media.containers import Signature
+from model.media.display import display_of
 from model.media.opening import MediaError
 from service.sandbox.limits import ProcessLimits, confine
 
@@ -108,7 +109,7 @@ def examine(request: dict[str, Any], door: int) -> dict[str, Any]:
         check_whole(container, door)
         answer = {
             "container": container.format.name,
-            **describe_video(moving[0] if moving else None),
+            **describe_video(door, container, moving[0] if moving else None),
             **describe_audio(sounds[0] if sounds else None, len(tracks) if want == "audio" else 1),
             "tracks": [track.index for track in tracks],
         }
@@ -230,12 +231,14 @@ def check_window(
     raise ValueError("nothing could be decoded where the window begins")
 
 
-def describe_video(track: VideoStream | None) -> dict[str, Any]:
+def describe_video(door: int, container: InputContainer, track: VideoStream | None) -> dict[str, Any]:
+    """The size is that of the shown picture, cropped and with square pixels, but not yet turned."""
     if track is None or track.codec_context is None:
         return {"video": None, "video_codec": None}
     context = track.codec_context
     rate = track.average_rate or track.guessed_rate or 0
-    info = {"width": context.width, "height": context.height, "fps": round(float(rate), 3)}
+    width, height = display_of(door, container, track).size(context.width, context.height)
+    info = {"width": width, "height": height, "fps": round(float(rate), 3)}
     return {"video": info, "video_codec": context.codec.canonical_name}
 
 

@@ -9,11 +9,15 @@ import av
 import numpy as np
 import pytest
 
+from model.media.decode import decode_video
 from model.media.encode import fit_layout
 from model.media.mux import mux_a2v, mux_v2a
+from model.media.poster import Poster, draw_poster
 from model.media.source import read_sound
+from model.networks.config import ClipSpec
 from tests.clips import Film, Track, make
-from tests.measure import lag_and_correlation
+from tests.measure import lag_and_correlation, pictures
+from tests.model.media.sample_entry import clap, extend_sample_entry
 
 SOUND = np.zeros((1, 25_600), np.float32)
 
@@ -145,3 +149,55 @@ def test_a_crop_by_the_container_is_applied(tmp_path: Path) -> None:
     with av.open(str(path)) as container:
         video = container.streams.video[0]
         assert (video.width, video.height, video.sample_aspect_ratio or 1) == (48, 48, 1)
+
+
+@pytest.mark.parametrize(
+    ("rotation", "aspect", "shown"),
+    [(None, None, (64, 48)), (90, None, (48, 64)), (None, Fraction(2), (128, 48)), (90, Fraction(2), (48, 128))],
+)
+def test_a_clean_aperture_crops_everywhere(
+    tmp_path: Path, rotation: int | None, aspect: Fraction | None, shown: tuple[int, int]
+) -> None:
+    """Of 128×96 pixels the upper left quadrant, which is all red: crop first, then stretch and turn."""
+    film = Film(frames=60, width=128, height=96, corners=True, rotation=rotation, aspect=aspect)
+    source = extend_sample_entry(make(tmp_path / "clap.mp4", film), clap(64, 48, across=-32, down=-24))
+
+    how, path = v2a(source)
+
+    assert how == "re-encoded"
+    with av.open(str(path)) as container:
+        video, frame = container.streams.video[0], next(container.decode(video=0))
+        assert (video.width, video.height, video.sample_aspect_ratio or 1) == (64, 48, aspect or 1)
+        assert abs(frame.rotation) == (rotation or 0)
+    for file in (source, path):
+        poster = Poster.from_json(draw_poster(file, tmp_path / "poster.webp"))
+        assert (poster.width, poster.height) == shown
+        view = pictures(decode_video(file, ClipSpec(height=64, width=64)))
+        inside = view[:, 30:34, 30:34].reshape(-1, 3).astype(int)
+        assert np.abs(inside - (255, 0, 0)).max() < 16
+
+
+def test_the_pixels_of_a_clean_aperture_are_square_unless_said(tmp_path: Path) -> None:
+    """The display size of the track header is that of the clean aperture: 64×48 of 64×64 pixels."""
+    film = Film(frames=60, height=64)
+    source = extend_sample_entry(make(tmp_path / "clap.mp4", film), clap(64, 48))
+    data = bytearray(source.read_bytes())
+    header = data.index(b"tkhd") + 80
+    data[header : header + 8] = (64 << 16).to_bytes(4, "big") + (48 << 16).to_bytes(4, "big")
+    source.write_bytes(data)
+
+    _, path = v2a(source)
+
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        assert (video.width, video.height, video.sample_aspect_ratio or 1) == (64, 48, 1)
+
+
+@pytest.mark.parametrize("aspect", [Fraction(2), Fraction(1, 2)])
+def test_the_network_sees_pixels_as_wide_as_a_player_shows_them(tmp_path: Path, aspect: Fraction) -> None:
+    source = make(tmp_path / "wide.mp4", Film(frames=60, width=64, height=64, corners=True, aspect=aspect))
+
+    view = pictures(decode_video(source, ClipSpec(height=64, width=64)))
+
+    lit = view.max(axis=(0, 3)) > 60
+    assert (lit.any(axis=0).sum(), lit.any(axis=1).sum()) == ((64, 32) if aspect > 1 else (32, 64))

@@ -26,6 +26,7 @@ from PIL import Image
 from model.media.streams import AudioStream, VideoStream
 from service.sandbox.probe import ProbeError, ProbeLimits, Prober, ProbeResult, ProbeUnavailableError, probe
 from tests.clips import Film, Track, make
+from tests.model.media.sample_entry import clap, extend_sample_entry
 from tests.waiting import until
 
 LIMITS = ProbeLimits()
@@ -139,6 +140,24 @@ def test_a_usable_file_is_described(  # type: ignore[no-untyped-def]
     described = (result.video_codec, result.audio_codec, result.video, result.audio)
     assert described == expected[:4]
     assert result.duration == pytest.approx(expected[4], abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("film", "box", "size"),
+    [
+        (Film(aspect=Fraction(32, 27)), b"", (76, 48)),
+        (Film(aspect=Fraction(1, 2)), b"", (64, 96)),
+        (Film(aspect=Fraction(2), rotation=90), b"", (48, 128)),
+        (Film(), clap(40, 32), (40, 32)),
+        (Film(aspect=Fraction(2), rotation=270), clap(40, 32), (32, 80)),
+    ],
+)
+def test_the_size_is_that_of_the_shown_picture(
+    prober: Prober, tmp_path: Path, film: Film, box: bytes, size: tuple[int, int]
+) -> None:
+    path = extend_sample_entry(make(tmp_path / "a.mp4", film), box)
+
+    assert prober.probe(path, "video", LIMITS).video == VideoStream(*size, 30.0)
 
 
 def test_a_recording_without_a_length_is_measured(prober: Prober, tmp_path: Path) -> None:
