@@ -144,7 +144,7 @@ def build(kind: type[Network], config: UNetConfig | SRConfig) -> Network:
 def load_published(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy published weights into `network`; the tensors must match one to one. Raises CheckpointError."""
     layout = published_layout(network)
-    _require(state, {name: shape for name, (_, shape) in layout.items()})
+    require_layout(state, {name: shape for name, (_, shape) in layout.items()})
     own = network.state_dict()
     for published, (name, _) in layout.items():
         own[name].copy_(state[published].view(own[name].shape))
@@ -174,7 +174,7 @@ def load_network(network: nn.Module, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
     own = network.state_dict()
-    _require(state, {name: tuple(tensor.shape) for name, tensor in own.items()})
+    require_layout(state, {name: tuple(tensor.shape) for name, tensor in own.items()})
     for name, tensor in state.items():
         own[name].copy_(tensor)
 
@@ -274,7 +274,8 @@ def _levels(state: Mapping[str, Tensor], norm: str) -> tuple[int, int, list[int]
     return state["time_embed.0.weight"].shape[1], blocks, widths[::-1][::blocks]
 
 
-def _require(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def require_layout(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError, which lists missing, extra and misshapen tensors, unless `state` has exactly `shapes`."""
     wrong = [
         *(f"missing {name} {shape}" for name, shape in shapes.items() if name not in state),
         *(f"unexpected {name} {tuple(tensor.shape)}" for name, tensor in state.items() if name not in shapes),

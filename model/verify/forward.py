@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -98,12 +98,16 @@ def state_dict_cases(golden: GoldenSet, device: torch.device) -> Iterator[Case]:
 
 def _check_state_dict(golden: GoldenSet) -> Iterator[Check]:
     kind, config = STATE_DICTS[golden.name]
-    expected = {name: tuple(shape) for name, shape, _ in golden.value("tensors")}
     with torch.device("meta"):
-        actual = {name: shape for name, (_, shape) in published_layout(kind(config)).items()}
+        yield check_layout(golden, {name: shape for name, (_, shape) in published_layout(kind(config)).items()})
+
+
+def check_layout(golden: GoldenSet, actual: Mapping[str, tuple[int, ...]]) -> Check:
+    """Whether the tensors of a network have the names and shapes that the set lists."""
+    expected = {name: tuple(shape) for name, shape, _ in golden.value("tensors")}
     wrong = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
     note = f"{len(expected)} tensors" if not wrong else f"{len(wrong)} differ: {', '.join(wrong[:8])}"
-    yield Check(golden.name, float(len(wrong)), 0.0, not wrong, note=note)
+    return Check(golden.name, float(len(wrong)), 0.0, not wrong, note=note)
 
 
 @provides("coupled_unet_forward")

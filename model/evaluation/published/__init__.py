@@ -1,0 +1,1 @@
+"""The networks whose features the paper's measures compare, and their weight files."""
