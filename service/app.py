@@ -26,6 +26,7 @@ from service.api import (
 )
 from service.api.catalogue import Catalogue
 from service.api.middleware import RequestContext
+from service.api.proxies import ForwardedRequest
 from service.api.readiness import Readiness
 from service.api.services import Services, Threads
 from service.api.uploads import sweep
@@ -144,6 +145,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     description.complete(app)
     auth.describe(app, settings)
     app.add_middleware(RequestContext, metrics=counted, tracing=tracing, settings=settings)
+    app.add_middleware(ForwardedRequest, settings=settings)
     return app
 
 

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.log import log
 from service.settings import Settings
+from service.trusted_proxies import TrustedProxies
 
 MAX_HEADER_BYTES = 64 * 1024
 """Bytes of a request line and its headers, of the trailers, and of the framing between two pieces of a body."""
@@ -28,6 +29,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     header_timeout: ClassVar[float]
     max_per_address: ClassVar[int]
+    proxies: ClassVar[TrustedProxies]
     _per_address: ClassVar[Counter[str]]
     _logged: ClassVar[float] = 0.0
 
@@ -42,11 +44,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         address = self.client[0] if self.client else ""
-        if self.max_per_address and self._per_address[address] >= self.max_per_address:
-            self._refuse(503, b"Too many connections from this address.")
-            return
-        self._address = address
-        self._per_address[address] += 1
+        if self.max_per_address and address not in self.proxies:
+            if self._per_address[address] >= self.max_per_address:
+                self._refuse(503, b"Too many connections from this address.")
+                return
+            self._address = address
+            self._per_address[address] += 1
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -129,6 +132,7 @@ def limited(settings: Settings) -> type[LimitedProtocol]:
     limits = {
         "header_timeout": float(settings.header_timeout_s),
         "max_per_address": settings.max_connections_per_address,
+        "proxies": TrustedProxies(settings),
         "_per_address": Counter[str](),
     }
     return type("LimitedProtocol", (LimitedProtocol,), limits)

@@ -38,6 +38,13 @@ LONGEST = timedelta(days=36_500)
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9._-]+)?")
 """A name, or an address of either kind."""
 
+_PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]{1,64}){0,16}")
+_ORIGIN = re.compile(r"(https?)://([a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::([0-9]{1,5}))?")
+
+_OWN_PATHS = "a2v docs edit generate healthz jobs metrics models openapi.json readyz studio v1 v2a verify"
+OWN_PATHS = frozenset(_OWN_PATHS.split())
+"""First segments of the API's routes."""
+
 _KEY = re.compile(r"[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -158,6 +165,22 @@ class Settings(BaseSettings):
         default="",
         description="address under which users reach the API, for the links in webhooks: https://duet.example; where "
         "unset they begin with a slash",
+    )
+    root_path: str = Field(
+        default="",
+        description="path prefix under which a reverse proxy publishes the API: /duet for https://example.com/duet/. "
+        "The proxy may strip it or keep it",
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="addresses and networks of reverse proxies, separated by commas or spaces: 127.0.0.1 10.0.0.0/8. "
+        "Their X-Forwarded-For, -Proto, -Host and -Prefix are honoured, and their connections are not limited; those "
+        "headers are ignored from all other clients",
+    )
+    cors_origins: str = Field(
+        default="",
+        description="origins whose web pages may use the API (CORS), separated by commas or spaces: "
+        "https://app.example; * for every origin; where unset only the API's own pages may",
     )
     webhook_secret: SecretStr = Field(
         default=SecretStr(""),
@@ -337,6 +360,38 @@ class Settings(BaseSettings):
             raise ValueError("must be of the form https://duet.example")
         return url.rstrip("/")
 
+    @field_validator("root_path")
+    @classmethod
+    def _root_path_is_a_prefix(cls, path: str) -> str:
+        prefix = path_prefix(path)
+        if prefix is None:
+            raise ValueError(
+                "must be a path such as /duet: letters, digits, - . _ ~ between slashes, not beginning with one of "
+                f"Duet's own paths ({_OWN_PATHS})"
+            )
+        return prefix
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, proxies: str) -> str:
+        for entry in _words(proxies):
+            try:
+                ipaddress.ip_network(entry)
+            except ValueError as error:
+                raise ValueError(f"{entry!r} is not an address or a network such as 10.0.0.0/8: {error}") from error
+        return proxies
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, origins: str) -> str:
+        words = _words(origins)
+        for entry in words:
+            if entry != "*" and _origin(entry) is None:
+                raise ValueError(f"{entry!r} is not an origin such as https://app.example, without a path")
+        if "*" in words and len(words) > 1:
+            raise ValueError("* allows every origin: name no others beside it")
+        return origins
+
     @field_validator("webhook_secret")
     @classmethod
     def _secrets_are_standard(cls, secrets: SecretStr) -> SecretStr:
@@ -426,6 +481,21 @@ class Settings(BaseSettings):
         """Seconds before each further try to send a webhook."""
         return tuple(_duration(pause).total_seconds() for pause in self.webhook_retries.split())
 
+    @property
+    def link_prefix(self) -> str:
+        """Prefix of the paths in webhooks: `public_url`, with `root_path` unless the URL has a path of its own."""
+        return self.public_url if urlsplit(self.public_url).path else self.public_url + self.root_path
+
+    @property
+    def proxy_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """The networks of `trusted_proxies`."""
+        return tuple(ipaddress.ip_network(entry) for entry in _words(self.trusted_proxies))
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """The origins of `cors_origins` as browsers send them, or `*`."""
+        return tuple(_origin(entry) or entry for entry in _words(self.cors_origins))
+
     def check_published(self) -> None:
         """Raise ValueError if anybody else's machine could reach an API that asks for no key."""
         if self.key_hashes:
@@ -512,6 +582,30 @@ def _shown(problem: Any) -> str:
     return re.sub(r"//[^/@]*@", "//…@", repr(problem["input"]))  # a password in an address
 
 
-def _words(secret: SecretStr) -> list[str]:
+def _words(value: str | SecretStr) -> list[str]:
     """The entries of a setting that has several, separated by commas or white space."""
-    return [word for word in re.split(r"[,\s]+", secret.get_secret_value()) if word]
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return [word for word in re.split(r"[,\s]+", text) if word]
+
+
+def path_prefix(path: str) -> str | None:
+    """`path` as a prefix of other paths, without a slash at its end: `/duet/` is `/duet`, `/` is empty.
+
+    None if it cannot be one: another character than the unreserved ones of RFC 3986, an empty or a dot segment, or a
+    first segment that is one of OWN_PATHS, because it could not be told whether a proxy has stripped such a prefix.
+    """
+    path = path.removesuffix("/")
+    segments = path.split("/")[1:]
+    if not _PATH_PREFIX.fullmatch(path) or {".", ".."} & set(segments) or (segments and segments[0] in OWN_PATHS):
+        return None
+    return path
+
+
+def _origin(text: str) -> str | None:
+    """The origin as browsers serialise it: lower case, without the scheme's own port. None if it is not an origin."""
+    match = _ORIGIN.fullmatch(text.lower())
+    if match is None:
+        return None
+    scheme, host, port = match.groups()
+    own = {"http": "80", "https": "443"}[scheme]
+    return f"{scheme}://{host}" + (f":{port}" if port and port != own else "")

@@ -19,11 +19,11 @@ from moto.server import ThreadedMotoServer
 
 from duet.standalone.stack import redis_program
 from service.app import create_app
-from service.connections import limited
 from service.jobs.connection import connect
 from service.jobs.queue import JobQueue
 from service.jobs.store import JobStore
 from service.log import configure_logging
+from service.server import server_config
 from service.settings import Settings
 from tests.waiting import until
 
@@ -68,9 +68,8 @@ class RunningApi:
 
     def __init__(self, app: FastAPI, settings: Settings | None = None) -> None:
         self.app = app
-        http = limited(settings or Settings())
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, http=http)
-        self._server = uvicorn.Server(config)
+        chosen = (settings or Settings()).model_copy(update={"host": "127.0.0.1", "port": 0})
+        self._server = uvicorn.Server(server_config(app, chosen))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
     def start(self) -> None:

@@ -42,14 +42,11 @@ def api(
     """Run the HTTP API alone, on DUET_HOST and DUET_PORT."""
     import socket
 
-    import uvicorn
-
     from duet.cli.startup_checks import check_machine
     from service.app import create_app
-    from service.connections import limited
     from service.log import configure_logging
     from service.metrics.sharing import share
-    from service.server import Server
+    from service.server import Server, server_config
     from service.settings import load_settings
 
     settings = load_settings()
@@ -58,19 +55,8 @@ def api(
         share(settings.temporary / "metrics", number)
     configure_logging(settings)
     app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=5,
-        timeout_keep_alive=settings.keep_alive_s,
-        http=limited(settings),
-    )
     sockets = None if descriptor is None else [socket.socket(fileno=descriptor)]
-    Server(config, app).run(sockets)
+    Server(server_config(app, settings), app).run(sockets)
 
 
 def worker() -> None:

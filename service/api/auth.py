@@ -21,6 +21,7 @@ import structlog
 from fastapi import Depends, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 
+from service.api.cross_origin import refuse_other_sites
 from service.api.problems import Problem, responses
 from service.api.services import Services, ServicesHere
 from service.settings import Settings
@@ -48,6 +49,8 @@ class Caller:
     """The sender of a request. `key` is None if no keys are set."""
 
     key: ApiKey | None
+    signed_url: bool = False
+    """Whether a signed URL named the key. Pages of any origin may embed what it serves."""
 
     @property
     def name(self) -> str | None:
@@ -77,7 +80,7 @@ def find_key(settings: Settings, key: str) -> ApiKey | None:
 async def authenticate(request: Request, services: ServicesHere) -> Caller:
     """The caller, by `Authorization: Bearer …`. Raises Problem 401 or 403, and 429 above the request rate."""
     if not services.settings.key_hashes:
-        _refuse_other_sites(request)
+        refuse_other_sites(request, services.settings)
         return Caller(None)
     key = _bearer(request, services.settings)
     structlog.contextvars.bind_contextvars(key=key.name)
@@ -101,7 +104,7 @@ async def authenticate_media(request: Request, services: ServicesHere) -> Caller
         if hmac.compare_digest(given, _sign(secret, key, path, expires).encode()):
             if int(expires) < time.time():
                 raise _unauthorised("This URL has expired. Fetch the job again for a new one.", "invalid_token")
-            return Caller(key)
+            return Caller(key, signed_url=True)
     raise _unauthorised("The signature of this URL is not valid.", "invalid_token")
 
 
@@ -158,17 +161,6 @@ def _bearer(request: Request, settings: Settings) -> ApiKey:
     if key is None:
         raise _unauthorised("This API key is not valid.", "invalid_token")
     return key
-
-
-def _refuse_other_sites(request: Request) -> None:
-    """Raise Problem 403 for requests from other sites' pages: without keys, any page could submit forms here."""
-    if request.method in ("GET", "HEAD"):
-        return
-    site = request.headers.get("sec-fetch-site", "same-origin")
-    origin = request.headers.get("origin")
-    same = origin is None or origin.partition("://")[2] == request.headers.get("host")
-    if site not in ("same-origin", "none") or not same:
-        raise Problem(403, "cross_site", "Without API keys, requests from pages of other sites are refused.")
 
 
 def _unauthorised(detail: str, error: str | None = None) -> Problem:

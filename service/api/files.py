@@ -60,7 +60,10 @@ async def file(
     `input.*`; further outputs have `-1`, `-2` … before the dot."""
     job = await run_in_threadpool(find, services, caller, job_id)
     respond = partial(_respond, request, services, _key(job, name), name)
-    return await to_thread.run_sync(respond, limiter=services.threads.storage)
+    response = await to_thread.run_sync(respond, limiter=services.threads.storage)
+    if caller.signed_url:
+        response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+    return response
 
 
 def _respond(request: Request, services: Services, key: str, name: str) -> Response:

@@ -7,17 +7,19 @@ import asyncio
 import re
 import time
 import uuid
-from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.cross_origin import with_cors
+from service.api.hosts import known_host
 from service.api.problems import Problem, problem_response
 from service.log import log
 from service.metrics.api import ApiMetrics
-from service.settings import Settings, is_loopback
+from service.settings import Settings
 from service.tracing import Tracing
 
 MAX_BODY = 2**20
@@ -37,29 +39,12 @@ SECURITY_HEADERS = {
 The referrer matters because signed URLs carry what lets a file be fetched."""
 
 _LENGTH = re.compile(r"[0-9]{1,19}")
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def privacy(settings: Settings) -> str:
     """`Cache-Control` for what is worth asking for again by its ETag: where keys tell users apart, nothing is kept."""
     return "private, no-store" if settings.key_hashes else "private, no-cache"
-
-
-def known_host(host: str, settings: Settings) -> bool:
-    """Whether a request with this `Host` is meant for this service.
-
-    Without API keys a page of another site could reach the service through a name of its own that resolves to
-    127.0.0.1 (DNS rebinding), so only loopback names and the configured addresses are known. With keys every host is.
-    """
-    if settings.key_hashes:
-        return True
-    match = _HOST.fullmatch(host.lower())
-    if match is None:
-        return False
-    name = match[1].strip("[]")
-    configured = {settings.host, settings.published_on, urlsplit(settings.public_url).hostname}
-    return is_loopback(name) or name.endswith(".localhost") or name in configured
 
 
 def _misdirected() -> Problem:
@@ -137,6 +122,7 @@ class RequestContext:
         self._settings = settings
         self._metrics = metrics
         self._tracing = tracing
+        self._answer = with_cors(self._handle, settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -146,7 +132,8 @@ class RequestContext:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         limit = BodyLimit(scope, receive, self._least_rate)
         scope.setdefault("state", {}).update(request_id=request_id, body_limit=limit)
-        tracing = self._tracing if scope["path"].removeprefix("/v1") not in _QUIET else _UNTRACED
+        quiet = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix("/v1") in _QUIET
+        tracing = _UNTRACED if quiet else self._tracing
         status: int | None = None
         began = time.perf_counter()
 
@@ -166,23 +153,42 @@ class RequestContext:
             structlog.contextvars.bound_contextvars(request_id=request_id),
             tracing.request(scope["method"], Headers(scope=scope), request_id) as ended,
         ):
-            try:
-                if not known_host(Headers(scope=scope).get("host", ""), self._settings):
-                    await problem_response(Request(scope), _misdirected())(scope, receive, send_with_id)
-                else:
-                    await self._app(scope, limit.receive, send_with_id)
-            except ClientDisconnect:
-                log.info("the client went away", method=scope["method"], path=scope["path"])
-            except Exception:
-                log.exception("a request could not be answered", method=scope["method"], path=scope["path"])
-                if status is not None:
-                    raise  # part of the answer is out: only closing the connection tells the client
-                failure = Problem(500, "internal_error", "The service failed; its log says why under this request_id.")
-                await problem_response(Request(scope), failure)(scope, receive, send_with_id)
+            await self._answer(scope, limit.receive, send_with_id)
             ended(_route(scope), status)
             took = round((time.perf_counter() - began) * 1000, 1)
-            level = "debug" if scope["path"].removeprefix("/v1") in _QUIET else "info"
-            getattr(log, level)("request", method=scope["method"], path=scope["path"], status=status, milliseconds=took)
+            report = log.debug if quiet else log.info
+            client = scope["client"][0] if scope.get("client") else None
+            facts = {"method": scope["method"], "path": scope["path"], "client": client}
+            report("request", **facts, status=status, milliseconds=took)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The response, also to a request for another host and after an unexpected error."""
+        started = False
+
+        async def send_started(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            if not known_host(Headers(scope=scope).get("host", ""), self._settings):
+                response: Response = problem_response(Request(scope), _misdirected())
+            elif scope.get("root_path") and scope["path"] == scope["root_path"]:
+                # The relative links of the studio page need the slash.
+                response = RedirectResponse(f"{scope['root_path']}/", 308)
+            else:
+                await self._app(scope, receive, send_started)
+                return
+        except ClientDisconnect:
+            log.info("the client went away", method=scope["method"], path=scope["path"])
+            return
+        except Exception:
+            log.exception("a request could not be answered", method=scope["method"], path=scope["path"])
+            if started:
+                raise  # part of the answer is out: only closing the connection tells the client
+            failure = Problem(500, "internal_error", "The service failed; its log says why under this request_id.")
+            response = problem_response(Request(scope), failure)
+        await response(scope, receive, send)
 
 
 _QUIET = ("/healthz", "/readyz", "/metrics")

@@ -123,7 +123,7 @@ class Deliverer:
 
     async def _send(self, claim: Claim, job: Job, url: str, sent: int) -> None:
         now = datetime.now(UTC)
-        body = message(job, self._settings.public_url)
+        body = message(job, self._settings.link_prefix)
         began = time.perf_counter()
         answer = await self._sender.post(url, signed_headers(job, body, self._secrets, now), body)
         pause = next_pause(answer, self._settings.webhook_pauses[sent:])

@@ -12,12 +12,12 @@ from service.jobs.record import Job
 from service.jobs.view import job_view
 
 
-def message(job: Job, public_url: str) -> bytes:
-    """The body, identical for each attempt: the job as `GET` returns it, with its paths behind `public_url`.
+def message(job: Job, prefix: str) -> bytes:
+    """The body, identical for each attempt: the job as `GET` returns it, with its paths behind `prefix`.
 
     It leaves out the log of the job's webhook, which changes with each attempt.
     """
-    data = job_view(job, None, None, public_url, lambda path: path).model_dump(mode="json")
+    data = job_view(job, None, None, prefix, lambda path: path).model_dump(mode="json")
     body = {"type": f"job.{job.status}", "timestamp": data["completed_at"], "data": data}
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 

@@ -17,13 +17,12 @@ import pytest
 from pydantic import SecretStr
 
 from service.api.auth import KEY_PREFIX, find_key, new_key
-from service.jobs.record import Output, Timings
 from service.jobs.store import JobStore
 from service.settings import Settings, load_settings
-from service.storage import open_storage
 from tests.conftest import RunningApi
 from tests.service import media
 from tests.service.answers import problem
+from tests.service.completed import completed
 from tests.service.keys import KEYS, client_of, with_keys
 
 OPEN = ("/healthz", "/readyz", "/openapi.json")
@@ -55,19 +54,6 @@ def bob(api: RunningApi) -> Iterator[httpx.Client]:
 def stranger(api: RunningApi) -> Iterator[httpx.Client]:
     with client_of(api, None) as client:
         yield client
-
-
-def completed(client: httpx.Client, store: JobStore, settings: Settings) -> dict[str, Any]:
-    """A job of this client with a video, and the file that it was made from."""
-    job = client.post("/v2a", files={"file": ("a.mp4", media.video())}).json()
-    claimed = store.claim(job["id"], "a worker")
-    assert claimed is not None
-    store.start(job["id"], claimed.attempt)
-    key = claimed.attempt_key("video.mp4")
-    open_storage(settings).put_bytes(key, b"a video", "video/mp4")
-    store.complete(job["id"], claimed.attempt, [Output(0, 1, {"video.mp4": key})], Timings())
-    answer: dict[str, Any] = client.get(f"/jobs/{job['id']}").json()
-    return answer
 
 
 def requests_of(method: str, path: str, job_id: str) -> dict[str, Any]:
