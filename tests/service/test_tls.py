@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,9 +19,10 @@ from service.jobs.queue import JobQueue, QueueUnavailable
 from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.service.new_jobs import a_job
+from tests.tcp_server import TcpServer
 
 
-class Impostor:
+class Impostor(TcpServer):
     """A server with a certificate of its own making, for `name`; it notes who went on talking to it."""
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -32,26 +32,13 @@ class Impostor:
         context.load_cert_chain(self.certificate)
         self.fooled: list[bytes] = []
         self._context = context
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+        super().__init__()
 
-    def close(self) -> None:
-        self._listener.close()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                with self._context.wrap_socket(client, server_side=True) as secured:
-                    secured.settimeout(1)
-                    if said := secured.recv(64):
-                        self.fooled.append(said)
-            except OSError:
-                client.close()
+    def serve(self, client: socket.socket) -> None:
+        with self._context.wrap_socket(client, server_side=True) as secured:
+            secured.settimeout(1)
+            if said := secured.recv(64):
+                self.fooled.append(said)
 
 
 def _certificate(name: str) -> bytes:

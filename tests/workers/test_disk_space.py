@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,30 +11,31 @@ import pytest
 from service.jobs.record import Status
 from service.settings import Settings
 from service.storage import FolderStorage
+from tests.small_disk import NotMounted, fill, small_disk
 from tests.waiting import until
 from tests.workers.conftest import Stack
 from tests.workers.fake import FakeWorker
-from workers.disk_space import RESERVE, DiskSpace, is_disk_full
+from workers.disk_space import RESERVE, DiskSpace
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs with little more than the reserve."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    size = f"size={RESERVE + 2 * 2**20}"
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", size, "duet", str(folder)]).returncode:
-        pytest.skip("only root can mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(small_disk(folder, RESERVE + 2 * 2**20))
+        except NotMounted as error:
+            pytest.skip(str(error))
+        yield folder
 
 
 @pytest.fixture
-def stack(redis_url: str, models: Path, small_disk: Path, tmp_path: Path) -> Iterator[Stack]:
+def stack(redis_url: str, models: Path, disk: Path, tmp_path: Path) -> Iterator[Stack]:
     """The worker's data on the small disk, the results elsewhere."""
     settings = Settings(
         redis_url=redis_url,
-        data=small_disk,
+        data=disk,
         storage=str(tmp_path / "objects"),
         models=models,
         default_model="tiny",
@@ -48,27 +48,15 @@ def stack(redis_url: str, models: Path, small_disk: Path, tmp_path: Path) -> Ite
     stack.queue.close()
 
 
-def fill(path: Path) -> None:
-    """Write until no byte is left."""
-    with path.open("wb", buffering=0) as file:
-        while True:
-            try:
-                file.write(bytes(2**16))
-            except OSError as error:
-                if is_disk_full(error):
-                    return
-                raise
-
-
 def test_a_worker_on_a_full_disk_waits_for_room_and_costs_no_job_a_strike(
-    stack: Stack, small_disk: Path, tmp_path: Path
+    stack: Stack, disk: Path, tmp_path: Path
 ) -> None:
     worker = FakeWorker(stack.settings, tmp_path, step_seconds=0.3)
     try:
         until(stack.store.workers, "the worker is there", 60)
         jobs = [stack.submit() for _ in range(4)]
         until(lambda: stack.store.get(jobs[0].id).status is Status.IN_PROGRESS, "the first runs")
-        filler = small_disk / "filler"
+        filler = disk / "filler"
         fill(filler)
         until(lambda: not stack.store.workers(), "the worker says that it is not ready", 30)
         until(lambda: all(stack.store.get(job.id).status is Status.QUEUED for job in jobs), "all are handed back", 30)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from service.jobs.connection import StoreUnavailable
 from service.jobs.record import Status
 from service.settings import Settings
 from tests.conftest import RedisServer
+from tests.redis_faults import FAULTS
 from tests.waiting import until
 from tests.workers.conftest import Stack
 from tests.workers.fake import FakeWorker
@@ -44,53 +42,6 @@ def worker(stack: Stack, tmp_path: Path) -> Iterator[FakeWorker]:
     worker.stop()
 
 
-@contextmanager
-def configured(client: redis.Redis, name: str, value: str, normal: str) -> Iterator[None]:
-    client.config_set(name, value)
-    try:
-        yield
-    finally:
-        client.config_set(name, normal)
-
-
-@contextmanager
-def replica(client: redis.Redis) -> Iterator[None]:
-    """Read-only, as the old master is after a failover."""
-    client.execute_command("REPLICAOF", "127.0.0.1", "1")
-    try:
-        yield
-    finally:
-        client.execute_command("REPLICAOF", "NO", "ONE")
-
-
-@contextmanager
-def busy(client: redis.Redis) -> Iterator[None]:
-    """In a script that does not end."""
-    client.config_set("lua-time-limit", 100)
-    loop = threading.Thread(target=_loop, args=[client.connection_pool.connection_kwargs["path"]])
-    loop.start()
-    try:
-        yield
-    finally:
-        client.script_kill()
-        loop.join()
-        client.config_set("lua-time-limit", 5000)
-
-
-def _loop(path: str) -> None:
-    once = Retry(NoBackoff(), 0)
-    with redis.Redis(unix_socket_path=path, socket_timeout=None, retry=once) as other, suppress(redis.ResponseError):
-        other.eval("while true do end", 0)
-
-
-FAULTS: dict[str, Callable[[redis.Redis], object]] = {
-    "full": lambda client: configured(client, "maxmemory", "1mb", "0"),
-    "read-only": replica,
-    "without replicas": lambda client: configured(client, "min-replicas-to-write", "1", "0"),
-    "busy": busy,
-}
-
-
 @pytest.mark.parametrize(
     "fault", ["full", *(pytest.param(name, marks=pytest.mark.slow) for name in FAULTS if name != "full")]
 )
@@ -99,7 +50,7 @@ def test_jobs_complete_after_redis_has_refused_writes(
 ) -> None:
     jobs = [stack.submit() for _ in range(JOBS)]
     until(lambda: any(stack.store.get(job.id).status is Status.IN_PROGRESS for job in jobs), "a job runs")
-    with redis.Redis.from_url(own_redis.url) as client, FAULTS[fault](client):  # type: ignore[attr-defined]
+    with redis.Redis.from_url(own_redis.url) as client, FAULTS[fault](client):
         time.sleep(REFUSING_SECONDS)  # the length of the fault, not a wait for something
         assert worker.process.poll() is None, worker.log.read_text()
     for job in jobs:

@@ -39,6 +39,7 @@ from tests.conftest import RunningApi
 from tests.service import media
 from tests.service.keys import KEYS, with_keys
 from tests.service.new_jobs import OUTPUT, TIMINGS
+from tests.tcp_server import TcpServer, cut, pump
 from tests.workers.fake import FakeWorker
 
 QUICK = RetryPolicy((0.05, 0.1, 0.2, 0.4))
@@ -73,45 +74,25 @@ def between(api: RunningApi) -> Iterator[Proxy]:
         yield proxy
 
 
-class ForgetfulServer:
+class ForgetfulServer(TcpServer):
     """Passes the first requests on to the API, and loses the answers; the later ones as they should be."""
 
     def __init__(self, api: RunningApi, lost: int) -> None:
         self.lost = lost
         self._target = ("127.0.0.1", api.port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
+        self.url = f"http://127.0.0.1:{self.port}"
 
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=[client], daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._target) as server:
-            threading.Thread(target=self._pump, args=[client, server], daemon=True).start()
+    def serve(self, client: socket.socket) -> None:
+        with socket.create_connection(self._target) as server:
+            threading.Thread(target=pump, args=[client, server], daemon=True).start()
             while data := server.recv(65536):
                 if self.lost:
                     self.lost -= 1
-                    for end in (client, server):  # closing alone would wait for the other thread
-                        end.shutdown(socket.SHUT_RDWR)
+                    cut(client)
+                    cut(server)
                     return
                 client.sendall(data)
-
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-        except OSError:
-            return
 
 
 class WithoutEvents:

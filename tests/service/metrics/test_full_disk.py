@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from tests.small_disk import NotMounted, small_disk
 
 _COUNT = """
 import os, sys
@@ -33,21 +35,21 @@ print("counted")
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "duet-test", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root can mount the small disk that this needs")
-    (folder / "metrics").mkdir()
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(small_disk(folder, 8 * 2**20))
+        except NotMounted as error:
+            pytest.skip(str(error))
+        (folder / "metrics").mkdir()
+        yield folder
 
 
 @pytest.mark.parametrize("full", ["before", "later"])
-def test_a_process_goes_on_counting_on_a_full_disk(small_disk: Path, full: str) -> None:
+def test_a_process_goes_on_counting_on_a_full_disk(disk: Path, full: str) -> None:
     """Without allocated space the kernel would kill it (SIGBUS) at its next write."""
-    command = [sys.executable, "-c", _COUNT, str(small_disk), full]
+    command = [sys.executable, "-c", _COUNT, str(disk), full]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "counted" in done.stdout
