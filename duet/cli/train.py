@@ -128,12 +128,12 @@ def _publish(settings: TrainingConfig, run: Path, folder: Path, dtype: str, devi
 def _export(settings: TrainingConfig, run: Path, folder: Path, dtype: str) -> None:
     import torch
 
-    from model.training.checkpoints import export_state, read_checkpoint, refuse_other
+    from model.training.checkpoints import check_same_run, export_state, read_checkpoint
     from model.training.publish import newest_checkpoint
 
     path = newest_checkpoint(run)
     content = read_checkpoint(path)
-    refuse_other(path, content["config"], settings)
+    check_same_run(path, content["config"], settings)
     for written in export_state(content, folder, getattr(torch, dtype)):
         echo(f"{written} {written.stat().st_size}")
 

@@ -1,1 +1,1 @@
-"""What training needs: the objective, and the average of the weights that is served."""
+"""Training: data sets, objectives, the loop, checkpoints, and publishing the averaged weights."""

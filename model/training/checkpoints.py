@@ -1,7 +1,7 @@
-"""The state of a run on disk, whole or not at all, and the same in pieces for carrying it to another machine.
+"""Checkpoints of a run, written atomically, and an export in small pieces to move a run to another machine.
 
-A checkpoint has everything that the next step depends on: weights, their average, the optimiser's moments, the step.
-There is no random state in it: what is random in a step follows from the seed and the step's number.
+A checkpoint holds everything that the next step depends on: weights, their average, the optimiser's moments, the step.
+It holds no random state: the random numbers of a step depend on the seed and the step's number only.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PIECES = "state.json"
 
 
 class StateError(ValueError):
-    """A training state that cannot be read, or belongs to another run; the message says what is wrong."""
+    """A training state that cannot be read, or belongs to another run; the message says why."""
 
 
 @dataclass
 class State:
-    """What training changes. `since` is the step at which the optimiser's moments began: warm-up counts from there."""
+    """What training changes. `since` is the step at which the optimiser started: warm-up counts from there."""
 
     network: nn.Module
     average: nn.Module
@@ -46,7 +46,7 @@ class State:
 
 
 def write_atomically(path: Path, write: Any) -> None:
-    """`write(file)` to a file that appears under `path` only when it is on the disk, whatever happens meanwhile."""
+    """Call `write(file)`, and give the file the name `path` only once it is synced to disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     waiting = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -80,7 +80,7 @@ def save_checkpoint(folder: Path, state: State, config: TrainingConfig, keep: in
     write_atomically(path, lambda file: torch.save(content, file))
     for old in checkpoints(folder)[:-keep]:
         old.unlink()
-    for left in folder.glob(".step-*.part"):  # of a run that was killed while it wrote
+    for left in folder.glob(".step-*.part"):  # from a run that was killed while writing
         left.unlink()
     return path
 
@@ -97,31 +97,31 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise StateError(f"{path} cannot be read as a training checkpoint: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise StateError(f"{path} is no training checkpoint of this version")
+        raise StateError(f"{path} is not a training checkpoint of this version")
     return content
 
 
 def load_checkpoint(path: Path, state: State, config: TrainingConfig) -> None:
-    """Go on from `path`. Raises StateError, with every difference, if it is of a run that was configured otherwise."""
+    """Continue from `path`. Raises StateError, listing every difference, if its run had another configuration."""
     content = read_checkpoint(path)
-    refuse_other(path, content["config"], config)
+    check_same_run(path, content["config"], config)
     state.network.load_state_dict(content["network"])
     state.average.load_state_dict(content["average"])
     state.optimizer.load_state_dict(content["optimizer"])
     state.step, state.since, state.seconds = content["step"], content["since"], content["seconds"]
 
 
-def refuse_other(path: Path, recorded: str, config: TrainingConfig) -> None:
-    """Raise StateError if a run configured as `recorded` cannot go on as `config`."""
+def check_same_run(path: Path, recorded: str, config: TrainingConfig) -> None:
+    """Raise StateError if a run with the configuration `recorded` cannot continue with `config`."""
     found = differences(configuration_from_json(recorded), config)
     if found:
-        raise StateError(f"{path} is of a run with another configuration:\n  " + "\n  ".join(found))
+        raise StateError(f"{path} belongs to a run with another configuration:\n  " + "\n  ".join(found))
 
 
 def export_state(content: dict[str, Any], folder: Path, dtype: torch.dtype) -> list[Path]:
-    """Write weights and their average of a checkpoint's `content`, cast to `dtype`, in pieces of at most 15 MiB.
+    """Write the weights and averaged weights in a checkpoint's `content`, cast to `dtype`, as files of at most 15 MiB.
 
-    The optimiser's moments stay behind: they are twice the weights, and grow again within a warm-up.
+    The optimiser's moments are left out: they are twice the size of the weights, and recover within a warm-up.
     """
     tensors = {f"network.{name}": value.to(dtype) for name, value in content["network"].items()}
     tensors |= {f"average.{name}": value.to(dtype) for name, value in content["average"].items()}
@@ -145,7 +145,7 @@ def export_state(content: dict[str, Any], folder: Path, dtype: torch.dtype) -> l
 
 
 def import_state(folder: Path, state: State, config: TrainingConfig) -> None:
-    """Go on from what `export_state` wrote; the optimiser begins anew. Raises StateError."""
+    """Continue from an export; the optimiser starts again. Raises StateError."""
     try:
         index = json.loads((folder / PIECES).read_text(encoding="utf-8"))
         data = b"".join(_pieces(folder, index["pieces"]))
@@ -154,7 +154,7 @@ def import_state(folder: Path, state: State, config: TrainingConfig) -> None:
         raise StateError(f"{error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, SafetensorError) as error:
         raise StateError(f"{folder} holds no exported training state: {error}") from error
-    refuse_other(folder / PIECES, json.dumps(index["config"]), config)
+    check_same_run(folder / PIECES, json.dumps(index["config"]), config)
     for prefix, module in (("network.", state.network), ("average.", state.average)):
         own: dict[str, Tensor] = module.state_dict()
         for name, value in own.items():
@@ -167,5 +167,5 @@ def _pieces(folder: Path, digests: dict[str, str]) -> Iterator[bytes]:
     for name, digest in digests.items():
         piece = (folder / Path(name).name).read_bytes()
         if hashlib.sha256(piece).hexdigest() != digest:
-            raise StateError(f"{folder / name} is not what was exported: its SHA-256 differs")
+            raise StateError(f"{folder / name} was changed after the export: its SHA-256 differs")
         yield piece

@@ -1,6 +1,6 @@
-"""Whether the network listens: what it loses when each modality is given the other of another clip.
+"""The coupling gap: how much the loss rises when each modality is paired with the other one of another clip.
 
-The coupling gap of video is its loss with the sounds of the batch passed round, minus the one with its own; that of
+The gap of video is its loss with the sounds of the batch rotated by one clip, minus the loss with its own; the gap of
 audio likewise. Noise, times and shifts are the same in both. A network that ignores the other modality has a gap of 0.
 """
 
@@ -18,7 +18,7 @@ from model.training.denoising_loss import Predict, denoising_loss
 from model.training.random_draws import draw_noise, draw_shifts, step_generator
 
 BINS = 5
-"""Bins of the times: where in the chain the two hear each other."""
+"""Number of time bins, which show at which noise levels the coupling acts."""
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def coupling_gap(
     schedule, cleanest first; `loss_video` and `loss_audio`, the losses with the true pairs.
 
     Times are shared by both and evenly spread over `clips`. With `independent` there are also `clean_video` and
-    `clean_audio`: the gap of a modality whose partner is given without noise, the case that conditioning is about.
+    `clean_audio`: the gap of a modality whose partner has no noise, as in conditioning.
     """
     count = clips.batch
     device = clips["video"].device
@@ -44,7 +44,7 @@ def coupling_gap(
     noise = draw_noise(clips, count, slice(0, count), draw)
     shifts = draw_shifts(max_shifts, count, draw)
     steps = len(schedule.betas)
-    # Spread evenly, in an order that has nothing to do with that of the clips.
+    # Evenly spread, in an order independent of the order of the clips.
     order = torch.randperm(count, generator=draw, device=device)
     t = ((order.float() + 0.5) * steps / count).long()
     none, zero = torch.zeros(count, dtype=torch.bool, device=device), torch.zeros_like(t)
@@ -68,13 +68,13 @@ def coupling_gap(
             audio.append(terms.audio)
         return Latents(torch.cat(video), torch.cat(audio))
 
-    def passed_round(x: Latents, modality: str) -> Latents:
+    def rotated(x: Latents, modality: str) -> Latents:
         return x.replace(modality, x[modality].roll(1, 0))
 
     result: dict[str, float] = {}
     true = losses(clips, t, t, (none, none))
     for name, other in (("video", "audio"), ("audio", "video")):
-        wrong = losses(passed_round(clips, other), t, t, (none, none))
+        wrong = losses(rotated(clips, other), t, t, (none, none))
         gaps = wrong[name] - true[name]
         result[name] = float(gaps.mean())
         result[f"loss_{name}"] = float(true[name].mean())
@@ -84,6 +84,6 @@ def coupling_gap(
             times = (t, zero) if name == "video" else (zero, t)
             clean = (none, ~none) if name == "video" else (~none, none)
             own = losses(clips, *times, clean)
-            wrong = losses(passed_round(clips, other), *times, clean)
+            wrong = losses(rotated(clips, other), *times, clean)
             result[f"clean_{other}"] = float((wrong[name] - own[name]).mean())
     return result

@@ -1,6 +1,6 @@
-"""The small frames that super-resolution learns from: large ones made small, and spoilt as a base model's output is.
+"""Degradation of super-resolution's inputs: frames are downscaled and degraded to resemble a base model's output.
 
-As published (REFERENCE of the code: image_datasets): half get Gaussian noise, half go through JPEG. All on the device.
+As in the published code (image_datasets): half get Gaussian noise, half go through JPEG. All on the device.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from model.training.jpeg import jpeg
 
 @dataclass(frozen=True)
 class Degradation:
-    """What happens to each frame of a batch: `cubic` or bilinear (batch,), noise of `sigma` in 0 … 1 of full scale
-    (batch,), 0 for none, and JPEG of `quality` (batch,), 0 for none."""
+    """Parameters (batch,): `cubic` or bilinear, noise of `sigma` in 0 … 1 of full scale, JPEG of `quality`; 0 turns the
+    noise or JPEG off."""
 
     downscale: str
     factor: int
@@ -28,7 +28,7 @@ class Degradation:
     noise: Tensor
 
     def apply(self, large: Tensor, rows: slice) -> Tensor:
-        """The small frames of `rows` of the batch, whose large ones (rows, 3, height, width) are in [-1, 1]."""
+        """The small frames for `rows` of the batch, from their large frames (rows, 3, height, width) in [-1, 1]."""
         small = self._smaller(large, rows)
         per_frame = (-1, 1, 1, 1)
         small = small + self.sigma[rows].view(per_frame) * self.noise[rows]
@@ -40,20 +40,20 @@ class Degradation:
         size = (large.shape[2] // self.factor, large.shape[3] // self.factor)
         if self.downscale == "area":
             return F.interpolate(large, size, mode="area")
-        made = {
+        resized = {
             mode: F.interpolate(large, size, mode=mode, antialias=True)
             for mode in ("bilinear", "bicubic")
             if self.downscale in (mode, "random")
         }
         if self.downscale != "random":
-            return made[self.downscale]
-        return torch.where(self.cubic[rows].view(-1, 1, 1, 1), made["bicubic"], made["bilinear"])
+            return resized[self.downscale]
+        return torch.where(self.cubic[rows].view(-1, 1, 1, 1), resized["bicubic"], resized["bilinear"])
 
 
 def draw_degradation(
     config: DegradationConfig, batch: int, small: tuple[int, int], factor: int, generator: torch.Generator
 ) -> Degradation:
-    """Draw for every frame of a batch; `small` is their (height, width) once they are."""
+    """Draw the degradation of each frame of a batch; `small` is (height, width) after downscaling."""
     device = generator.device
     u = torch.rand(5, batch, generator=generator, device=device)
     low, high = config.jpeg_quality

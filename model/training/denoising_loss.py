@@ -1,7 +1,7 @@
 """The training objective of MM-Diffusion (Ruan et al., CVPR 2023, eq. 5): predict the noise of both modalities.
 
-With independent timesteps (Bao et al., UniDiffuser, ICML 2023) a modality may also be given clean: it then enters
-without noise at t = 0, as clean conditioning will give it, and what the network says about it is no part of the loss.
+With independent timesteps (Bao et al., UniDiffuser, ICML 2023) a modality may also be clean: it then enters without
+noise at t = 0, as in clean conditioning, and the prediction for it is not part of the loss.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Predict = Callable[[Pair, Pair, Tensor | None], Pair]
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Mean squared errors of the prediction, one a sample (batch,); 0 for a modality that is not predicted."""
+    """Mean squared errors of the prediction, one per sample (batch,); 0 for a modality that is not predicted."""
 
     video: Tensor
     audio: Tensor
 
     @property
     def total(self) -> Tensor:
-        """The mean over the batch of both terms' sum. Each is a mean over its own elements, so both weigh the same."""
+        """Batch mean of the sum of both terms. Each is a mean over its own elements, so both have equal weight."""
         return (self.video + self.audio).mean()
 
 
 def diffuse(schedule: NoiseSchedule, x0: Latents, t_video: Tensor, t_audio: Tensor, noise: Latents) -> Latents:
-    """A draw from q(x_t | x_0) with a time for each sample and modality; times are (batch,) integers."""
+    """A sample from q(x_t | x_0), with an integer time (batch,) for each modality."""
     device = next(value.device for value in (x0.video, x0.audio) if value is not None)
     alpha_bars = schedule.alpha_bar_on(device)
     times = Latents(t_video, t_audio)
@@ -61,9 +61,9 @@ def denoising_loss(
 ) -> LossTerms:
     """The loss at given times, noise and RS-MMA shifts; the paper trains with t_video = t_audio.
 
-    `clean`: for video and for audio, the samples (batch,), bool, where it enters without noise. A modality that is None
-    in `x0` is not given to the network. `prediction` is what the network predicts (see
-    model/sampling/prediction.py); the loss is on that prediction, weighted by `loss_weight`.
+    `clean`: for video and for audio, a mask (batch,), bool, of the samples that enter without noise. A modality that is
+    None in `x0` is not passed to the network. `prediction` is what the network predicts
+    (model/sampling/prediction.py); the loss is on that prediction, weighted by `loss_weight`.
     """
     x = diffuse(schedule, x0, t_video, t_audio, noise)
     if clean is not None:

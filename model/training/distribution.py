@@ -1,4 +1,4 @@
-"""One process a GPU, as torchrun starts them; alone without it."""
+"""Distributed training: one process per GPU under torchrun, or a single process without it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model.training.configuration import ConfigurationError, TrainingConfig
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of a run."""
+    """This process within a run."""
 
     rank: int
     count: int
@@ -24,11 +24,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """The one that writes and talks."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
     def rows(self, config: TrainingConfig) -> range:
-        """The samples of a step that are this process'. Raises ConfigurationError if they cannot be divided so."""
+        """This process' samples of a step. Raises ConfigurationError if the batch is not divisible."""
         if config.batch % (self.count * config.accumulate):
             raise ConfigurationError(
                 f"batch must be divisible by processes × accumulate; got {config.batch}, {self.count}, "
@@ -38,17 +38,17 @@ class Processes:
         return range(self.rank * share, (self.rank + 1) * share)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes, in each of them."""
+        """All-reduced sum over the processes."""
         if self.count > 1:
             dist.all_reduce(value)
         return value
 
     def any(self, flag: bool) -> bool:
-        """Whether it holds in any process; all must ask at the same step."""
+        """True if `flag` is set in any process; all must call this at the same step."""
         return bool(self.sum(torch.tensor(float(flag), device=self.device))) if self.count > 1 else flag
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Barrier."""
         if self.count > 1:
             dist.barrier()
 

@@ -56,7 +56,11 @@ class FolderSource:
         self, cache: Path, videos: Sequence[Prepared], clip: ClipSpec, modalities: Sequence[str], config: DataConfig
     ) -> None:
         self.clip, self.config, self.modalities = clip, config, tuple(modalities)
-        starts = [(video, k * config.stride) for video in videos for k in range(_windows(video, clip, config.stride))]
+        starts = [
+            (video, k * config.stride)
+            for video in videos
+            for k in range(count_windows(video.frames, clip, config.stride))
+        ]
         self._video_at = np.array([video.first_frame + start for video, start in starts], dtype=np.int64)
         per_frame = clip.sample_rate / clip.fps
         self._sound_at = np.array([v.first_sample + round(start * per_frame) for v, start in starts], dtype=np.int64)
@@ -202,10 +206,6 @@ def _decode(path: Path, clip: ClipSpec, modalities: Sequence[str]) -> tuple[np.n
         return str(error)
     audio = torch.cat(sounds, dim=1)[0]
     return video, (audio * 32768).round().clamp(-32768, 32767).to(torch.int16).numpy()
-
-
-def _windows(video: Prepared, clip: ClipSpec, stride: int) -> int:
-    return count_windows(video.frames, clip, stride)
 
 
 def _key(paths: Sequence[Path], clip: ClipSpec, modalities: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Fine-tuning: a run that starts from weights that exist."""
+"""Fine-tuning: start a run from existing weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PUBLISHED_NORM_GROUPS = 32
 
 
 def load_initial(path: Path, network: nn.Module, config: TrainingConfig) -> None:
-    """Copy weights into `network`: from a model's folder, a safetensors file of it, a training checkpoint (its averaged
-    weights), or a published .pt file.
+    """Copy weights into `network`: from a model folder, one of its safetensors files, a training checkpoint (its
+    averaged weights), or a published .pt file.
 
-    Raises CheckpointError, with every difference, if they are those of another network; ManifestError; StateError.
+    Raises CheckpointError, listing every difference, if they belong to another network; ManifestError; StateError.
     """
     part = "sr" if config.kind == "sr" else "base"
     wanted = asdict(getattr(config.model, part))
@@ -41,22 +41,22 @@ def load_initial(path: Path, network: nn.Module, config: TrainingConfig) -> None
         content = read_checkpoint(path)
         recorded = configuration_from_json(content["config"])
         if recorded.kind != config.kind:
-            raise CheckpointError(f"{path} is of a run of kind {recorded.kind!r}, not {config.kind!r}")
+            raise CheckpointError(f"{path} belongs to a run of kind {recorded.kind!r}, not {config.kind!r}")
         _refuse_other(path, asdict(getattr(recorded.model, part)), wanted, part)
         network.load_state_dict(content["average"])
     else:
-        # Published networks have this many, and the shapes of weights do not tell.
+        # The shapes of the weights do not show the number of groups.
         if wanted["norm_groups"] != PUBLISHED_NORM_GROUPS:
             raise CheckpointError(
-                f"{path} is of another network:\n  {part}.norm_groups was {PUBLISHED_NORM_GROUPS} and is "
+                f"{path} belongs to another network:\n  {part}.norm_groups was {PUBLISHED_NORM_GROUPS} and is "
                 f"{wanted['norm_groups']}"
             )
         load_published(network, read_published(path))
 
 
 def _refuse_other(path: Path, held: dict[str, object], wanted: dict[str, object], part: str) -> None:
-    """Dropout has no weights, and what the last layer predicts is learned anew within hundreds of steps: both may
-    differ."""
+    """Raise CheckpointError if the networks differ. Dropout and the prediction type may differ: dropout has no weights,
+    and the last layer learns another prediction within hundreds of steps."""
     before, now = flatten(held), flatten(wanted)
     found = [
         f"{part}.{key} was {list(value) if isinstance(value, tuple) else value!r} and is "
@@ -65,4 +65,4 @@ def _refuse_other(path: Path, held: dict[str, object], wanted: dict[str, object]
         if key not in ("dropout", "prediction") and value != now[key]
     ]
     if found:
-        raise CheckpointError(f"{path} is of another network:\n  " + "\n  ".join(found))
+        raise CheckpointError(f"{path} belongs to another network:\n  " + "\n  ".join(found))

@@ -1,7 +1,7 @@
-"""What JPEG takes from a picture, on the device: the quantisation of 8×8 cosine transforms is its only loss.
+"""Simulates JPEG compression on the device: quantised cosine transforms of 8×8 blocks, without entropy coding.
 
-ITU-T T.81, with the quantisation tables of its annex K scaled to a quality as libjpeg scales them, and colour at half
-the resolution (4:2:0), as every encoder does by default.
+ITU-T T.81, with the quantisation tables of its annex K scaled by quality as libjpeg does, and chroma at half the
+resolution (4:2:0), the default of encoders.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CHROMINANCE = (
     99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99,
 )  # fmt: skip
 TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
-"""RGB to luminance and two differences (JFIF)."""
+"""RGB to YCbCr (JFIF)."""
 
 
 def jpeg(frames: Tensor, quality: Tensor) -> Tensor:
-    """`frames` (batch, 3, height, width) in 0 … 255, rounded to whole levels, coded at `quality` (batch,) 1 … 100 and
-    decoded again."""
+    """`frames` (batch, 3, height, width) in 0 … 255, rounded to integers, coded at `quality` (batch,) 1 … 100 and
+    decoded."""
     height, width = frames.shape[2:]
     padded = F.pad(frames.round().clamp(0, 255), (0, -width % 16, 0, -height % 16), mode="replicate")
     matrix = torch.tensor(TO_YCC, device=frames.device)
@@ -41,7 +41,7 @@ def jpeg(frames: Tensor, quality: Tensor) -> Tensor:
 
 
 def _code(plane: Tensor, table: tuple[int, ...], quality: Tensor) -> Tensor:
-    """(batch, planes, height, width) through quantised cosine transforms of blocks of 8×8."""
+    """`plane` (batch, planes, height, width) after quantisation of its 8×8 cosine transforms."""
     batch, planes, height, width = plane.shape
     basis = _cosines(plane.device)
     blocks = plane.view(batch, planes, height // 8, 8, width // 8, 8)

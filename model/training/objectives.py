@@ -1,4 +1,4 @@
-"""Training objectives: denoising of a clip and its sound, or of an enlarged frame. The loop depends on neither."""
+"""Training objectives: denoising of clips, and super-resolution of frames. The loop depends on neither."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computing in bfloat16 from weights that stay float32: what an optimiser adds to a weight is often below 2⁻⁸ of it."""
+"""Computes in bfloat16 with float32 weights, because an update is often smaller than 2⁻⁸ of the weight."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from model.networks.layers import FLOAT32
 
 
 class ComputeIn(nn.Module):
-    """`network` computed in `dtype` as it will be when served: norms and all that handles time stay float32.
+    """Runs `network` in `dtype` as the service does: norms and the time embedding stay float32.
 
-    The weights are cast anew in every forward, so that gradients arrive at the float32 originals.
+    Every forward casts the weights again, so that gradients reach the float32 originals.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""From a run to a model that is served: averaged weights, manifest, calibration, and how it came about."""
+"""Publishes a run as a servable model: averaged weights, manifest, calibration, and the record of the training."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from model.runtime.calibration import calibrate
 from model.runtime.evaluator import Evaluator
 from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
-from model.training.checkpoints import StateError, checkpoints, read_checkpoint, refuse_other, write_atomically
+from model.training.checkpoints import StateError, check_same_run, checkpoints, read_checkpoint, write_atomically
 from model.training.configuration import TrainingConfig, configuration_from_json
 from model.training.dataset import Source, evaluation_indexes
 from model.training.training_log import COUPLING, LOSSES, read_rows
 
 CALIBRATION_TIMES = 33
 CHUNK = 8
-"""Clips that calibration evaluates at once."""
+"""Clips per batch during calibration."""
 CURVE_POINTS = 1000
-"""Lines of a published loss curve at most: each the mean over as many steps as that takes."""
+"""Maximum number of lines of a published loss curve; each is the mean over a span of steps."""
 
 
 def newest_checkpoint(out: Path) -> Path:
     """The last checkpoint of the run in `out`. Raises StateError if there is none."""
     found = checkpoints(out / "checkpoints")
     if not found:
-        raise StateError(f"{out} has no checkpoint: nothing was trained there yet")
+        raise StateError(f"{out} has no checkpoint yet")
     return found[-1]
 
 
 def publish(config: TrainingConfig, out: Path, folder: Path, dtype: torch.dtype) -> Manifest:
-    """Write the averaged weights of the run in `out` to the model `folder`, and what is known of them.
+    """Write the averaged weights of the run in `out`, with manifest, record and curves, to the model `folder`.
 
-    A base run makes the model; one of super-resolution joins the model that is there. Raises StateError if the run has
-    nothing to give or was configured otherwise, CheckpointError if the two do not go together.
+    A base run creates the model; a super-resolution run adds to the model in `folder`. Raises StateError if the run has
+    no checkpoint or another configuration, CheckpointError if the two networks do not fit together.
     """
     path = newest_checkpoint(out)
     content = read_checkpoint(path)
-    refuse_other(path, content["config"], config)
+    check_same_run(path, content["config"], config)
     part = "sr" if config.kind == "sr" else "base"
     held = read_manifest(folder / FILE_NAME) if (folder / FILE_NAME).exists() else None
     manifest = _joined(config, held, folder)
@@ -64,7 +64,7 @@ def publish(config: TrainingConfig, out: Path, folder: Path, dtype: torch.dtype)
             curve = _curve(out / log)
             write_atomically(target, lambda file, curve=curve: file.write(curve.encode()))
         else:
-            target.unlink(missing_ok=True)  # what lies here is of the weights that were here before
+            target.unlink(missing_ok=True)  # it belongs to the previous weights
     write_atomically(folder / FILE_NAME, lambda file: file.write(manifest.to_json().encode()))
     return manifest
 
@@ -72,7 +72,7 @@ def publish(config: TrainingConfig, out: Path, folder: Path, dtype: torch.dtype)
 def calibrate_published(
     manifest: Manifest, config: TrainingConfig, source: Source, device: torch.device, say: Callable[[str], None]
 ) -> None:
-    """Measure the error of the published network on clips that training did not see, and keep it in the manifest."""
+    """Measure the error of the published network on held-out clips, and store it in the manifest."""
     base, _ = load_model(replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None), device)
     evaluator = Evaluator(base, None, NoiseSchedule.from_config(manifest.config.schedule))
     numbers = evaluation_indexes(config.output.calibration_clips)
@@ -91,7 +91,7 @@ def calibrate_published(
 def _joined(config: TrainingConfig, held: Manifest | None, folder: Path) -> Manifest:
     if config.kind == "sr":
         if held is None or held.base_weights is None:
-            raise CheckpointError(f"{folder} has no base model that super-resolution could join: publish that first")
+            raise CheckpointError(f"{folder} has no base model to add super-resolution to: publish that first")
         if held.config.clip != config.model.clip:
             raise CheckpointError(f"{folder} makes {held.config.clip}, this super-resolution takes {config.model.clip}")
         if held.config.schedule != config.model.schedule:
@@ -115,7 +115,7 @@ def _joined(config: TrainingConfig, held: Manifest | None, folder: Path) -> Mani
 
 
 def _record(config: TrainingConfig, content: dict[str, object]) -> str:
-    """What the run was configured as, and how far it went."""
+    """Configuration of the run, its steps and seconds, as JSON."""
     recorded = configuration_from_json(str(content["config"]))
     record = {"step": content["step"], "seconds": content["seconds"], **json.loads(recorded.to_json())}
     return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
@@ -126,7 +126,7 @@ def _curve(path: Path) -> str:
     rows = read_rows(path)
     text = io.StringIO()
     if rows:
-        # A run resumed with other settings of what it writes down may have rows of other names.
+        # A run resumed with other output settings may have rows with other columns.
         names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "lr"]
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(names)
@@ -138,6 +138,6 @@ def _curve(path: Path) -> str:
 
 
 def _mean(rows: list[dict[str, float]], name: str) -> str:
-    """Of the rows that have it; empty if none has."""
+    """Mean over the rows that have `name`; empty if none has."""
     values = [row[name] for row in rows if name in row]
     return f"{sum(values) / len(values):.6g}" if values else ""

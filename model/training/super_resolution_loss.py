@@ -1,8 +1,8 @@
-"""The objective of super-resolution: the noise, or what is predicted instead, and where the network learns it the
-variance of a step back.
+"""The objective of super-resolution: the squared error of the prediction and, where the network learns the variance of
+a reverse step, a term of the variational bound.
 
-Improved DDPM (Nichol and Dhariwal, 2021): the squared error teaches the mean alone, a term of the variational bound, in
-bits per dimension, the variance alone. Its logits v mix log β_t (v = 1) and log β̃_t (v = −1), section 3.1 there.
+Improved DDPM (Nichol and Dhariwal, 2021): the squared error trains the mean only, the bound, in bits per dimension, the
+variance only. The logits v interpolate log β_t (v = 1) and log β̃_t (v = −1), section 3.1 there.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def super_resolution_loss(
     noise: Tensor,
     prediction: PredictionType = "eps",
 ) -> dict[str, Tensor]:
-    """`mse` of what the network predicts and, if the variance is learned, `vb`: one value a frame (batch,).
+    """`mse` of the prediction and, if the variance is learned, `vb`: one value per frame (batch,).
 
-    `x0` and `noise` are (batch, 3, H, W), `low_res` the small frames, `t` integer times (batch,).
+    `x0` and `noise` are (batch, 3, H, W), `low_res` holds the small frames, `t` integer times (batch,).
     """
     alpha_bar = _at(schedule.alpha_bar, t)
     alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
@@ -49,13 +49,13 @@ def super_resolution_loss(
 
 
 def variational_bound(schedule: NoiseSchedule, x0: Tensor, x: Tensor, t: Tensor, eps: Tensor, logits: Tensor) -> Tensor:
-    """The term of time t in bits per dimension (batch,): KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), and at t = 0 the
+    """The term for t, in bits per dimension (batch,): KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), and at t = 0 the
     discretised log-likelihood of x_0."""
     betas, alpha_bar = schedule.betas, schedule.alpha_bar
     before = np.concatenate([[1.0], alpha_bar[:-1]])
     posterior = betas * (1 - before) / (1 - alpha_bar)
     posterior[0] = posterior[1] if len(posterior) > 1 else betas[0]  # β̃_0 is 0, and its logarithm infinite
-    of_x0, of_xt = _at(betas * np.sqrt(before) / (1 - alpha_bar), t), None
+    of_x0 = _at(betas * np.sqrt(before) / (1 - alpha_bar), t)
     of_xt = _at((1 - before) * np.sqrt(1 - betas) / (1 - alpha_bar), t)
     log_posterior, log_beta = _at(np.log(posterior), t), _at(np.log(betas), t)
 
@@ -77,8 +77,8 @@ def variational_bound(schedule: NoiseSchedule, x0: Tensor, x: Tensor, t: Tensor,
 
 
 def discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """log P of the level of each pixel of `x` under a Gaussian, the outermost levels taking its tails (Ho et al., 2020,
-    eq. 13; the normal distribution function by its usual approximation with tanh)."""
+    """log P of each pixel's level in `x` under a Gaussian; the outermost levels include its tails (Ho et al., 2020,
+    eq. 13; the normal distribution function is approximated with tanh)."""
 
     def below(value: Tensor) -> Tensor:
         return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (value + 0.044715 * value**3)))

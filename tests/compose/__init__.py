@@ -1,1 +1,1 @@
-"""What the images hold, and that the stack of docker-compose.yml works (`python -m tests.compose`)."""
+"""Tests of the container files, and of the running stack of docker-compose.yml (`python -m tests.compose`)."""

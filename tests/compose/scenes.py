@@ -1,6 +1,6 @@
-"""What has to work in the containers, one function each, in the order in which they are played.
+"""The scenes of the container test, one function each, in the order in which they run.
 
-Each gets the stack as the one before has left it, and returns a line for the table.
+Each starts from the state in which the one before left the stack, and returns a line for the table.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from urllib.request import urlopen
 import av
 
 from duet.client import Duet, Job, ServerUnreachable
+from service.first_start import SECRETS
 from tests.clips import Film, Track, make
 from tests.compose.stack import SERVICES, Failed, Stack, docker
 
 LONG = 600
-"""Steps of a job that something happens to."""
+"""Steps of a job that is interrupted."""
 
 PATIENCE = 300.0
-"""Seconds for one job, on a machine that others use too."""
+"""Seconds for one job, on a shared machine."""
 
 OBJECTS = """
 import hashlib, json, sys
@@ -37,7 +38,7 @@ print(json.dumps({key: hashlib.sha256(b"".join(storage.read(key))).hexdigest() f
 """
 
 OUTAGE = re.compile(r"consumer: Cannot connect to redis://")
-"""What Celery calls an error although it only tries again: Redis is away in two of the scenes."""
+"""Celery logs its retries as errors; Redis is down in two of the scenes."""
 
 CLAIM = """
 import time
@@ -46,7 +47,7 @@ from service.settings import load_settings
 from workers.gpu_claim import Gpu, claim_gpu
 settings = load_settings()
 configure_logging(settings)
-print(claim_gpu(settings, lambda: [Gpu("GPU-0", "made up"), Gpu("GPU-1", "made up")]).gpu.uuid, flush=True)
+print(claim_gpu(settings, lambda: [Gpu("GPU-0", "simulated"), Gpu("GPU-1", "simulated")]).gpu.uuid, flush=True)
 time.sleep(600)
 """
 
@@ -57,26 +58,27 @@ for entry in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
     if any(word.endswith(b"/duet") for word in words) and b"worker" in words and entry.parent.name != "1":
         os.kill(int(entry.parent.name), signal.SIGKILL)
 """
-"""As when the process runs out of memory: from outside, `docker kill` would tell Docker not to start it again."""
+"""Like an out-of-memory kill. After `docker kill` from outside, Docker would not restart the container."""
 
 
 def builds(stack: Stack) -> str:
-    stack.compose("build")
+    stand_in = stack.build()
     sizes = {
         name: int(docker("image", "inspect", "-f", "{{.Size}}", f"duet-{name}:test")) for name in ("api", "worker")
     }
-    return ", ".join(f"{name} {size / 1e9:.2f} GB with its base" for name, size in sizes.items())
+    listed = ", ".join(f"{name} {size / 1e9:.2f} GB with its base" for name, size in sizes.items())
+    return listed + (f"; {stand_in} could not be pulled, a stand-in replaces it" if stand_in else "")
 
 
 def comes_up(stack: Stack) -> str:
     started = time.monotonic()
     stack.compose("up", "-d")
     stack.healthy()
-    return f"all {len(SERVICES)} services healthy after {_since(started)}; the bucket was made before"
+    return f"all {len(SERVICES)} services healthy after {_since(started)}, the bucket created"
 
 
 def is_confined(stack: Stack) -> str:
-    """No root, no rights, nothing to write but its volumes, and one port on the host's loopback address."""
+    """No root, no capabilities, no writes outside volumes, and one port, on the loopback address of the host."""
     published = []
     for service in SERVICES:
         container = stack.container(service)
@@ -91,8 +93,33 @@ def is_confined(stack: Stack) -> str:
     return "no root, no capabilities, read-only roots; one port, on 127.0.0.1"
 
 
+def keeps_its_secrets(stack: Stack) -> str:
+    """The secrets drawn at the first start: read-only in one volume, and nowhere else that Docker shows."""
+    reader = stack.container("webhooks")
+    drawn = {name: docker("exec", reader, "cat", f"/secrets/{name}") for name in SECRETS}
+    if weak := [name for name, secret in drawn.items() if len(secret) < 40]:
+        raise Failed(f"not drawn: {weak}")
+    containers = docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={stack.project}").split()
+    images = sorted({stack.inspect(container)["Image"] for container in containers})
+    shown = {f"container {each}": docker("inspect", each) + stack.logs(each) for each in containers}
+    shown |= {f"image {each}": docker("inspect", each) + docker("history", "--no-trunc", each) for each in images}
+    if leaks := [place for place, text in shown.items() if any(secret in text for secret in drawn.values())]:
+        raise Failed(f"a secret is visible in {leaks}")
+    _refused("exec", reader, "touch", "/secrets/new")
+    said = _refused("exec", "-e", "DUET_S3_SECRET_KEY=wrong", reader, "python", "-c", OBJECTS, "none")
+    if "SignatureDoesNotMatch" not in said:
+        raise Failed(f"with another secret the store answered: {said}")
+    stack.compose("up", "--no-deps", "secrets")
+    if drawn != {name: docker("exec", reader, "cat", f"/secrets/{name}") for name in SECRETS}:
+        raise Failed("a second start drew other secrets")
+    return (
+        f"in no log, layer or environment of {len(containers)} containers and {len(images)} images; read-only; "
+        "the store refuses any other; unchanged by a second start"
+    )
+
+
 def shares_out_the_gpus(stack: Stack) -> str:
-    """Containers that lock in the stack's own volume, as its own user. Only NVML's list is made up: two GPUs."""
+    """Containers lock files in the stack's own volume, as its user. Only the list of two GPUs replaces NVML's."""
     place = ("-v", f"{stack.project}_gpus:/gpus", "-e", "DUET_GPU_LOCKS=/gpus")
     line = ("run", "-d", "--read-only", "--cap-drop", "ALL", *place, "duet-worker:test", "python", "-c", CLAIM)
     started: list[str] = []
@@ -115,7 +142,7 @@ def shares_out_the_gpus(stack: Stack) -> str:
             raise Failed(f"both have {has(first)}")
     finally:
         docker("rm", "-f", *started)
-    return "of two made-up GPUs two containers have one each; a third waits, and takes over when the first is killed"
+    return "two simulated GPUs: two containers claim one each; a third waits, and takes over when the first is killed"
 
 
 def does_the_three_jobs(stack: Stack) -> str:
@@ -133,7 +160,7 @@ def does_the_three_jobs(stack: Stack) -> str:
             _check_clip(job.save(Path(folder) / f"{kind}.mp4"))
             _check_objects(stack, job, Path(folder) / f"{kind}.mp4")
     took = ", ".join(f"{kind} {value:.1f} s" for kind, value in seconds.items())
-    return f"{took}; files in the store are those that the API hands out"
+    return f"{took}; the files in the store equal those from the API"
 
 
 def survives_a_crash_of_the_worker(stack: Stack) -> str:
@@ -147,7 +174,7 @@ def survives_a_crash_of_the_worker(stack: Stack) -> str:
     if job.attempt < 2 or restarts < 1:
         raise Failed(f"attempt {job.attempt}, {restarts} restarts of the container")
     stack.healthy()
-    return f"killed in a step: started again by Docker, job done in attempt {job.attempt}, {_since(crashed)} later"
+    return f"killed during a step; Docker restarts it, job done in attempt {job.attempt}, {_since(crashed)} later"
 
 
 def survives_a_restart_of_redis(stack: Stack) -> str:
@@ -158,9 +185,9 @@ def survives_a_restart_of_redis(stack: Stack) -> str:
         stack.compose("restart", "redis")
         job.wait(timeout=PATIENCE)
         if missing := before - {job.id for job in duet.jobs(limit=50)}:
-            raise Failed(f"Redis has lost {missing}")
+            raise Failed(f"Redis lost {missing}")
     stack.healthy()
-    return f"{len(before)} jobs kept; the running one was done in attempt {job.attempt}, {_since(restarted)} later"
+    return f"{len(before)} jobs kept; the running one done in attempt {job.attempt}, {_since(restarted)} later"
 
 
 def scales_to_two_workers(stack: Stack) -> str:
@@ -175,11 +202,11 @@ def scales_to_two_workers(stack: Stack) -> str:
         for job in jobs:
             job.wait(timeout=PATIENCE)
         if victim.attempt < 2:
-            raise Failed(f"{victim.id} was done in attempt {victim.attempt} by a worker that was killed")
+            raise Failed(f"{victim.id} was done in attempt {victim.attempt}, though its worker was killed")
     stack.keep_logs()
     stack.compose("up", "-d", "--scale", "worker=1")
     stack.healthy()
-    return f"both took jobs; one was killed with its jobs in hand, all done {_since(killed)} later"
+    return f"both took jobs; one killed while it ran a job, all done {_since(killed)} later"
 
 
 def hands_back_when_stopped(stack: Stack) -> str:
@@ -191,15 +218,15 @@ def hands_back_when_stopped(stack: Stack) -> str:
         code = stack.state(stack.container("worker"))["ExitCode"]
         waiting = job.refresh().status
         if code or waiting != "queued":
-            raise Failed(f"the worker ended with {code}, its job is {waiting}")
+            raise Failed(f"the worker exited with {code}, its job is {waiting}")
         stack.compose("start", "worker")
         job.wait(timeout=PATIENCE)
     stack.healthy()
-    return f"ended with status 0 after {took:.1f} s; its job was queued again, and done in attempt {job.attempt}"
+    return f"exit status 0 after {took:.1f} s; its job was queued again, and done in attempt {job.attempt}"
 
 
 def starts_in_any_order(stack: Stack) -> str:
-    """Everything that waits for Redis and the store is started before them."""
+    """Everything that depends on Redis and the store starts before them."""
     stack.keep_logs()
     stack.down()
     stack.compose("up", "--no-deps", "secrets")
@@ -213,22 +240,18 @@ def starts_in_any_order(stack: Stack) -> str:
     restarts = sum(stack.inspect(stack.container(service))["RestartCount"] for service in SERVICES)
     with stack.client() as duet:
         duet.generate(seed=14).wait(timeout=PATIENCE)
-    return (
-        f"worker, API, webhooks first: all healthy {_since(started)} after Redis came, {restarts} restarts, a job done"
-    )
+    return f"worker, API, webhooks first; all healthy {_since(started)} after Redis, {restarts} restarts, a job done"
 
 
 def refuses_what_is_not_safe(stack: Stack) -> str:
     run = ("run", "--rm", "--no-deps")
     said = stack.refused(*run, "api", environment={"DUET_PUBLISHED_ON": "0.0.0.0"})
     if "DUET_API_KEYS is not set" not in said:
-        raise Failed(f"published without keys, the API says: {said}")
+        raise Failed(f"published without keys, the API printed: {said}")
     said = stack.refused(*run, "worker", environment={"DUET_LEASE": "soon"})
     if "DUET_LEASE is 'soon'" not in said:
-        raise Failed(f"with a wrong setting, the worker says: {said}")
-    return (
-        "without keys nothing but loopback is published; a wrong value ends the process with a sentence that names it"
-    )
+        raise Failed(f"with an invalid setting, the worker printed: {said}")
+    return "without keys only loopback can be published; an invalid value stops the process, which names it"
 
 
 def has_said_no_error(stack: Stack) -> str:
@@ -241,38 +264,46 @@ def has_said_no_error(stack: Stack) -> str:
         if level in ("error", "critical"):
             bad.append(f"{service}: {line}")
     if bad:
-        raise Failed(f"{len(bad)} lines of error in the logs, as\n" + "\n".join(bad[:10]))
+        raise Failed(f"{len(bad)} errors in the logs, such as\n" + "\n".join(bad[:10]))
     outage = counts.pop("outage", 0)
     said = ", ".join(f"{count} {level}" for level, count in sorted(counts.items()))
-    return (
-        f"no error in the lines ({said}) but {outage} of Celery's, that it cannot connect to the Redis being restarted"
-    )
+    return f"no errors ({said}), except {outage} of Celery's, which cannot connect while Redis restarts"
 
 
 def leaves_nothing(stack: Stack) -> str:
     stack.down()
-    return "no container, network or volume is left"
+    return "no container, network or volume left"
 
 
 SCENES: dict[str, Callable[[Stack], str]] = {
-    "images are built": builds,
+    "`build`": builds,
     "`up`": comes_up,
     "containers are confined": is_confined,
+    "secrets": keeps_its_secrets,
     "GPUs are shared out": shares_out_the_gpus,
     "generate, v2a, a2v with real clips": does_the_three_jobs,
-    "worker crashes in a job": survives_a_crash_of_the_worker,
-    "Redis is restarted in a job": survives_a_restart_of_redis,
+    "worker crashes during a job": survives_a_crash_of_the_worker,
+    "Redis restarts during a job": survives_a_restart_of_redis,
     "two workers, one killed by `docker kill`": scales_to_two_workers,
-    "worker is stopped in a job": hands_back_when_stopped,
-    "any order of start": starts_in_any_order,
-    "what is not safe": refuses_what_is_not_safe,
+    "worker is stopped during a job": hands_back_when_stopped,
+    "any start order": starts_in_any_order,
+    "unsafe configuration": refuses_what_is_not_safe,
     "logs": has_said_no_error,
     "`down -v`": leaves_nothing,
 }
 
 
+def _refused(*arguments: str) -> str:
+    """The message with which `docker …` failed. Raises Failed if it did not."""
+    try:
+        docker(*arguments)
+    except Failed as error:
+        return str(error)
+    raise Failed(f"docker {' '.join(arguments)} should have failed")
+
+
 def _clips() -> tuple[Path, Path]:
-    """A video and a sound: the real ones of DUET_CLIPS_DIR, or made here."""
+    """A video and an audio file: from DUET_CLIPS_DIR, or generated."""
     if folder := os.environ.get("DUET_CLIPS_DIR"):
         return Path(folder) / "rabbit320.mp4", Path(folder) / "viper.mp3"
     made = Path(tempfile.mkdtemp(prefix="duet-clips-"))
@@ -280,7 +311,7 @@ def _clips() -> tuple[Path, Path]:
 
 
 def _check_clip(path: Path) -> None:
-    """Raise Failed unless the file has a picture and a sound."""
+    """Raise Failed unless the file has video and audio."""
     with av.open(str(path)) as container:
         frames = sum(1 for _ in container.decode(video=0))
     with av.open(str(path)) as container:
@@ -290,7 +321,7 @@ def _check_clip(path: Path) -> None:
 
 
 def _check_objects(stack: Stack, job: Job, file: Path) -> None:
-    """Raise Failed unless the store holds that very file; asked by S3, from a container that reaches it."""
+    """Raise Failed unless the store holds the same bytes, read through S3 from a container."""
     objects: dict[str, str] = json.loads(stack.python(stack.container("webhooks"), OBJECTS, job.id))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest not in objects.values():
@@ -298,12 +329,12 @@ def _check_objects(stack: Stack, job: Job, file: Path) -> None:
 
 
 def _long(duet: Duet, seed: int) -> Job:
-    """A job that something can happen to."""
+    """A job that runs long enough to be interrupted."""
     return duet.generate(seed=seed, steps=LONG, super_resolution=False)
 
 
 def _running(job: Job) -> Job:
-    """Return when the job has done some steps and has most before it."""
+    """Return when the job has done a few of its steps."""
 
     def begun() -> bool:
         job.refresh()
@@ -314,7 +345,7 @@ def _running(job: Job) -> Job:
 
 
 def _holders(stack: Stack, jobs: list[Job]) -> dict[str, str]:
-    """Which container runs each job, as soon as every worker has one."""
+    """Job id → container, once every worker has a job."""
     containers = stack.containers("worker")
     holders: dict[str, str] = {}
 
@@ -329,13 +360,13 @@ def _holders(stack: Stack, jobs: list[Job]) -> dict[str, str]:
 
 
 def _level(line: str) -> str:
-    """How serious a line is. Ours are JSON; in others, Celery's farewell among them, words of trouble count."""
+    """Level of a log line. Duet's own are JSON; other lines, such as Celery's at its end, are searched for errors."""
     try:
         said = json.loads(line)
         return "outage" if OUTAGE.match(said["event"]) else str(said["level"])
     except (ValueError, KeyError, TypeError):
         trouble = re.search(r"Traceback|Error\b|HTTP/1\.1\" 5\d\d|\bFATAL\b|Can't|Failed", line)
-        return "error" if trouble else "of others"
+        return "error" if trouble else "other"
 
 
 def _answers(url: str) -> bool:
@@ -353,7 +384,7 @@ def _until(condition: Callable[[], bool], what: str, seconds: float) -> None:
             if condition():
                 return
         except ServerUnreachable:
-            pass  # it may be starting
+            pass  # the API may still be starting
         if time.monotonic() > deadline:
             raise Failed(f"not within {seconds:g} s: {what}")
         time.sleep(0.2)

@@ -1,12 +1,13 @@
-"""The containers of the stack, on the CPU of this machine, under a project name and a port of their own.
+"""The stack in containers on this machine's CPU, with its own project name and port.
 
-Works through `docker compose` (v2) or `docker-compose` (1.29), whichever is there.
+Uses `docker compose` (v2) or else `docker-compose` (1.29).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,11 +22,15 @@ ROOT = Path(__file__).parents[2]
 
 FILES = ("docker-compose.yml", "docker/cpu.yml", "tests/compose/stand-ins.yml")
 
+OBJECTS = ROOT / "docker" / "objects.Dockerfile"
+
+STAND_IN = "duet-test-versitygw"
+
 SERVICES = ("api", "worker", "webhooks", "redis", "objects")
-"""Those that stay; `bucket` ends by itself."""
+"""Those that keep running; `secrets` and `bucket` exit."""
 
 ENVIRONMENT = {
-    # A dead worker's job is missed after so many seconds.
+    # A dead worker's job is queued again after so many seconds.
     "DUET_LEASE": "5",
     # One job at a time, so that two jobs are enough for two workers.
     "DUET_SLOTS": "1",
@@ -35,25 +40,25 @@ ENVIRONMENT = {
 
 
 class Failed(Exception):
-    """A command failed, or something did not come true in time."""
+    """A command failed, or a condition was not met in time."""
 
 
 def docker(*arguments: str) -> str:
-    """What `docker …` prints. Raises Failed."""
+    """The output of `docker …`. Raises Failed."""
     return _run(["docker", *arguments], os.environ)
 
 
 def compose_command() -> list[str]:
-    """`docker compose`, or where there is none `docker-compose`. Raises Failed."""
+    """`docker compose` if installed, else `docker-compose`. Raises Failed."""
     if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0:
         return ["docker", "compose"]
     if shutil.which("docker-compose"):
         return ["docker-compose"]
-    raise Failed("neither `docker compose` nor `docker-compose` is here")
+    raise Failed("neither `docker compose` nor `docker-compose` is installed")
 
 
 class Stack:
-    """One project of compose. Nothing runs before `up`, and nothing is left after `down`."""
+    """One compose project. Nothing runs before `up`, and nothing remains after `down`."""
 
     def __init__(self) -> None:
         self.project = f"duet-test-{os.getpid()}"
@@ -63,29 +68,39 @@ class Stack:
         self._command = compose_command()
         self._logs: list[str] = []
 
+    def build(self) -> str:
+        """Build the images. Returns the name of versitygw's image if a stand-in had to replace it. Raises Failed."""
+        [(variable, image)] = re.findall(r"^ARG (VERSITYGW)=(\S+)", OBJECTS.read_text(encoding="utf-8"), re.MULTILINE)
+        missing = subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, check=False).returncode != 0
+        if missing:
+            file = "tests/compose/versitygw.Dockerfile"
+            docker("build", "--quiet", "--tag", STAND_IN, "--build-arg", "PIP_INDEX_URL", "--file", file, ".")
+        self.compose("build", environment={variable: STAND_IN} if missing else None)
+        return image if missing else ""
+
     def compose(self, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
-        """What the command prints. Raises Failed if it fails."""
+        """The command's output. Raises Failed."""
         return _run(self._line(*arguments), self._environment(environment))
 
     def refused(self, *arguments: str, environment: Mapping[str, str]) -> str:
-        """What a command says that has to fail. Raises Failed if it does not."""
+        """The message of a command that must fail. Raises Failed if it succeeds."""
         line = self._line(*arguments)
         answer = subprocess.run(
             line, cwd=ROOT, env=self._environment(environment), capture_output=True, text=True, check=False, timeout=120
         )
         if answer.returncode == 0:
-            raise Failed(f"{' '.join(arguments)} was to be refused, and was not")
+            raise Failed(f"{' '.join(arguments)} should have failed")
         return answer.stdout + answer.stderr
 
     def version(self) -> str:
-        """Of compose."""
+        """Compose's version."""
         return _run([*self._command, "version", "--short"], os.environ).strip()
 
     def client(self) -> Duet:
         return Duet(self.url)
 
     def containers(self, service: str) -> list[str]:
-        """Ids of its containers, those that have ended included."""
+        """Ids of its containers, including exited ones."""
         return docker(
             "ps", "-aq", "--no-trunc", "--filter", f"label=com.docker.compose.project={self.project}",
             "--filter", f"label=com.docker.compose.service={service}",
@@ -106,7 +121,7 @@ class Stack:
         return found
 
     def python(self, container: str, program: str, *arguments: str) -> str:
-        """What a Python program prints in a running container."""
+        """The output of a Python program in a running container."""
         return docker("exec", container, "python", "-c", program, *arguments)
 
     def healthy(self, services: Iterable[str] = SERVICES, seconds: float = 240.0) -> None:
@@ -127,27 +142,27 @@ class Stack:
             time.sleep(1)
 
     def keep_logs(self) -> None:
-        """Remember the lines of all containers that are there now, before they go."""
-        for service in (*SERVICES, "bucket"):
+        """Store the logs of all present containers, before they are removed."""
+        for service in (*SERVICES, "secrets", "bucket"):
             for container in self.containers(service):
                 lines = _run(["docker", "logs", container], os.environ, both=True).splitlines()
                 self._logs += [f"{service} {line}" for line in lines]
 
     def logs(self, container: str) -> str:
-        """All that a container has said."""
+        """The log of a container."""
         return _run(["docker", "logs", container], os.environ, both=True)
 
     def lines(self) -> list[tuple[str, str]]:
-        """(service, line) of all that was said, of what `keep_logs` remembered."""
+        """(service, line) of the logs stored by `keep_logs`."""
         return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in self._logs]
 
     def down(self) -> None:
-        """Remove containers, network and volumes. Raises Failed if one is left."""
+        """Remove containers, network and volumes. Raises Failed if any remains."""
         self.compose("down", "--volumes", "--timeout", "20")
         label = f"label=com.docker.compose.project={self.project}"
         for kind in (("ps", "-aq"), ("volume", "ls", "-q"), ("network", "ls", "-q")):
             if left := docker(*kind, "--filter", label).split():
-                raise Failed(f"{' '.join(kind)} still shows {left}")
+                raise Failed(f"{' '.join(kind)} still lists {left}")
 
     def _line(self, *arguments: str) -> list[str]:
         files = [part for name in FILES for part in ("-f", name)]
