@@ -277,6 +277,10 @@ class Settings(BaseSettings):
         default=timedelta(seconds=10),
         description="how long a worker that is asked to stop waits for the current step before it hands its jobs back",
     )
+    model_patience: Annotated[timedelta, BeforeValidator(_duration)] = Field(
+        default=timedelta(days=1),
+        description="how long a job waits for a worker that has its model before it fails with `model_unavailable`",
+    )
     log_format: Literal["console", "json"] = Field(
         default="console", description="lines for people, or one JSON object a line"
     )
@@ -413,14 +417,16 @@ class Settings(BaseSettings):
                 raise ValueError("must be durations such as 5s 5m 2h, separated by spaces")
         return pauses
 
-    @field_validator("retention", "remember_erased", "ageing", "step_deadline", "job_deadline")
+    @field_validator("retention", "remember_erased", "ageing", "step_deadline", "job_deadline", "model_patience")
     @classmethod
     def _longer_than_nothing(cls, duration: timedelta) -> timedelta:
         if duration <= timedelta():
             raise ValueError("must be greater than 0")
         return duration
 
-    @field_validator("retention", "remember_erased", "ageing", "step_deadline", "job_deadline", "grace")
+    @field_validator(
+        "retention", "remember_erased", "ageing", "step_deadline", "job_deadline", "grace", "model_patience"
+    )
     @classmethod
     def _a_date_can_be_told(cls, duration: timedelta) -> timedelta:
         if not timedelta() <= duration <= LONGEST:

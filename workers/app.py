@@ -74,7 +74,18 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     spool = Spool(settings.spool, store, storage, leases, failed)
     previews = Previews(client)
     runner = Runner(
-        name, store, previews, storage, maker, leases, spool, settings.temporary, settings.slots, metrics, tracing
+        name,
+        store,
+        previews,
+        storage,
+        maker,
+        leases,
+        spool,
+        settings.temporary,
+        settings.slots,
+        metrics,
+        tracing,
+        model_patience=settings.model_patience,
     )
     queue = JobQueue(settings)
     reaper = Reaper(store, queue, ageing, metrics.abandoned, failed)

@@ -46,9 +46,6 @@ REPORT_PAUSE = 5.0
 FREE_ATTEMPTS = 10
 """Attempts of a job up to which a fault of the worker costs no strike, so that no job is retried for ever."""
 
-MODEL_PATIENCE = timedelta(days=1)
-"""How long a job waits for a worker that has its model before it fails."""
-
 RETRY_INTERVAL = 0.5
 """Seconds between attempts while Redis or storage is unavailable, or the disk is full."""
 
@@ -202,7 +199,8 @@ class StageClock:
 
 class Runner:
     """Runs jobs for the worker `name`, `slots` at a time, or with 0 as many as keep the maker busy. `scratch` is a
-    folder for temporary files, on the same disk as the spool."""
+    folder for temporary files, on the same disk as the spool. `model_patience`: how long a job waits for a worker that
+    has its model before it fails."""
 
     def __init__(
         self,
@@ -218,6 +216,7 @@ class Runner:
         metrics: WorkerMetrics | None = None,
         tracing: Tracing | None = None,
         disk: DiskSpace | None = None,
+        model_patience: timedelta = timedelta(days=1),
     ) -> None:
         self.store = store
         self.previews = previews
@@ -232,6 +231,7 @@ class Runner:
         self.metrics = metrics or WorkerMetrics()
         self.metrics.slots(self.slots)
         self._tracing = tracing or Tracing()
+        self._model_patience = model_patience
         self.delivery = MovingAverage()
         self._exclusion = SharedLock()
         self._in_hand: set[str] = set()
@@ -296,7 +296,7 @@ class Runner:
         if not queued.status.ended and not self._maker.serves(queued.model):
             log.warning("job left in the queue: this worker does not have its model", job=job_id, model=queued.model)
             with suppress(*OVERTAKEN):  # ended, or claimed by a worker that has the model
-                self._persist(lambda: self.store.model_missing(job_id, MODEL_PATIENCE))
+                self._persist(lambda: self.store.model_missing(job_id, self._model_patience))
             return True
         self._wait_for_room(job_id)
         alone = self.slots == 1 or queued.alone

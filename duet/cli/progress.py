@@ -51,9 +51,11 @@ class JobProgress:
         """Bytes of the upload sent so far."""
         self._show("upload", f"{total / 2**20:.1f} MiB", sent / total if total else 1.0, None)
 
-    def waiting(self, position: int | None) -> None:
-        """The job is queued behind `position` others."""
+    def waiting(self, position: int | None, reason: str | None = None) -> None:
+        """The job is queued behind `position` others, or for `reason`."""
         before = "" if position is None else f", {position} before it" if position else ", next"
+        if reason is not None:
+            before = f": {reason}"
         self._show(f"in the queue{before}", "", 0.0, None)
 
     def step(self, stage: str, step: int, total_steps: int, fraction: float, eta_seconds: float | None) -> None:

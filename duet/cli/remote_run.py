@@ -48,7 +48,7 @@ def make(duet: Duet, spec: JobSpec, files: OutputFiles, progress: JobProgress) -
 def show(job: Job, progress: JobProgress) -> None:
     """Show the state of the job."""
     if job.status == "queued":
-        progress.waiting(job.queue_position)
+        progress.waiting(job.queue_position, job.waiting_for["message"] if job.waiting_for else None)
     elif job.stage is not None and not job.ended:
         progress.step(job.stage, job.step or 0, job.total_steps or 0, job.progress, job.eta_seconds)
 

@@ -81,6 +81,8 @@ class JobData:
     eta_seconds = _Field[float | None]()
     queue_position = _Field[int | None]()
     """Number of jobs that run before this one."""
+    waiting_for = _Field[dict[str, Any] | None]()
+    """What a queued job waits for besides its turn, as `code`, `message` and `since`."""
     attempt = _Field[int]()
 
     @property

@@ -20,6 +20,7 @@ JOB: dict[str, Any] = {
     "total_steps": None,
     "progress": 1.0,
     "queue_position": None,
+    "waiting_for": None,
     "eta_seconds": None,
     "created_at": "2026-11-23T09:41:07.250000Z",
     "started_at": "2026-11-23T09:41:07.610000Z",

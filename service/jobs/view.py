@@ -80,6 +80,14 @@ class ErrorView(View):
     attempt: int = Field(description="the attempt that failed")
 
 
+class WaitingView(View):
+    """Why a queued job cannot run yet, other than the jobs before it."""
+
+    code: str = Field(description="machine-readable code: model_unavailable")
+    message: str = Field(description="explanation for people")
+    since: datetime = Field(description="time since which it has waited for this")
+
+
 class TimingsView(View):
     """Seconds spent in each stage."""
 
@@ -124,6 +132,7 @@ class JobView(View):
     total_steps: int | None = Field(description="total steps of the stage")
     progress: float = Field(description="0 … 1, over all stages")
     queue_position: int | None = Field(description="number of jobs ahead in the queue")
+    waiting_for: WaitingView | None = Field(description="what a queued job waits for besides its turn; usually null")
     eta_seconds: float | None = Field(description="estimated seconds until completion, from the steps measured so far")
     created_at: datetime = Field(description="time of acceptance")
     started_at: datetime | None = Field(description="start of the latest attempt")
@@ -173,6 +182,7 @@ def job_view(
         total_steps=progress.total_steps if progress else None,
         progress=1.0 if job.status is Status.COMPLETED else progress.progress if progress else 0.0,
         queue_position=queue_position,
+        waiting_for=_waiting(job),
         eta_seconds=progress.eta_seconds if progress else None,
         created_at=job.created_at,
         started_at=job.started_at,
@@ -196,6 +206,13 @@ def file_name(name: str, index: int) -> str:
     """Public name of file `name` of output `index`: `video.mp4`, then `video-1.mp4`, `video-2.mp4` …"""
     stem, dot, suffix = name.partition(".")
     return f"{stem}-{index}{dot}{suffix}" if index else name
+
+
+def _waiting(job: Job) -> WaitingView | None:
+    if job.status is not Status.QUEUED or job.model_missing_since is None:
+        return None
+    message = f"No worker with the model {job.model!r} has taken the job yet; it waits for one."
+    return WaitingView(code="model_unavailable", message=message, since=job.model_missing_since)
 
 
 def _params(job: Job) -> dict[str, Any]:

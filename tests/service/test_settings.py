@@ -101,6 +101,7 @@ BAD = {
     "gpu_locks": [],
     "workers_per_gpu": ["0", "17"],
     "ageing": ["0s"],
+    "model_patience": ["0", "a while"],
     "step_deadline": ["0m", "an hour"],
     "job_deadline": ["0h"],
     "grace": ["-1s", "later"],

@@ -97,6 +97,7 @@ class WorkerProcess:
             "DUET_DATA": str(settings.data),
             "DUET_MODELS": str(settings.models),
             "DUET_BUCKETS": settings.buckets,
+            "DUET_MODEL_PATIENCE": str(settings.model_patience.total_seconds()),
             "OMP_NUM_THREADS": "1",  # a model this small only loses by sharing its work
         }
         with log.open("ab") as file:

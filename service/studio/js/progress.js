@@ -32,6 +32,7 @@ export class ProgressView {
     progress,
     eta_seconds: eta,
     queue_position: ahead,
+    waiting_for: reason,
     attempt,
     cancel_requested_at: stopping,
   }) {
@@ -39,8 +40,9 @@ export class ProgressView {
     if (waiting) {
       this.bar.removeAttribute("value");
       this.words.textContent = "Waiting in the queue";
-      this.detail.textContent =
-        ahead === null ? "" : ahead === 0 ? "next in line" : `${ahead} ${ahead === 1 ? "job" : "jobs"} before it`;
+      this.detail.textContent = reason
+        ? reason.message
+        : ahead === null ? "" : ahead === 0 ? "next in line" : `${ahead} ${ahead === 1 ? "job" : "jobs"} before it`;
     } else {
       this.bar.value = progress;
       this.words.textContent = stopping ? "Stopping" : stageWords(this.kind, stage);
