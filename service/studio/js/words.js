@@ -47,45 +47,88 @@ export function label(name) {
   return LABELS[name] ?? name.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
 }
 
+/** Advice by the code of a problem, or of a job's error. */
 const ADVICE = {
   no_answer: "Check that Duet is running and that you are connected, then try again. Nothing you entered is lost.",
+
+  // The request
   unauthorized: "Enter a key that this service knows.",
-  rate_limited: "Wait a moment, then try again.",
-  too_many_queued: "Wait until some of your jobs have finished, or cancel those you no longer need.",
+  cross_site: "Open this page at the service's own address. Behind a proxy, ask the operator to pass the host on.",
+  unknown_host: "Open this page at localhost, or ask the operator to set DUET_PUBLIC_URL to this address.",
+  invalid_parameter: "Correct the fields that are marked.",
+  malformed: "Reload this page and try again; it may be older than the service.",
+  not_found: "Reload this page and try again; it may be older than the service.",
+  method_not_allowed: "Reload this page and try again; it may be older than the service.",
+  http_error: "Reload this page and try again; it may be older than the service.",
+  unknown_model: "Choose one of the models in the list. Reload the page if it is not up to date.",
   idempotency_in_progress: "The first request is still in progress. Wait a moment, then press the button again.",
-  queue_full: "Many jobs are waiting. Try again in a few minutes.",
-  queue_unavailable: "Try again in a moment. If the problem persists, ask the operator to check the queue.",
-  storage_unavailable:
-    "Try again in a moment. If the problem persists, ask the operator to check the storage.",
-  storage_full: "Delete jobs you no longer need, or ask the operator to free space.",
-  probe_unavailable: "Try again in a moment.",
-  too_large: "Cut the file shorter or export it smaller, then drop it again.",
-  unsupported_media_type:
-    "Export it as MP4, MOV, WebM or MKV, or for sound as WAV, MP3, FLAC or OGG, then drop it again.",
-  undecodable: "The file may be damaged. Try to play it; if it plays, export it again as MP4 or WAV.",
+  idempotency_key_reused: "Reload this page, then try again.",
+
+  // The file
+  missing_file: "Drop it on the page, or use the buttons above.",
   empty_file: "The file is empty. Choose another one.",
+  too_large: "Cut the file shorter or export it smaller, then drop it again.",
+  too_slow: "Your connection is slow. Try again, or export a smaller file.",
+  unsupported_media:
+    "Export it as MP4, MOV, WebM or MKV, or for sound as WAV, MP3, FLAC or OGG, then drop it again.",
+  unsupported_media_type: "Reload this page and try again; it may be older than the service.",
+  undecodable: "The file may be damaged. Try to play it; if it plays, export it again as MP4 or WAV.",
   no_video_track: "Choose a file with a picture, or make a video for its sound instead.",
   no_audio_track: "Choose a file with sound, or make a new sound for its video instead.",
   too_long: "Cut it to the part you want; the job uses only a short window anyway.",
   too_short: "Choose a longer file, or an earlier start.",
   too_many_pixels: "Export the video smaller, then drop it again.",
-  missing_file: "Drop it on the page, or use the buttons above.",
-  invalid_parameter: "Correct the fields that are marked.",
-  unknown_model: "Choose one of the models in the list.",
-  upload_gone: "Drop the file again.",
-  gone: "Results are kept for a limited time. Make it again with the same seed.",
+
+  // Limits
+  rate_limited: "Wait a moment, then try again.",
+  too_many_queued: "Wait until some of your jobs have finished, or cancel those you no longer need.",
+  too_many_uploads: "Wait until one of your other uploads has finished, then try again.",
+  too_many_streams: "Many clients are connected. Progress is shown with a delay until one leaves.",
+  too_many_streams_of_key: "Close other tabs that show running jobs. Until then progress is shown with a delay.",
+  queue_full: "Many jobs are waiting. Try again in a few minutes.",
+
+  // The service
+  queue_unavailable: "Try again in a moment. If the problem persists, ask the operator to check the queue.",
+  store_timeout: "The service is busy. Try again in a moment.",
+  storage_unavailable: "Try again in a moment. If the problem persists, ask the operator to check the storage.",
+  storage_full: "Delete jobs you no longer need, or ask the operator to free space.",
+  probe_unavailable: "Try again in a moment. If the problem persists, ask the operator to check the installation.",
+  not_ready: "Wait until the job is done.",
+  internal_error: "Try again. If it happens again, send the request id or the job's id to the operator.",
+
+  // A job
   unknown_job: "It may belong to another key, or have been deleted.",
+  unknown_file: "Open the job again to see which files it has.",
+  range_not_satisfiable: "Reload this page, then try again.",
+  job_failed: "A failed job has no files. Try it again.",
+  job_canceled: "A canceled job has no files. Try it again.",
+  gone: "Results are kept for a limited time. Make it again with the same seed.",
+  upload_gone: "Drop the file again.",
   already_ended: "There is nothing left to cancel.",
-  internal_error: "Try again. If it happens again, send the request id below to the operator.",
+  unreadable_record: "Another version of Duet wrote this job. Ask the operator; your other jobs are not affected.",
+  model_unavailable: "No worker has this model. Choose another model, or ask the operator to start one that has it.",
+  invalid_request: "The worker's model does not fit these parameters. Choose another model, or ask the operator.",
   input_missing: "Drop the file again.",
+  undecodable_input: "The part that the job uses cannot be decoded. Export the file again, or begin elsewhere in it.",
   out_of_memory: "Try fewer outputs, or a smaller model.",
   worker_died: "Try other parameters: this job crashed its worker several times.",
 };
 
-/** Advice for a problem, by its code. */
-export function advice(problem) {
-  const wait = problem.retryAfter > 5 ? ` Try again in ${problem.retryAfter} s.` : "";
-  return (ADVICE[problem.code] ?? "Try again. If it happens again, change the request.") + wait;
+/** Advice by status, for answers without a code: a proxy's, or those of a connection that is refused. */
+const ADVICE_BY_STATUS = {
+  408: ADVICE.too_slow,
+  413: ADVICE.too_large,
+  431: "Clear this site's cookies, then try again.",
+  502: "The service is down or restarting. Try again in a moment.",
+  503: "The service is overloaded or restarting. Try again in a moment.",
+  504: "The service took too long to answer. Try again in a moment.",
+};
+
+/** Advice for a problem. */
+export function advice({ code, status, retryAfter }) {
+  const wait = retryAfter > 5 ? ` Try again in ${retryAfter} s.` : "";
+  const words = ADVICE[code] ?? ADVICE_BY_STATUS[status] ?? "Try again. If it happens again, change the request.";
+  return words + wait;
 }
 
 /** A duration: `4 s`, `1 min 20 s`. */

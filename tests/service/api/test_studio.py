@@ -11,6 +11,7 @@ import pytest
 
 from service.settings import Settings
 from tests.conftest import RunningApi
+from tests.error_codes import error_codes
 from tests.service.answers import problem
 from tests.service.keys import client_of, with_keys
 
@@ -88,3 +89,12 @@ def test_the_pages_ask_for_no_key_and_what_they_show_does(
 def test_the_pages_are_no_part_of_the_description(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert not [path for path in paths if path == "/" or path.startswith(("/studio", "/docs"))]
+
+
+def test_the_studio_has_advice_for_every_error() -> None:
+    words = (files("service") / "studio" / "js" / "words.js").read_text(encoding="utf-8")
+    advice = re.search(r"^const ADVICE = {(.*?)^};", words, re.MULTILINE | re.DOTALL)
+    assert advice
+    explained = set(re.findall(r"^  (\w+):", advice[1], re.MULTILINE))
+    assert error_codes() <= explained
+    assert explained - error_codes() == {"no_answer"}, "advice for what cannot happen"
