@@ -32,7 +32,7 @@ import uvloop
 
 from benchmarks.end_to_end import surroundings
 from benchmarks.report import show
-from duet.standalone.stack import redis_program
+from duet.standalone.resources import redis_program
 
 CONNECTIONS = 16
 ARRIVAL = 0.1

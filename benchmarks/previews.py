@@ -18,7 +18,7 @@ import redis
 
 from benchmarks.end_to_end import surroundings
 from benchmarks.report import show
-from duet.standalone.stack import redis_program
+from duet.standalone.resources import redis_program
 from model.checkpoint.manifest import find_models
 from model.request import SamplingParams
 from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress

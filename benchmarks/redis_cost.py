@@ -20,7 +20,7 @@ from urllib.parse import quote
 import redis
 from celery import Celery
 
-from duet.standalone.stack import redis_program
+from duet.standalone.resources import redis_program
 from model.request import SamplingParams
 from service.jobs.connection import connect
 from service.jobs.queue import QUEUE, JobQueue, celery_config

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.end_to_end import surroundings
 from benchmarks.redis_cost import RedisCost, measure
 from benchmarks.waiting import batch_times, simulate
-from duet.planning import Load, Service, estimated_gpu, waits
+from duet.planning import Load, ServiceTime, estimated_gpu, waits
 
 ENGINES: Mapping[str, Mapping[int, float]] = {
     # 15.4 s a clip, as measured with an earlier, larger demo model; one clip keeps both cores busy, so that several
@@ -73,7 +73,7 @@ def main() -> None:
 def _row(workers: int, load: float, times: list[float], jobs: int) -> dict[str, Any]:
     seen = simulate(workers, times, load, jobs, seed=workers)
     batch = len(times) - 1
-    expected = waits(workers, batch, seen.jobs_per_s, Service(times[batch], 0.0))
+    expected = waits(workers, batch, seen.jobs_per_s, ServiceTime(times[batch], 0.0))
     return {
         "workers": workers,
         "load": load,

@@ -1,13 +1,14 @@
-"""How many workers a load needs, how long its jobs wait then, and what a clip costs.
+"""Capacity planning: number of workers for a load, waiting times, cost of a clip.
 
-A worker with batches of B clips is taken for B servers that need T(B) each, the time of a full batch: so c workers are
-an M/G/n queue with n = c·B. Its waits are Erlang's C formula with the correction of Allen and Cunneen for service times
-that are not exponential (A. O. Allen, Probability, Statistics and Queueing Theory, 2nd ed., 1990, section 5.3):
+A worker with batches of B clips is modelled as B servers with service time T(B), the time of a full batch. c workers
+are thus an M/G/n queue with n = c·B. Waiting times follow Erlang's C formula with the correction of Allen and Cunneen
+for service times that are not exponential (A. O. Allen, Probability, Statistics and Queueing Theory, 2nd ed., 1990,
+section 5.3):
 
     W ≈ C(n, λT) / (n/T − λ) · (1 + c²) / 2        P(wait > t) ≈ C(n, λT) · exp(−t · (n/T − λ) · 2 / (1 + c²))
 
-c² is the squared coefficient of variation of the service time over the mix of jobs. A worker that is not full is
-quicker than T(B), so the times are on the safe side; `python -m benchmarks.simulation` has both side by side.
+c² is the squared coefficient of variation of the service time over the mix of jobs. A worker whose batch is not full is
+faster than T(B), so the model errs on the safe side. `python -m benchmarks.simulation` compares both.
 """
 
 from __future__ import annotations
@@ -23,36 +24,36 @@ KINDS = ("generate", "v2a", "a2v")
 PERCENTILE = 0.95
 
 BASE_TFLOP = 1.33
-"""Of one evaluation of the published base network, for one clip."""
+"""One evaluation of the published base network for one clip."""
 
 SR_TFLOP = 16 * 1.26
-"""Of one evaluation of the published network of super-resolution, for the 16 frames of one clip."""
+"""One evaluation of the published super-resolution network for the 16 frames of one clip."""
 
 PEAK_TFLOPS = 790.0
-"""bf16 matrix products that an H200 reaches, in 10¹² operations a second."""
+"""Peak of an H200 for bf16 matrix products, in 10¹² operations per second."""
 
 GUIDANCE = {"clean": 1.0, "replacement": 1.0, "pigdm": 3.0, "gradient": 3.0, "gradient_code": 3.0, "decoupling": 2.0}
-"""Forwards that a step of v2a and a2v costs with each method: a backward is twice the work of a forward."""
+"""Cost of a step of v2a and a2v with each method, in forwards. A backward counts as two."""
 
 REDIS_BYTES_PER_JOB = 1_900
-"""Of memory, as long as a job is kept; `python -m benchmarks.simulation` counts this and the next two."""
+"""Memory of a job that is kept. `python -m benchmarks.simulation` measures this and the next two."""
 
-REDIS_BYTES_FOR_AN_HOUR = 8_500
-"""More, for the events of a job of 20 steps, until an hour after its end."""
+REDIS_BYTES_OF_EVENTS = 8_500
+"""Additional memory for the events of a job of 20 steps, until an hour after its end."""
 
 REDIS_MICROSECONDS_PER_JOB = 2_600
-"""Of the one core that Redis computes on, with 8 clients at a time on an AMD EPYC."""
+"""Time of the one core that Redis uses, with 8 concurrent clients on an AMD EPYC."""
 
-MOST_WORKERS = 4096
+MAX_WORKERS = 4096
 
 
 class PlanError(ValueError):
-    """Something given cannot be planned with; the message names it."""
+    """An argument cannot be used; the message names the option."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a worker takes, in seconds a clip and step when it computes `batch` clips at a time."""
+    """Speed of a worker: seconds per clip and step in batches of `batch` clips, for the base and the SR network."""
 
     source: str
     batch: int
@@ -60,18 +61,19 @@ class Speed:
     sr_step: float | None
 
     def seconds(self, kind: str, load: Load) -> float:
-        """Time of a clip of this kind in a full batch: all of the batch is done when it is. Raises PlanError."""
+        """Time in seconds from the start to the end of a full batch of this kind. Raises PlanError."""
         base = load.steps * self.base_step * (GUIDANCE[load.guidance] if kind != "generate" else 1.0)
         if kind == "v2a" or not load.sr_steps:
             return self.batch * base
         if self.sr_step is None:
-            raise PlanError("--measured has no super-resolution: give a file measured with --sr, or plan with --no-sr")
+            raise PlanError("--measured: no file was measured with --sr; add one, or plan with --no-sr")
         return self.batch * (base + load.sr_steps * self.sr_step)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked for. `mix` are the shares of the kinds, `peak` how far the busiest hour is above the average."""
+    """The jobs to plan for. `mix` holds the share of each kind; `peak` is the load of the busiest hour relative to the
+    average."""
 
     jobs_per_hour: float
     mix: Mapping[str, float]
@@ -86,8 +88,8 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Service:
-    """Service times of a mix: mean in seconds, and the squared coefficient of variation."""
+class ServiceTime:
+    """Service time of a mix: mean in seconds, and squared coefficient of variation."""
 
     mean: float
     variation: float
@@ -95,7 +97,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Waits:
-    """Of jobs in the busiest hour, in seconds: from acceptance until an engine takes them."""
+    """Waiting times in the busiest hour, in seconds, from the acceptance of a job until an engine takes it."""
 
     utilisation: float
     mean: float
@@ -104,7 +106,7 @@ class Waits:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a load needs."""
+    """The result. Redis and storage in the units of the names; `redis_share` is the share of one core."""
 
     workers: int
     waits: Waits
@@ -118,16 +120,16 @@ class Plan:
     storage_gb_kept: float
 
 
-def service(speed: Speed, load: Load) -> Service:
-    """Over the kinds of the mix. Raises PlanError."""
+def service_time(speed: Speed, load: Load) -> ServiceTime:
+    """Service time over the kinds of the mix. Raises PlanError."""
     times = [(share, speed.seconds(kind, load)) for kind, share in load.mix.items() if share]
     mean = sum(share * seconds for share, seconds in times)
     variance = sum(share * (seconds - mean) ** 2 for share, seconds in times)
-    return Service(mean, variance / mean**2)
+    return ServiceTime(mean, variance / mean**2)
 
 
-def waits(workers: int, batch: int, per_second: float, served: Service) -> Waits:
-    """Of the M/G/n queue above; infinite where more comes in than can be served."""
+def waits(workers: int, batch: int, per_second: float, served: ServiceTime) -> Waits:
+    """Waiting times of the M/G/n queue above; infinite if more jobs arrive than can be served."""
     servers = workers * batch
     offered = per_second * served.mean
     utilisation = offered / servers
@@ -139,8 +141,8 @@ def waits(workers: int, batch: int, per_second: float, served: Service) -> Waits
 
 
 def erlang_c(servers: int, offered: float) -> float:
-    """Probability that a job has to wait, where `offered` is the load in erlang, less than `servers`."""
-    blocked = 1.0  # Erlang's B by its recursion, which neither overflows nor cancels
+    """Probability that a job has to wait. `offered` is the load in erlang, less than `servers`."""
+    blocked = 1.0  # Erlang B by recursion, which neither overflows nor loses precision
     for count in range(1, servers + 1):
         blocked = offered * blocked / (count + offered * blocked)
     share = offered / servers
@@ -158,14 +160,14 @@ def plan(
     clip_mb: float = 1.0,
     upload_mb: float = 5.0,
 ) -> Plan:
-    """The fewest workers that are not busier than `utilisation` in the busiest hour, and let 95 % of the jobs wait for
-    no longer than `wait_p95` seconds. Raises PlanError."""
-    served = service(speed, load)
+    """The smallest number of workers with at most this utilisation in the busiest hour, and with which 95 % of the jobs
+    wait at most `wait_p95` seconds. Raises PlanError."""
+    served = service_time(speed, load)
     per_second = load.peak_per_second
     count = max(1, math.ceil(per_second * served.mean / speed.batch / utilisation - 1e-9))
     while True:
-        if count > MOST_WORKERS:
-            raise PlanError(f"--jobs-per-hour needs more than {MOST_WORKERS} workers of this speed")
+        if count > MAX_WORKERS:
+            raise PlanError(f"--jobs-per-hour: this load needs more than {MAX_WORKERS} workers")
         found = waits(count, speed.batch, per_second, served)
         if found.utilisation < 1 and (wait_p95 is None or found.p95 <= wait_p95):
             break
@@ -180,7 +182,7 @@ def plan(
         capacity_per_hour=3600 * count * speed.batch / served.mean,
         utilisation_on_average=found.utilisation / load.peak,
         cost_per_clip=None if gpu_hour_price is None else count * gpu_hour_price / load.jobs_per_hour,
-        redis_mib=(kept * REDIS_BYTES_PER_JOB + 3600 * per_second * REDIS_BYTES_FOR_AN_HOUR) / 2**20,
+        redis_mib=(kept * REDIS_BYTES_PER_JOB + 3600 * per_second * REDIS_BYTES_OF_EVENTS) / 2**20,
         redis_share=per_second * REDIS_MICROSECONDS_PER_JOB / 1e6,
         storage_gb_per_day=day,
         storage_gb_kept=day * retention_days,
@@ -188,34 +190,34 @@ def plan(
 
 
 DEMO_ON_TWO_CORES = Speed(
-    "whole jobs of the demo model, one after the other, on two cores of an AMD EPYC, 2026-11-25 (docs/performance.md)",
+    "jobs of the demo model, one at a time, on two cores of an AMD EPYC, 2026-11-25 (docs/performance.md)",
     batch=1,
     base_step=1.7 / 20,
     sr_step=(4.3 - 1.7) / 8,
 )
-"""v2a without super-resolution took 1.7 s, and generate with it 4.3 s."""
+"""v2a without super-resolution took 1.7 s, generate with it 4.3 s."""
 
 
 def estimated_gpu(efficiency: float, batch: int = 16) -> Speed:
-    """An H200 and the published networks by their operations alone: nothing of it was measured."""
+    """Estimate for the published networks on an H200, from their operations alone. Nothing was measured."""
     reached = PEAK_TFLOPS * efficiency
-    source = f"an estimate: {PEAK_TFLOPS:g} TFLOP/s of an H200, of which {efficiency:.0%} is assumed to be reached"
+    source = f"estimated, assuming {efficiency:.0%} of the {PEAK_TFLOPS:g} TFLOP/s of an H200"
     return Speed(source, batch, BASE_TFLOP / reached, SR_TFLOP / reached)
 
 
 def measured(paths: Iterable[Path]) -> Speed:
-    """From what `python -m benchmarks.throughput` printed: at the batch size that makes most clips a second.
+    """Speed from the output of `python -m benchmarks.throughput`, at the batch size with the highest throughput.
 
-    Two files of the same device, one of them with --sr, tell both networks apart; one with --sr alone tells them apart
-    for the published networks, whose operations are known. Raises PlanError.
+    Two files of the same device, one of them measured with --sr, give the time of each network. One file with --sr is
+    enough for the published networks, because the ratio of their operations is known. Raises PlanError.
     """
-    runs = [_run(path) for path in paths]
+    runs = [_read(path) for path in paths]
     if len({(run.device, run.preset) for run in runs}) > 1:
-        raise PlanError("--measured: the files are of different devices or networks")
+        raise PlanError("--measured: the files are from different devices or networks")
     plain = [run for run in runs if not run.sr_steps]
     upscaled = [run for run in runs if run.sr_steps]
     if len(plain) > 1 or len(upscaled) > 1:
-        raise PlanError("--measured: give one file with --sr and one without, not two of a kind")
+        raise PlanError("--measured: give one file measured with --sr and one without, not two of the same kind")
     main = (upscaled or plain)[0]
     speed = Speed(f"measured on {main.device}, {main.preset} networks", main.batch, main.seconds / main.steps, None)
     if not upscaled:
@@ -226,21 +228,23 @@ def measured(paths: Iterable[Path]) -> Speed:
         whole = main.steps * BASE_TFLOP + main.sr_steps * SR_TFLOP
         base = main.seconds * BASE_TFLOP / whole
     else:
-        raise PlanError(f"--measured: give a second file, measured without --sr, for networks of size {main.preset!r}")
+        raise PlanError(f"--measured: networks of size {main.preset!r} need a second file, measured without --sr")
     upscaling = (main.seconds - main.steps * base) / main.sr_steps
     if upscaling <= 0:
-        raise PlanError("--measured: super-resolution takes no time there; are the files of the same machine?")
+        raise PlanError(
+            "--measured: the file with --sr is not slower than the one without; are both from the same machine?"
+        )
     return replace(speed, base_step=base, sr_step=upscaling)
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Measurement:
     device: str
     preset: str
     steps: int
     sr_steps: int
     rates: Mapping[int, float]
-    """Clips a second by batch size."""
+    """Clips per second by batch size."""
 
     @property
     def batch(self) -> int:
@@ -248,26 +252,26 @@ class _Run:
 
     @property
     def seconds(self) -> float:
-        """Of a clip, at the best batch size."""
+        """Seconds per clip at the best batch size."""
         return 1 / self.rates[self.batch]
 
     def at(self, batch: int) -> float:
-        """Seconds of a clip at this batch size, or the nearest that was measured."""
+        """Seconds per clip at the measured batch size that is nearest to `batch`."""
         return 1 / self.rates[min(self.rates, key=lambda size: abs(size - batch))]
 
 
-def _run(path: Path) -> _Run:
+def _read(path: Path) -> _Measurement:
     try:
         report: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PlanError(f"--measured {path}: {error.strerror}") from error
     except ValueError as error:
-        raise PlanError(f"--measured {path}: is no JSON: {error}") from error
+        raise PlanError(f"--measured {path}: not JSON: {error}") from error
     try:
         rates = {int(row["batch"]): float(row["clips_per_s"]) for row in report["rows"] if "clips_per_s" in row}
-        run = _Run(str(report["device"]), str(report["preset"]), report["steps"], report["sr_steps"], rates)
+        run = _Measurement(str(report["device"]), str(report["preset"]), report["steps"], report["sr_steps"], rates)
     except (TypeError, KeyError, ValueError) as error:
-        raise PlanError(f"--measured {path}: is not what `python -m benchmarks.throughput` prints") from error
+        raise PlanError(f"--measured {path}: not the output of `python -m benchmarks.throughput`") from error
     if not rates or min(rates.values()) <= 0 or run.steps < 1:
-        raise PlanError(f"--measured {path}: has no row with clips a second")
+        raise PlanError(f"--measured {path}: no row has a throughput in clips per second")
     return run

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from moto.server import ThreadedMotoServer
 
-from duet.standalone.stack import redis_program
+from duet.standalone.resources import redis_program
 from service.app import create_app
 from service.jobs.connection import connect
 from service.jobs.queue import JobQueue

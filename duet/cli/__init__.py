@@ -29,6 +29,8 @@ app = App(
     error_formatter=_usage_error,
 )
 
+app["--help"].group = app["--version"].group = Group("Options", sort_key=-1)
+
 _COMMANDS: dict[str, tuple[Callable[..., Any] | App, ...]] = {
     "Make clips": (clips.generate, clips.v2a, clips.a2v),
     "Use a server": (jobs.jobs, jobs.save, jobs.cancel, models.models),
@@ -45,7 +47,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | App, ...]] = {
     "Models and pictures": (pictures.picture, weights.convert, weights.calibrate),
     "Train models": (train.train, evaluate.evaluate, data.app),
 }
-"""By the heading in `duet --help`. A command has the name of its function."""
+"""Commands by their heading in `duet --help`. A command is named after its function."""
 
 for _place, (_heading, _commands) in enumerate(_COMMANDS.items()):
     _group = Group(_heading, sort_key=_place)

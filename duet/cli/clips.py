@@ -1,4 +1,4 @@
-"""`duet generate`, `duet v2a`, `duet a2v`: make a clip, at a server or in this process."""
+"""`duet generate`, `duet v2a`, `duet a2v`: make clips, with a server or in this process."""
 
 from __future__ import annotations
 
@@ -13,19 +13,13 @@ from duet.cli.exit_status import FAILED, INTERRUPTED, USAGE, fail, server_errors
 from duet.cli.job_spec import JobSpec, spec_from_manifest
 from duet.cli.options import (
     CLIP,
-    CONNECTION,
-    HANDLING,
-    NEW_FRAMES,
-    RESULTS,
-    SAMPLING,
+    CLIP_OPTIONS,
+    FRAMES,
     UPLOAD,
-    Connection,
-    Handling,
-    NewFrames,
-    Result,
-    Sampling,
-    Upload,
-    chosen,
+    ClipOptions,
+    FrameOptions,
+    ServerOptions,
+    UploadOptions,
 )
 from duet.cli.output import echo, echo_json
 from duet.cli.output_files import OutputFiles
@@ -40,85 +34,75 @@ def generate(
         ExistingFile | None,
         Parameter(name="--from", group=CLIP, help="Make the clip of this manifest.json again, whatever its kind."),
     ] = None,
-    sampling: Sampling = SAMPLING,
-    new_frames: NewFrames = NEW_FRAMES,
-    result: Result = RESULTS,
-    server: Connection = CONNECTION,
-    handling: Handling = HANDLING,
+    options: ClipOptions = CLIP_OPTIONS,
+    frames: FrameOptions = FRAMES,
 ) -> None:
-    """Make a video with sound from nothing; prints its path."""
-    params = chosen(sampling, new_frames)
+    """Generate a video with sound; prints its path."""
+    params = options.params(frames)
     if manifest is None:
         if file is not None:
             raise usage_error("FILE", "only v2a, a2v and --from take a file")
-        _make(JobSpec("generate", params), "generate-{seed}.mp4", result, server, handling)
+        _make(JobSpec("generate", params), "generate-{seed}.mp4", options)
         return
     if params:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in params)
         raise usage_error("--from", f"the manifest holds all parameters: leave out {names}")
     spec = spec_from_manifest(manifest, file)
     stem = file.stem if file else "generate"
-    _make(spec, f"{stem}-{spec.kind}-{spec.params['seed']}.mp4", result, server, handling)
+    _make(spec, f"{stem}-{spec.kind}-{spec.params['seed']}.mp4", options)
 
 
 def v2a(
     file: Annotated[ExistingFile, Parameter(help="A video.")],
     /,
     *,
-    sampling: Sampling = SAMPLING,
-    upload: Upload = UPLOAD,
-    result: Result = RESULTS,
-    server: Connection = CONNECTION,
-    handling: Handling = HANDLING,
+    options: ClipOptions = CLIP_OPTIONS,
+    upload: UploadOptions = UPLOAD,
 ) -> None:
-    """Make a sound for a video, and keep its frames; prints the path of the new video."""
-    _make(JobSpec("v2a", chosen(sampling, upload), file), f"{file.stem}-v2a.mp4", result, server, handling)
+    """Generate a soundtrack for a video, and keep its frames; prints the path of the new video."""
+    _make(JobSpec("v2a", options.params(upload), file), f"{file.stem}-v2a.mp4", options)
 
 
 def a2v(
     file: Annotated[ExistingFile, Parameter(help="A sound, or a video with sound.")],
     /,
     *,
-    sampling: Sampling = SAMPLING,
-    new_frames: NewFrames = NEW_FRAMES,
-    upload: Upload = UPLOAD,
-    result: Result = RESULTS,
-    server: Connection = CONNECTION,
-    handling: Handling = HANDLING,
+    options: ClipOptions = CLIP_OPTIONS,
+    frames: FrameOptions = FRAMES,
+    upload: UploadOptions = UPLOAD,
 ) -> None:
-    """Make a video for a sound, or for the sound of a video; prints its path."""
-    params = chosen(sampling, new_frames, upload)
-    _make(JobSpec("a2v", params, file), f"{file.stem}-a2v.mp4", result, server, handling)
+    """Generate a video for a sound, or for the sound of a video; prints its path."""
+    _make(JobSpec("a2v", options.params(frames, upload), file), f"{file.stem}-a2v.mp4", options)
 
 
-def _make(spec: JobSpec, default: str, result: Result, server: Connection, handling: Handling) -> None:
+def _make(spec: JobSpec, default: str, options: ClipOptions) -> None:
     """Make and write the clips; print their paths, or the job as JSON. `default` is the file name without -o."""
-    params = handling.params()
-    if handling.local and params:
+    params = options.job.params()
+    if options.job.local and params:
         raise usage_error("--local", f"{', '.join(params)} can only be used with a server")
-    files = OutputFiles.choose(result.output, default, result.all_files, result.force)
+    files = OutputFiles.choose(options.output, default)
     if "seed" in spec.params:
         files = files.for_seed(spec.params["seed"])
     files.check(len(spec.indices))
     with JobProgress() as progress, server_errors():
-        if handling.local:
+        if options.job.local:
             job, saved = _make_locally(spec, files, progress)
         else:
-            job, saved = _make_remotely(replace(spec, params=spec.params | params), files, server, progress)
-    if server.json:
-        echo_job(job, saved)
+            job, saved = _make_remotely(replace(spec, params=spec.params | params), files, options.server, progress)
+    echo_saved(job, saved, options.server.json)
+
+
+def echo_saved(job: dict[str, Any], saved: list[Path], as_json: bool) -> None:
+    """Print the paths of the files written, one per line, or the job as JSON with these paths."""
+    if as_json:
+        echo_json(job | {"saved": [str(path) for path in saved]})
     else:
         for path in saved:
             echo(path)
 
 
-def echo_job(job: dict[str, Any], saved: list[Path]) -> None:
-    """Print the job as JSON, with the paths of the files written."""
-    echo_json(job | {"saved": [str(path) for path in saved]})
-
-
 def _make_remotely(
-    spec: JobSpec, files: OutputFiles, server: Connection, progress: JobProgress
+    spec: JobSpec, files: OutputFiles, server: ServerOptions, progress: JobProgress
 ) -> tuple[dict[str, Any], list[Path]]:
     from duet.cli import remote_run
 
@@ -127,7 +111,7 @@ def _make_remotely(
             return remote_run.make(duet, spec, files, progress)
     except remote_run.NotMade as error:
         if server.json:
-            echo_job(error.job, [])
+            echo_saved(error.job, [], as_json=True)
         raise fail(FAILED, str(error)) from error
 
 

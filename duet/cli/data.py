@@ -10,9 +10,10 @@ from cyclopts import App, Parameter
 from cyclopts.types import ExistingDirectory, ExistingFile
 from cyclopts.validators import Path as PathKind
 
-from duet.cli.exit_status import FAILED, USAGE, fail
+from duet.cli.exit_status import FAILED, fail
 from duet.cli.options import option, within
 from duet.cli.output import echo, echo_json
+from model.networks.config import PRESETS
 
 MAX_COUNT = 256
 
@@ -55,7 +56,7 @@ def preview(
         "preview"
     ),
     count: Annotated[int, option("Number of clips.", validator=within(1, MAX_COUNT), show_default=True)] = 16,
-    preset: Annotated[str, option("The model's preset: demo, paper, pocket, tiny.", show_default=True)] = "demo",
+    preset: Annotated[str, option("The model's preset.", choices=PRESETS, show_default=True)] = "demo",
     seed: Annotated[int, option("Seed of the data set.", validator=within(0), show_default=True)] = 0,
     held_out: Annotated[bool, option("The combinations that training never sees.")] = False,
 ) -> None:
@@ -64,11 +65,8 @@ def preview(
 
     from model.evaluation.contact_sheets import contact_sheet, one_after_another, spectrogram_sheet
     from model.media.encode import write_clip
-    from model.networks.config import PRESETS
     from model.training.bounce import Bounce
 
-    if preset not in PRESETS:
-        raise fail(USAGE, f"--preset must be one of {', '.join(PRESETS)}; got {preset}")
     clip = PRESETS[preset].clip
     clips = Bounce(clip, seed, "held_out" if held_out else "train").batch(torch.arange(count))
     try:

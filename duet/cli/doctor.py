@@ -15,12 +15,12 @@ from duet.cli.output import echo, echo_json
 
 def doctor(
     *,
-    url: Annotated[str | None, option("A server that should answer.", env_var="DUET_URL", metavar="URL")] = None,
+    url: Annotated[str | None, option("A server to check.", env_var="DUET_URL", metavar="URL")] = None,
     json: Annotated[bool, option("Print the findings as JSON.")] = False,
 ) -> None:
-    """Check packages, device, memory, models, Redis, storage and server, and say how to fix problems.
+    """Check packages, device, memory, models, Redis, storage and server; explains how to fix problems.
 
-    Exit status 0 if everything needed works, 1 otherwise. Takes some seconds, two minutes at most.
+    Exit status 0 if everything required works, otherwise 1. Takes some seconds, at most two minutes.
     """
     from duet.doctor import examine
 
@@ -36,5 +36,5 @@ def doctor(
             console.print(Text.assemble(mark, f" {finding.name:<{width}}  {finding.says}"))
             if finding.mend:
                 console.print(Text(f"{'':{4 + width}}  → {finding.mend}"))
-        echo("Everything needed works." if well else "Some checks failed.")
+        echo("Everything required works." if well else "Some checks failed.")
     raise SystemExit(0 if well else FAILED)

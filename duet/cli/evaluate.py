@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from duet.cli.exit_status import FAILED, USAGE, fail
-from duet.cli.options import option, within
+from duet.cli.options import DEVICES, DTYPES, option, within
 
 if TYPE_CHECKING:
     from model.checkpoint.manifest import Manifest
@@ -54,8 +54,8 @@ def evaluate(
             negative="--no-held-out",
         ),
     ] = True,
-    device: Annotated[str, option("cpu, cuda, or auto.", show_default=True)] = "auto",
-    dtype: Annotated[str, option("float32, bfloat16, float16, or auto.", show_default=True)] = "auto",
+    device: Annotated[str, option("Device.", choices=DEVICES, show_default=True)] = "auto",
+    dtype: Annotated[str, option("Type of numbers.", choices=("auto", *DTYPES), show_default=True)] = "auto",
     json: Annotated[Path | None, option("Write all figures to this file.", validator=PathKind(dir_okay=False))] = None,
     out: Annotated[
         Path | None, option("Write plots and contact sheets to this folder.", validator=PathKind(file_okay=False))
@@ -68,12 +68,6 @@ def evaluate(
     from model.evaluation.report import evaluate as measure
     from model.request import RequestError, SamplingParams
 
-    for name, value, known in (
-        ("device", device, ("cpu", "cuda", "auto")),
-        ("dtype", dtype, ("float32", "bfloat16", "float16", "auto")),
-    ):
-        if value not in known:
-            raise fail(USAGE, f"--{name} must be one of {', '.join(known)}; got {value}")
     if out is not None and importlib.util.find_spec("matplotlib") is None:
         raise fail(USAGE, "--out draws with matplotlib, which is not installed: pip install matplotlib")
     manifest = _manifest(model)

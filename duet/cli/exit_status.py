@@ -12,7 +12,7 @@ FAILED = 1
 USAGE = 2
 """The command line is wrong."""
 UNREACHABLE = 3
-"""No server answers."""
+"""The server cannot be reached."""
 REFUSED = 4
 """The server refuses the request."""
 INTERRUPTED = 130
@@ -38,10 +38,10 @@ def server_errors() -> Iterator[None]:
     try:
         yield
     except ServerUnreachable as error:
-        hint = "Start one with `duet serve`, or name another with --url or DUET_URL."
+        hint = "Start a server with `duet serve`, or select another one with --url or DUET_URL."
         raise fail(UNREACHABLE, f"{error}\n{hint}") from error
     except Refused as error:
-        hint = "\nThe server's operator issues keys: --key or DUET_KEY." if error.status == 401 else ""
+        hint = "\nSet an API key of this server with --key or DUET_KEY." if error.status == 401 else ""
         request = f"\n  request {error.request_id}" if error.request_id else ""
         raise fail(REFUSED, f"The server refused the request: {error}{request}{hint}") from error
     except DuetError as error:

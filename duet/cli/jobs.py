@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from duet.cli.clips import echo_job
+from duet.cli.clips import echo_saved
 from duet.cli.exit_status import server_errors
 from duet.cli.job_spec import KINDS
-from duet.cli.options import CONNECTION, RESULTS, Connection, Result, option, within
+from duet.cli.options import CONNECTION, OUTPUT, OutputOptions, ServerOptions, option, within
 from duet.cli.output import echo, echo_json
 from duet.cli.output_files import OutputFiles
 from duet.cli.progress import JobProgress
@@ -24,13 +24,13 @@ _COLUMNS = ("id", "kind", "status", "done", "model", "seed", "created")
 
 
 def jobs(
-    ids: Annotated[list[str] | None, Parameter(metavar="ID", help="Only these jobs.")] = None,
+    ids: Annotated[list[str] | None, Parameter(name="ID", help="Only these jobs.")] = None,
     /,
     *,
-    status: Annotated[str | None, option("Only jobs in this state.", choices=_STATUS)] = None,
+    status: Annotated[str | None, option("Only jobs with this status.", choices=_STATUS)] = None,
     kind: Annotated[str | None, option("Only jobs of this kind.", choices=KINDS)] = None,
     limit: Annotated[int, option("Maximum number of jobs; default 20.", validator=within(1))] = 20,
-    server: Connection = CONNECTION,
+    server: ServerOptions = CONNECTION,
 ) -> None:
     """List jobs, newest first."""
     with server_errors(), server.connect() as duet:
@@ -39,9 +39,9 @@ def jobs(
 
 
 def cancel(
-    ids: Annotated[list[str], Parameter(metavar="ID", help="The jobs.")], /, *, server: Connection = CONNECTION
+    ids: Annotated[list[str], Parameter(name="ID", help="The jobs.")], /, *, server: ServerOptions = CONNECTION
 ) -> None:
-    """Stop jobs: queued ones at once, running ones within a step."""
+    """Cancel jobs: queued ones at once, running ones within a step."""
     stopped = []
     with server_errors(), server.connect() as duet:
         for each in ids:
@@ -53,25 +53,20 @@ def cancel(
 
 
 def save(
-    job_id: Annotated[str, Parameter(metavar="ID", help="A job, as `duet jobs` lists it.")],
+    job_id: Annotated[str, Parameter(name="ID", help="A job, as `duet jobs` lists it.")],
     /,
     *,
-    result: Result = RESULTS,
-    server: Connection = CONNECTION,
+    output: OutputOptions = OUTPUT,
+    server: ServerOptions = CONNECTION,
 ) -> None:
     """Save the clips of a job, after waiting for its end if necessary; prints their paths."""
     from duet.cli import remote_run
 
     with JobProgress() as progress, server_errors(), server.connect() as duet:
         job = duet.job(job_id).wait(lambda news: remote_run.show(news, progress))
-        default = f"{job.kind}-{job.seed}.mp4"
-        files = OutputFiles.choose(result.output, default, result.all_files, result.force)
-        saved = remote_run.save(job, tuple(output.index for output in job.outputs), files, progress)
-    if server.json:
-        echo_job(job.data, saved)
-    else:
-        for path in saved:
-            echo(path)
+        files = OutputFiles.choose(output, f"{job.kind}-{job.seed}.mp4")
+        saved = remote_run.save(job, tuple(clip.index for clip in job.outputs), files, progress)
+    echo_saved(job.data, saved, server.json)
 
 
 def _print(found: list[Job], as_json: bool) -> None:

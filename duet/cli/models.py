@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 
 from duet.cli.exit_status import server_errors
-from duet.cli.options import CONNECTION, Connection
+from duet.cli.options import CONNECTION, ServerOptions
 from duet.cli.output import echo, echo_json
 
 
-def models(*, server: Connection = CONNECTION) -> None:
+def models(*, server: ServerOptions = CONNECTION) -> None:
     """List the models of the server, and the clips they make."""
     with server_errors(), server.connect() as duet:
         found = duet.models()

@@ -1,5 +1,5 @@
-"""Options that several commands share, named and limited as in the API. Each dataclass is one parameter of a command,
-and its fields are the options."""
+"""Options that several commands share, with the names and limits of the API. Each dataclass is one parameter of a
+command; its fields are the options."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from model import request as limits
 if TYPE_CHECKING:
     from duet.client import Duet
 
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("float32", "bfloat16", "float16")
 PRIORITIES = ("low", "normal", "high")
 
 CLIP = "The clip"
@@ -24,8 +26,15 @@ RESULT = "The result"
 
 
 def option(help: str, *names: str, **rest: Any) -> Parameter:
-    """An option of this help text; `names` in place of the one made from the field's name."""
-    return Parameter(name=names or None, help=help, **({"negative": ()} | rest))
+    """An option with this help text, to which the limits of a Number are added. `names` replace the field's name."""
+    return Parameter(name=names or None, help=help + _limits(rest.get("validator")), **({"negative": ()} | rest))
+
+
+def _limits(validator: object) -> str:
+    if not isinstance(validator, Number):
+        return ""
+    bounds = {"above": validator.gt, "at least": validator.gte, "at most": validator.lte}
+    return f" [{', '.join(f'{word} {bound}' for word, bound in bounds.items() if bound is not None)}]"
 
 
 def within(least: float, most: float | None = None) -> Number:
@@ -35,16 +44,14 @@ def within(least: float, most: float | None = None) -> Number:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Connection:
-    """Which server, with which key, and how the answer is printed."""
+class ServerOptions:
+    """The server to use, and the format of the output."""
 
     url: Annotated[str, option("URL of the server.", group=SERVER, env_var="DUET_URL", metavar="URL")] = (
         "http://127.0.0.1:8000"
     )
     key: Annotated[str | None, option("API key, if the server requires one.", group=SERVER, env_var="DUET_KEY")] = None
-    json: Annotated[bool, option("Print the answer as JSON on standard output, and nothing else.", group=RESULT)] = (
-        False
-    )
+    json: Annotated[bool, option("Print JSON on standard output, and nothing else.", group=RESULT)] = False
 
     def connect(self) -> Duet:
         """A client of the server. Ends the command (exit status 2) if the URL or the key is malformed."""
@@ -58,73 +65,74 @@ class Connection:
 
 @Parameter(name="*", group=CLIP)
 @dataclass(frozen=True)
-class Sampling:
-    """Parameters of every kind of job; None leaves the choice to the model."""
+class SamplingOptions:
+    """Parameters of every kind of job. None selects the model's default."""
 
-    model: Annotated[str | None, option("A name from `duet models`.")] = None
+    model: Annotated[str | None, option("A model of the server, see `duet models`; default: the server's choice.")] = (
+        None
+    )
     seed: Annotated[
-        int | None, option("Same seed, same clip; random by default.", validator=within(0, limits.MAX_SEED))
+        int | None,
+        option("The same seed gives the same clip; default: random.", validator=within(0, limits.MAX_SEED)),
     ] = None
     num_outputs: Annotated[
         int | None,
-        option("Clips to make; default 1.", "--num-outputs", "-n", validator=within(1, limits.MAX_OUTPUTS)),
+        option("Number of clips; default 1.", "--num-outputs", "-n", validator=within(1, limits.MAX_OUTPUTS)),
     ] = None
-    sampler: Annotated[str | None, option("Default dpmpp_2m.", choices=limits.SAMPLERS)] = None
-    steps: Annotated[
-        int | None, option("Steps of the base network; default 20.", validator=within(1, limits.MAX_STEPS))
-    ] = None
-    spacing: Annotated[str | None, option("How the steps are spaced; default log_snr.", choices=limits.SPACINGS)] = None
+    sampler: Annotated[str | None, option("Sampler; default dpmpp_2m.", choices=limits.SAMPLERS)] = None
+    steps: Annotated[int | None, option("Sampling steps; default 20.", validator=within(1, limits.MAX_STEPS))] = None
+    spacing: Annotated[str | None, option("Spacing of the steps; default log_snr.", choices=limits.SPACINGS)] = None
     order: Annotated[int | None, option("Order of dpm_solver; default 3.", validator=within(1, limits.MAX_ORDER))] = (
         None
     )
     eta: Annotated[
-        float | None, option("Noise of ddim: 0 is deterministic, 1 equals ddpm; default 0.", validator=within(0, 1))
+        float | None,
+        option("Noise of ddim: 0 is deterministic, 1 equals ddpm; default 0.", validator=within(0, 1)),
     ] = None
     guidance: Annotated[
         str | None,
-        option(
-            "How the uploaded side conditions the new one; default the best that the model allows.",
-            choices=limits.GUIDANCE,
-        ),
+        option("How the upload guides the result; default: the model's best method.", choices=limits.GUIDANCE),
     ] = None
     guidance_scale: Annotated[
         float | None,
-        option("Strength of the guidance; default that of the method.", validator=within(0, limits.MAX_GUIDANCE_SCALE)),
+        option(
+            "Strength of the guidance; default: depends on the method.", validator=within(0, limits.MAX_GUIDANCE_SCALE)
+        ),
     ] = None
 
 
 @Parameter(name="*", group=CLIP)
 @dataclass(frozen=True)
-class NewFrames:
-    """Parameters of jobs that make frames."""
+class FrameOptions:
+    """Parameters of jobs that generate frames."""
 
     super_resolution: Annotated[
         bool | None,
-        option("Enlarge the frames; default yes if the model can.", negative="--no-super-resolution"),
+        option("Enlarge the frames; default: if the model can.", negative="--no-super-resolution"),
     ] = None
     sr_sampler: Annotated[
         str | None, option("Sampler of the super-resolution; default dpmpp_2m.", choices=limits.SR_SAMPLERS)
     ] = None
     sr_steps: Annotated[
         int | None,
-        option("Steps of the super-resolution; default 8, 25 with ddim.", validator=within(1, limits.MAX_SR_STEPS)),
+        option("Steps of the super-resolution; default 8, or 25 with ddim.", validator=within(1, limits.MAX_SR_STEPS)),
     ] = None
 
 
 @Parameter(name="*", group=CLIP)
 @dataclass(frozen=True)
-class Upload:
-    """Parameters of jobs that start from a file."""
+class UploadOptions:
+    """Parameters of jobs with an upload."""
 
     start: Annotated[
-        float | None, option("Where to start in the file, in seconds; default 0.", validator=within(0))
+        float | None, option("Start of the used part of the file, in seconds; default 0.", validator=within(0))
     ] = None
 
 
 @Parameter(name="*", group=SERVER)
 @dataclass(frozen=True)
-class Handling:
-    """How a server treats the job; `local` makes the clip without a server."""
+class JobOptions:
+    """How a server handles the job. With `local` the clip is made without a server."""
 
     priority: Annotated[
         str | None, option("Jobs of higher priority run first; default normal.", choices=PRIORITIES)
@@ -134,7 +142,7 @@ class Handling:
     local: Annotated[bool, option("Make the clip in this process, without a server.")] = False
 
     def params(self) -> dict[str, Any]:
-        """The fields of the API. Ends the command (exit status 2) for metadata that is not KEY=VALUE."""
+        """Parameters of the API. Ends the command (exit status 2) for metadata that is not KEY=VALUE."""
         params: dict[str, Any] = {"priority": self.priority}
         if self.metadata:
             pairs = [pair.partition("=") for pair in self.metadata]
@@ -149,29 +157,46 @@ class Handling:
 
 @Parameter(name="*", group=RESULT)
 @dataclass(frozen=True)
-class Result:
-    """Where the clip is written."""
+class OutputOptions:
+    """Where the clips are written."""
 
     output: Annotated[
         Path | None,
         option(
-            "File to write: .mp4, or .wav for the sound alone; or a folder. Further outputs get -1, -2 … before the "
-            "dot.",
+            "An .mp4 file, a .wav file for the sound alone, or a folder. Further clips get -1, -2 … before the dot.",
             "--output",
             "-o",
         ),
     ] = None
-    all_files: Annotated[
-        bool, option("Also write the other files of each output: sound, pictures, manifest.", "--all")
-    ] = False
+    all_files: Annotated[bool, option("Also write the sound, pictures and manifest of each clip.", "--all")] = False
     force: Annotated[bool, option("Replace existing files.", "--force", "-f")] = False
 
 
-CONNECTION, SAMPLING, NEW_FRAMES, UPLOAD = Connection(), Sampling(), NewFrames(), Upload()
-HANDLING, RESULTS = Handling(), Result()
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ClipOptions:
+    """Options of every command that makes clips."""
+
+    sampling: SamplingOptions = SamplingOptions()
+    output: OutputOptions = OutputOptions()
+    server: ServerOptions = ServerOptions()
+    job: JobOptions = JobOptions()
+
+    def params(self, *further: FrameOptions | UploadOptions) -> dict[str, Any]:
+        """The sampling parameters that were given, and those in `further`."""
+        return {
+            name: value
+            for group in (self.sampling, *further)
+            for name, value in asdict(group).items()
+            if value is not None
+        }
+
+
+CLIP_OPTIONS, FRAMES, UPLOAD, OUTPUT, CONNECTION = (
+    ClipOptions(),
+    FrameOptions(),
+    UploadOptions(),
+    OutputOptions(),
+    ServerOptions(),
+)
 """Defaults of the commands' parameters."""
-
-
-def chosen(*groups: Sampling | NewFrames | Upload) -> dict[str, Any]:
-    """The options that were given, as fields of the API."""
-    return {name: value for group in groups for name, value in asdict(group).items() if value is not None}

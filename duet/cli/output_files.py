@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from duet.cli.exit_status import FAILED, fail, usage_error
+from duet.cli.options import OutputOptions
 
 MAIN = {".mp4": "video.mp4", ".wav": "audio.wav"}
 """The file of an output that a suffix selects."""
@@ -23,18 +24,19 @@ class OutputFiles:
     unnamed: bool = False
 
     @classmethod
-    def choose(cls, output: Path | None, default: str, all_files: bool, force: bool) -> OutputFiles:
-        """`output`; if that is a folder or None, the file `default` there or in the current folder.
+    def choose(cls, options: OutputOptions, default: str) -> OutputFiles:
+        """The file of --output; if that is a folder or missing, the file `default` there or in the current folder.
 
         Ends the command (exit status 2) if a clip cannot have that path.
         """
+        output = options.output
         named = output is not None and not output.is_dir()
         path = output if output is not None and named else (output or Path()) / default
         if path.suffix.lower() not in MAIN:
             raise usage_error("--output", f"{path.name} must end in {' or '.join(MAIN)}")
         if not path.parent.is_dir():
             raise usage_error("--output", f"there is no folder {path.parent}")
-        return cls(path, all_files, force, not named and "{seed}" in default)
+        return cls(path, options.all_files, options.force, not named and "{seed}" in default)
 
     def for_seed(self, seed: int) -> OutputFiles:
         """The same with the seed in the name, if the name has a place for it."""

@@ -1,4 +1,4 @@
-"""`duet plan`: how many workers a load needs, how long its jobs wait, and what a clip costs."""
+"""`duet plan`: number of workers for a load, waiting times, cost of a clip."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _positive(help: str, most: float, **rest: Any) -> Parameter:
-    return option(help, validator=Number(gt=0, lte=most), show_default=True, **rest)
+    return option(help, validator=Number(gt=0, lte=most), show_default="metavar" not in rest, **rest)
 
 
 def plan(
@@ -28,26 +28,26 @@ def plan(
     measured: Annotated[
         list[Path] | None,
         option(
-            "Output of `python -m benchmarks.throughput` on one of your workers; best is one file without --sr and, "
-            "as a second --measured, one with it. Default: the built-in figures of --model.",
+            "Output of `python -m benchmarks.throughput` on one of your workers, ideally one file measured without "
+            "--sr and a second one with it. Default: the built-in figures of --model.",
             metavar="FILE",
         ),
     ] = None,
     model: Annotated[
         Literal["published", "demo"],
         option(
-            "Built-in figures: the `published` networks on an H200, estimated from their operations; or the `demo` "
-            "model on two cores of an AMD EPYC, measured.",
+            "Built-in figures: `published` is the published networks on an H200, estimated from their operations; "
+            "`demo` is the demo model on two cores of an AMD EPYC, measured.",
             show_default=True,
         ),
     ] = "published",
-    efficiency: Annotated[float, _positive("Assumed share of the device's peak speed, for `published`.", 1)] = 0.4,
+    efficiency: Annotated[float, _positive("Assumed share of the peak performance, for `published`.", 1)] = 0.4,
     kind: Annotated[
         str,
         option("Kinds of the jobs: `generate`, or shares as in `generate=0.5,v2a=0.3,a2v=0.2`.", metavar="MIX"),
     ] = "generate",
     steps: Annotated[int, _positive("Steps of the base network.", 1000)] = 20,
-    sr: Annotated[bool, option("With super-resolution, the default, or without.", negative="--no-sr")] = True,
+    sr: Annotated[bool, option("With super-resolution; the default.", negative="--no-sr")] = True,
     sr_steps: Annotated[int, _positive("Steps of the super-resolution.", 1000)] = 8,
     guidance: Annotated[
         Literal["clean", "replacement", "pigdm", "gradient", "gradient_code", "decoupling"] | None,
@@ -62,17 +62,19 @@ def plan(
     ] = 1.0,
     utilisation: Annotated[float, _positive("Maximum utilisation of the workers in the busiest hour.", 0.99)] = 0.7,
     wait_p95: Annotated[
-        float | None, _positive("95 % of the jobs start within this many seconds.", 86_400, metavar="SECONDS")
+        float | None,
+        _positive("95 % of the jobs start within this many seconds.", 86_400, metavar="SECONDS"),
     ] = None,
     gpu_hour_price: Annotated[
-        float | None, _positive("Price of one worker's machine per hour, in any currency.", 1_000_000, metavar="PRICE")
+        float | None,
+        _positive("Price of one worker's machine per hour, in any currency.", 1_000_000, metavar="PRICE"),
     ] = None,
-    retention_days: Annotated[float, _positive("Days that jobs are kept, as DUET_RETENTION.", 36_500)] = 7.0,
-    clip_mb: Annotated[float, _positive("MB of a clip's files in storage.", 1_000_000)] = 1.0,
-    upload_mb: Annotated[float, _positive("MB of an upload, for v2a and a2v.", 1_000_000)] = 5.0,
+    retention_days: Annotated[float, _positive("Days for which jobs are kept (DUET_RETENTION).", 36_500)] = 7.0,
+    clip_mb: Annotated[float, _positive("Size of a clip's files in storage, in MB.", 1_000_000)] = 1.0,
+    upload_mb: Annotated[float, _positive("Size of an upload, in MB, for v2a and a2v.", 1_000_000)] = 5.0,
     json: Annotated[bool, option("Print the plan as JSON.")] = False,
 ) -> None:
-    """Plan capacity: workers for a number of jobs per hour, waits, cost of a clip, Redis memory, storage."""
+    """Plan capacity: workers for a number of jobs per hour, waiting times, cost per clip, Redis memory, storage."""
     from duet import planning
 
     try:
@@ -113,7 +115,7 @@ def _mix(text: str) -> dict[str, float]:
             value = math.nan
         if name not in KINDS or name in shares or not 0 < value < math.inf:
             raise PlanError(
-                f"--kind {text!r}: {part!r} is not one of {', '.join(KINDS)}, or one of them with a share, as v2a=0.3"
+                f"--kind {text!r}: {part!r} is not one of {', '.join(KINDS)}, alone or with a share as in v2a=0.3"
             )
         shares[name] = value
     whole = sum(shares.values())
@@ -125,28 +127,28 @@ def _show(speed: Speed, load: Load, found: Plan) -> None:
     from rich.table import Table
 
     mix = ", ".join(f"{share:.0%} {kind}" for kind, share in load.mix.items())
-    upscaled = f"{load.sr_steps} of super-resolution" if load.sr_steps else "no super-resolution"
+    upscaled = f"{load.sr_steps} super-resolution steps" if load.sr_steps else "no super-resolution"
     table = Table(
-        title=f"{load.jobs_per_hour:g} jobs an hour: {mix}; {load.steps} steps, {upscaled}", title_justify="left"
+        title=f"{load.jobs_per_hour:g} jobs per hour: {mix}; {load.steps} steps, {upscaled}", title_justify="left"
     )
     table.add_column("figure")
     table.add_column("value", justify="right")
     busiest = f", {load.peak:g} times the average" if load.peak != 1 else ""
     rows = [
         (f"workers (GPUs), each with batches of {speed.batch}", f"{found.workers}"),
-        (f"busy in the busiest hour{busiest}", f"{found.waits.utilisation:.0%}"),
-        ("busy on average", f"{found.utilisation_on_average:.0%}"),
-        ("clips an hour when all are busy", f"{found.capacity_per_hour:,.0f}"),
+        (f"utilisation in the busiest hour{busiest}", f"{found.waits.utilisation:.0%}"),
+        ("utilisation on average", f"{found.utilisation_on_average:.0%}"),
+        ("capacity, clips per hour", f"{found.capacity_per_hour:,.0f}"),
         ("wait for a worker, mean", _seconds(found.waits.mean)),
         ("wait for a worker, 95th percentile", _seconds(found.waits.p95)),
-        ("then in a full worker, mean", _seconds(found.seconds_in_worker)),
-        ("Redis: memory for the jobs that are kept", f"{found.redis_mib:,.0f} MiB"),
-        ("Redis: share of its one core in the busiest hour", f"{found.redis_share:.1%}"),
-        ("storage: new files a day", f"{found.storage_gb_per_day:,.1f} GB"),
-        ("storage: kept at a time", f"{found.storage_gb_kept:,.1f} GB"),
+        ("time in a worker with a full batch, mean", _seconds(found.seconds_in_worker)),
+        ("Redis: memory for stored jobs", f"{found.redis_mib:,.0f} MiB"),
+        ("Redis: share of one core in the busiest hour", f"{found.redis_share:.1%}"),
+        ("storage: new files per day", f"{found.storage_gb_per_day:,.1f} GB"),
+        ("storage: total", f"{found.storage_gb_kept:,.1f} GB"),
     ]
     if found.cost_per_clip is not None:
-        rows.append(("cost of a clip", f"{found.cost_per_clip:.4g}"))
+        rows.append(("cost per clip", f"{found.cost_per_clip:.4g}"))
     for row in rows:
         table.add_row(*row)
     console = Console()

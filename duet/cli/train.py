@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from duet.cli.exit_status import FAILED, USAGE, fail
-from duet.cli.options import option, within
+from duet.cli.options import DEVICES, DTYPES, option, within
 from duet.cli.output import echo
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def train(
     max_minutes: Annotated[
         float | None, option("Write a checkpoint and stop after this many minutes.", validator=within(0))
     ] = None,
-    device: Annotated[str, option("cpu, cuda, or auto.", show_default=True)] = "auto",
+    device: Annotated[str, option("Device.", choices=DEVICES, show_default=True)] = "auto",
     change: Annotated[
         list[str] | None,
         option("Override a setting, as in optimizer.lr=1e-4; may be repeated.", "--set", metavar="KEY=VALUE"),
@@ -49,7 +49,10 @@ def train(
         Path | None, option("Do not train: write the training state to this folder, in parts of 15 MiB.")
     ] = None,
     import_state: Annotated[ExistingDirectory | None, option("Start from a state that --export-state wrote.")] = None,
-    dtype: Annotated[str, option("Type that --publish (default float16) and --export-state (bfloat16) write.")] = "",
+    dtype: Annotated[
+        str | None,
+        option("Type that --publish (default float16) and --export-state (bfloat16) write.", choices=DTYPES),
+    ] = None,
 ) -> None:
     """Train a model as configured in CONFIG. The same command resumes an interrupted run, however it ended.
 
@@ -65,10 +68,6 @@ def train(
     from model.training.dataset import DataError
     from model.training.loop import TrainingError
 
-    if dtype not in ("", "float16", "bfloat16", "float32"):
-        raise fail(USAGE, f"--dtype must be float16, bfloat16 or float32; got {dtype}")
-    if device not in ("auto", "cpu", "cuda"):
-        raise fail(USAGE, f"--device must be auto, cpu or cuda; got {device}")
     if init is not None and import_state is not None:
         raise fail(USAGE, "--init and --import-state both set the initial state: give one")
     try:

@@ -151,7 +151,7 @@ def events(job_id: str, retry: RetryPolicy, deadline: float | None = None) -> Op
             broken = error
         delay = next(delays, None)
         if delay is None:
-            raise _unreachable(broken) if broken else ServerUnreachable(f"the event stream of {job_id} keeps breaking")
+            raise _unreachable(broken) if broken else ServerUnreachable(f"The event stream of {job_id} keeps breaking.")
         yield Sleep(max(delay, wanted))
 
 
@@ -262,7 +262,7 @@ def _unreachable(error: httpx.TransportError) -> ServerUnreachable:
     with suppress(RuntimeError):  # an error without its request
         url = error.request.url
         address = f" at {url.scheme}://{url.netloc.decode()}"
-    return ServerUnreachable(f"no server answers{address}: {error or type(error).__name__}")
+    return ServerUnreachable(f"Cannot reach the server{address}: {str(error) or type(error).__name__}")
 
 
 def _retry_after(response: Response) -> float:

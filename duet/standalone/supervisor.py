@@ -1,4 +1,4 @@
-"""Programs that are kept running: started, their output relayed, started again when they end, stopped when asked."""
+"""Supervision of programs: starts them, relays their output, restarts them when they end, stops them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 5.0
-"""Seconds before a program that ended is started again; more would only make its users wait."""
+"""Seconds before a program that ended is restarted. The delay doubles from the first to the longest."""
 
 STEADY_AFTER = 10.0
-"""Seconds: a program that ran this long gets the first delay again when it ends."""
+"""Seconds. After a program has run this long, the delay starts again at FIRST_DELAY."""
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -26,12 +26,11 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 @dataclass(frozen=True)
 class Program:
-    """What to run, in which `folder` and with what added to the environment, and how to treat it.
+    """A command, with additions to the environment and a working `folder`.
 
-    `log` is where it says why it ended, if not in its output. `descriptors` are open files that the program inherits
-    under their numbers.
-    `orphan_signal` is what the program gets on Linux when this process dies without a word (kill -9, out of memory).
-    `stop_seconds` lie between the polite signal and the last one.
+    `log` is the program's log file, if it does not log to its output. `descriptors` are open files that it inherits.
+    `orphan_signal` is sent to it on Linux if this process dies without stopping it (kill -9, out of memory).
+    `stop_seconds` is the time between SIGTERM and SIGKILL.
     """
 
     name: str
@@ -45,10 +44,10 @@ class Program:
 
 
 class Supervised:
-    """One program, kept running from `start()` to `stop()`. `report(name, line)` gets its output and its fate;
-    `recover(pid)` runs whenever it ended unasked, before it is started again.
+    """A program that is kept running from `start()` to `stop()`. `report(name, line)` receives its output and messages
+    about it. `recover(pid)` is awaited after it ended unexpectedly, before it is restarted.
 
-    Call from the main thread's event loop: Linux ties the orphan signal to the thread that started a program.
+    To be used in the main thread's event loop: Linux ties the orphan signal to the thread that started a program.
     """
 
     def __init__(
@@ -68,12 +67,12 @@ class Supervised:
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start the program and watch it. Raises OSError if it cannot be started at all."""
+        """Start the program and supervise it. Raises OSError if it cannot be started."""
         await self._launch()
         self._keeper = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
-        """Ask the program to end, make it end after `stop_seconds`, and end what it left in its process group."""
+        """Send SIGTERM, after `stop_seconds` SIGKILL; then kill what is left of its process group."""
         self._stopping.set()
         if self._process and self._process.returncode is None:
             with suppress(ProcessLookupError):
@@ -83,13 +82,13 @@ class Supervised:
                 await asyncio.wait_for(asyncio.shield(self._keeper), self.program.stop_seconds)
             except TimeoutError:
                 self._say(
-                    self._supervisor, f"{self.program.name} did not stop in {self.program.stop_seconds:g} s: killed"
+                    self._supervisor, f"{self.program.name} did not stop within {self.program.stop_seconds:g} s: killed"
                 )
                 self.kill()
                 await self._keeper
 
     def kill(self) -> None:
-        """End the program and all of its process group at once; it is not started again."""
+        """Kill the program and its process group at once; it is not restarted."""
         self._stopping.set()
         self._kill_group()
 
@@ -100,10 +99,10 @@ class Supervised:
             """Runs in the child, between fork and exec."""
             if _libc is not None:
                 _libc.prctl(_PR_SET_PDEATHSIG, program.orphan_signal)
-                if os.getppid() != parent:  # it died before prctl: nobody will send the signal any more
+                if os.getppid() != parent:  # the parent died before prctl, so the signal would never be sent
                     os._exit(1)
 
-        # A session of its own keeps the terminal's Ctrl-C from the program: the order of stopping is ours.
+        # In its own session it does not receive Ctrl-C from the terminal, so the stack decides the order of stopping.
         self._process = await asyncio.create_subprocess_exec(
             *program.command,
             stdin=asyncio.subprocess.DEVNULL,
@@ -123,10 +122,10 @@ class Supervised:
         delay = FIRST_DELAY
         while True:
             started = time.monotonic()
-            ending = f"ended unasked ({_status(await self._attend())})"
+            ending = f"ended unexpectedly ({_status(await self._attend())})"
             ended = self.pid
             if self.program.log:
-                ending += f", its log is {self.program.log}"
+                ending += f", see {self.program.log}"
             if time.monotonic() - started >= STEADY_AFTER:
                 delay = FIRST_DELAY
             if self._recover and ended is not None and not self._stopping.is_set():
@@ -134,7 +133,7 @@ class Supervised:
             while True:
                 if self._stopping.is_set():
                     return
-                self._say(self._supervisor, f"{self.program.name} {ending}; starting it again in {delay:g} s")
+                self._say(self._supervisor, f"{self.program.name} {ending}; restarting it in {delay:g} s")
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), delay)
                     return
@@ -146,15 +145,15 @@ class Supervised:
                     ending = f"cannot be started ({error})"
 
     async def _recovered(self, pid: int) -> None:
-        """`recover`, whose errors must not end the supervision."""
+        """Await `recover`; its errors must not end the supervision."""
         assert self._recover is not None
         try:
             await self._recover(pid)
         except Exception as error:
-            self._say(self._supervisor, f"what {self.program.name} left could not be recovered: {error!r}")
+            self._say(self._supervisor, f"cannot recover the work of {self.program.name}: {error!r}")
 
     def _say(self, name: str, line: str) -> None:
-        """`report`. Output that cannot be written is dropped."""
+        """Report a line. It is dropped if it cannot be written."""
         with suppress(OSError):
             self._report(name, line)
 
@@ -172,7 +171,7 @@ class Supervised:
         while True:
             try:
                 line = await stream.readline()
-            except ValueError:  # a line longer than the reader's buffer: asyncio has dropped it
+            except ValueError:  # a line longer than the reader's buffer, dropped by asyncio
                 continue
             if not line:
                 return

@@ -33,11 +33,11 @@ def test_all_is_well_where_a_server_runs(server: Server, local: Callable[..., Cl
     assert "torch 2." in found["packages"]["says"]
     assert "cores" in found["device"]["says"] or "GiB" in found["device"]["says"]
     assert "GiB free" in found["memory"]["says"]
-    assert found["model tiny"]["mend"] == "it is untrained: its clips are noise"
+    assert found["model tiny"]["mend"] == "the model is untrained: its clips are noise"
     assert "written, read and deleted" in found["redis"]["says"]
     assert found["storage"]["says"] == f"{storage}: written, read and deleted"
     assert files_in(storage) == [], "the probe is gone"
-    assert "takes jobs" in found["server"]["says"]
+    assert "accepts jobs" in found["server"]["says"]
 
 
 def test_each_fault_is_told_with_what_to_do(local: Callable[..., Cli], tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_no_server_is_told_from_a_server_that_says_no(duet: Cli) -> None:
         port = taken.getsockname()[1]
     done = duet("models", "--url", f"http://127.0.0.1:{port}")
     assert (done.returncode, done.stdout) == (3, "")
-    assert f"no server answers at http://127.0.0.1:{port}" in done.stderr
+    assert f"Cannot reach the server at http://127.0.0.1:{port}" in done.stderr
     assert "duet serve" in done.stderr
 
 

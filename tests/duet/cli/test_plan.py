@@ -16,7 +16,7 @@ def planned(*arguments: str) -> Ended:
 def test_a_plan_for_people_says_what_its_figures_are() -> None:
     shown = planned("--jobs-per-hour", "500", "--sr", "--gpu-hour-price", "3")
     assert shown.exit_code == 0
-    for words in ("500 jobs an hour", "workers (GPUs)", "cost of a clip", "GB", "an estimate", "is assumed"):
+    for words in ("500 jobs per hour", "workers (GPUs)", "cost per clip", "GB", "Speed: estimated, assuming"):
         assert words in shown.output
 
 

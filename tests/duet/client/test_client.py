@@ -248,7 +248,7 @@ def test_a_server_that_comes_back_is_waited_for(shared_api: RunningApi, duet: Du
         threading.Timer(0.3, proxy.put_back).start()
         assert through.models()
         proxy.take_away()
-        with pytest.raises(ServerUnreachable, match=f"no server answers at http://127.0.0.1:{proxy.port}"):
+        with pytest.raises(ServerUnreachable, match=f"Cannot reach the server at http://127.0.0.1:{proxy.port}"):
             through.models()
 
 

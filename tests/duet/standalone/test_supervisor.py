@@ -1,4 +1,4 @@
-"""The supervisor goes on when a program ends with a status, and when nothing can be printed any more."""
+"""Supervision continues after a program has failed, and when output can no longer be written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDS = (sys.executable, "-c", "import sys, time; print('up', flush=True); time.s
 
 
 def run_twice(report, recover=None) -> set[int]:  # type: ignore[no-untyped-def]
-    """Process ids of a program that keeps ending with status 3, once it was started again."""
+    """Process ids of a program that keeps ending with status 3, after it was restarted."""
 
     async def run() -> set[int]:
         supervised = Supervised(Program("worker", ENDS), report, recover)
@@ -35,7 +35,7 @@ def run_twice(report, recover=None) -> set[int]:  # type: ignore[no-untyped-def]
 def test_a_program_that_ended_with_a_status_is_started_again() -> None:
     lines: list[str] = []
     assert len(run_twice(lambda name, line: lines.append(line))) == 2
-    assert any("ended unasked (exit status 3)" in line for line in lines)
+    assert any("ended unexpectedly (exit status 3)" in line for line in lines)
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])

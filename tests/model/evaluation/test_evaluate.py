@@ -90,4 +90,4 @@ def test_a_preview_is_a_contact_sheet_spectrograms_and_a_film(cli: Cli, tmp_path
     assert 0.1 < decode_audio(film, spec).square().mean().sqrt() < 0.5
     refused = cli("data", "preview", "--preset", "large")
     assert refused.returncode == 2
-    assert "--preset must be one of paper, demo, pocket, tiny; got large" in refused.stderr
+    assert '"large" for --preset. Choose from: "paper", "demo", "pocket", "tiny"' in refused.stderr
