@@ -1,7 +1,6 @@
-"""Measures of how sound and picture belong together, from what is heard and what is seen; docs/evaluation.md defines
-them.
+"""Measures of audio-video alignment, computed from detected events; docs/evaluation.md defines them.
 
-Every measure is a function of sums over clips, so that a bootstrap draws clips by weighting rows.
+Each measure is a function of sums over clips, so that a bootstrap can resample clips by weighting rows.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from model.networks.config import ClipSpec
 from model.sampling.latents import Latents
 
 MAX_LAG = 4
-"""Frames of lag that are looked at, in both directions."""
+"""Largest lag, in frames, in both directions."""
 
 
 @dataclass(frozen=True)
 class Perceived:
-    """What detectors find in clips: sounds, images, and the flow (clips, frames). All on the CPU."""
+    """Detections in a set of clips: sounds, images, and the flow (clips, frames). All on the CPU."""
 
     spec: ClipSpec
     sounds: Sounds
@@ -33,14 +32,14 @@ class Perceived:
     flow: Tensor
 
     def shuffled(self, by: int) -> Perceived:
-        """The sound of every clip with the picture of another one, `by` further on."""
+        """Each clip's sound paired with the picture of the clip `by` further on."""
         sounds = self.sounds
         clip = (sounds.clip + by) % sounds.clips
         return replace(self, sounds=replace(sounds, clip=clip, envelope=sounds.envelope.roll(by, 0)))
 
 
 def perceive(clips: Latents, spec: ClipSpec, at_once: int = 32) -> Perceived:
-    """Run the detectors over `clips` with both modalities, so many at once."""
+    """Run the detectors on `clips`, which have both modalities, in batches of `at_once`."""
     parts = [
         (
             listen(part["audio"].cpu(), spec.sample_rate, spec.fps),
@@ -71,7 +70,7 @@ def perceive(clips: Latents, spec: ClipSpec, at_once: int = 32) -> Perceived:
 
 @dataclass(frozen=True)
 class Measure:
-    """`statistics`: what one clip adds, (clips, terms). `value`: the measure from sums (…, terms)."""
+    """`statistics`: terms of each clip, (clips, terms). `value`: the measure, from their sums (…, terms)."""
 
     name: str
     label: str
@@ -84,13 +83,13 @@ def _ratio(sums: Tensor) -> Tensor:
 
 
 def _onsets(found: Perceived) -> Tensor:
-    """Twice the pairs, and all events of both kinds: their ratio is F1."""
+    """Twice the number of pairs, and the number of events of both kinds; their ratio is F1."""
     heard = found.sounds.in_frames(found.spec.fps, found.spec.frames)
     seen = found.images.events
     pairs = torch.zeros(len(seen))
     free = seen.clone()
     for frame in range(seen.shape[1]):
-        # The earliest first: no later sound has more use for it, so that no other choice finds more pairs.
+        # Taking the earliest free event finds the most pairs, because later sounds cannot reach it.
         open_ = heard[:, frame].clone()
         for near in range(max(0, frame - 1), min(seen.shape[1], frame + 2)):
             paired = open_ & free[:, near]
@@ -101,12 +100,12 @@ def _onsets(found: Perceived) -> Tensor:
 
 
 def _frame_seen(found: Perceived) -> Tensor:
-    """For every onset the frame that shows it: of those at most one away from its time the first one with an event, or
-    the one at its time."""
+    """The frame that shows each onset: its own if it has an event, else the one before or after with an event, else its
+    own."""
     frames = found.spec.frames
     now = frame_of(found.sounds.time, found.spec.fps, frames)
     chosen = now
-    for step in (1, -1, 0):  # what comes last stands
+    for step in (1, -1, 0):  # later steps take precedence
         near = (now + step).clamp(0, frames - 1)
         chosen = torch.where(found.images.events[found.sounds.clip, near], near, chosen)
     return chosen
@@ -119,12 +118,12 @@ def _per_clip(found: Perceived, terms: Tensor) -> Tensor:
 
 def _pitch_and_x(found: Perceived) -> Tensor:
     x = found.images.place[found.sounds.clip, _frame_seen(found), 0] - 0.5
-    pitch = torch.log2(found.sounds.pitch / 566)  # about the middle, so that sums of squares keep their digits
+    pitch = torch.log2(found.sounds.pitch / 566)  # centred, so that sums of squares keep their precision
     return _per_clip(found, torch.stack([torch.ones_like(x), x, pitch, x * x, pitch * pitch, x * pitch], dim=1))
 
 
 def _correlation(sums: Tensor) -> Tensor:
-    """Pearson's, from (count, Σx, Σy, Σx², Σy², Σxy); 0 where one of them does not vary."""
+    """Pearson's correlation from (count, Σx, Σy, Σx², Σy², Σxy); 0 where x or y is constant."""
     count, x, y, xx, yy, xy = (sums.double() / sums[..., :1].double().clamp(min=1)).unbind(-1)
     covariance, spread = xy - x * y, ((xx - x * x).clamp(min=0) * (yy - y * y).clamp(min=0)).sqrt()
     return torch.where(spread > 1e-9, covariance / spread.clamp(min=1e-9), 0.0) * (count > 0)
@@ -137,13 +136,13 @@ def _hue_and_timbre(found: Perceived) -> Tensor:
 
 
 def lags(found: Perceived) -> Tensor:
-    """(clips, 2 MAX_LAG + 1): correlation of the sound's envelope with motion energy; positive: the sound is late."""
+    """(clips, 2 MAX_LAG + 1): correlation of the sound's envelope with motion energy; a positive lag is late sound."""
 
     def standard(value: Tensor) -> Tensor:
         value = value - value.mean(1, keepdim=True)
         return value / value.square().sum(1, keepdim=True).sqrt().clamp(min=1e-9)
 
-    # Of the sound only what grows: a tone takes several frames to die away.
+    # Only rises of the envelope: a tone decays over several frames.
     sound = standard(pad(found.sounds.envelope.diff(dim=1).clamp(min=0), (1, 0)))
     picture = standard(found.images.motion)
     columns = []
@@ -160,9 +159,9 @@ def _in_step(found: Perceived) -> Tensor:
 
 
 def _av_align(found: Perceived) -> Tensor:
-    """Peaks of the flow and onsets of the sound: those that have one of the other kind within a frame, over the union.
+    """Flow peaks and sound onsets that have one of the other kind within a frame, over the union.
 
-    As the paper has it, the mean of both counts; programs in circulation count onsets only, which can exceed the union.
+    As in the paper, the mean of both counts; published programs count onsets only, which can exceed the union.
     """
     motion, frames = found.flow, found.spec.frames
     peak = torch.zeros_like(motion, dtype=torch.bool)

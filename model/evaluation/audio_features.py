@@ -1,5 +1,5 @@
-"""What is heard in a clip of `bounce`: when something sounds, how high, and with which harmonics. From the waveform
-alone, so that it works on what a model made."""
+"""Detects sounds in clips of `bounce`: time, pitch and harmonics of each onset. Uses only the waveform, so it works on
+generated clips."""
 
 from __future__ import annotations
 
@@ -12,39 +12,38 @@ from torch.nn.functional import max_pool1d, pad
 from model.training.bounce.scene import PITCHES
 
 WINDOW, HOP, LAG = 0.032, 0.005, 0.020
-"""Seconds: of a spectrum, from one to the next, and between the two whose difference is the flux."""
+"""Seconds: length of a spectrum, step between spectra, and distance of the two whose difference is the flux."""
 
 BAND = (180.0, 4000.0)
-"""Hertz that are listened to: below is the hum."""
+"""Hertz; the hum is below."""
 
 PAST = 0.080
-"""Seconds back from there in which a frequency must have been as loud not to count as new: two tones that lie close
-together swell and fade, and that is no onset."""
+"""Seconds: a frequency counts as new if it was quieter for this long. Two close tones beat, which is not an onset."""
 
 LOUD = 30.0
-"""Compression: magnitudes of 1 / LOUD and less count linearly, those above as their logarithm."""
+"""Compression: magnitudes below about 1 / LOUD count linearly, larger ones logarithmically."""
 
 THRESHOLD = 3.0
-"""Of the flux, above which a peak is an onset."""
+"""Flux above which a peak is an onset."""
 
 APART = 0.045
-"""Seconds: of two peaks that are nearer than this the higher one counts."""
+"""Seconds; of two peaks closer than this, the higher one counts."""
 
 TONE = 0.064
-"""Seconds after an onset, and before it, whose spectra are compared."""
+"""Seconds before and after an onset whose spectra are compared."""
 
 PARTIAL = 0.35
-"""A harmonic counts as there from this share of the fundamental on: half of what `bounce` gives it."""
+"""A harmonic counts as present from this ratio to the fundamental: half of its amplitude in `bounce`."""
 
 TIMBRES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
-"""Second and third harmonic → class; as `bounce` has it for the classes of hue."""
+"""Second and third harmonic → class, numbered as the hues of `bounce`."""
 
 
 @dataclass(frozen=True)
 class Sounds:
-    """Onsets, one row for each: `clip` it is in, `time` in seconds, `pitch` in hertz, class of `timbre`.
+    """Onsets, one row each: `clip`, `time` in seconds, `pitch` in hertz, class of `timbre`.
 
-    `clips` is how many clips were listened to, `envelope` (clips, frames) the RMS of each frame's time above the hum.
+    `clips` is the number of clips, `envelope` (clips, frames) the RMS above the hum during each frame.
     """
 
     clips: int
@@ -55,19 +54,19 @@ class Sounds:
     envelope: Tensor
 
     def in_frames(self, fps: int, frames: int) -> Tensor:
-        """(clips, frames) whether something sounds in the frame's time."""
+        """(clips, frames), bool: whether an onset is within the frame."""
         found = torch.zeros(self.clips, frames, dtype=torch.bool, device=self.clip.device)
         found[self.clip, frame_of(self.time, fps, frames)] = True
         return found
 
 
 def frame_of(time: Tensor, fps: int, frames: int) -> Tensor:
-    """The frame that is shown at a time."""
+    """The frame shown at a time in seconds."""
     return (time * fps).long().clamp(0, frames - 1)
 
 
 def listen(audio: Tensor, sample_rate: int, fps: int) -> Sounds:
-    """Find what sounds in `audio` (clips, 1, samples)."""
+    """Detect the onsets in `audio` (clips, 1, samples)."""
     sound = audio[:, 0].float()
     clip, time = _onsets(sound, sample_rate)
     pitch, timbre = _tones(sound, sample_rate, clip, time)
@@ -75,10 +74,10 @@ def listen(audio: Tensor, sample_rate: int, fps: int) -> Sounds:
 
 
 def flux(sound: Tensor, sample_rate: int) -> Tensor:
-    """(clips, samples) → (clips, steps): by how much the spectrum exceeds all it was until LAG before.
+    """(clips, samples) → (clips, steps): rise of the spectrum over its maximum until LAG before.
 
     Spectral flux of compressed magnitudes (Bello et al., "A tutorial on onset detection in music signals", 2005).
-    Step k is at k · HOP seconds; what is sudden there has its highest value there.
+    Step k is at k · HOP seconds; a sudden sound there peaks there.
     """
     size, hop, lag = (round(seconds * sample_rate) for seconds in (WINDOW, HOP, LAG))
     window = torch.hann_window(size, device=sound.device)
@@ -89,7 +88,7 @@ def flux(sound: Tensor, sample_rate: int) -> Tensor:
     steps, past = lag // hop, round(PAST / HOP)
     before = max_pool1d(pad(magnitude, (past - 1, 0), mode="replicate"), past, 1)
     grown = (magnitude[:, :, steps:] - before[:, :, :-steps]).clamp(min=0).sum(1)
-    # A window that reaches over the end hears it as a click.
+    # In a window that extends over the end, the end looks like a click.
     heard = grown.shape[-1] - (size + 2 * lag) // (2 * hop)
     return pad(grown[:, :heard], (steps // 2 + 1, grown.shape[-1] - heard + steps - steps // 2 - 1))
 
@@ -103,8 +102,8 @@ def _onsets(sound: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
 
 
 def _tones(sound: Tensor, sample_rate: int, clip: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-    """Pitch and timbre of what is new after each onset."""
-    if len(clip) == 0:  # a transform of nothing is an error
+    """Pitch and timbre of the new sound after each onset."""
+    if len(clip) == 0:  # torch refuses an empty FFT
         return torch.zeros(0, device=sound.device), torch.zeros(0, dtype=torch.long, device=sound.device)
     size = round(TONE * sample_rate)
     fft = 8 * 2 ** (size - 1).bit_length()

@@ -1,4 +1,4 @@
-"""How sure a measure is: percentile intervals from clips drawn again with replacement (Efron, 1979)."""
+"""Confidence intervals: percentiles over clips resampled with replacement (bootstrap; Efron, 1979)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ from model.evaluation.alignment import MEASURES, Measure, Perceived
 RESAMPLES = 1000
 LEVEL = 0.95
 SHUFFLES = 8
-"""Other clips that each sound is paired with, for the floor."""
+"""Number of other clips that each sound is paired with, for the floor."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value, and the ends of its interval of 95 %."""
+    """A value and its 95 % confidence interval."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def errors(self) -> tuple[float, float]:
+        """Distances from the value down to `low` and up to `high`, at least 0."""
+        return max(0.0, self.value - self.low), max(0.0, self.high - self.value)
+
 
 @dataclass(frozen=True)
 class Score:
-    """One measure of a set of clips. `floor`: of the same clips' sounds with other clips' pictures. `ceiling`: of real
-    clips, what the detectors and the measure allow. `normalised`: (value - floor) / (ceiling - floor)."""
+    """One measure of a set of clips. `floor`: of the same sounds paired with other clips' pictures. `ceiling`: of real
+    clips, the limit of detectors and measure. `normalised`: (value - floor) / (ceiling - floor)."""
 
     measure: str
     value: Interval
@@ -38,8 +43,8 @@ class Score:
 
 
 def scores(made: Perceived, real: Perceived, seed: int = 0) -> list[Score]:
-    """Every measure of `made`, against `real` clips. Raises ValueError for fewer than two clips."""
-    for found, what in ((made, "clips that are measured"), (real, "real clips")):
+    """Every measure of the clips `made`, relative to `real` ones. Raises ValueError for fewer than two clips."""
+    for found, what in ((made, "generated clips"), (real, "real clips")):
         if found.sounds.clips < 2:
             raise ValueError(f"the number of {what} must be at least 2; got {found.sounds.clips}")
     draws = torch.Generator().manual_seed(seed)
@@ -61,7 +66,7 @@ def _shuffled(measure: Measure, found: Perceived) -> list[Tensor]:
 
 
 def _weights(clips: int, draws: torch.Generator) -> Tensor:
-    """(1 + RESAMPLES, clips): how often each clip is drawn; in the first row each once."""
+    """(1 + RESAMPLES, clips): how often each resample draws each clip; the first row draws each once."""
     drawn = torch.randint(0, clips, (RESAMPLES, clips), generator=draws)
     counts = torch.zeros(RESAMPLES, clips, dtype=torch.float64)
     counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
@@ -69,7 +74,7 @@ def _weights(clips: int, draws: torch.Generator) -> Tensor:
 
 
 def _resampled(measure: Measure, statistics: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """(1 + RESAMPLES,): the measure itself, then of every resample; several pairings of the clips count together."""
+    """(1 + RESAMPLES,): the measure of all clips, then of each resample; `statistics` of several pairings are added."""
     return measure.value(weights @ torch.stack(list(statistics)).sum(0).double())
 
 

@@ -1,4 +1,4 @@
-"""Several clips on one page: a row of frames for each, and the spectrograms of their sounds."""
+"""Contact sheets: the frames of several clips on one page, and the spectrograms of their sounds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from model.runtime.pipeline import to_uint8
 from model.sampling.latents import Latents
 
 FRAME = 64
-"""Pixels: the height that frames are enlarged to, every pixel a square; larger ones stay as they are."""
+"""Pixels: height to which smaller frames are enlarged, by a whole factor without interpolation."""
 
 GAP = 4
 COLUMNS = 2
 SOUND = (800, 320, 16)
-"""Pixels of a spectrogram: width, height, and its letters."""
+"""Pixels of a spectrogram: width, height, text height."""
 
 
 def contact_sheet(clips: Latents) -> Image.Image:
@@ -33,7 +33,7 @@ def contact_sheet(clips: Latents) -> Image.Image:
 
 
 def spectrogram_sheet(clips: Latents, spec: ClipSpec) -> Image.Image:
-    """The spectrograms of the clips in two columns, row by row."""
+    """Spectrograms of the clips in two columns, row by row."""
     audio = clips["audio"].cpu()
     width, height, em = SOUND
     page = Image.new("RGB", (COLUMNS * width, -(-len(audio) // COLUMNS) * height), PAGE)
@@ -44,7 +44,7 @@ def spectrogram_sheet(clips: Latents, spec: ClipSpec) -> Image.Image:
 
 
 def one_after_another(clips: Latents) -> tuple[np.ndarray, np.ndarray]:
-    """All clips as one: frames (frames, height, width, 3) uint8, enlarged as on a sheet, and sound (1, samples)."""
+    """Concatenated clips: frames (frames, height, width, 3) uint8, enlarged as on a sheet, and sound (1, samples)."""
     video, audio = clips["video"], clips["audio"]
     scale = max(1, 4 * FRAME // video.shape[-2])
     frames = to_uint8(video.flatten(0, 1)).numpy(force=True)

@@ -1,7 +1,7 @@
-"""How much moves from frame to frame: optical flow by exhaustive block matching.
+"""Optical flow between consecutive frames, by exhaustive block matching.
 
-The frames are those of toys: discs that move by up to a third of the frame from one to the next, and flash. Flow that
-follows gradients loses them there; a search of all displacements does not.
+Discs move by up to a third of the frame at once, and flash. Gradient-based flow loses them; a search of all
+displacements does not.
 """
 
 from __future__ import annotations
@@ -11,22 +11,21 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, pad
 
 SIDE = 16
-"""Pixels: larger frames are averaged down to that."""
+"""Pixels; larger frames are averaged down to this size."""
 
 REACH = 5
-"""Pixels of SIDE in each direction that are searched."""
+"""Largest displacement searched in each direction, in pixels of the reduced frame."""
 
 BLOCK = 3
-"""Pixels across, of the blocks that are compared."""
+"""Width of the compared blocks in pixels."""
 
 STILL = 0.002
-"""For each pixel of displacement, what it must gain in mean squared difference: where nothing is to be seen, nothing
-moves."""
+"""Penalty in mean squared difference per pixel of displacement, so that flat areas do not move."""
 
 
 def motion(video: Tensor) -> Tensor:
-    """(clips, frames, 3, height, width) in [-1, 1] → (clips, frames): the mean length of the flow from the frame
-    before, in widths of the frame; 0 in the first."""
+    """(clips, frames, 3, height, width) in [-1, 1] → (clips, frames): mean length of the flow from the previous
+    frame, in frame widths; 0 in the first."""
     clips, frames = video.shape[:2]
     grey = (video.float().mean(2) + 1) / 2
     small = adaptive_avg_pool2d(grey, (min(SIDE, grey.shape[-2]), min(SIDE, grey.shape[-1])))

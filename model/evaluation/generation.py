@@ -25,7 +25,7 @@ KINDS = ("joint", "v2a", "a2v")
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 REAL_SEED = 20_260_000
-"""Seed of the real clips that give the conditions and the ceiling. No model was trained on it."""
+"""Seed of the real clips, which give the conditions and the ceiling. No model was trained on it."""
 
 CAPACITY = 64
 """Clips in the engine at the same time."""
@@ -89,7 +89,7 @@ def sampling(run: Run, params: SamplingParams) -> SamplingParams:
 
 
 def real_clips(config: ModelConfig, split: Split, count: int, device: torch.device | str = "cpu") -> Latents:
-    """Clips of `bounce` of the model's size, on the CPU."""
+    """Clips of `bounce` in the model's format, on the CPU."""
     made = Bounce(config.clip, REAL_SEED, split).batch(torch.arange(count), device)
     return made.map(torch.Tensor.cpu)
 
@@ -102,9 +102,9 @@ class ClipGenerator:
         warm_up(pipeline)
 
     def make(self, run: Run, params: SamplingParams, real: Latents, on_done: Callable[[], None]) -> Latents:
-        """As many clips as there are `real` ones, their other side that of `real` unless the run is joint. Clip i is
-        output i of a request with the seed of `params`. `on_done` is called after each. Raises RequestError, and
-        MemoryError where a clip does not fit the device."""
+        """One clip per clip of `real`, the condition unless the run is joint. Clip i is output i of a request with the
+        seed of `params`. Calls `on_done` after each. Raises RequestError, and MemoryError if a clip does not
+        fit on the device."""
         clips = list(self._run(run.request, sampling(run, params), real, on_done))
         video, audio = real["video"], real["audio"]
         if run.kind != "v2a":

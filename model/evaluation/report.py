@@ -1,4 +1,4 @@
-"""Results of an evaluation: every score of every run, as JSON and as a plot."""
+"""Runs an evaluation; its scores as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -28,8 +28,17 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Watcher:
+    """Callbacks: a run begins, a clip of it is done, the run ends with its clips and scores."""
+
+    begins: Callable[[Run], None]
+    clip: Callable[[], None]
+    ends: Callable[[Run, Latents, Result], None]
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Of one model: `clips` in every run, made with `params`."""
+    """Results of one model: `clips` clips in every run, made with `params`."""
 
     manifest: Manifest
     clips: int
@@ -54,15 +63,6 @@ class Evaluation:
         return json.dumps(data, indent=2) + "\n"
 
 
-@dataclass(frozen=True)
-class Watcher:
-    """Callbacks: a run begins, a clip of it is done, the run ends with its clips and scores."""
-
-    begins: Callable[[Run], None]
-    clip: Callable[[], None]
-    ends: Callable[[Run, Latents, Result], None]
-
-
 def evaluate(
     manifest: Manifest,
     runs: Sequence[Run],
@@ -72,17 +72,17 @@ def evaluate(
     device: str = "auto",
     dtype: str = "auto",
 ) -> Evaluation:
-    """Make `clips` clips for every run, and measure them; `device` and `dtype` as Pipeline.load has them.
+    """Generate and measure `clips` clips for every run; `device` and `dtype` as in Pipeline.load.
 
-    Raises RequestError for parameters that a run cannot have, CheckpointError for weights that do not fit, ValueError
-    for fewer than two clips.
+    Raises RequestError for parameters that a run does not allow, CheckpointError for weights that do not fit,
+    ValueError for fewer than two clips.
     """
     if clips < 2:
         raise ValueError(f"clips must be at least 2; got {clips}")
     for run in runs:
         sampling(run, params).resolve(run.request, manifest)
     config = manifest.config
-    # Super-resolution takes no part, and need not be loaded.
+    # Super-resolution is not evaluated, so it is not loaded.
     base_only = replace(manifest, config=replace(config, sr=None), sr_weights=None)
     pipeline = Pipeline.load(base_only, device, dtype)
     generator = ClipGenerator(pipeline)
@@ -99,8 +99,7 @@ def evaluate(
 
 
 def plot(evaluation: Evaluation, path: Path) -> None:
-    """A row of bars for every measure, its floor and ceiling as lines. Raises ImportError where matplotlib is not
-    installed."""
+    """Plot the measures as bars, floor and ceiling as lines. Raises ImportError if matplotlib is not installed."""
     from matplotlib.figure import Figure
 
     names = [result.run.name for result in evaluation.results]
@@ -109,7 +108,7 @@ def plot(evaluation: Evaluation, path: Path) -> None:
     for number, (axis, measure) in enumerate(zip(axes, MEASURES, strict=True)):
         for row, result in enumerate(evaluation.results):
             score = result.scores[number]
-            reach = [[max(0.0, score.value.value - score.value.low)], [max(0.0, score.value.high - score.value.value)]]
+            reach = [[error] for error in score.value.errors]
             axis.barh(row, score.value.value, color="#c8553d" if result.run.split == "train" else "#e6a57e")
             axis.errorbar(score.value.value, row, xerr=reach, color="#222", capsize=2, linewidth=1)
             for mark, style in ((score.floor.value, ":"), (score.ceiling.value, "-")):

@@ -1,7 +1,7 @@
-"""What is seen in a clip of `bounce`: where its discs are, of which hue, when they flash and turn back. From the pixels
-alone, so that it works on what a model made.
+"""Detects events in the frames of `bounce`: position and hue of the discs, flashes and reversals of motion. Uses only
+the pixels, so that it works on generated clips.
 
-A disc is what is colourful, or white, on a background that is dim and grey.
+Discs are colourful, or white, on a dim, greyish background.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from torch.nn.functional import max_pool1d, one_hot, pad
 from model.training.bounce.scene import HUE_DEGREES, HUES
 
 COLOURFUL = 0.35
-"""Chroma, the brightest of red, green and blue less the darkest, each in [0, 1], of which half counts as a disc."""
+"""Chroma (maximum minus minimum of red, green and blue, each in [0, 1]) that counts half as a disc."""
 
 WHITE = 0.62
-"""The darkest of them where half counts as a flash."""
+"""Minimum of the three channels that counts half as a flash."""
 
 SOFTNESS = 0.05
-"""How far around those values a pixel counts in part: the edges of discs, and what a model made not quite sharp."""
+"""Width of the transition around those values, for the edges of discs and blurred output."""
 
 SMALLEST = 0.02
-"""Share of the frame: less than half of the smallest disc."""
+"""Fraction of the frame; less than half of the smallest disc."""
 
 MINOR = 0.25
-"""A hue is in the clip if it takes at least so much of what the most frequent one does."""
+"""A hue is present in a clip if it has at least this fraction of the most frequent hue's area."""
 
 TURN = 0.08
-"""Widths a frame. Gravity alone takes speed away upwards, and gives none sideways."""
+"""Widths per frame. Without a wall, upward speed only decreases and sideways speed is constant."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """`flash` (clips, frames): whether something flashes. `place` (clips, frames, 2): x and y of what flashes there, or
-    where nothing does of all discs, in widths of the frame, y upwards. `hue` (clips, frames): the class of the disc
-    that flashes, or where none does of the most frequent one. `turns` (clips, frames): whether a disc turns back.
+    """`flash` (clips, frames): whether something flashes. `place` (clips, frames, 2): x and y of the flash, else of all
+    discs, in frame widths, y upwards. `hue` (clips, frames): class of the flashing disc, or without a
+    flash the most frequent class. `turns` (clips, frames): whether a disc reverses its motion.
 
-    `area` (clips, frames, hues): the share of the frame that discs of a hue take. `motion` (clips, frames): the mean
-    square of the change since the frame before.
+    `area` (clips, frames, hues): fraction of the frame covered by discs of a hue. `motion` (clips, frames): mean square
+    of the change from the previous frame.
     """
 
     flash: Tensor
@@ -52,13 +52,13 @@ class Images:
 
     @property
     def events(self) -> Tensor:
-        """(clips, frames): flashes, and where a disc turns back that flashes neither then nor in the frames beside."""
+        """(clips, frames): flashes, and reversals without a flash in the same or a neighbouring frame."""
         near = max_pool1d(self.flash.float(), 3, 1, 1).bool()
         return self.flash | (self.turns & ~near)
 
 
 def look(video: Tensor) -> Images:
-    """Find what is seen in `video` (clips, frames, 3, height, width), in [-1, 1]."""
+    """Detect discs and events in `video` (clips, frames, 3, height, width), in [-1, 1]."""
     picture = (video.float().clamp(-1, 1) + 1) / 2
     chroma = picture.amax(2) - picture.amin(2)
     colourful = torch.sigmoid((chroma - COLOURFUL) / SOFTNESS)
@@ -72,7 +72,7 @@ def look(video: Tensor) -> Images:
     residual = (white[:, :, None] * share * chroma[:, :, None]).mean((-2, -1))
     change = (picture[:, 1:] - picture[:, :-1]).square().mean((2, 3, 4))
     hue, present = _flashing_hue(area, residual, flash)
-    # A flash hides the hue of its disc, which is where the flash is.
+    # A flash hides the hue of its disc, whose position is that of the flash.
     flashing = one_hot(hue, HUES).bool() & flash[..., None]
     disc_place = torch.where(flashing[..., None], place[:, :, None], _centre(discs))
     return Images(
@@ -86,10 +86,9 @@ def look(video: Tensor) -> Images:
 
 
 def _shares(picture: Tensor) -> Tensor:
-    """(clips, frames, 3, height, width) → (clips, frames, hues, height, width): one at the class nearest in hue, else
-    zero."""
+    """(clips, frames, 3, height, width) → (clips, frames, hues, height, width): one-hot class of the nearest hue."""
     red, green, blue = picture.unbind(2)
-    # Hue as the angle in the plane across the grey axis; HSV's differs by 1.1 degrees at most.
+    # Hue as the angle around the grey axis; HSV's differs by 1.1 degrees at most.
     angle = torch.rad2deg(torch.atan2(3**0.5 * (green - blue), 2 * red - green - blue))
     centres = torch.tensor(HUE_DEGREES, device=picture.device)
     apart = (torch.remainder(angle[..., None] - centres + 180, 360) - 180).abs()
@@ -97,7 +96,7 @@ def _shares(picture: Tensor) -> Tensor:
 
 
 def _centre(weight: Tensor) -> Tensor:
-    """Centre of mass (…, 2), x and y upwards, of (…, height, width); the middle where there is nothing."""
+    """Centre of mass (…, 2), x and upward y, of (…, height, width); the middle if it is empty."""
     height, width = weight.shape[-2:]
     across = (torch.arange(width, device=weight.device) + 0.5) / width
     upwards = 1 - (torch.arange(height, device=weight.device) + 0.5) / height
@@ -108,8 +107,8 @@ def _centre(weight: Tensor) -> Tensor:
 
 
 def _flashing_hue(area: Tensor, residual: Tensor, flash: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the hues that are in the clip, the one that is missing while something flashes, and whose tint is left in the
-    flash; and (clips, 1, hues) which are there."""
+    """During a flash, the hue of the clip that is missing and that tints the flash, else the most frequent; and which
+    hues are present, (clips, 1, hues)."""
     typical = area.median(dim=1, keepdim=True).values
     present = typical >= MINOR * typical.amax(-1, keepdim=True)
     missing = 1 - area / typical.clamp(min=1e-4)
@@ -119,8 +118,8 @@ def _flashing_hue(area: Tensor, residual: Tensor, flash: Tensor) -> tuple[Tensor
 
 
 def _turns(place: Tensor, seen: Tensor) -> Tensor:
-    """(clips, frames) from `place` (clips, frames, hues, 2): the frames between whose neighbours on both sides a disc
-    gains more speed upwards, or from a side to the middle, than anything but a wall gives it."""
+    """(clips, frames) from `place` (clips, frames, hues, 2): frames around which a disc gains more upward speed, or
+    speed from a side towards the middle, than is possible without a wall."""
     before, after = place[:, 1:-3] - place[:, :-4], place[:, 4:] - place[:, 3:-1]
     gain, x = after - before, place[:, 2:-2, :, 0]
     inwards = torch.where(before[..., 0] * after[..., 0] < 0, gain[..., 0] * (0.5 - x).sign(), 0.0)

@@ -1,6 +1,6 @@
-"""What a training run is, in one TOML file: read strictly, so that a misspelt setting is an error and not a default.
+"""Training configuration: one TOML file, read strictly, so that a misspelt setting is an error.
 
-`docs/training.md` lists every setting; its table is made of these dataclasses and their docstrings.
+`docs/training.md` lists every setting with its default.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def _share(**values: float) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """`source` "bounce" is made on the fly; "folder" takes every video under `folder`, in windows that begin every
-    `stride` frames of the model's rate. The prepared frames and sounds are kept in `cache` (default: in the run's
-    folder). `flip` mirrors every second window, drawn anew each epoch. `held_out` is the share of files kept back for
-    evaluation. `seed` orders the windows, or draws the procedural clips."""
+    """`source` "bounce" is procedural; "folder" uses every video under `folder`, in windows that start every `stride`
+    frames at the model's rate. Prepared frames and sound are stored in `cache` (default: in the run's folder). `flip`
+    mirrors half of the windows, chosen anew each epoch. `held_out` is the fraction of files reserved for evaluation.
+    `seed` determines the order of the windows, or the procedural clips."""
 
     source: Literal["bounce", "folder"] = "bounce"
     folder: str = ""
@@ -57,13 +57,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TimesConfig:
-    """The times that the two modalities are noised to. `independent_timesteps` false: always the same, as the paper.
-    True: a share of samples `shared_t` still has the same, `clean_video` has video without noise at t = 0 (what clean
-    conditioning asks of the network), `clean_audio` audio, and the rest draws both by themselves.
+    """Noise times of the two modalities. Without `independent_timesteps` both have the same time, as in the paper. With
+    it, a fraction `shared_t` of samples shares one time, `clean_video` has video without noise at t = 0 (as in clean
+    conditioning), `clean_audio` likewise audio, and the rest draws both times independently.
 
-    `density` "uniform" draws any time alike, as the paper. "log_snr" draws λ = log(α/σ) from a normal distribution of
-    `log_snr_mean` and `log_snr_std` (as Karras et al., 2022, draw log σ): few samples are then spent on times at which
-    there is next to nothing but noise, or nothing but the clip."""
+    `density` "uniform" draws times uniformly, as in the paper. "log_snr" draws λ = log(α/σ) from a normal distribution
+    with `log_snr_mean` and `log_snr_std` (as Karras et al., 2022, draw log σ), so that few samples are spent on almost
+    pure noise or almost clean clips."""
 
     independent_timesteps: bool = False
     shared_t: float = 0.4
@@ -86,9 +86,9 @@ class TimesConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up over `warmup` steps, then constant, then over the last `decay` steps linear to 0.
-    Gradients are clipped to the norm `clip_gradient` (0: not). `ema` is the rate of the average of the weights that is
-    served; with `ema_warmup` it is at most (1 + n) / (10 + n) after n steps, so that the start is soon forgotten."""
+    """AdamW with a linear warm-up over `warmup` steps, a constant rate, and a linear decay to 0 over the last `decay`
+    steps. Gradients are clipped to the norm `clip_gradient` (0: off). `ema` is the rate of the averaged weights; with
+    `ema_warmup` it is at most (1 + n) / (10 + n) after n steps, so that early weights fade quickly."""
 
     lr: float = 1e-4
     warmup: int = 500
@@ -110,9 +110,9 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class DegradationConfig:
-    """What is done to the small frames that super-resolution learns from. Each with its probability: Gaussian noise of
-    σ uniform in 0 … `noise_sigma` (of 255 levels), and JPEG of a quality uniform in `jpeg_quality`. `downscale`:
-    "random" draws bilinear or bicubic for each frame, both antialiased."""
+    """Degradation of super-resolution's inputs. Each with its probability: Gaussian noise with σ uniform in
+    0 … `noise_sigma` (of 255 levels), and JPEG with a quality uniform in `jpeg_quality`. `downscale` "random" chooses
+    bilinear or bicubic for each frame, both antialiased."""
 
     downscale: Literal["random", "bilinear", "bicubic", "area"] = "random"
     noise_probability: float = 0.5
@@ -136,10 +136,10 @@ class DegradationConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """Every how many steps what is written. `losses`: losses.jsonl is flushed (it has a line for each step).
-    `checkpoint`: the whole state, the last `keep` of them are kept. `samples`: clips drawn with the averaged weights in
-    `sample_steps` steps, `sample_count` of them, as mp4 and in TensorBoard. `coupling`: the coupling gap, on
-    `coupling_clips` clips. 0 turns one off. `calibration_clips`: how many clips a published model is calibrated on."""
+    """Intervals of outputs, in steps; 0 turns `samples` or `coupling` off. `losses`: flush losses.jsonl, which has one
+    line per step. `checkpoint`: save the whole state; the last `keep` remain. `samples`: sample `sample_count` clips in
+    `sample_steps` steps with the averaged weights. `coupling`: measure the coupling gap on `coupling_clips` clips.
+    `calibration_clips`: number of clips to calibrate a published model on."""
 
     losses: int = 20
     checkpoint: int = 500
@@ -162,11 +162,11 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """`kind` "base" trains the coupled network, "sr" super-resolution. `name` is what requests will call the model.
-    `preset` gives the architecture; the tables [clip], [base], [sr] and [schedule] change fields of it, under the names
-    of model/networks/config.py. `batch` is the number of samples of a step over all GPUs (frames for "sr"), split into
-    `accumulate` parts on each. `precision` is what convolutions and attention compute in (norms and time stay float32,
-    weights and their updates too): "float32", "bfloat16", or "auto", bfloat16 on a GPU. `compile`: by torch.compile."""
+    """`kind` "base" trains the coupled network, "sr" super-resolution. `name` is the model's name in requests. `preset`
+    selects the architecture; the tables [clip], [base], [sr] and [schedule] change its fields, named as in
+    model/networks/config.py. `batch` is the number of samples per step over all GPUs (frames for "sr"), split into
+    `accumulate` parts on each. `precision` of convolutions and attention is "float32", "bfloat16", or "auto", bfloat16
+    on a GPU; norms, time embedding, weights and updates stay float32. `compile` uses torch.compile."""
 
     kind: Literal["base", "sr"] = "base"
     name: str = "model"
@@ -192,16 +192,16 @@ class TrainingConfig:
         if self.batch % self.accumulate:
             raise ConfigurationError(f"batch must be divisible by accumulate; got {self.batch} and {self.accumulate}")
         if self.kind == "sr" and self.model.sr is None:
-            raise ConfigurationError('kind = "sr" needs a super-resolution network: this preset has none')
+            raise ConfigurationError('kind = "sr" needs a super-resolution network, which this preset lacks')
         if self.times.independent_timesteps and not self.model.base.coupled:
-            raise ConfigurationError("times.independent_timesteps has no use with one modality only")
+            raise ConfigurationError("times.independent_timesteps needs two modalities")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
 MAY_CHANGE = ("steps", "accumulate", "compile", "description", "licence", "name", "preset", "output.", "data.cache")
-"""Settings that a run may be resumed with other values of: they do not change what was learned so far."""
+"""Settings that may change when a run is resumed, because they do not affect the weights so far."""
 
 _TABLES = {
     "data": DataConfig,
@@ -252,7 +252,7 @@ def build_configuration(data: Mapping[str, Any]) -> TrainingConfig:
 
 
 def configuration_from_json(text: str) -> TrainingConfig:
-    """What `to_json` wrote. Raises ConfigurationError."""
+    """Parse the output of `to_json`. Raises ConfigurationError."""
     data = json.loads(text)
     model = data.pop("model")
     sr = model.pop("sr")
@@ -263,7 +263,7 @@ def configuration_from_json(text: str) -> TrainingConfig:
 
 
 def differences(before: TrainingConfig, now: TrainingConfig, ignore: Sequence[str] = MAY_CHANGE) -> list[str]:
-    """Settings that differ, one sentence each: "base.channels was 32 and is 64"."""
+    """Settings that differ, one message each: "base.channels was 32 and is 64"."""
     old, new = (flatten(json.loads(config.to_json())) for config in (before, now))
     return [
         f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
@@ -273,7 +273,7 @@ def differences(before: TrainingConfig, now: TrainingConfig, ignore: Sequence[st
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, with dots in the names."""
+    """Nested tables as one, with dotted names."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         name = f"{prefix}{key}".removeprefix("model.")
@@ -284,7 +284,7 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _override(data: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals:
-        raise ConfigurationError(f"--set wants KEY=VALUE, such as optimizer.lr=1e-4; got {override!r}")
+        raise ConfigurationError(f"--set needs KEY=VALUE, such as optimizer.lr=1e-4; got {override!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -293,7 +293,7 @@ def _override(data: dict[str, Any], override: str) -> None:
     for table in tables:
         data = data.setdefault(table, {})
         if not isinstance(data, dict):
-            raise ConfigurationError(f"--set {override}: {table} is no table")
+            raise ConfigurationError(f"--set {override}: {table} is not a table")
     data[key] = value
 
 
@@ -329,7 +329,7 @@ def _build(
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:
-    """`value` as a field of type `kind` holds it. Raises ConfigurationError."""
+    """`value` converted to the field type `kind`. Raises ConfigurationError."""
     origin = get_origin(kind)
     if origin is Literal:
         if value not in get_args(kind):
@@ -350,7 +350,7 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
 
 
 def setting_names() -> dict[str, Any]:
-    """Every setting of a TOML file but those of the network, with its default."""
+    """Every setting of a TOML file except those of the network, with its default."""
 
     def default(f: Any) -> Any:
         return f.default if f.default is not MISSING else None

@@ -1,7 +1,6 @@
-"""`bounce`, the data set that is made as it is needed: discs that bounce, and sound when they do.
+"""The procedural data set `bounce`: discs bounce and sound at each impact.
 
-Everything that a model can get wrong is known here exactly: when a disc meets a wall, where, how fast, of which hue.
-docs/bounce.md has the formulas and pictures.
+The ground truth is known exactly: time, place, speed and hue of every impact. docs/bounce.md has formulas and pictures.
 """
 
 from __future__ import annotations
@@ -18,15 +17,14 @@ from model.training.bounce.scene import Scene, Split, draw_scene
 __all__ = ["Bounce", "Scene", "Split"]
 
 CLIPS_ON_A_CPU = 16
-"""Rendered together there: what lies between fits its caches. A GPU takes all at once."""
+"""Clips rendered together on a CPU, where intermediate results then fit the cache. A GPU renders all at once."""
 
 
 class Bounce:
-    """An endless set of clips as `clip` has them. Sample i depends on (seed, split, i) alone: not on its batch, and on
-    the device only by rounding.
+    """Endless clips in the format `clip`. Sample i depends only on (seed, split, i), and on the device by rounding.
 
-    `split` "train" never has a held-out combination of hue and x at an impact on the floor (scene.HELD_OUT), in
-    "held_out" every disc has one at least. `factor`: of super-resolution, for `frames`.
+    `split` "train" has no held-out combination of hue and x at a floor impact (scene.HELD_OUT); in "held_out" every
+    disc has at least one. `factor` is that of super-resolution, for `frames`.
     """
 
     def __init__(self, clip: ClipSpec, seed: int, split: Split, factor: int = 4) -> None:
@@ -49,19 +47,19 @@ class Bounce:
 
     @torch.no_grad()
     def frames(self, indexes: Tensor, device: torch.device | str = "cpu") -> Tensor:
-        """One frame of each of the same scenes, at random, (batch, 3, height · factor, width · factor)."""
+        """A random frame of each of the same scenes, (batch, 3, height · factor, width · factor)."""
         scene = self.scene(indexes, device)
         number = (self._draws(indexes, device).uniform("frame", 1) * self.clip.frames).long()
         return picture.render(scene, number, self.clip.height * self.factor, self.clip.width * self.factor)[:, 0]
 
     @torch.no_grad()
     def scene(self, indexes: Tensor, device: torch.device | str = "cpu") -> Scene:
-        """The truth about the samples."""
+        """Ground truth of the samples."""
         return draw_scene(self.clip, self._draws(indexes, device), self.split)
 
     @torch.no_grad()
     def render(self, scene: Scene) -> Latents:
-        """What scenes look and sound like."""
+        """Video and sound of scenes."""
         number = torch.arange(self.clip.frames, device=scene.time.device).expand(len(scene.time), -1)
         video = picture.render(scene, number, self.clip.height, self.clip.width)
         return Latents(video, sound.render(scene, self.clip))

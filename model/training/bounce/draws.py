@@ -1,7 +1,7 @@
-"""Uniform numbers that depend on nothing but (seed, index, name of the draw): a counter-based generator on any device.
+"""Counter-based generator: uniform numbers that depend only on (seed, index, name of the draw), on any device.
 
-Integer arithmetic is exact everywhere, so that devices agree, and no state goes from one sample to the next, so that
-a sample does not depend on its batch.
+Integer arithmetic is exact, so devices agree. There is no state between samples, so a sample does not depend on its
+batch.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Draws:
 def _mix(x: Tensor) -> Tensor:
     """The finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 
-    int64 products wrap around as unsigned ones do.
+    int64 products wrap around like unsigned ones.
     """
     x = (x ^ _shifted(x, 30)) * _FIRST
     x = (x ^ _shifted(x, 27)) * _SECOND
@@ -53,5 +53,5 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """To the right, zeros from the left: int64's own shift copies the sign."""
+    """Logical right shift; int64's own shift copies the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,4 +1,4 @@
-"""What a scene looks like: shaded discs with soft edges over a background that brightens from one side to another."""
+"""Renders the frames of a scene: shaded discs with soft edges over a background gradient."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from model.training.bounce.scene import DISCS, Scene
 
 SATURATION, VALUE = 0.85, 0.9
 SHADE = 0.3
-"""How much darker a disc is at its edge than in its middle."""
+"""Darkening of a disc from its centre to its edge."""
 
 FLASH = 0.85
-"""How white a disc is in the frame that holds an impact."""
+"""Whiteness of a disc in the frame of an impact."""
 
 GLOW = 0.5
-"""How bright the air next to a flashing disc is; it fades away within a radius."""
+"""Brightness next to a flashing disc; it fades out within a radius."""
 
 
 def render(scene: Scene, frames: Tensor, height: int, width: int) -> Tensor:
-    """The frames of these numbers, (batch, count) int64, as (batch, count, 3, height, width) float32 in [-1, 1]."""
+    """Render the frame numbers `frames` (batch, count) int64 as (batch, count, 3, height, width) float32 in [-1, 1]."""
     number = frames[:, None, :, None]
     centre = scene.position.gather(2, number.expand(-1, DISCS, -1, 2)).float()
     flash = scene.flash.gather(2, frames[:, None].expand(-1, DISCS, -1))
@@ -54,7 +54,7 @@ def rgb(degrees: Tensor, saturation: float | Tensor, value: float | Tensor) -> T
 
 
 def _background(draws: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """(batch, 3, height, width): two dim colours, little saturated, and a straight way from one to the other."""
+    """(batch, 3, height, width): a linear gradient between two dim, unsaturated colours."""
     first, second = (rgb(360 * draws[:, k], 0.35 * draws[:, k + 1], 0.12 + 0.28 * draws[:, k + 2]) for k in (0, 3))
     angle = 2 * torch.pi * draws[:, 6].view(-1, 1, 1)
     along = torch.cos(angle) * (across - 0.5) + torch.sin(angle) * (down[:, None] - 0.5)

@@ -1,7 +1,7 @@
-"""Which scenes there are: how many discs, which motion, which hues, and what of it is held out.
+"""Draws scenes: number of discs, motion, hues, and the combinations that are held out.
 
-Motions are drawn several times for each sample. The first one is taken whose impacts are far enough apart to be told
-from each other; where none is, the one that comes closest. Hues are drawn last, among those that the split allows.
+Several motions are drawn for each sample. The first one whose impacts are far enough apart is used, else the one with
+the widest gaps. Hues are drawn last, among those that the split allows.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from model.training.bounce.motion import LOWEST_APEX, RADII, SPEEDS, Motion
 Split = Literal["train", "held_out"]
 
 DISCS = 2
-"""At most."""
+"""Maximum number of discs."""
 
 TWO_DISCS = 0.3
-"""The share of clips with two discs."""
+"""Fraction of clips with two discs."""
 
 HUES = 4
 HUE_DEGREES = (0.0, 90.0, 180.0, 270.0)
-"""Red, yellow-green, cyan and violet: as far from each other as four can be."""
+"""Red, yellow-green, cyan and violet: evenly spaced."""
 HUE_SPREAD = 10.0
-"""Degrees that a disc's hue is off at most."""
+"""Largest deviation of a disc's hue, in degrees."""
 
 HELD_OUT = ((0.250, 0.375), (0.500, 0.625), (0.375, 0.500), (0.625, 0.750))
-"""For every hue the x at which no disc of it meets the floor in training. Away from the walls, so that what is asked of
-a model is to combine what it knows, and each an eighth of the range of pitch: four and a half semitones."""
+"""For each hue the range of x without floor impacts in training. Away from the walls, so that a model must only combine
+what it knows; each covers an eighth of the pitch range, four and a half semitones."""
 
 GAP = 0.1
-"""Seconds, one frame at 10 hertz: impacts should be so far apart."""
+"""Smallest desired distance between impacts in seconds; one frame at 10 hertz."""
 
 LAST = 0.05
-"""Seconds before the end in which there should be no impact: it could hardly be heard."""
+"""Seconds before the end that should have no impact, because it could hardly be heard."""
 
 CANDIDATES = 16
-"""Motions for each sample. In the last one discs drop straight down, one to each half of HELD_OUT's range: both splits
-can always have that."""
+"""Motions drawn for each sample. In the last one discs drop straight down, one into each half of HELD_OUT's range,
+which both splits always allow."""
 
 PITCHES = (200.0, 1600.0)
-"""Hertz at x = 0 and at x = 1; between them even in x on a logarithmic scale."""
+"""Hertz at x = 0 and x = 1, logarithmically interpolated."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The truth about a batch of clips. Discs that are not there have `present` False, and no impacts.
+    """Ground truth of a batch of clips. Absent discs have `present` False and no impacts.
 
-    Impacts are in the order of time, (batch, events), the infinite times of none at the end. `frame` is the one that
-    holds the impact, `speed` what is normal to the wall, in widths a second, `pitch` in hertz. `flash` (batch, discs,
+    Impacts (batch, events) are sorted by time and padded with infinite times. `frame` is the frame of the impact,
+    `speed` the speed normal to the wall in frame widths per second, `pitch` is in hertz. `flash` (batch, discs,
     frames): whether the disc meets a wall in the frame. `position` (batch, discs, frames, 2) is (x, y) of the centres,
-    y upwards, in widths of the frame, in the middle of each frame's time.
+    y upwards, in frame widths, in the middle of each frame.
     """
 
     motion: Motion
@@ -74,12 +74,12 @@ class Scene:
 
     @property
     def impact(self) -> Tensor:
-        """(batch, events) whether there is such an impact."""
+        """(batch, events), bool: whether the entry is an impact."""
         return self.time.isfinite()
 
 
 def draw_scene(clip: ClipSpec, draws: Draws, split: Split) -> Scene:
-    """The scenes of `draws`' samples."""
+    """Draw the scenes of the samples of `draws`."""
     motion = _candidates(draws)
     two = draws.uniform("discs") < TWO_DISCS
     present = torch.stack([torch.ones_like(two), two], dim=1)
@@ -123,13 +123,13 @@ def draw_scene(clip: ClipSpec, draws: Draws, split: Split) -> Scene:
 
 
 def held_out(hue: Tensor, x: Tensor) -> Tensor:
-    """Whether a disc of class `hue` is to meet the floor at `x` only in held-out clips."""
+    """Whether a floor impact of a disc of class `hue` at `x` is held out."""
     low, high = torch.tensor(HELD_OUT, device=x.device, dtype=x.dtype).T
     return (x >= low[hue]) & (x < high[hue])
 
 
 def _candidates(draws: Draws) -> Motion:
-    """Motions (batch, candidates, discs). A disc keeps its radius."""
+    """Motions (batch, candidates, discs). A disc has the same radius in all candidates."""
     radius = draws.between("radius", *RADII, 1, DISCS).expand(-1, CANDIDATES, -1)
     shape = (CANDIDATES, DISCS)
     width = 1 - 2 * radius
@@ -151,8 +151,8 @@ def _candidates(draws: Draws) -> Motion:
 
 
 def _hues(priority: Tensor, floor: Tensor, x: Tensor, present: Tensor, split: Split) -> tuple[Tensor, Tensor]:
-    """For every candidate a class for each disc (batch, candidates, discs), the highest `priority` (batch, discs,
-    hues) of those allowed, and whether there was one. Two discs differ."""
+    """For each candidate the class of each disc (batch, candidates, discs): the allowed one with the highest `priority`
+    (batch, discs, hues); and whether all discs have one. Two discs differ."""
     each = torch.arange(HUES, device=x.device)
     within = (held_out(each, x[..., None]) & floor.isfinite()[..., None]).any(dim=-2)
     allowed = within if split == "held_out" else ~within
@@ -165,16 +165,16 @@ def _hues(priority: Tensor, floor: Tensor, x: Tensor, present: Tensor, split: Sp
 
 
 def _choose(times: Tensor, possible: Tensor, duration: float) -> Tensor:
-    """(batch,) which candidate: the first that is possible and has gaps of GAP and more, or the widest."""
-    # The end counts as an impact, so that gaps are kept to it as well.
+    """Index of the candidate (batch,): the first possible one with gaps of at least GAP, else that with the widest."""
+    # The end counts as an impact, so that it keeps its distance too.
     end = torch.full_like(times[..., :1], duration - LAST + GAP)
     ordered = torch.cat([times, end], dim=-1).sort(dim=-1).values
     gaps = (ordered[..., 1:] - ordered[..., :-1]).nan_to_num(torch.inf)
     score = gaps.amin(-1).clamp(max=GAP)
     score = torch.where(possible, score, -torch.inf)
-    # The straight one only where nothing else is possible.
+    # The straight one only if no other is possible.
     score[:, -1] = torch.where(possible[:, -1], -1e9, -torch.inf)
-    # argmax says not which one of several equals; times by their number does.
+    # argmax does not define which of several equal values it returns; the smallest number does.
     number = torch.arange(CANDIDATES, device=times.device)
     best = score == score.amax(-1, keepdim=True)
     return torch.where(best, number, CANDIDATES).amin(-1)

@@ -1,6 +1,6 @@
-"""What a scene sounds like: a decaying tone for each impact, and under it a hum for each disc.
+"""Synthesises the sound of a scene: a decaying tone for each impact, and a hum for each disc.
 
-Nothing of it is above half the sample rate: harmonics that would be are left out.
+Harmonics above the Nyquist frequency are left out.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from model.training.bounce.motion import GRAVITY, RADII
 from model.training.bounce.scene import DISCS, Scene
 
 HARMONICS = ((1.0, 0.0, 0.0), (1.0, 0.7, 0.0), (1.0, 0.0, 0.7), (1.0, 0.7, 0.7))
-"""Amplitudes of the fundamental, the second and the third harmonic, for each class of hue. Tones of all classes have
-the same power. No fourth: at 8 kHz the highest tone has three."""
+"""Amplitudes of the first three harmonics for each hue class; all classes have the same power. At 8 kHz the highest
+tone has no fourth harmonic."""
 
 DECAYS = (0.16, 0.32)
-"""Seconds to 1/e, of the smallest disc and of the largest."""
+"""Seconds to 1/e for the smallest and the largest disc."""
 
 ATTACK = 0.004
-"""Seconds. What begins at once is a click."""
+"""Seconds. Without an attack, a tone begins with a click."""
 
 HUM = (80.0, 160.0)
-"""Hertz on the floor and at the ceiling; between them even in height on a logarithmic scale."""
+"""Hertz on the floor and at the ceiling, logarithmically interpolated by height."""
 
 HUM_AMPLITUDE = 0.25
-"""Beside a tone of 1."""
+"""Relative to a tone of amplitude 1."""
 
 GAIN = 0.87
-"""Makes the RMS over the whole set 0.3."""
+"""Gives the data set an RMS of 0.3."""
 
 KNEE = 0.7
-"""Beyond it the sound is limited softly."""
+"""Amplitude above which the sound is softly limited."""
 
 TOP = 0.49
-"""Of the sample rate, above which there is nothing."""
+"""Highest frequency of a harmonic, as a fraction of the sample rate."""
 
 
 def render(scene: Scene, clip: ClipSpec) -> Tensor:
@@ -50,19 +50,19 @@ def render(scene: Scene, clip: ClipSpec) -> Tensor:
 
 
 def limited(sound: Tensor) -> Tensor:
-    """What is within ±KNEE as it is, what is beyond it bent to stay below 1; smooth to the first derivative."""
+    """Soft limiter: unchanged within ±KNEE, below 1 beyond, with a continuous first derivative."""
     beyond = (sound.abs() - KNEE).clamp(min=0)
     room = 1 - KNEE
     return sound.clamp(-KNEE, KNEE) + sound.sign() * room * torch.tanh(beyond / room)
 
 
 def decay(radius: Tensor) -> Tensor:
-    """Seconds to 1/e."""
+    """Seconds to 1/e for a disc of `radius`."""
     return DECAYS[0] + (DECAYS[1] - DECAYS[0]) * (radius - RADII[0]) / (RADII[1] - RADII[0])
 
 
 def loudness(speed: Tensor) -> Tensor:
-    """Amplitude of an impact: the root of its speed, 1 for the fastest there is."""
+    """Amplitude of an impact: square root of its speed, 1 for the fastest."""
     return (speed / math.sqrt(2 * GRAVITY * (1 - 2 * RADII[0]))).sqrt()
 
 

@@ -55,7 +55,7 @@ def test_demo_is_what_the_demo_preset_builds() -> None:
         ({"data": {"source": "folder"}}, 'data.folder and data.source = "folder" go together'),
         ({"base": {"windows": 4}}, "base.windows must be a list; got 4"),
         ({"degradation": {"jpeg_quality": [80, 20]}}, "degradation.jpeg_quality must be two rising numbers"),
-        ({"base": {"modalities": ["audio"]}, "times": {"independent_timesteps": True}}, "one modality only"),
+        ({"base": {"modalities": ["audio"]}, "times": {"independent_timesteps": True}}, "needs two modalities"),
     ],
 )
 def test_a_wrong_setting_is_named(data: dict[str, object], sentence: str) -> None:
