@@ -19,8 +19,8 @@ BEGIN, END = "<!-- settings: written by `python -m tests.settings_table` -->", "
 
 
 def table() -> str:
-    """Every setting with its default and what it is for, in the order of service/settings.py."""
-    lines = ["| variable | default | what it is |", "|---|---|---|"]
+    """Every setting with its default and meaning, in the order of service/settings.py."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         lines.append(f"| `{PREFIX}{name.upper()}` | {shown(field.default)} | {_sentence(field.description or '')} |")
     return "\n".join(lines)

@@ -7,7 +7,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from service.api.hosts import is_host, known_host
-from service.settings import Settings, path_prefix
+from service.setting_types import path_prefix
+from service.settings import Settings
 from service.trusted_proxies import TrustedProxies
 
 

@@ -20,7 +20,8 @@ from service.jobs.deliveries import DUE, Delivery, deliveries_key
 from service.jobs.keys import record_key
 from service.jobs.record import Job
 from service.jobs.scripts import NOW
-from service.settings import WEBHOOK_SECRET_PREFIX, Settings
+from service.setting_types import WEBHOOK_SECRET_PREFIX
+from service.settings import Settings
 
 _SECRET = "duet:webhook-secret"
 

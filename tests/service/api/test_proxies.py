@@ -17,7 +17,8 @@ import pytest
 
 from service.app import create_app
 from service.jobs.store import JobStore
-from service.settings import OWN_PATHS, Settings, load_settings, path_prefix
+from service.setting_types import OWN_PATHS, path_prefix
+from service.settings import Settings, load_settings
 from service.webhooks.signing import message
 from tests.conftest import RunningApi
 from tests.nginx import Nginx
