@@ -88,8 +88,26 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """What is stored, and for how long.
+
+    `clip_mb` and `upload_mb` are the sizes of a clip's files and of an upload.
+    """
+
+    retention_days: float = 7.0
+    clip_mb: float = 1.0
+    upload_mb: float = 5.0
+
+
+DEFAULT_STORAGE = Storage()
+
+
+@dataclass(frozen=True)
 class ServiceTime:
-    """Service time of a mix: mean in seconds, and squared coefficient of variation."""
+    """Service time of a mix of jobs.
+
+    `mean` is in seconds, `variation` is the squared coefficient of variation.
+    """
 
     mean: float
     variation: float
@@ -97,7 +115,10 @@ class ServiceTime:
 
 @dataclass(frozen=True)
 class Waits:
-    """Waiting times in the busiest hour, in seconds, from the acceptance of a job until an engine takes it."""
+    """Waiting times in the busiest hour, from the acceptance of a job until an engine takes it.
+
+    `mean` and `p95`, the 95th percentile, are in seconds; `utilisation` is that of all workers.
+    """
 
     utilisation: float
     mean: float
@@ -152,13 +173,10 @@ def erlang_c(servers: int, offered: float) -> float:
 def plan(
     speed: Speed,
     load: Load,
-    *,
     utilisation: float = 0.7,
     wait_p95: float | None = None,
     gpu_hour_price: float | None = None,
-    retention_days: float = 7.0,
-    clip_mb: float = 1.0,
-    upload_mb: float = 5.0,
+    storage: Storage = DEFAULT_STORAGE,
 ) -> Plan:
     """The smallest number of workers with at most this utilisation in the busiest hour, and with which 95 % of the jobs
     wait at most `wait_p95` seconds. Raises PlanError."""
@@ -172,9 +190,9 @@ def plan(
         if found.utilisation < 1 and (wait_p95 is None or found.p95 <= wait_p95):
             break
         count += 1
-    kept = load.jobs_per_hour * 24 * retention_days
+    kept = load.jobs_per_hour * 24 * storage.retention_days
     uploads = sum(share for kind, share in load.mix.items() if kind != "generate")
-    day = load.jobs_per_hour * 24 * (clip_mb + uploads * upload_mb) / 1000
+    day = load.jobs_per_hour * 24 * (storage.clip_mb + uploads * storage.upload_mb) / 1000
     return Plan(
         workers=count,
         waits=found,
@@ -185,7 +203,7 @@ def plan(
         redis_mib=(kept * REDIS_BYTES_PER_JOB + 3600 * per_second * REDIS_BYTES_OF_EVENTS) / 2**20,
         redis_share=per_second * REDIS_MICROSECONDS_PER_JOB / 1e6,
         storage_gb_per_day=day,
-        storage_gb_kept=day * retention_days,
+        storage_gb_kept=day * storage.retention_days,
     )
 
 

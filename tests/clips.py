@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -150,3 +151,17 @@ def _video_stream(container: OutputContainer, film: Film) -> VideoStream:
     if film.color_range is not None:
         stream.codec_context.color_range = film.color_range
     return stream
+
+
+def a_video(folder: Path) -> Path:
+    """A real video with sound from DUET_CLIPS_DIR; if that is not set, one made in `folder`."""
+    if clips := os.environ.get("DUET_CLIPS_DIR"):
+        return Path(clips) / "rabbit320.mp4"
+    return make(folder / "stripes.mp4", Film(width=320, height=240), Track())
+
+
+def a_sound(folder: Path) -> Path:
+    """A real sound from DUET_CLIPS_DIR; if that is not set, one made in `folder`."""
+    if clips := os.environ.get("DUET_CLIPS_DIR"):
+        return Path(clips) / "viper.mp3"
+    return make(folder / "sweep.mp3", sound=Track(codec="libmp3lame", format="flt"))

@@ -25,6 +25,7 @@ from service.jobs.store import JobStore
 from service.log import configure_logging
 from service.server import server_config
 from service.settings import Settings
+from tests.clips import a_sound, a_video
 from tests.waiting import until
 
 
@@ -202,3 +203,15 @@ def clips() -> Path:
     if not folder:
         pytest.skip("DUET_CLIPS_DIR is not set: no real clips here")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video with sound: a real one if DUET_CLIPS_DIR is set, otherwise a generated one."""
+    return a_video(tmp_path_factory.mktemp("film"))
+
+
+@pytest.fixture(scope="session")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound: a real one if DUET_CLIPS_DIR is set, otherwise a generated one."""
+    return a_sound(tmp_path_factory.mktemp("music"))

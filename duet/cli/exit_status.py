@@ -33,18 +33,25 @@ def usage_error(option: str, message: str) -> SystemExit:
 @contextmanager
 def server_errors() -> Iterator[None]:
     """Turn exceptions of the client into the exit statuses of docs/cli.md."""
-    from duet.client import DuetError, Refused, ServerUnreachable
+    from duet.client import DuetError
 
     try:
         yield
-    except ServerUnreachable as error:
+    except (DuetError, OSError) as error:
+        raise fail(*_explain(error)) from error
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit status and message."""
+    from duet.client import Refused, ServerUnreachable
+
+    if isinstance(error, ServerUnreachable):
         hint = "Start a server with `duet serve`, or select another one with --url or DUET_URL."
-        raise fail(UNREACHABLE, f"{error}\n{hint}") from error
-    except Refused as error:
-        hint = "\nSet an API key of this server with --key or DUET_KEY." if error.status == 401 else ""
+        return UNREACHABLE, f"{error}\n{hint}"
+    if isinstance(error, Refused):
         request = f"\n  request {error.request_id}" if error.request_id else ""
-        raise fail(REFUSED, f"The server refused the request: {error}{request}{hint}") from error
-    except DuetError as error:
-        raise fail(FAILED, str(error)) from error
-    except OSError as error:
-        raise fail(FAILED, f"{error.filename or 'the file'}: {error.strerror or error}") from error
+        hint = "\nSet an API key of this server with --key or DUET_KEY." if error.status == 401 else ""
+        return REFUSED, f"The server refused the request: {error}{request}{hint}"
+    if isinstance(error, OSError):
+        return FAILED, f"{error.filename or 'the file'}: {error.strerror or error}"
+    return FAILED, str(error)

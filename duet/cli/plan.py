@@ -84,16 +84,8 @@ def plan(
             speed = planning.measured(measured)
         else:
             speed = planning.estimated_gpu(efficiency) if model == "published" else planning.DEMO_ON_TWO_CORES
-        found = planning.plan(
-            speed,
-            load,
-            utilisation=utilisation,
-            wait_p95=wait_p95,
-            gpu_hour_price=gpu_hour_price,
-            retention_days=retention_days,
-            clip_mb=clip_mb,
-            upload_mb=upload_mb,
-        )
+        storage = planning.Storage(retention_days, clip_mb, upload_mb)
+        found = planning.plan(speed, load, utilisation, wait_p95, gpu_hour_price, storage)
     except planning.PlanError as error:
         raise fail(USAGE, str(error)) from error
     if json:

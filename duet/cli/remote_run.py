@@ -30,7 +30,7 @@ def make(duet: Duet, spec: JobSpec, files: OutputFiles, progress: JobProgress) -
     job: Job | None = None
     try:
         with _Submission(progress).deferring_ctrl_c() as submission:
-            job = duet.submit(spec.kind, spec.params, spec.source, on_upload=submission.uploaded)
+            job = duet.submit(spec.kind, spec.params | {"on_upload": submission.uploaded}, spec.source)
         progress.say(f"{job.id} is accepted, seed {job.seed}")
         show(job, progress)
         job.wait(lambda news: show(news, progress))

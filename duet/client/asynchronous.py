@@ -11,20 +11,8 @@ from typing import Any, Self, TypeVar
 import httpx
 from httpx_sse import ServerSentEvent
 
-from duet.client import events, operations
-from duet.client.effects import (
-    Done,
-    Emit,
-    Exchange,
-    Execution,
-    Notify,
-    OpenStream,
-    Operation,
-    ReadBytes,
-    ReadEvent,
-    RunBlocking,
-    Sleep,
-)
+from duet.client import effects, events, operations
+from duet.client.effects import Operation
 from duet.client.events import Event
 from duet.client.methods import Awaited, JobMethods, ServerMethods
 from duet.client.operations import RetryPolicy
@@ -59,16 +47,16 @@ class AsyncDuet(ServerMethods["AsyncJob"], Awaited):
     async def run(self, operation: Operation[T]) -> T:
         """Perform an operation."""
         async with aclosing(_Execution(operation, self._http, self.endpoint)) as execution:
-            while not isinstance(effect := await execution.advance(), Done):
-                if isinstance(effect, Notify) and isawaitable(waiting := effect.callback()):
+            while not isinstance(effect := await execution.advance(), effects.Done):
+                if isinstance(effect, effects.Notify) and isawaitable(waiting := effect.callback()):
                     await waiting
             return effect.value
 
     async def stream(self, operation: Operation[None]) -> AsyncIterator[Any]:
         """Perform an operation; yields what it emits."""
         async with aclosing(_Execution(operation, self._http, self.endpoint)) as execution:
-            while not isinstance(effect := await execution.advance(), Done):
-                if isinstance(effect, Emit):
+            while not isinstance(effect := await execution.advance(), effects.Done):
+                if isinstance(effect, effects.Emit):
                     yield effect.value
 
     def _job(self, data: dict[str, Any]) -> AsyncJob:
@@ -91,7 +79,7 @@ class AsyncJob(JobMethods["AsyncJob"], Awaited):
         return await self._duet.run(operation)
 
 
-class _Execution(Execution[T]):
+class _Execution(effects.Execution[T]):
     """An operation and its connection to the server."""
 
     def __init__(self, operation: Operation[T], http: httpx.AsyncClient, endpoint: Endpoint) -> None:
@@ -102,9 +90,9 @@ class _Execution(Execution[T]):
         self._chunks: AsyncIterator[bytes]
         self._events: AsyncIterator[ServerSentEvent]
 
-    async def advance(self) -> Notify | Emit | Done[T]:
+    async def advance(self) -> effects.Notify | effects.Emit | effects.Done[T]:
         """Go on to the next effect that is left to the caller."""
-        while isinstance(effect := self.next(), Exchange):
+        while isinstance(effect := self.next(), effects.Exchange):
             try:
                 self.resume(await self._perform(effect))
             except httpx.TransportError as error:
@@ -115,19 +103,19 @@ class _Execution(Execution[T]):
         self.operation.close()
         await self._close_stream()
 
-    async def _perform(self, effect: Exchange) -> Any:
-        if isinstance(effect, Sleep):
+    async def _perform(self, effect: effects.Exchange) -> Any:
+        if isinstance(effect, effects.Sleep):
             return await asyncio.sleep(effect.seconds)
-        if isinstance(effect, RunBlocking):
+        if isinstance(effect, effects.RunBlocking):
             return await asyncio.to_thread(effect.function)
-        if isinstance(effect, ReadBytes):
+        if isinstance(effect, effects.ReadBytes):
             return await anext(self._chunks, b"")
-        if isinstance(effect, ReadEvent):
+        if isinstance(effect, effects.ReadEvent):
             return await anext(self._events, None)
         await self._close_stream()
         with self._endpoint.build(self._http, effect.request) as request:
             response = await self._http.send(request, stream=True)
-        if isinstance(effect, OpenStream) and response.is_success:
+        if isinstance(effect, effects.OpenStream) and response.is_success:
             self._stream, self._chunks = response, response.aiter_bytes()
             self._events = events.source(response).aiter_sse()
             return Response(response.status_code, response.headers)

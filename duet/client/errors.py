@@ -19,7 +19,10 @@ class ServerUnreachable(DuetError):
 
 @dataclass(frozen=True)
 class FieldProblem:
-    """An invalid field of a request: the value sent, and a description of the allowed ones."""
+    """An invalid field of a request.
+
+    `got` is the value that was sent, `allowed` a description of the allowed ones.
+    """
 
     field: str
     got: Any

@@ -17,7 +17,7 @@ from duet.client import operations
 from duet.client.effects import Operation
 from duet.client.operations import RetryPolicy, fetch_job, fetch_json
 from duet.client.parameters import A2VParameters, GenerateParameters, Kind, V2AParameters
-from duet.client.requests import OnUpload, Request
+from duet.client.requests import Request
 from duet.client.resources import JobData, Model
 
 P = ParamSpec("P")
@@ -66,66 +66,38 @@ class ServerMethods(ABC, Generic[JobT]):
     def _job(self, data: dict[str, Any]) -> JobT: ...
 
     @method
-    def generate(self, *, idempotency_key: str | None = None, **params: Unpack[GenerateParameters]) -> Operation[JobT]:
-        """Generate a video with sound from noise."""
-        return self._submit("generate", params, None, idempotency_key, None)
+    def generate(self, **arguments: Unpack[GenerateParameters]) -> Operation[JobT]:
+        """Generate a video with sound from noise.
+
+        With an `idempotency_key` of your own, a second call with the same key returns the same job.
+        """
+        return self._submit("generate", arguments)
 
     @method
-    def v2a(
-        self,
-        file: str | Path,
-        *,
-        idempotency_key: str | None = None,
-        on_upload: OnUpload | None = None,
-        **params: Unpack[V2AParameters],
-    ) -> Operation[JobT]:
-        """Generate a soundtrack for a video. Raises OSError if the file cannot be read."""
-        return self._submit("v2a", params, file, idempotency_key, on_upload)
+    def v2a(self, file: str | Path, **arguments: Unpack[V2AParameters]) -> Operation[JobT]:
+        """Generate a soundtrack for a video. `on_upload` is called with the bytes sent and the size of the file.
+
+        Raises OSError if the file cannot be read.
+        """
+        return self._submit("v2a", arguments, file)
 
     @method
-    def a2v(
-        self,
-        file: str | Path,
-        *,
-        idempotency_key: str | None = None,
-        on_upload: OnUpload | None = None,
-        **params: Unpack[A2VParameters],
-    ) -> Operation[JobT]:
-        """Generate a video for a sound, or for the sound of a video. Raises OSError if the file cannot be read."""
-        return self._submit("a2v", params, file, idempotency_key, on_upload)
+    def a2v(self, file: str | Path, **arguments: Unpack[A2VParameters]) -> Operation[JobT]:
+        """Generate a video for a sound, or for the sound of a video. Otherwise as `v2a`."""
+        return self._submit("a2v", arguments, file)
 
     @method
-    def submit(
-        self,
-        kind: Kind,
-        params: Mapping[str, Any],
-        file: str | Path | None = None,
-        *,
-        idempotency_key: str | None = None,
-        on_upload: OnUpload | None = None,
-    ) -> Operation[JobT]:
-        """Submit a job of any kind. For parameters that are None the server uses its default."""
-        return self._submit(kind, params, file, idempotency_key, on_upload)
+    def submit(self, kind: Kind, arguments: Mapping[str, Any], file: str | Path | None = None) -> Operation[JobT]:
+        """Submit a job of any kind, with the arguments of the method of that name. Those that are None are omitted."""
+        return self._submit(kind, arguments, file)
 
-    def _submit(
-        self,
-        kind: Kind,
-        params: Mapping[str, Any],
-        file: str | Path | None,
-        idempotency_key: str | None,
-        on_upload: OnUpload | None,
-    ) -> Operation[JobT]:
+    def _submit(self, kind: Kind, arguments: Mapping[str, Any], file: str | Path | None = None) -> Operation[JobT]:
         """Every attempt has the same Idempotency-Key, so a job whose response was lost is found again."""
-        data = yield from fetch_job(
-            "POST",
-            f"/{kind}",
-            self.retry,
-            body={name: value for name, value in params.items() if value is not None},
-            upload=None if file is None else Path(file),
-            on_upload=on_upload,
-            headers=_idempotent(idempotency_key),
-        )
-        return self._job(data)
+        params = {name: value for name, value in arguments.items() if value is not None}
+        headers = _idempotent(params.pop("idempotency_key", None))
+        upload, on_upload = None if file is None else Path(file), params.pop("on_upload", None)
+        request = {"body": params, "upload": upload, "on_upload": on_upload, "headers": headers}
+        return self._job((yield from fetch_job("POST", f"/{kind}", self.retry, **request)))
 
     @method
     def jobs(self, status: str | None = None, kind: str | None = None, limit: int = 20) -> Operation[list[JobT]]:

@@ -16,19 +16,8 @@ from typing import Any
 
 import httpx
 
-from duet.client.effects import (
-    Done,
-    Emit,
-    Execution,
-    Notify,
-    OpenStream,
-    Operation,
-    ReadBytes,
-    ReadEvent,
-    RunBlocking,
-    Send,
-    Sleep,
-)
+from duet.client import effects
+from duet.client.effects import Operation
 from duet.client.errors import JobGone, Refused, ServerUnreachable, StillRunning
 from duet.client.events import Event, read
 from duet.client.requests import Request, Response
@@ -64,11 +53,11 @@ def send(request: Request, retry: RetryPolicy, stream: bool = False) -> Operatio
     while True:
         delay = next(delays, None)
         try:
-            response: Response = yield OpenStream(request) if stream else Send(request)
+            response: Response = yield effects.OpenStream(request) if stream else effects.Send(request)
         except httpx.TransportError as error:
             if delay is None:
                 raise _unreachable(error) from error
-            yield Sleep(delay)
+            yield effects.Sleep(delay)
             continue
         if response.is_success:
             return response
@@ -77,7 +66,7 @@ def send(request: Request, retry: RetryPolicy, stream: bool = False) -> Operatio
         repeatable = refused.status in _UNAVAILABLE or refused.code == "idempotency_in_progress"
         if delay is None or not repeatable or wanted > MAX_DELAY:
             raise refused
-        yield Sleep(max(delay, wanted))
+        yield effects.Sleep(max(delay, wanted))
 
 
 def fetch_json(request: Request, retry: RetryPolicy, *members: str) -> Operation[dict[str, Any]]:
@@ -131,18 +120,18 @@ def events(job_id: str, retry: RetryPolicy, deadline: float | None = None) -> Op
         broken: httpx.TransportError | None = None
         try:
             request = Request("GET", f"/jobs/{job_id}/events", headers=headers, timeout=STREAM_TIMEOUT)
-            response: Response = yield OpenStream(request)
+            response: Response = yield effects.OpenStream(request)
             if not response.is_success:
                 raise Refused.read(response.status, response.headers, response.body)
             if response.status == 204:  # there is no event after `last_id`
                 return
-            while message := (yield ReadEvent()):
+            while message := (yield effects.ReadEvent()):
                 if message.retry is not None:
                     wanted = min(max(message.retry, 0), 1000 * MAX_DELAY) / 1000
                 if event := read(message):
                     last_id = event.id or last_id
                     delays = iter(retry.delays)  # the connection works: earlier failures no longer count
-                    yield Emit(event)
+                    yield effects.Emit(event)
                     if event.last:
                         return
                 if deadline is not None and time.monotonic() > deadline:
@@ -152,7 +141,7 @@ def events(job_id: str, retry: RetryPolicy, deadline: float | None = None) -> Op
         delay = next(delays, None)
         if delay is None:
             raise _unreachable(broken) if broken else ServerUnreachable(f"The event stream of {job_id} keeps breaking.")
-        yield Sleep(max(delay, wanted))
+        yield effects.Sleep(max(delay, wanted))
 
 
 def follow(
@@ -177,16 +166,16 @@ def follow(
             if left <= 0:
                 raise StillRunning(data["id"], timeout or 0.0)
             delay = min(delay, left)
-        yield Sleep(delay)
+        yield effects.Sleep(delay)
         data = yield from fetch_job("GET", f"/jobs/{data['id']}", retry)
-        yield Notify(functools.partial(on_change, data))
+        yield effects.Notify(functools.partial(on_change, data))
 
 
 def _follow_events(
     data: dict[str, Any], on_change: Callable[[dict[str, Any]], object], deadline: float | None, retry: RetryPolicy
 ) -> Operation[dict[str, Any]]:
     """As `follow`. Returns a job that has not ended at the deadline, or if the event stream cannot be used."""
-    execution = Execution(events(data["id"], retry, deadline))
+    execution = effects.Execution(events(data["id"], retry, deadline))
     while True:
         try:
             effect = execution.next()
@@ -196,12 +185,12 @@ def _follow_events(
             if refused.code in ("unknown_job", "gone") or refused.status in (401, 403):
                 raise
             return data
-        if isinstance(effect, Done):
+        if isinstance(effect, effects.Done):
             return data
-        if isinstance(effect, Emit):
+        if isinstance(effect, effects.Emit):
             data = _apply(effect.value, data)
             if effect.value.name != "preview":
-                yield Notify(functools.partial(on_change, data))
+                yield effects.Notify(functools.partial(on_change, data))
             continue
         try:
             execution.resume((yield effect))
@@ -226,16 +215,16 @@ def fetch_file(url: str, path: Path, retry: RetryPolicy) -> Operation[None]:
     delays = iter(retry.delays)
     partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
     try:
-        with (yield RunBlocking(functools.partial(partial.open, "xb"))) as file:
+        with (yield effects.RunBlocking(functools.partial(partial.open, "xb"))) as file:
             while True:
                 delay = next(delays, None)
                 try:
                     response = yield from send(Request("GET", url), retry, stream=True)
                     if response.status != 200:
                         raise Refused.read(response.status, response.headers, response.body)
-                    while chunk := (yield ReadBytes()):
-                        yield RunBlocking(functools.partial(file.write, chunk))
-                    yield RunBlocking(file.flush)
+                    while chunk := (yield effects.ReadBytes()):
+                        yield effects.RunBlocking(functools.partial(file.write, chunk))
+                    yield effects.RunBlocking(file.flush)
                     _check_length(response, file.tell())
                     break
                 except httpx.TransportError as error:
@@ -243,8 +232,8 @@ def fetch_file(url: str, path: Path, retry: RetryPolicy) -> Operation[None]:
                         raise _unreachable(error) from error
                 file.seek(0)
                 file.truncate()
-                yield Sleep(delay)
-        yield RunBlocking(functools.partial(os.replace, partial, path))
+                yield effects.Sleep(delay)
+        yield effects.RunBlocking(functools.partial(os.replace, partial, path))
     finally:
         partial.unlink(missing_ok=True)
 

@@ -1,9 +1,12 @@
-"""Parameters of jobs, for type checkers and editors. The server checks them; `/docs` of a server lists the limits."""
+"""Arguments of `generate`, `v2a` and `a2v`, for type checkers and editors. The server checks the parameters; its page
+`/docs` lists their limits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
+
+from duet.client.requests import OnUpload
 
 Kind = Literal["generate", "v2a", "a2v"]
 
@@ -29,6 +32,7 @@ class _Parameters(TypedDict, total=False):
     priority: str
     metadata: Mapping[str, str]
     webhook: Webhook
+    idempotency_key: str | None
 
 
 class _NewFrames(TypedDict, total=False):
@@ -39,15 +43,16 @@ class _NewFrames(TypedDict, total=False):
 
 class _Upload(TypedDict, total=False):
     start: float
+    on_upload: OnUpload | None
 
 
 class GenerateParameters(_NewFrames, _Parameters, total=False):
-    """Parameters of `generate`."""
+    """Arguments of `generate`."""
 
 
 class V2AParameters(_Upload, _Parameters, total=False):
-    """Parameters of `v2a`."""
+    """Arguments of `v2a`."""
 
 
 class A2VParameters(_Upload, _NewFrames, _Parameters, total=False):
-    """Parameters of `a2v`."""
+    """Arguments of `a2v`."""

@@ -22,7 +22,6 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, P
 
 from service.app import create_app
 from service.settings import Settings
-from tests.clips import Film, Track, make
 from tests.conftest import RunningApi
 from tests.e2e.conftest import Serve
 from tests.service.keys import KEYS, with_keys
@@ -204,21 +203,3 @@ def phone(new_context: Callable[..., BrowserContext], service: Service) -> Itera
     studio = Studio(context.new_page(), service.url)
     yield studio
     studio.check()
-
-
-@pytest.fixture(scope="session")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video with sound: a real one where there is one."""
-    folder = os.environ.get("DUET_CLIPS_DIR")
-    if folder:
-        return Path(folder) / "rabbit320.mp4"
-    return make(tmp_path_factory.mktemp("clips") / "stripes.mp4", Film(width=320, height=240), Track())
-
-
-@pytest.fixture(scope="session")
-def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound: a real one where there is one."""
-    folder = os.environ.get("DUET_CLIPS_DIR")
-    if folder:
-        return Path(folder) / "viper.mp3"
-    return make(tmp_path_factory.mktemp("clips") / "sweep.mp3", sound=Track(codec="libmp3lame", format="flt"))

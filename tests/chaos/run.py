@@ -27,8 +27,6 @@ import boto3
 import httpx
 from moto.server import ThreadedMotoServer
 
-from model.checkpoint.manifest import FILE_NAME, Manifest
-from model.networks.config import PRESETS
 from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.queue import JobQueue, QueueUnavailable
 from service.jobs.record import SPOOL, Job, Status
@@ -39,6 +37,7 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.worker import BEHAVIOUR, LEDGER
 from tests.clips import Film, Track, make
 from tests.processes import children
+from tests.tiny_model import add_tiny_model
 from tests.waiting import until
 from workers.app import process_name
 
@@ -166,10 +165,7 @@ class Chaos:
     # What is run.
 
     def _start(self, stack: ExitStack) -> None:
-        models = self._folder / "models"
-        (models / "tiny").mkdir(parents=True)
-        manifest = Manifest("tiny", PRESETS["tiny"], trained=False, description="for tests", licence="MIT", init_seed=7)
-        (models / "tiny" / FILE_NAME).write_text(manifest.to_json())
+        models = add_tiny_model(self._folder / "models")
         self._film = make(self._folder / "film.mp4", Film(), Track())
         self._sound = make(self._folder / "sound.wav", sound=Track(codec="pcm_s16le", format="s16"))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DUET_")} | {

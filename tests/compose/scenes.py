@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tempfile
 import time
@@ -19,7 +18,7 @@ import av
 
 from duet.client import Duet, Job, ServerUnreachable
 from service.first_start import SECRETS
-from tests.clips import Film, Track, make
+from tests.clips import a_sound, a_video
 from tests.compose.stack import SERVICES, Failed, Stack, docker
 
 LONG = 600
@@ -304,10 +303,8 @@ def _refused(*arguments: str) -> str:
 
 def _clips() -> tuple[Path, Path]:
     """A video and an audio file: from DUET_CLIPS_DIR, or generated."""
-    if folder := os.environ.get("DUET_CLIPS_DIR"):
-        return Path(folder) / "rabbit320.mp4", Path(folder) / "viper.mp3"
-    made = Path(tempfile.mkdtemp(prefix="duet-clips-"))
-    return make(made / "clip.mp4", Film(), Track()), make(made / "clip.m4a", None, Track())
+    folder = Path(tempfile.mkdtemp(prefix="duet-clips-"))
+    return a_video(folder), a_sound(folder)
 
 
 def _check_clip(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.clips import Film, Track, make
 from tests.e2e.conftest import finished
 
 CLIP_SECONDS = 1.6
@@ -54,22 +52,6 @@ def decode(path: Path) -> Media:
         parts = [part.to_ndarray() for frame in container.decode(audio) for part in to_float.resample(frame)]
         seconds = float((audio.duration or 0) * audio.time_base)
         return Media(codecs, pixels, frames, fps, np.concatenate(parts, 1), audio.rate, seconds, comment)
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = os.environ.get("DUET_CLIPS_DIR")
-    if folder:
-        return Path(folder) / "rabbit320.mp4"
-    return make(tmp_path_factory.mktemp("clips") / "stripes.mp4", Film(width=320, height=240), Track())
-
-
-@pytest.fixture(scope="module")
-def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = os.environ.get("DUET_CLIPS_DIR")
-    if folder:
-        return Path(folder) / "viper.mp3"
-    return make(tmp_path_factory.mktemp("clips") / "sweep.mp3", sound=Track(codec="libmp3lame", format="flt"))
 
 
 def fetch(client: httpx.Client, url: str, folder: Path) -> Path:
@@ -115,10 +97,10 @@ def test_generate_gives_a_clip_that_a_browser_plays(served: httpx.Client, tmp_pa
     assert served.get(url, headers={"Range": f"bytes={len(data)}-"}).status_code == 416
 
 
-def test_v2a_returns_the_users_own_frames_under_a_new_sound(served: httpx.Client, video: Path, tmp_path: Path) -> None:
-    job = submit(served, "v2a", video)
+def test_v2a_returns_the_users_own_frames_under_a_new_sound(served: httpx.Client, film: Path, tmp_path: Path) -> None:
+    job = submit(served, "v2a", film)
     files = job["outputs"][0]["files"]
-    made, upload = decode(fetch(served, files["video.mp4"], tmp_path)), decode(video)
+    made, upload = decode(fetch(served, files["video.mp4"], tmp_path)), decode(film)
     count = round(CLIP_SECONDS * upload.fps)
     assert made.codecs == {"video": "h264", "audio": "aac"}
     assert made.frames.shape == (count, *upload.frames.shape[1:])

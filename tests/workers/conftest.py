@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint.manifest import FILE_NAME, Manifest
 from model.media.streams import AudioStream, VideoStream
 from model.networks.config import PRESETS, ClipSpec
 from model.request import SamplingParams
@@ -25,6 +24,7 @@ from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage import FolderStorage
 from tests.conftest import RedisServer
+from tests.tiny_model import add_tiny_model
 from tests.waiting import until
 
 TINY = PRESETS["tiny"].clip
@@ -122,11 +122,7 @@ class WorkerProcess:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one model, small enough for tests."""
-    folder = tmp_path_factory.mktemp("models")
-    manifest = Manifest("tiny", PRESETS["tiny"], trained=False, description="for tests", licence="MIT", init_seed=7)
-    (folder / "tiny").mkdir()
-    (folder / "tiny" / FILE_NAME).write_text(manifest.to_json())
-    return folder
+    return add_tiny_model(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

@@ -13,14 +13,13 @@ from typing import ClassVar
 import pytest
 import redis
 
-from model.checkpoint.manifest import FILE_NAME, Manifest
-from model.networks.config import PRESETS
 from service.app import create_app
 from service.jobs.connection import connect
 from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RedisServer, RunningApi
 from tests.service.keys import with_keys
+from tests.tiny_model import add_tiny_model
 from tests.waiting import until
 from tests.workers.fake import FakeWorker
 
@@ -138,11 +137,7 @@ def duet(server: Server, tmp_path: Path) -> Cli:
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one model, small enough for tests."""
-    folder = tmp_path_factory.mktemp("tiny models")
-    manifest = Manifest("tiny", PRESETS["tiny"], trained=False, description="for tests", licence="MIT", init_seed=7)
-    (folder / "tiny").mkdir()
-    (folder / "tiny" / FILE_NAME).write_text(manifest.to_json())
-    return folder
+    return add_tiny_model(tmp_path_factory.mktemp("tiny models"))
 
 
 @pytest.fixture

@@ -36,8 +36,8 @@ def test_mypy_knows_arguments_and_results(tmp_path: Path) -> None:
     said = re.sub(r"duet\.client\.\w+\.", "", api.run([*options, str(tmp_path / "snippet.py")])[0])
     revealed = re.findall(r'Revealed type is "(.*)"', said)
     blocking, awaited = revealed[0], revealed[5]
-    assert blocking.startswith("def (file: str | pathlib.Path, *, idempotency_key: str | None =")
-    assert "seed: int =" in blocking
+    assert blocking.startswith("def (file: str | pathlib.Path, *, model: str =, seed: int =")
+    assert "idempotency_key: str | None =" in blocking
     assert "sr_steps: int =" not in blocking
     assert blocking.endswith("-> Job")
     assert "sr_steps: int =" in awaited
