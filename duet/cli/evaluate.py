@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from duet.cli.evaluate_paper import CLIPS as PAPER_CLIPS
+from duet.cli.evaluate_paper import PaperOptions, evaluate_paper
 from duet.cli.exit_status import FAILED, USAGE, fail
 from duet.cli.options import DEVICES, DTYPES, option, within
 
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
 SHOWN = 8
 """Clips on the contact sheet of a run."""
 
+CLIPS = 256
+"""Clips per run on `bounce`."""
+
 MAX_CLIPS = 100_000
+
+PAPER = PaperOptions()
 
 PIPED_WIDTH = 160
 """Line length in characters without a terminal."""
@@ -36,9 +43,12 @@ def evaluate(
     /,
     *,
     clips: Annotated[
-        int,
-        option("Clips per run; fewer than 256 say little.", validator=within(2, MAX_CLIPS), show_default=True),
-    ] = 256,
+        int | None,
+        option(
+            "Clips per run; fewer than 256 say little; default 256, or 2048 with --protocol paper.",
+            validator=within(2, MAX_CLIPS),
+        ),
+    ] = None,
     kinds: Annotated[str, option("Some of joint,v2a,a2v.", show_default=True)] = "joint,v2a,a2v",
     methods: Annotated[
         str, option("Some of clean,pigdm,replacement,gradient; default: those that the model allows.")
@@ -60,8 +70,9 @@ def evaluate(
     out: Annotated[
         Path | None, option("Write plots and contact sheets to this folder.", validator=PathKind(file_okay=False))
     ] = None,
+    paper: PaperOptions = PAPER,
 ) -> None:
-    """Make clips with MODEL for the data set `bounce` and measure how well sound and picture correspond."""
+    """Make clips with MODEL and measure them: how well sound and picture correspond, or FVD, KVD and FAD."""
     from model.checkpoint.loading import CheckpointError
     from model.evaluation.generation import EvaluationError, plan, possible_methods
     from model.evaluation.report import Watcher, plot
@@ -71,6 +82,11 @@ def evaluate(
     if out is not None and importlib.util.find_spec("matplotlib") is None:
         raise fail(USAGE, "--out draws with matplotlib, which is not installed: pip install matplotlib")
     manifest = _manifest(model)
+    params = SamplingParams(seed, sampler=sampler, steps=steps, spacing=spacing)
+    if paper.protocol == "paper":
+        evaluate_paper(manifest, paper, clips or PAPER_CLIPS, params, json, _progress(), device, dtype)
+        return
+    clips = clips or CLIPS
     try:
         runs = plan(manifest, _names(kinds), _names(methods) or possible_methods(manifest), held_out)
         for path in (json.parent if json else None, out):
@@ -88,7 +104,6 @@ def evaluate(
                 clip=lambda: progress.advance(task),
                 ends=keep,
             )
-            params = SamplingParams(seed, sampler=sampler, steps=steps, spacing=spacing)
             found = measure(manifest, runs, clips, params, watcher, device, dtype)
         if json is not None:
             json.write_text(found.to_json(), encoding="utf-8")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from model.checkpoint.manifest import Manifest
 from model.networks.config import ModelConfig
@@ -105,7 +106,11 @@ class ClipGenerator:
         """One clip per clip of `real`, the condition unless the run is joint. Clip i is output i of a request with the
         seed of `params`. Calls `on_done` after each. Raises RequestError, and MemoryError if a clip does not
         fit on the device."""
-        clips = list(self._run(run.request, sampling(run, params), real, on_done))
+        given = {"v2a": real["video"], "a2v": real["audio"]}.get(run.request)
+        clips = []
+        for clip in self.generate(run.request, sampling(run, params), range(real.batch), given):
+            clips.append(clip)
+            on_done()
         video, audio = real["video"], real["audio"]
         if run.kind != "v2a":
             video = torch.stack([_video(clip) for clip in clips])
@@ -113,21 +118,22 @@ class ClipGenerator:
             audio = torch.stack([clip.audio for clip in clips if clip.audio is not None])
         return Latents(video, audio)
 
-    def _run(self, kind: str, params: SamplingParams, real: Latents, on_done: Callable[[], None]) -> Iterator[Clip]:
+    def generate(
+        self, kind: str, params: SamplingParams, indexes: Iterable[int], given: Tensor | None = None
+    ) -> Iterator[Clip]:
+        """The outputs `indexes` of a request, in this order; `given[i]` conditions output i. Raises as `make`."""
         engine = Engine(CAPACITY, device=self.pipeline.device)
         engine.start()
-        given = {"v2a": "video", "a2v": "audio"}.get(kind)
         try:
             futures = [
                 engine.submit(
                     self.pipeline.evaluator,
-                    self.pipeline.program(ClipRequest(kind, params, index, real[given][index] if given else None)),
+                    self.pipeline.program(ClipRequest(kind, params, index, None if given is None else given[index])),
                 )
-                for index in range(real.batch)
+                for index in indexes
             ]
             for future in futures:
                 yield future.result()
-                on_done()
         finally:
             engine.close(EvaluationError("the evaluation has ended"))
             engine.join()

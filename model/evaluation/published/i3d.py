@@ -19,6 +19,9 @@ CLASSES = 400
 RESOLUTION = 224
 """Height and width of the frames in pixels."""
 
+MIN_FRAMES = 9
+"""Frames that leave two behind all strides, which the last average takes."""
+
 MIXED = {
     "3b": (64, 96, 128, 16, 32, 32),
     "3c": (128, 128, 192, 32, 96, 64),
@@ -52,7 +55,7 @@ class I3D(nn.Module):
         self.eval()
 
     def forward(self, video: Tensor) -> Tensor:
-        """(batch, 3, frames, 224, 224) in [-1, 1] → (batch, 400); at least 9 frames. See `preprocess`."""
+        """(batch, 3, frames, 224, 224) in [-1, 1] → (batch, 400); at least MIN_FRAMES frames. See `preprocess`."""
         x = self.Conv3d_1a_7x7(video)
         x = max_pool(x, (1, 3, 3), (1, 2, 2))
         x = self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x))

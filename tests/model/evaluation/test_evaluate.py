@@ -55,6 +55,9 @@ def test_every_run_is_made_measured_written_and_drawn(cli: Cli, tmp_path: Path) 
         (["tiny", "--methods", "magic"], "methods must be some of clean, pigdm, replacement, gradient; got magic"),
         (["tiny", "--kinds", "sound"], "kinds must be some of joint, v2a, a2v; got sound"),
         (["tiny", "--sampler", "euler"], "sampler must be one of"),
+        (["tiny", "--protocol", "paper", "--weights", "w"], "--protocol paper needs --reference FOLDER"),
+        (["tiny", "--protocol", "paper", "--reference", "r"], "--protocol paper needs --weights FOLDER"),
+        (["tiny", "--protocol", "paper", "--reference", "r", "--weights", "w"], "clips must be a multiple of 8"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_in_a_sentence(

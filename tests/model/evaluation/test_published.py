@@ -22,6 +22,8 @@ def fill(network: nn.Module) -> None:
     for name, tensor in network.state_dict().items():
         if name.endswith("running_var"):
             tensor.fill_(1)
+        elif name == "window":
+            tensor.copy_(torch.hann_window(len(tensor), periodic=True))
         elif tensor.dim() > 1:
             tensor.normal_(generator=draws).mul_((2 / tensor[0].numel()) ** 0.5)
 
@@ -96,11 +98,6 @@ def test_wavelets_are_powers_of_a_complex_sinc() -> None:
 def head() -> AudioHead:
     network = AudioHead()
     fill(network)
-    network.window.copy_(torch.hann_window(len(network.window), periodic=True))
-    with torch.no_grad():
-        network.fbsp.fc.copy_(torch.arange(1025.0))
-        network.fbsp.m.fill_(0)
-        network.fbsp.fb.fill_(1)
     return network
 
 

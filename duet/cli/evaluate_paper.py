@@ -1,0 +1,124 @@
+"""`duet evaluate --protocol paper`: FVD, KVD and FAD against real films."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Path as PathKind
+from rich.console import Console
+from rich.table import Table
+
+from duet.cli.exit_status import FAILED, USAGE, fail
+from duet.cli.options import option, within
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from model.checkpoint.manifest import Manifest
+    from model.evaluation.paper import PaperEvaluation
+    from model.request import SamplingParams
+
+CLIPS = 2048
+"""Clips of each run, as published."""
+
+
+@Parameter(name="*", group="The paper's protocol")
+@dataclass(frozen=True)
+class PaperOptions:
+    """Which protocol, and what the paper's needs."""
+
+    protocol: Annotated[
+        Literal["bounce", "paper"],
+        option("Correspondence on the data set bounce, or the paper's FVD, KVD and FAD.", show_default=True),
+    ] = "bounce"
+    reference: Annotated[
+        Path | None,
+        option("Folder of real films with sound: the training set, as published, or the test set.", metavar="FOLDER"),
+    ] = None
+    weights: Annotated[
+        Path | None, option("Folder with i3d_pretrained_400.pt and AudioCLIP-Full-Training.pt.", metavar="FOLDER")
+    ] = None
+    runs: Annotated[int, option("Runs, each with new clips.", validator=within(1), show_default=True)] = 6
+    work: Annotated[
+        Path | None,
+        option(
+            "Folder for features, so that an interrupted evaluation goes on; default: MODEL-paper.",
+            validator=PathKind(file_okay=False),
+            metavar="FOLDER",
+        ),
+    ] = None
+
+
+def evaluate_paper(
+    manifest: Manifest,
+    options: PaperOptions,
+    clips: int,
+    params: SamplingParams,
+    json: Path | None,
+    progress: Progress,
+    device: str,
+    dtype: str,
+) -> None:
+    """Evaluate and print. Ends the command with a sentence if a folder, a file or a parameter is not usable."""
+    from model.checkpoint.loading import CheckpointError
+    from model.evaluation.generation import EvaluationError
+    from model.evaluation.paper import Plan, evaluate
+    from model.evaluation.published.weights import WeightsMissing
+    from model.evaluation.reference_clips import NoReference
+    from model.request import RequestError
+
+    for name, folder in (("--reference", options.reference), ("--weights", options.weights)):
+        if folder is None:
+            raise fail(USAGE, f"--protocol paper needs {name} FOLDER; see docs/evaluation.md")
+    assert options.reference is not None
+    assert options.weights is not None
+    try:
+        plan = Plan(params, clips, options.runs)
+        with progress:
+            task = progress.add_task("real and made clips", total=2 * clips * options.runs)
+            found = evaluate(
+                manifest,
+                plan,
+                options.reference,
+                options.weights,
+                options.work or Path(f"{manifest.name}-paper"),
+                lambda count: progress.advance(task, count),
+                device,
+                dtype,
+            )
+        if json is not None:
+            json.parent.mkdir(parents=True, exist_ok=True)
+            json.write_text(found.to_json(), encoding="utf-8")
+    except (EvaluationError, RequestError, NoReference, WeightsMissing) as error:
+        raise fail(USAGE, str(error)) from error
+    except (CheckpointError, MemoryError) as error:
+        raise fail(FAILED, str(error)) from error
+    except OSError as error:
+        raise fail(FAILED, f"{error.filename or 'a file'} cannot be written: {error.strerror or error}") from error
+    _show(found, Console())
+
+
+def _show(found: PaperEvaluation, console: Console) -> None:
+    protocol = found.protocol
+    title = f"{protocol['model']}: {protocol['clips']} clips a run, {protocol['runs']} runs"
+    table = Table("measure", "mean", "deviation", title=title, title_justify="left")
+    for name, measure in found.measures.items():
+        deviation = "" if measure.deviation is None else f"{measure.deviation:.3f}"
+        table.add_row(name, f"{measure.mean:.3f}", deviation)
+    console.print(table)
+    height, width = protocol["size"]
+    reference = protocol["reference"]
+    lines = [
+        f"clips: {protocol['frames']} frames of {width}x{height} at {protocol['fps']} Hz, {protocol['sample_rate']} Hz;"
+        f" real: {reference['windows']} windows of {reference['films']} films",
+        *(
+            f"{name}: SHA-256 {each['sha256']}, {'the published file' if each['known_hash'] else 'not a hash we know'}"
+            for name, each in protocol["extractors"].items()
+        ),
+    ]
+    if not protocol["as_published"]:
+        lines.append("Not comparable with the paper, whose clips are 16 frames of 64x64 at 10 Hz.")
+    console.print("\n".join(lines), soft_wrap=True, highlight=False)
