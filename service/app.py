@@ -44,7 +44,7 @@ from service.metrics.api import ApiMetrics
 from service.metrics.exporter import Exporter
 from service.sandbox.probe import Prober
 from service.settings import Settings, load_settings
-from service.storage import open_storage
+from service.storage import Breaker, GuardedStorage, open_storage
 from service.tracing import open_tracing
 from service.version import version
 
@@ -92,7 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         except (StoreUnavailable, QueueUnavailable) as error:
             log.warning("Redis does not answer yet", error=str(error))
         _log_access(chosen)
-        storage = open_storage(chosen)
+        storage = GuardedStorage(open_storage(chosen), Breaker(changed=counted.storage_breaker.set))
         retention = Retention(client, store, storage, chosen.remember_erased)
         readiness = Readiness(store, storage)
         async with AsyncExitStack() as running:

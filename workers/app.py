@@ -27,7 +27,7 @@ from service.log import configure_logging, log
 from service.metrics.exporter import Exporter
 from service.periodic import Periodic
 from service.settings import Settings
-from service.storage import open_storage
+from service.storage import Breaker, GuardedStorage, open_storage
 from service.tracing import open_tracing
 from workers import tasks, transport
 from workers.fatal_exit import CONSUMER_FAILED, exit_hung
@@ -65,7 +65,7 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     ageing = settings.ageing.total_seconds()
     client = connect(settings)
     store = JobStore(client, settings.lease, ageing)
-    storage = open_storage(settings)
+    storage = GuardedStorage(open_storage(settings), Breaker(changed=metrics.storage_breaker.set))
     maker = load(settings)
     for collector in maker.collectors:
         metrics.registry.register(collector)

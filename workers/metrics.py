@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from model.networks.config import KINDS
 from service.jobs.record import Job, Status
+from service.metrics.background import background_failures, storage_breaker
 
 STAGES = ("fetch", "decode", "base", "sr", "encode", "upload")
 """The stages of an attempt, in order."""
@@ -65,9 +66,8 @@ class WorkerMetrics:
             ("status",),
             registry=own,
         )
-        self._background = Counter(
-            "duet_background_failures", "Failed runs of a background thread.", ("task",), registry=own
-        )
+        self.background_failed = background_failures(own, "leases", "watchdog", "spool", "reaper", "heartbeat")
+        self.storage_breaker = storage_breaker(own)
         self._in_hand = Gauge("duet_worker_jobs_in_hand", "Jobs claimed and not let go of.", registry=own)
         for kind in KINDS:  # Prometheus misses the first increment of a counter that it has not seen at 0
             for outcome in OUTCOMES:
@@ -104,10 +104,6 @@ class WorkerMetrics:
 
     def failed(self, reason: str, strike: bool) -> None:
         self._failures.labels(reason, "yes" if strike else "no").inc()
-
-    def background_failed(self, task: str) -> None:
-        """The action of a background thread raised."""
-        self._background.labels(task).inc()
 
     def lease_lost(self) -> None:
         self._lost.inc()

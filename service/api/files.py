@@ -60,7 +60,7 @@ async def file(
     `input.*`; further outputs have `-1`, `-2` … before the dot."""
     job = await run_in_threadpool(find, services, caller, job_id)
     respond = partial(_respond, request, services, _key(job, name), name)
-    response = await to_thread.run_sync(respond, limiter=services.threads.storage)
+    response = await to_thread.run_sync(respond, limiter=services.storage_threads)
     if caller.signed_url:
         response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     return response

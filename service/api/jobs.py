@@ -75,7 +75,7 @@ async def delete(job_id: JobId, services: ServicesHere, caller: CallerHere) -> R
     """Stop the job if it runs, and delete its record, upload and results. Idempotent."""
     try:
         job = await run_in_threadpool(find, services, caller, job_id)
-        await to_thread.run_sync(services.retention.erase, job, limiter=services.threads.storage)
+        await to_thread.run_sync(services.retention.erase, job, limiter=services.storage_threads)
         log.info("job deleted", job=job_id)
     except Problem as problem:
         if problem.status_code != 410:  # deleted already
@@ -128,7 +128,7 @@ async def _upload_copy(services: Services, job: Job) -> AsyncIterator[Path | Non
                 file.flush()
 
         try:
-            await to_thread.run_sync(copy, limiter=services.threads.storage)
+            await to_thread.run_sync(copy, limiter=services.storage_threads)
         except ObjectNotFound as error:
             raise Problem(410, "upload_gone", f"The upload of {job.id} is no longer kept.") from error
         yield path

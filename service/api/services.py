@@ -22,7 +22,7 @@ from service.jobs.url_secret import UrlSecret
 from service.metrics.api import ApiMetrics
 from service.sandbox.probe import Prober
 from service.settings import Settings
-from service.storage import Storage
+from service.storage import GuardedStorage
 from service.tracing import Tracing
 
 
@@ -48,7 +48,7 @@ class Services:
     settings: Settings
     store: JobStore
     queue: JobQueue
-    storage: Storage
+    storage: GuardedStorage
     catalogue: Catalogue
     prober: Prober
     rate_limit: RateLimit
@@ -61,6 +61,12 @@ class Services:
     readiness: Readiness
     threads: Threads
     concurrency: ConcurrencyLimits
+
+    @property
+    def storage_threads(self) -> CapacityLimiter | None:
+        """Limiter of threads that call storage. While its breaker is open calls return at once, and need not wait for
+        those that hang: None, the limiter of all other threads."""
+        return None if self.storage.breaker.open else self.threads.storage
 
 
 async def _services(request: Request) -> Services:

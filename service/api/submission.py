@@ -163,7 +163,7 @@ class Submission:
                 assert job.input is not None
                 key, media_type = job.input.key, content_type(job.input.name)
                 put = partial(services.storage.put_file, key, file, media_type)
-                await to_thread.run_sync(put, limiter=services.threads.storage)
+                await to_thread.run_sync(put, limiter=services.storage_threads)
             if request is not None and (made := await self._reserve(request, job.id)) is not None:
                 await self._take_back(job, None)
                 return await run_in_threadpool(self._replayed, made)
@@ -260,7 +260,7 @@ class Submission:
             except (StoreUnavailable, StorageUnavailable) as error:
                 log.warning("the remains of a refused request are swept later", job=job.id, error=str(error))
 
-        await to_thread.run_sync(take_back, limiter=self.services.threads.storage)
+        await to_thread.run_sync(take_back, limiter=self.services.storage_threads)
 
     def _confirm(self, job: Job, request: IdempotentRequest) -> None:
         """Confirm the key. Not essential: while the record exists, it confirms the key too."""

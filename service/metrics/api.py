@@ -7,7 +7,7 @@ from prometheus_client import generate_latest as as_text
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics.exposition import generate_latest as as_openmetrics
 
-from service.metrics.background import background_failures
+from service.metrics.background import background_failures, storage_breaker
 from service.metrics.queue import QueueCollector
 from service.metrics.sharing import shared_folder
 from service.settings import Settings
@@ -51,6 +51,7 @@ class ApiMetrics:
         )
         self.event_streams.set(0)  # whoever had this number before left its streams counted
         self.background_failed = background_failures(own, "sweeper", "concurrency")
+        self.storage_breaker = storage_breaker(own)
         self._queue = QueueCollector(settings)
         if self.shared:
             self.scraped = CollectorRegistry()

@@ -17,6 +17,7 @@ from service.storage.protocol import (
     ObjectInfo,
     ObjectNotFound,
     StorageFull,
+    StorageRefused,
     StorageUnavailable,
     check_key,
     check_prefix,
@@ -26,7 +27,7 @@ _PARTIAL = ".partial-"
 
 
 class FolderStorage:
-    """Objects as files below one folder, which is made when something is stored first."""
+    """Objects as files below one folder, which the first write creates."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
@@ -47,7 +48,7 @@ class FolderStorage:
     def info(self, key: str) -> ObjectInfo:
         with _failures(key):
             status = self._path(key).stat()
-        # An object is written once and renamed into place: its time and size change when its contents do.
+        # An object is written once and renamed into place, so its time and size change with its contents.
         return ObjectInfo(key, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -62,8 +63,9 @@ class FolderStorage:
 
     def list(self, prefix: str) -> list[str]:
         folder = self._folder / check_prefix(prefix)
-        files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(_PARTIAL))
-        return sorted(path.relative_to(self._folder).as_posix() for path in files)
+        with _failures(prefix):
+            files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(_PARTIAL))
+            return sorted(path.relative_to(self._folder).as_posix() for path in files)
 
     def delete_prefix(self, prefix: str) -> None:
         folder = self._folder / check_prefix(prefix)
@@ -74,14 +76,14 @@ class FolderStorage:
         return self._folder / check_key(key)
 
     def _put(self, key: str, source: IO[bytes]) -> None:
-        """Write beside the final place, flush to disk, rename: the object is there whole or not, also after a crash."""
+        """Write to a temporary file, flush it, rename it: the object is complete or absent, also after a crash."""
         path = self._path(key)
         with _failures(key):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 _write_whole(path, source)
             except FileNotFoundError as error:
-                raise StorageUnavailable(f"{key}: its folder was erased meanwhile") from error
+                raise StorageRefused(f"{key}: its folder was erased meanwhile") from error
 
 
 def _write_whole(path: Path, source: IO[bytes]) -> None:
@@ -116,7 +118,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _failures(what: str) -> Iterator[None]:
-    """Turn what the file system says into our exceptions."""
+    """Translate errors of the file system."""
     try:
         yield
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:

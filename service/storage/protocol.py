@@ -1,7 +1,7 @@
-"""What every object store promises, and its keys.
+"""The interface of object stores, and their keys.
 
 A key is a relative path (`jobs/job_01…/attempt-1/video.mp4`). An object appears whole or not at all and never changes
-afterwards. Every store raises the same three exceptions.
+afterwards. Every store raises the same exceptions.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ class ObjectNotFound(LookupError):
 
 
 class StorageUnavailable(Exception):
-    """The store does not answer, or refuses us."""
+    """The store does not answer, fails, or refuses the call."""
 
 
-class StorageFull(StorageUnavailable):
+class StorageRefused(StorageUnavailable):
+    """The store answered, and refused this call."""
+
+
+class StorageFull(StorageRefused):
     """No space is left in the store."""
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """`size` in bytes; `etag` without quotes, another one for other contents."""
+    """`size` in bytes; `etag` without quotes, different for different contents."""
 
     key: str
     size: int
@@ -40,8 +44,8 @@ class ObjectInfo:
 
 
 class Storage(Protocol):
-    """What a store can do. Every method raises StorageUnavailable, those that write StorageFull, those that read
-    ObjectNotFound; ValueError for a key that is none."""
+    """An object store. Every method raises StorageUnavailable, methods that write StorageFull, methods that read
+    ObjectNotFound; ValueError for an invalid key."""
 
     def check(self) -> None:
         """Return if the store can be used now."""
@@ -63,18 +67,18 @@ class Storage(Protocol):
         """Keys under `prefix`, which ends with a slash, sorted."""
 
     def delete_prefix(self, prefix: str) -> None:
-        """Erase everything under `prefix`, which ends with a slash. Nothing there is no error."""
+        """Erase everything under `prefix`, which ends with a slash. If nothing is there, nothing happens."""
 
 
 def check_key(key: str) -> str:
-    """The key, if it is one: plain names joined by slashes, none begins with a dot. So it cannot leave the store."""
+    """Return a valid key: plain names joined by slashes, none begins with a dot, so it cannot leave the store."""
     if not _KEY.fullmatch(key):
         raise ValueError(f"not a storage key: {key!r}")
     return key
 
 
 def check_prefix(prefix: str) -> str:
-    """The prefix, if it is a key with a slash behind: `jobs/1/` must not match `jobs/12/`."""
+    """Return a valid prefix: a key and a slash, so that `jobs/1/` does not match `jobs/12/`."""
     if not prefix.endswith("/"):
         raise ValueError(f"a prefix ends with a slash: {prefix!r}")
     check_key(prefix[:-1])
