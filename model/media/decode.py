@@ -16,7 +16,9 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
-from model.media.source import MediaError, TimedFrame, read_sound, slack, window_frames
+from model.media.colour import to_rgb
+from model.media.frames import TimedFrame, window_frames
+from model.media.source import MediaError, read_sound, slack
 from model.networks.config import ClipSpec
 
 ZERO_CROSSINGS = 64
@@ -110,8 +112,11 @@ def upright_aspect(shown: TimedFrame) -> Fraction:
 
 
 def upright_rgb(shown: TimedFrame) -> np.ndarray:
-    """(h, w, 3) uint8, turned and mirrored as the file's display matrix wants it; only quarter turns are known."""
-    rgb = shown.frame.to_ndarray(format="rgb24")
+    """(h, w, 3) uint8, turned and mirrored as the file's display matrix wants it; only quarter turns are known.
+
+    The colours are those of an SDR display (`model.media.colour`).
+    """
+    rgb = to_rgb(shown.frame)
     matrix = shown.display_matrix
     if matrix is None:
         return rgb

@@ -32,9 +32,10 @@ MAX_BOX_BYTES = 2**16
 SAMPLE_ENTRY_BYTES = 86
 """A visual sample entry up to the boxes inside it."""
 
-UNSPECIFIED = 2
-"""ITU-T H.273: the code of a matrix, primaries or transfer that is not specified."""
-
+BT709, UNSPECIFIED, BT2020, BT2020_CONSTANT, ICTCP, IPT = 1, 2, 9, 10, 14, 15
+"""ITU-T H.273: codes of matrices; those of BT.709's and BT.2020's primaries are the same."""
+MATRICES = (0, BT709, UNSPECIFIED, 4, 5, 6, 7, BT2020)
+"""Those that the library converts: 0 is RGB, 4 … 7 are FCC, BT.601 twice and SMPTE 240M."""
 DOLBY_VISION = (b"dvcC", b"dvvC", b"dvwC")
 
 
@@ -59,8 +60,11 @@ class Display:
         wide, high = max(self.aspect, Fraction(1)), min(self.aspect, Fraction(1))
         return max(1, round((width - left - right) * wide)), max(1, round((height - top - bottom) / high))
 
-    def tag(self, frame: VideoFrame) -> None:
-        """Give `frame` the container's colours where the codec states none; HEVC's decoder then says limited range."""
+    def tag(self, frame: VideoFrame) -> int:
+        """Give `frame` the container's colours where the codec states none; HEVC's decoder then says limited range.
+
+        Returns the stated matrix; where the library cannot convert it, the frame gets the nearest that it can.
+        """
         matrix, primaries, transfer, range_ = self.colours
         if (frame.colorspace, frame.color_primaries, frame.color_trc) == (UNSPECIFIED,) * 3:
             frame.color_range = range_ or frame.color_range
@@ -70,6 +74,10 @@ class Display:
             frame.color_primaries = primaries
         if frame.color_trc == UNSPECIFIED:
             frame.color_trc = transfer
+        stated: int = frame.colorspace
+        if stated not in MATRICES:
+            frame.colorspace = BT2020 if stated in (BT2020_CONSTANT, ICTCP, IPT) else UNSPECIFIED
+        return stated
 
 
 def display_of(descriptor: int, container: InputContainer, stream: VideoStream) -> Display:

@@ -20,17 +20,18 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.packet import Packet
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 from torch import Tensor
 
 from model.media.decode import resample
+from model.media.display import BT709
 
 CRF = "12"
 """x264's constant quality: visually the same as what went in."""
 
-BT709 = 1
-"""ITU-T H.273: the code for BT.709 is the same for matrix, primaries and transfer."""
+EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+"""How pictures are converted to 4:2:0."""
 
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_BITS_PER_CHANNEL = 192_000
@@ -159,7 +160,7 @@ def tag_bt709(stream: VideoStream) -> None:
 def rgb_to_yuv(frame: VideoFrame, width: int, height: int) -> VideoFrame:
     """RGB of any kind → yuv420p, BT.709, limited range."""
     colours = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
-    return frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", **colours)
+    return frame.reformat(width, height, "yuv420p", interpolation=EXACT, **colours)
 
 
 def to_even(frame: VideoFrame) -> VideoFrame:

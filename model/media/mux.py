@@ -24,8 +24,10 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from model.media import encode
+from model.media.fields import is_top_first
+from model.media.frames import TimedFrame, window_frames
 from model.media.opening import read_packets, timeline_origin
-from model.media.source import TimedFrame, open_video, read_sound, slack, window_frames
+from model.media.source import open_video, read_sound, slack
 
 Item = TypeVar("Item")
 
@@ -35,8 +37,14 @@ LOOK_AHEAD = 16
 STEADY = Fraction(1, 1000)
 """Seconds by which two intervals of a constant rate differ at most, where a container rounds to milliseconds."""
 
-BOTTOM_FIRST = (3, 4)
-"""The library's codes for field orders in which the bottom field is shown first."""
+TOP_FIRST, BOTTOM_FIRST = 2, 3
+"""The library's codes for tracks of which the top or the bottom field comes first. Others are used in either sense."""
+
+FIELD_ROWS = 4
+"""H.264 has no interlaced picture in 4:2:0 whose height is not a multiple of this (ITU-T H.264, 7.4.2.1.1)."""
+
+NOT_FOR_SDR = (4, 5)
+"""Dolby Vision profiles whose base layer alone is not shown in its true colours."""
 
 SLIVER = Fraction(1, 50)
 """Seconds for which a last frame must be seen, where the window does not begin with a frame."""
@@ -63,8 +71,9 @@ def mux_v2a(
     shape and colour tags stay. A source that ends early ends the sound with it.
 
     Returns "copied" if the stream went over bit by bit: H.264, 8-bit 4:2:0, no B-frames (cutting between those by time
-    tears frames from the ones they refer to), beginning on an IDR frame. Otherwise "re-encoded", at CRF 12, and a frame
-    of odd sides gets its last row or column once more. Raises MediaError if there is no such window.
+    tears frames from the ones they refer to), beginning on an IDR frame, not cropped by the container. Otherwise
+    "re-encoded", at CRF 12, and what of its looks could not be kept; a frame of odd sides gets its last row or column
+    once more. Raises MediaError if there is no such window.
     """
     begin, window, sound = Fraction(start), Fraction(duration), encode.as_float(audio)
     with open_video(source) as (container, stream, display):
@@ -72,14 +81,28 @@ def mux_v2a(
         if cut is not None:
             _write_copy(stream, cut, sound, sample_rate, path, comment)
             return "copied"
-        rate = stream.average_rate or Fraction(25)
-        bottom_first = stream.codec_context.field_order in BOTTOM_FIRST
+        rate, order = stream.average_rate or Fraction(25), stream.codec_context.field_order
         assert stream.time_base is not None
         grid = stream.time_base
-    shown = ((each, each.time, each.duration) for each in window_frames(source, begin))
-    frames = _window(shown, begin, window, grid)
-    _write_encoded(frames, rate, begin, grid, bottom_first, sound, sample_rate, path, comment)
-    return "re-encoded"
+
+    def write(fields: str | None = None, keep_fields: bool = True) -> None:
+        shown = ((each, each.time, each.duration) for each in window_frames(source, begin, keep_fields))
+        frames = _window(shown, begin, window, grid)
+        _write_encoded(frames, rate, begin, grid, fields, sound, sample_rate, path, comment)
+
+    changes = ["re-encoded"]
+    try:
+        write()
+    except _InterlacedError as found:
+        if found.frame.height % FIELD_ROWS or display.crop[1] % FIELD_ROWS:
+            write(keep_fields=False)
+            changes.append("deinterlaced")
+        else:
+            is_known = order in (TOP_FIRST, BOTTOM_FIRST)
+            write("tff=1" if (order == TOP_FIRST if is_known else is_top_first(found.frame)) else "bff=1")
+    if display.dolby_vision in NOT_FOR_SDR:
+        changes.append(f"colours wrong (Dolby Vision profile {display.dolby_vision} is not supported)")
+    return ", ".join(changes)
 
 
 def mux_a2v(
@@ -114,6 +137,14 @@ def cut_wav(source: str | Path, start: float, duration: float, path: str | Path)
     """
     sound = read_sound(source, Fraction(start), Fraction(duration))
     encode.write_pcm(path, sound.samples, sound.sample_rate, sound.format, sound.layout)
+
+
+class _InterlacedError(Exception):
+    """`frame` is interlaced, but the encoder was not set up for fields."""
+
+    def __init__(self, frame: VideoFrame) -> None:
+        super().__init__("a frame is interlaced")
+        self.frame = frame
 
 
 @dataclass(frozen=True)
@@ -239,17 +270,20 @@ def _write_encoded(
     rate: Fraction,
     start: Fraction,
     grid: Fraction,
-    bottom_first: bool,
+    fields: str | None,
     audio: np.ndarray,
     sample_rate: int,
     path: str | Path,
     comment: str,
 ) -> None:
-    """Encode `frames` (frame, time, duration) of about `rate` hertz, whose times are multiples of `grid` seconds."""
+    """Encode `frames` (frame, time, duration) of about `rate` hertz, whose times are multiples of `grid` seconds.
+
+    `fields`: x264's parameter for interlaced pictures. Without it, raises _InterlacedError for the first such frame.
+    """
     first = next(frames)
     picture = first[0].frame
     grid = _grid(grid, first[0].time, start)
-    parameters = ":".join(_fields(picture, bottom_first) + _light(picture))
+    parameters = ":".join(([fields] if fields else []) + _light(picture))
     with encode.new_mp4(path, comment) as container:
         video = encode.add_h264(container, picture.width, picture.height, rate, grid, parameters)
         _keep_looks(video, first[0])
@@ -259,6 +293,8 @@ def _write_encoded(
         def timed() -> Iterator[tuple[VideoFrame, int, int]]:
             nonlocal end
             for shown, time, duration in chain([first], frames):
+                if shown.frame.interlaced_frame and not fields:
+                    raise _InterlacedError(shown.frame)
                 end = time + duration
                 yield _as_yuv420(shown.frame, picture.width, picture.height), *_stamps(time, duration, grid)
 
@@ -273,7 +309,7 @@ def _keep_looks(video: VideoStream, first: TimedFrame) -> None:
     if _has_rgb_colours(frame):
         encode.tag_bt709(video)
     else:
-        context.colorspace, context.color_primaries = frame.colorspace, frame.color_primaries
+        context.colorspace, context.color_primaries = first.matrix, frame.color_primaries
         context.color_trc, context.color_range = frame.color_trc, _range(frame)
     context.sample_aspect_ratio = first.aspect
     video.set_display_matrix(first.display_matrix)
@@ -285,19 +321,12 @@ def _as_yuv420(frame: VideoFrame, width: int, height: int) -> VideoFrame:
         return frame
     if _has_rgb_colours(frame):
         return encode.rgb_to_yuv(frame, width, height)
-    return frame.reformat(width, height, "yuv420p", interpolation="BICUBIC", dst_color_range=_range(frame))
+    return frame.reformat(width, height, "yuv420p", interpolation=encode.EXACT, dst_color_range=_range(frame))
 
 
 def _has_rgb_colours(frame: VideoFrame) -> bool:
     """True for RGB and for palettes of RGB colours."""
     return frame.format.is_rgb or frame.format.has_palette
-
-
-def _fields(frame: VideoFrame, bottom_first: bool) -> list[str]:
-    """x264's parameters for fields. H.264 has no interlaced picture whose height is no multiple of 4."""
-    if not frame.interlaced_frame or frame.height % 4:
-        return []
-    return ["bff=1" if bottom_first else "tff=1"]
 
 
 def _light(frame: VideoFrame) -> list[str]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
+from model.media.frames import TimedFrame, video_frames
 from model.media.opening import MediaError, seconds, video_track
 from model.media.poster import displayed
-from model.media.source import TimedFrame, media_end, open_media, read_sound, video_frames
+from model.media.source import media_end, open_media, read_sound
 from model.media.spectrogram import INK, PAGE, clock, font, spectrogram
 
 FRAMES, COLUMNS = 16, 8

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.media.decode import upright_aspect, upright_rgb
-from model.media.source import TimedFrame, video_frames
+from model.media.frames import TimedFrame, video_frames
 
 MAX_WIDTH = 640
 """Pixels. Frames are made smaller where they are wider, and never larger."""

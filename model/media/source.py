@@ -1,4 +1,4 @@
-"""Reading a user's file: frames with their times, and sound to the sample.
+"""Opening a user's file, and reading its sound to the sample; `model.media.frames` reads its pictures.
 
 All times are those that a player shows: seconds from where the first of the file's video and audio tracks begins
 (`timeline_origin`). Offsets that a container adds to all of its tracks (1.4 s in transport streams) do not move the
@@ -8,25 +8,21 @@ window; a delay of one track behind another does.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import av
-import av.filter
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from model.media.containers import MATROSKA, MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from model.media.containers import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from model.media.display import Display, display_of
 from model.media.opening import (
     MediaError,
@@ -34,15 +30,11 @@ from model.media.opening import (
     decoded,
     links,
     open_descriptor,
-    read_packets,
     seconds,
     timeline_origin,
     track_end,
     video_track,
 )
-
-SEEK_FROM = 10
-"""Seconds of video that are decoded to reach a window rather than sought over."""
 
 GAP = Fraction(1, 20)
 """Seconds that a sound's time stamps may be off before they count as a hole. Below that it is rounding."""
@@ -50,34 +42,10 @@ GAP = Fraction(1, 20)
 MAX_PIXELS = 16_384 * 8_640
 """Pixels of a picture that may be decoded: four times what the service takes unless it is set to more."""
 
-MAX_WINDOW_FRAMES = 2**13
-MAX_WINDOW_PIXELS = 2**32
-"""What a window may hold: 5000 frames a second, or 8K at 60 Hz for 2 s. A file of some kilobytes can hold a million."""
-
 DECODER_THREADS = 4
 """Threads of a decoder, each of which holds a picture or more."""
 
 PACKED_FORMATS = ("u8", "s16", "s32", "flt", "dbl")
-
-
-@dataclass(frozen=True)
-class TimedFrame:
-    """A decoded frame, the time at which it appears, the seconds for which it stays, and the shape of its pixels.
-
-    `aspect`: width of a pixel by its height, before the frame is turned upright.
-    """
-
-    frame: VideoFrame
-    time: Fraction
-    duration: Fraction
-    aspect: Fraction = Fraction(1)
-
-    @property
-    def display_matrix(self) -> tuple[int, ...] | None:
-        """The nine numbers, row by row, that turn the stored picture upright, if any (ISO/IEC 14496-12, `tkhd`)."""
-        held = cast(Iterable[SideData], self.frame.side_data)
-        matrix = next((bytes(one) for one in held if one.type.name == "DISPLAYMATRIX"), None)
-        return None if matrix is None else tuple(np.frombuffer(matrix, np.int32).tolist())
 
 
 @dataclass(frozen=True)
@@ -149,131 +117,6 @@ def media_end(path: str | Path, what: Literal["video", "audio"]) -> Fraction:
 def slack(time_base: Fraction | None) -> Fraction:
     """Seconds by which a time stamp may be off because its container rounds: WebM and MKV to milliseconds, say."""
     return min((time_base or Fraction(1)) / 2, Fraction(1, 2000))
-
-
-def video_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFrame]:
-    """Frames in order of presentation, from the one that is shown at `start` seconds to the end of the file.
-
-    Where the track begins later than `start`, its first frame is the first. Raises MediaError if the track ends before.
-    """
-    for seek in (True, False) if start > SEEK_FROM else (False,):
-        with open_video(path) as (container, stream, display):
-            stream.thread_type = "AUTO"
-            begin = Fraction(start) + slack(stream.time_base)
-            origin = timeline_origin(container)
-            cropped = _Cropper(stream, display)
-            frames = _timed(container, stream, origin)
-            shown = next(frames, None)
-            if shown is None:
-                raise MediaError("no frame of the video track can be decoded")
-            if seek:
-                frames = _seek(container, stream, origin, begin)
-                shown = next(frames, None)
-                if shown is None or shown.time > begin:
-                    continue  # some containers cannot seek, or land late: decode from the beginning
-            for frame in frames:
-                if frame.time > begin:
-                    yield cropped(shown)
-                shown = frame
-            end = shown.time + shown.duration
-            if end <= begin:
-                raise MediaError(f"the window begins at {float(start):.3f} s, but the video ends at {float(end):.3f} s")
-            yield cropped(shown)
-            return
-
-
-class _Cropper:
-    """Cuts frames to what the container shows of them, and tells the shape of their pixels and their colours."""
-
-    def __init__(self, stream: VideoStream, display: Display) -> None:
-        self._stream, self._display = stream, display
-        self._graph: av.filter.Graph | None = None
-
-    def __call__(self, shown: TimedFrame) -> TimedFrame:
-        return replace(shown, frame=self._cut(shown.frame), aspect=self._display.aspect)
-
-    def _cut(self, frame: VideoFrame) -> VideoFrame:
-        if any(self._display.crop):
-            if self._graph is None:
-                left, top, right, bottom = self._display.crop
-                size = f"{frame.width - left - right}:{frame.height - top - bottom}"
-                self._graph = av.filter.Graph()
-                self._graph.link_nodes(
-                    self._graph.add_buffer(template=self._stream, time_base=frame.time_base),
-                    self._graph.add("crop", f"{size}:{left}:{top}:exact=1"),
-                    self._graph.add("copy"),
-                    self._graph.add("buffersink"),
-                ).configure()
-            self._graph.push(frame)
-            frame = cast(VideoFrame, self._graph.pull())
-        self._display.tag(frame)
-        return frame
-
-
-def window_frames(path: str | Path, start: float | Fraction) -> Iterator[TimedFrame]:
-    """`video_frames` for who reads no more than a window. Raises MediaError where that holds far too many."""
-    count = pixels = 0
-    for shown in video_frames(path, start):
-        count, pixels = count + 1, pixels + shown.frame.width * shown.frame.height
-        if count > MAX_WINDOW_FRAMES or pixels > MAX_WINDOW_PIXELS:
-            raise MediaError(
-                f"the window has too many frames: {MAX_WINDOW_FRAMES} are allowed, "
-                f"with {MAX_WINDOW_PIXELS // 10**6} million pixels in all of them"
-            )
-        yield shown
-
-
-def _timed(container: InputContainer, stream: VideoStream, origin: Fraction) -> Iterator[TimedFrame]:
-    """Decode, and give every frame a time that rises, also where the container has none or repeats itself."""
-    interval = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
-    waiting: tuple[VideoFrame, Fraction] | None = None
-    for frame, stamp in _stamped(container, stream):
-        if waiting is None:
-            time = origin if stamp is None else stamp
-        else:
-            before, previous = waiting
-            time = previous + interval if stamp is None or stamp <= previous else stamp
-            yield TimedFrame(before, previous - origin, time - previous)
-        waiting = frame, time
-    if waiting is not None:
-        last, time = waiting
-        yield TimedFrame(last, time - origin, seconds(last.duration or None, last.time_base) or interval)
-
-
-def _stamped(container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, Fraction | None]]:
-    """Decoded frames and their time stamps in seconds.
-
-    Some containers stamp packets in the order of decoding only. There the n-th frame shown takes the stamp of the n-th
-    packet, whichever of them it was decoded from.
-    """
-    if not _has_decode_times_only(container, stream):
-        for frame in decoded(container, stream):
-            assert isinstance(frame, VideoFrame)
-            yield frame, seconds(frame.pts, frame.time_base)
-        return
-    stamps: deque[Fraction | None] = deque()
-    for packet in read_packets(container, stream):
-        if packet.size:
-            stamps.append(seconds(packet.dts, packet.time_base))
-        for frame in packet.decode():
-            yield frame, stamps.popleft() if stamps else None
-
-
-def _has_decode_times_only(container: InputContainer, stream: VideoStream) -> bool:
-    """True for AVI, and for the tracks of Matroska that were taken from AVI: those have its four-letter codec tag."""
-    name = container.format.name
-    return name == "avi" or (name == MATROSKA and bool(stream.codec_context.codec_tag.strip("\0")))
-
-
-def _seek(container: InputContainer, stream: VideoStream, origin: Fraction, start: Fraction) -> Iterator[TimedFrame]:
-    """The frames from the last keyframe before `start`; none if the container cannot go there."""
-    if stream.time_base is None:
-        return iter(())
-    try:
-        container.seek(int((origin + start) / stream.time_base), stream=stream)
-    except av.FFmpegError:
-        return iter(())
-    return _timed(container, stream, origin)
 
 
 def read_sound(path: str | Path, first: Fraction, duration: Fraction) -> Sound:

@@ -17,7 +17,7 @@ from model.media.source import read_sound
 from model.networks.config import ClipSpec
 from tests.clips import Film, Track, make
 from tests.measure import lag_and_correlation, pictures
-from tests.model.media.sample_entry import clap, extend_sample_entry
+from tests.model.media.sample_entry import clap, dolby_vision, extend_sample_entry
 
 SOUND = np.zeros((1, 25_600), np.float32)
 
@@ -201,3 +201,15 @@ def test_the_network_sees_pixels_as_wide_as_a_player_shows_them(tmp_path: Path, 
 
     lit = view.max(axis=(0, 3)) > 60
     assert (lit.any(axis=0).sum(), lit.any(axis=1).sum()) == ((64, 32) if aspect > 1 else (32, 64))
+
+
+@pytest.mark.parametrize(("profile", "wrong"), [(5, True), (8, False)])
+def test_dolby_vision_whose_colours_cannot_be_shown_is_said(tmp_path: Path, profile: int, wrong: bool) -> None:
+    """Profile 5 has no base layer in BT.2020: its colours are right only with the metadata. That of 8 is HDR10."""
+    film = Film(frames=60, codec="libx265", pix_fmt="yuv420p10le", options=(("x265-params", "log-level=none"),))
+    source = extend_sample_entry(make(tmp_path / "dv.mp4", film), dolby_vision(profile))
+
+    how, _ = v2a(source)
+
+    said = ", colours wrong (Dolby Vision profile 5 is not supported)"
+    assert how == ("re-encoded" + said * wrong)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from model.media.decode import decode_video
+from model.media.frames import video_frames
 from model.media.mux import cut_wav, mux_v2a
-from model.media.source import read_sound, video_frames
+from model.media.source import read_sound
 from model.networks.config import ClipSpec
 from tests.clips import Film, Track, make, read_number, tone
 from tests.measure import lasts, numbers, shown_at

@@ -1,0 +1,194 @@
+"""Reading the frames of a user's video, on the timeline that `model.media.source` describes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import cast
+
+import av
+import av.filter
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import SideData
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from model.media.containers import MATROSKA
+from model.media.display import UNSPECIFIED, Display
+from model.media.fields import deinterlaced, filter_graph
+from model.media.opening import MediaError, decoded, read_packets, seconds, timeline_origin
+from model.media.source import open_video, slack
+
+SEEK_FROM = 10
+"""Seconds of video that are decoded to reach a window rather than sought over."""
+
+MAX_WINDOW_FRAMES = 2**13
+MAX_WINDOW_PIXELS = 2**32
+"""What a window may hold: 5000 frames a second, or 8K at 60 Hz for 2 s. A file of some kilobytes can hold a million."""
+
+
+@dataclass(frozen=True)
+class TimedFrame:
+    """A decoded frame, the time at which it appears, the seconds for which it stays, and how it is shown.
+
+    `aspect`: width of a pixel by its height, before the frame is turned upright. `matrix`: the stated one (ITU-T
+    H.273); the frame carries the nearest that the library converts.
+    """
+
+    frame: VideoFrame
+    time: Fraction
+    duration: Fraction
+    aspect: Fraction = Fraction(1)
+    matrix: int = UNSPECIFIED
+
+    @property
+    def display_matrix(self) -> tuple[int, ...] | None:
+        """The nine numbers, row by row, that turn the stored picture upright, if any (ISO/IEC 14496-12, `tkhd`)."""
+        held = cast(Iterable[SideData], self.frame.side_data)
+        matrix = next((bytes(one) for one in held if one.type.name == "DISPLAYMATRIX"), None)
+        return None if matrix is None else tuple(np.frombuffer(matrix, np.int32).tolist())
+
+
+def video_frames(path: str | Path, start: float | Fraction, keep_fields: bool = False) -> Iterator[TimedFrame]:
+    """Frames in order of presentation, from the one that is shown at `start` seconds to the end of the file.
+
+    They are cropped as a player crops them, and deinterlaced unless `keep_fields`. Where the track begins later than
+    `start`, its first frame is the first. Raises MediaError if the track ends before.
+    """
+    for seek in (True, False) if start > SEEK_FROM else (False,):
+        with open_video(path) as (container, stream, display):
+            stream.thread_type = "AUTO"
+            begin = Fraction(start) + slack(stream.time_base)
+            origin = timeline_origin(container)
+            frames = _timed(container, stream, origin)
+            first = next(frames, None)
+            if first is None:
+                raise MediaError("no frame of the video track can be decoded")
+            if seek:
+                frames = _seek(container, stream, origin, begin)
+                first = next(frames, None)
+                if first is None or first.time > begin:
+                    continue  # some containers cannot seek, or land late: decode from the beginning
+            frames = _shown_from(chain([first], frames), begin, start)
+            yield from _Looks(display).applied(frames if keep_fields else _progressive(frames))
+            return
+
+
+def _shown_from(frames: Iterator[TimedFrame], begin: Fraction, start: float | Fraction) -> Iterator[TimedFrame]:
+    """`frames` from the one that is shown at `begin` on."""
+    shown = next(frames)
+    for frame in frames:
+        if frame.time > begin:
+            yield shown
+        shown = frame
+    end = shown.time + shown.duration
+    if end <= begin:
+        raise MediaError(f"the window begins at {float(start):.3f} s, but the video ends at {float(end):.3f} s")
+    yield shown
+
+
+def _progressive(frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
+    """`frames` deinterlaced, with their times."""
+    waiting: deque[TimedFrame] = deque()
+
+    def pictures() -> Iterator[VideoFrame]:
+        for shown in frames:
+            waiting.append(shown)
+            yield shown.frame
+
+    for picture in deinterlaced(pictures()):
+        yield replace(waiting.popleft(), frame=picture)
+
+
+class _Looks:
+    """Gives frames the crop, pixel shape and colours that the container states."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._cropper: av.filter.Graph | None = None
+        self._size = (0, 0)
+
+    def applied(self, frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
+        for shown in frames:
+            frame = self._cropped(shown.frame) if any(self._display.crop) else shown.frame
+            yield replace(shown, frame=frame, aspect=self._display.aspect, matrix=self._display.tag(frame))
+
+    def _cropped(self, frame: VideoFrame) -> VideoFrame:
+        if self._cropper is None or self._size != (frame.width, frame.height):
+            left, top, right, bottom = self._display.crop
+            width, height = max(1, frame.width - left - right), max(1, frame.height - top - bottom)
+            crop = ("crop", f"{width}:{height}:{left}:{top}:exact=1")
+            self._cropper, self._size = filter_graph(frame, crop, ("copy", "")), (frame.width, frame.height)
+        self._cropper.push(frame)
+        return cast(VideoFrame, self._cropper.pull())
+
+
+def window_frames(path: str | Path, start: float | Fraction, keep_fields: bool = False) -> Iterator[TimedFrame]:
+    """`video_frames` for a reader of one window. Raises MediaError where that holds far too many."""
+    count = pixels = 0
+    for shown in video_frames(path, start, keep_fields):
+        count, pixels = count + 1, pixels + shown.frame.width * shown.frame.height
+        if count > MAX_WINDOW_FRAMES or pixels > MAX_WINDOW_PIXELS:
+            raise MediaError(
+                f"the window has too many frames: {MAX_WINDOW_FRAMES} are allowed, "
+                f"with {MAX_WINDOW_PIXELS // 10**6} million pixels in all of them"
+            )
+        yield shown
+
+
+def _timed(container: InputContainer, stream: VideoStream, origin: Fraction) -> Iterator[TimedFrame]:
+    """Decode, and give every frame a time that rises, also where the container has none or repeats itself."""
+    interval = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
+    waiting: tuple[VideoFrame, Fraction] | None = None
+    for frame, stamp in _stamped(container, stream):
+        if waiting is None:
+            time = origin if stamp is None else stamp
+        else:
+            before, previous = waiting
+            time = previous + interval if stamp is None or stamp <= previous else stamp
+            yield TimedFrame(before, previous - origin, time - previous)
+        waiting = frame, time
+    if waiting is not None:
+        last, time = waiting
+        yield TimedFrame(last, time - origin, seconds(last.duration or None, last.time_base) or interval)
+
+
+def _stamped(container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, Fraction | None]]:
+    """Decoded frames and their time stamps in seconds.
+
+    Some containers stamp packets in the order of decoding only. There the n-th frame shown takes the stamp of the n-th
+    packet, whichever of them it was decoded from.
+    """
+    if not _has_decode_times_only(container, stream):
+        for frame in decoded(container, stream):
+            assert isinstance(frame, VideoFrame)
+            yield frame, seconds(frame.pts, frame.time_base)
+        return
+    stamps: deque[Fraction | None] = deque()
+    for packet in read_packets(container, stream):
+        if packet.size:
+            stamps.append(seconds(packet.dts, packet.time_base))
+        for frame in packet.decode():
+            yield frame, stamps.popleft() if stamps else None
+
+
+def _has_decode_times_only(container: InputContainer, stream: VideoStream) -> bool:
+    """True for AVI, and for the tracks of Matroska that were taken from AVI: those have its four-letter codec tag."""
+    name = container.format.name
+    return name == "avi" or (name == MATROSKA and bool(stream.codec_context.codec_tag.strip("\0")))
+
+
+def _seek(container: InputContainer, stream: VideoStream, origin: Fraction, start: Fraction) -> Iterator[TimedFrame]:
+    """The frames from the last keyframe before `start`; none if the container cannot go there."""
+    if stream.time_base is None:
+        return iter(())
+    try:
+        container.seek(int((origin + start) / stream.time_base), stream=stream)
+    except av.FFmpegError:
+        return iter(())
+    return _timed(container, stream, origin)
