@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             store.ping()
             queue.connect()
         except (StoreUnavailable, QueueUnavailable) as error:
-            log.warning("Redis does not answer yet", error=str(error))
+            log.warning("Redis is not available yet", error=str(error))
         _log_access(chosen)
         storage = GuardedStorage(open_storage(chosen), Breaker(changed=counted.storage_breaker.set))
         retention = Retention(client, store, storage, chosen.remember_erased)
@@ -127,10 +127,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(
         title="Duet",
-        summary="Joint audio-video diffusion: sounding video from nothing, video for a sound, sound for a video.",
+        summary="Joint audio-video diffusion: video with sound, sound for a video, video for a sound.",
         version=version(),
         lifespan=lifespan,
-        # FastAPI's own pages load scripts from a CDN; service.api.studio serves /docs from this machine.
+        # FastAPI's own pages load scripts from a CDN; service.api.studio serves /docs itself.
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
@@ -154,4 +154,4 @@ def _log_access(settings: Settings) -> None:
     if names:
         log.info("API keys are required", keys=names)
     else:
-        log.info("no API keys are set: requests need no key", reached_on=settings.published_on or settings.host)
+        log.info("no API keys are set: requests need no key", published_on=settings.published_on or settings.host)

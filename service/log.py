@@ -1,4 +1,4 @@
-"""The log: structlog for our own lines and for those of the libraries, one format, one stream (standard error)."""
+"""Logging: structlog formats the lines of Duet and of its libraries, on standard error."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import structlog
 from service.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duet")
-"""The one logger of the service."""
-
+"""The logger of all Duet's modules."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """C0 and C1 controls, line separators, and marks that reorder text."""
@@ -24,7 +23,7 @@ _CONTROL_BUT_LINES = re.compile(rf"(?![\n\t]){_CONTROL.pattern}")
 
 
 def configure_logging(settings: Settings) -> None:
-    """Set up the log of this process. Once, before the first line."""
+    """Set up logging of this process. Call it once, before the first line."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -32,7 +31,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if settings.log_format == "json":
-        # A traceback as data, and no local variables: they hold what users sent.
+        # Tracebacks are structured, without local variables, which may hold user data.
         tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         final: list[structlog.typing.Processor] = [
             structlog.processors.ExceptionRenderer(tracebacks),
@@ -59,15 +58,15 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
-    # Each request has its line already, and uvicorn's would show the query, which lets who reads it fetch signed URLs.
+    # Each request has a line of its own. uvicorn's would show the query, and with it the signature of signed URLs.
     logging.getLogger("uvicorn.access").disabled = True
-    # What these libraries tell of themselves at the lower levels helps nobody who runs Duet.
+    # The lower levels of these libraries do not help an operator of Duet.
     for name in ("botocore", "boto3", "urllib3", "s3transfer", "kombu", "celery", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
 def _printable(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Escape control characters, which could forge lines or drive the terminal: requests bring them in."""
+    """Escape control characters from requests, which could forge lines or control the terminal."""
     return {key: _escaped(value, _CONTROL) if isinstance(value, str) else value for key, value in event.items()}
 
 

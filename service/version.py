@@ -1,4 +1,4 @@
-"""Which version of Duet this is."""
+"""The version of Duet."""
 
 from __future__ import annotations
 

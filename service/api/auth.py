@@ -22,6 +22,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 
 from service.api.cross_origin import refuse_other_sites
+from service.api.description import extend_description
 from service.api.problems import Problem, responses
 from service.api.services import Services, ServicesHere
 from service.settings import Settings
@@ -137,10 +138,8 @@ def describe(app: FastAPI, settings: Settings) -> None:
     """Mark the routes that need a key in the OpenAPI description, if keys are set."""
     if not settings.key_hashes:
         return
-    plain = app.openapi
 
-    def describe_with_keys() -> dict[str, Any]:
-        description = plain()
+    def add_security(description: dict[str, Any]) -> None:
         schemes = description.setdefault("components", {}).setdefault("securitySchemes", {})
         schemes[_SCHEME] = {"type": "http", "scheme": "bearer", "description": "an API key"}
         for path, operations in description["paths"].items():
@@ -148,9 +147,8 @@ def describe(app: FastAPI, settings: Settings) -> None:
                 operation["security"] = [{_SCHEME: []}]
                 for status, problem in responses(401, 429, 503).items():
                     operation["responses"].setdefault(str(status), problem)
-        return description
 
-    setattr(app, "openapi", describe_with_keys)  # noqa: B010 - documented by FastAPI; mypy forbids the assignment
+    extend_description(app, add_security)
 
 
 def _bearer(request: Request, settings: Settings) -> ApiKey:

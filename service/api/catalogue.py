@@ -1,4 +1,4 @@
-"""Which models there are, for the routes that need one."""
+"""The models that requests can name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from service.api.problems import FieldError, Problem
 
 
 class Catalogue:
-    """The models of this service by name."""
+    """The models of this service, by name."""
 
     def __init__(self, manifests: dict[str, Manifest], default: str) -> None:
-        """Raises ValueError unless `default` is among them."""
+        """Raises ValueError if `default` is not one of them."""
         if default not in manifests:
             here = ", ".join(manifests) or "none"
             raise ValueError(f"DUET_DEFAULT_MODEL is {default!r}; the models here are: {here}")
@@ -26,7 +26,7 @@ class Catalogue:
         manifest = self.manifests.get(self.default if name is None else name)
         if manifest is None:
             wrong = FieldError("model", name, f"one of {', '.join(self.manifests)}")
-            raise Problem(422, "unknown_model", "There is no model of this name here.", [wrong])
+            raise Problem(422, "unknown_model", "This service has no model of this name.", [wrong])
         return manifest
 
     def weights_hash(self, name: str) -> str:

@@ -1,7 +1,8 @@
-"""What the API says of itself as a whole, at `/openapi.json` and thereby at `/docs`."""
+"""The OpenAPI description as a whole: introduction, tags and examples. Served at `/openapi.json`, shown at `/docs`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -9,24 +10,24 @@ from fastapi import FastAPI
 from service.api import examples
 
 ABOUT = """\
-Duet makes sounding video from nothing, a sound for a video, and a video for a sound.
+Duet generates video with sound, sound for a video, and video for a sound.
 
-A request for a clip is answered at once with **202** and a job; the job says how far it is and, when it is completed,
-where its files are. Ask for it again (`GET /jobs/{id}`), follow it (`GET /jobs/{id}/events`), have its end reported to
-you (the parameter `webhook`), or wait for the answer itself (`Prefer: wait=30`).
+A request for a clip returns **202** and a job at once. The job shows its progress and, once it is completed, the URLs
+of its files. Poll it (`GET /jobs/{id}`), follow it (`GET /jobs/{id}/events`), have its end reported to you (parameter
+`webhook`), or wait for it in the request itself (`Prefer: wait=30`).
 
-- What is wrong with a request is said before anything is queued, as `application/problem+json` (RFC 9457): `code` is
-  for programs, `detail` for people, and `errors` names each wrong field, what came and what is allowed.
-- A request with an `Idempotency-Key` can be sent again without making a second job.
-- Every answer has an `X-Request-ID`, the client's own or a new one.
-- The same routes answer under `/v1`.
+- Invalid requests are refused before anything is queued, as `application/problem+json` (RFC 9457): `code` is for
+  programs, `detail` for people, and `errors` lists each invalid field with its value and the allowed values.
+- A request with an `Idempotency-Key` can be repeated without creating a second job.
+- Every response has an `X-Request-ID`: the client's or a new one.
+- The same routes exist under `/v1`.
 """
 
 TAGS: list[dict[str, Any]] = [
-    {"name": "make", "description": "Ask for a clip. The answer is a job."},
-    {"name": "jobs", "description": "What became of it: follow, stop, repeat, erase, and fetch its files."},
-    {"name": "models", "description": "What is served here, and what it can do."},
-    {"name": "health", "description": "For whatever watches the service. No key is asked for."},
+    {"name": "make", "description": "Request a clip. The response is a job."},
+    {"name": "jobs", "description": "Follow, cancel, retry and delete jobs, and fetch their files."},
+    {"name": "models", "description": "The models of this service and their capabilities."},
+    {"name": "health", "description": "For monitoring. Health checks need no key."},
 ]
 
 _EXAMPLES = {
@@ -36,18 +37,28 @@ _EXAMPLES = {
     "Health": examples.HEALTH,
     "Problem": examples.PROBLEM,
 }
-"""By the names of their schemas. Put in here and not where the models are, because FastAPI takes nulls out of those."""
+"""By schema. They are added here because FastAPI removes nulls from the examples of models."""
 
 _FOREIGN = ("HTTPValidationError", "ValidationError")
 
 
-def complete(app: FastAPI) -> None:
-    """Have `app` describe what it is, and leave out what it never answers: FastAPI's own shape of errors."""
-    app.description, app.openapi_tags = ABOUT, TAGS
+def extend_description(app: FastAPI, change: Callable[[dict[str, Any]], None]) -> None:
+    """Apply `change` to the OpenAPI description of `app`. It may be applied to the same description several times."""
     describe = app.openapi
 
-    def describe_completely() -> dict[str, Any]:
+    def extended() -> dict[str, Any]:
         description = describe()
+        change(description)
+        return description
+
+    setattr(app, "openapi", extended)  # noqa: B010 - documented by FastAPI; mypy forbids the assignment
+
+
+def complete(app: FastAPI) -> None:
+    """Add introduction, tags and examples, and remove FastAPI's own error responses, which are never sent."""
+    app.description, app.openapi_tags = ABOUT, TAGS
+
+    def complete_schemas(description: dict[str, Any]) -> None:
         for operations in description["paths"].values():
             for operation in operations.values():
                 content = operation["responses"].get("422", {}).get("content", {})
@@ -58,6 +69,5 @@ def complete(app: FastAPI) -> None:
             schemas.pop(name, None)
         for name, example in _EXAMPLES.items():
             schemas[name]["examples"] = [example]
-        return description
 
-    setattr(app, "openapi", describe_completely)  # noqa: B010 - FastAPI's way to extend it; mypy forbids assignment
+    extend_description(app, complete_schemas)

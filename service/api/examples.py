@@ -1,6 +1,6 @@
-"""What requests and answers look like, for the API's description: whole bodies, every field of them.
+"""Examples of complete requests and responses for the OpenAPI description.
 
-tests/service/api/test_openapi.py holds them to the models that they are examples of.
+tests/service/api/test_openapi.py checks them against the models.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ MODELS: dict[str, Any] = {
             "name": "demo",
             "default": True,
             "trained": True,
-            "description": "Bouncing discs that sound when they hit a wall.",
+            "description": "Bouncing discs that make a sound when they hit a wall.",
             "licence": "MIT",
             "clip": {"frames": 16, "fps": 10, "height": 16, "width": 16, "sample_rate": 8000, "duration": 1.6},
             "resolutions": [
@@ -106,7 +106,7 @@ PROBLEM: dict[str, Any] = {
     "type": "about:blank",
     "title": "Unprocessable Entity",
     "status": 422,
-    "detail": "Not as allowed: steps.",
+    "detail": "Invalid value: steps.",
     "instance": "/generate",
     "code": "invalid_parameter",
     "request_id": "6f1f9b0c4c0f4f6f9d7f2a6f0f8a7a52",
@@ -116,14 +116,14 @@ PROBLEM: dict[str, Any] = {
 HEALTH: dict[str, Any] = {"status": "ok"}
 
 GENERATE: dict[str, dict[str, Any]] = {
-    "clip": {"summary": "One clip, whose seed makes it again", "value": {"seed": 7}},
+    "clip": {"summary": "One clip, reproducible by its seed", "value": {"seed": 7}},
     "drafts": {
         "summary": "Four quick drafts",
         "value": {"num_outputs": 4, "steps": 10, "super_resolution": False, "metadata": {"project": "seaside"}},
     },
     "published": {
-        "summary": "With the sampler and the steps of the published scripts",
+        "summary": "Sampler and steps of the published scripts",
         "value": {"seed": 7, "sampler": "dpm_solver", "order": 3, "steps": 20, "sr_sampler": "ddim", "sr_steps": 25},
     },
 }
-"""Bodies of `POST /generate`, by what they are for."""
+"""Bodies of `POST /generate`, by purpose."""

@@ -1,4 +1,4 @@
-"""How much one caller may ask, and how much may wait: refused before anything is taken in."""
+"""Limits on queued jobs, per caller and in all, checked before the body of a request is read."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from service.api.services import Services
 
 
 def check_room(services: Services, caller: Caller) -> None:
-    """Raise Problem 429 if the caller's share of the queue is used up, 503 if the whole queue is full.
+    """Raise Problem 429 if the caller has too many queued jobs, 503 if the queue is full.
 
-    Requests that are judged at the same moment do not see each other: as many as there are of them, the limits may be
-    overstepped by. Raises StoreUnavailable.
+    Simultaneous requests do not see each other's jobs, so they can exceed the limits by their number. Raises
+    StoreUnavailable.
     """
     settings = services.settings
     if caller.name is not None and services.store.count_queued(caller.name) >= settings.max_queued_per_key:
-        detail = f"{settings.max_queued_per_key} jobs of this key wait already."
+        detail = f"This key already has {settings.max_queued_per_key} queued jobs."
         raise Problem(429, "too_many_queued", detail, headers={"Retry-After": "10"})
     if services.store.count_queued() >= settings.max_queued:
-        raise Problem(503, "queue_full", "Too many jobs wait already; try again.", headers={"Retry-After": "10"})
+        raise Problem(503, "queue_full", "The queue is full. Try again later.", headers={"Retry-After": "10"})

@@ -1,4 +1,4 @@
-"""The media type of a file, by the ending that we gave its name."""
+"""Media types of stored files, by extension."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ CONTENT_TYPES = {
 
 
 def content_type(name: str) -> str:
-    """The media type of a file by its name."""
+    """The media type for a file name."""
     return CONTENT_TYPES.get(PurePath(name).suffix, "application/octet-stream")

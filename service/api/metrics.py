@@ -1,5 +1,4 @@
-"""`GET /metrics`: what Prometheus reads, under the same rules of access as all else; the port of its own that
-DUET_METRICS_PORT opens asks for no key."""
+"""`GET /metrics`: metrics for Prometheus. It requires a key like other routes; the port DUET_METRICS_PORT does not."""
 
 from __future__ import annotations
 
@@ -14,12 +13,12 @@ router = APIRouter(tags=["health"])
 
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "every metric, in the text format of Prometheus, or as OpenMetrics where that is asked for",
+        "description": "all metrics, in the text format of Prometheus, or as OpenMetrics if `Accept` names it",
         "content": {
             "text/plain": {
                 "schema": {"type": "string"},
                 "examples": {
-                    "queue": {"summary": "jobs that wait", "value": 'duet_queue_length{priority="normal"} 3.0\n'}
+                    "queue": {"summary": "queued jobs", "value": 'duet_queue_length{priority="normal"} 3.0\n'}
                 },
             },
             "application/openmetrics-text": {"schema": {"type": "string"}},
@@ -31,6 +30,6 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
 @router.get("/metrics", response_class=Response, responses=_ANSWER)
 @router.head("/metrics", include_in_schema=False)
 def metrics(request: Request, services: ServicesHere, caller: CallerHere) -> Response:
-    """What this service has counted: requests, uploads, jobs, the queue. Of all users together, of no single job."""
+    """Metrics of requests, uploads, jobs and the queue, for all users together."""
     body, content_type = services.metrics.exposition(request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": content_type})

@@ -23,7 +23,7 @@ from service.settings import Settings
 from service.tracing import Tracing
 
 MAX_BODY = 2**20
-"""Bytes of a request's body, unless its route says otherwise."""
+"""Largest body of a request in bytes, unless its route allows more."""
 
 RATE_PERIOD_S = 30
 """Seconds over which the rate of a body is measured."""
@@ -35,15 +35,15 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-"""What every answer carries unless its route says otherwise: data, not a page; for whoever asked, not for a cache.
-The referrer matters because signed URLs carry what lets a file be fetched."""
+"""Headers of every response unless its route sets others: it is not a page and must not be cached. No referrer is sent,
+because a signed URL grants access to its file."""
 
 _LENGTH = re.compile(r"[0-9]{1,19}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def privacy(settings: Settings) -> str:
-    """`Cache-Control` for what is worth asking for again by its ETag: where keys tell users apart, nothing is kept."""
+    """`Cache-Control` of responses with an ETag. With keys nothing is stored, because users may share a cache."""
     return "private, no-store" if settings.key_hashes else "private, no-cache"
 
 
@@ -51,8 +51,8 @@ def _misdirected() -> Problem:
     return Problem(
         421,
         "unknown_host",
-        "Without API keys this service answers only to localhost and to the host of DUET_PUBLIC_URL. Use one of them, "
-        "or set DUET_API_KEYS.",
+        "Without API keys this service is available only at localhost and at the host of DUET_PUBLIC_URL. Use one of "
+        "them, or set DUET_API_KEYS.",
     )
 
 
@@ -62,7 +62,7 @@ class BodyLimit:
 
     def __init__(self, scope: Scope, receive: Receive, least_rate: int = 0) -> None:
         """`least_rate`: bytes a second; 0 for no bound."""
-        self.allow(MAX_BODY, Problem(413, "too_large", f"The body of this request can have {MAX_BODY} bytes at most."))
+        self.allow(MAX_BODY, Problem(413, "too_large", f"The body of this request may have at most {MAX_BODY} bytes."))
         length = Headers(scope=scope).get("content-length", "")
         self.announced = int(length) if _LENGTH.fullmatch(length) else 0
         self._receive = receive
@@ -73,12 +73,12 @@ class BodyLimit:
         self._complete = False
 
     def allow(self, maximum: int, problem: Problem) -> None:
-        """From now on `maximum` bytes may come; `problem` is raised beyond."""
+        """Allow bodies of `maximum` bytes; a larger one raises `problem`."""
         self._maximum, self._problem = maximum, problem
 
     async def receive(self) -> Message:
-        """The next message. Raises the problem beyond the limit, at once if the length is announced; Problem 408 if the
-        body arrives too slowly."""
+        """The next message. Raises the problem if the body is too large, at once if Content-Length says so, and Problem
+        408 if it arrives too slowly."""
         self._check(self.announced)
         message = await self._next()
         size = len(message.get("body", b""))
@@ -180,24 +180,24 @@ class RequestContext:
                 await self._app(scope, receive, send_started)
                 return
         except ClientDisconnect:
-            log.info("the client went away", method=scope["method"], path=scope["path"])
+            log.info("client disconnected", method=scope["method"], path=scope["path"])
             return
         except Exception:
-            log.exception("a request could not be answered", method=scope["method"], path=scope["path"])
+            log.exception("request failed", method=scope["method"], path=scope["path"])
             if started:
-                raise  # part of the answer is out: only closing the connection tells the client
-            failure = Problem(500, "internal_error", "The service failed; its log says why under this request_id.")
+                raise  # part of the response is sent: closing the connection is the only way to report it
+            failure = Problem(500, "internal_error", "Internal error. The log has the cause under this request_id.")
             response = problem_response(Request(scope), failure)
         await response(scope, receive, send)
 
 
 _QUIET = ("/healthz", "/readyz", "/metrics")
-"""Asked every few seconds by whatever watches the service."""
+"""Routes that monitoring calls every few seconds."""
 
 _UNTRACED = Tracing()
 
 
 def _route(scope: Scope) -> str | None:
-    """The template of the route that answers, `/jobs/{job_id}`, under either spelling; None where none does."""
+    """The template of the matching route, such as `/jobs/{job_id}`, without `/v1`; None without a match."""
     path = getattr(scope.get("route"), "path", None)
     return path.removeprefix("/v1") if isinstance(path, str) else None

@@ -1,4 +1,4 @@
-"""`GET /models`: what is served here, as the manifests say it."""
+"""`GET /models`: the models of this service, from their manifests."""
 
 from __future__ import annotations
 
@@ -17,50 +17,50 @@ router = APIRouter(tags=["models"])
 
 
 class ClipView(BaseModel):
-    """The clip a model makes."""
+    """The clips of a model."""
 
-    frames: int = Field(description="how many")
-    fps: int = Field(description="frames a second")
+    frames: int = Field(description="number of frames")
+    fps: int = Field(description="frames per second")
     height: int = Field(description="pixels, before super-resolution")
     width: int = Field(description="pixels, before super-resolution")
-    sample_rate: int = Field(description="samples of sound a second")
+    sample_rate: int = Field(description="audio samples per second")
     duration: float = Field(description="seconds")
 
 
 class Resolution(BaseModel):
-    """A size of frames that a model can make."""
+    """A frame size of a model."""
 
     width: int = Field(description="pixels")
     height: int = Field(description="pixels")
-    super_resolution: bool = Field(description="whether it is the size with super-resolution, or without")
+    super_resolution: bool = Field(description="whether it needs super-resolution")
 
 
 class ModelView(BaseModel):
     """One model."""
 
-    name: str = Field(description="what the parameter `model` takes")
-    default: bool = Field(description="whether it is the model of a request that names none")
-    trained: bool = Field(description="false: the networks are random, the clips noise")
-    description: str = Field(description="what it is, in words")
-    licence: str = Field(description="the licence of its weights")
-    clip: ClipView = Field(description="the clip that it makes")
-    resolutions: list[Resolution] = Field(description="the sizes of frames that it can make")
-    samplers: list[str] = Field(description="what the parameter `sampler` takes")
-    guidance: dict[str, list[str]] = Field(description="the methods allowed, by kind of job")
+    name: str = Field(description="value of the parameter `model`")
+    default: bool = Field(description="whether it is used for requests that name no model")
+    trained: bool = Field(description="false if the weights are random, so that clips are noise")
+    description: str = Field(description="short description")
+    licence: str = Field(description="licence of the weights")
+    clip: ClipView = Field(description="its clips")
+    resolutions: list[Resolution] = Field(description="its frame sizes")
+    samplers: list[str] = Field(description="values of the parameter `sampler`")
+    guidance: dict[str, list[str]] = Field(description="allowed guidance methods, by kind of job")
     independent_timesteps: bool = Field(
-        description="whether it was trained with a time for each side, which the guidance `clean` needs"
+        description="whether it was trained with a timestep per modality, as the guidance `clean` requires"
     )
     weights_hash: str = Field(description="SHA-256 that identifies the weights")
 
 
 class ModelList(BaseModel):
-    """All that is served here."""
+    """The models of this service."""
 
     data: list[ModelView] = Field(description="the models")
 
 
 def view(manifest: Manifest, default: str, weights_hash: str) -> ModelView:
-    """What `/models` says of one model."""
+    """The model as `/models` shows it."""
     clip = manifest.config.clip
     sizes = [Resolution(width=clip.width, height=clip.height, super_resolution=False)]
     if manifest.config.sr is not None:
@@ -84,7 +84,7 @@ def view(manifest: Manifest, default: str, weights_hash: str) -> ModelView:
 @router.get("/models")
 @router.head("/models", include_in_schema=False)
 def models(services: ServicesHere, caller: CallerHere) -> ModelList:
-    """Every model that a job can name, and what it can do."""
+    """The models that jobs can use, with their capabilities."""
     catalogue = services.catalogue
     listed = catalogue.manifests.values()
     return ModelList(data=[view(each, catalogue.default, catalogue.weights_hash(each.name)) for each in listed])

@@ -1,4 +1,4 @@
-"""What a client can ask for: one model a route, its limits and defaults taken from the model's own."""
+"""Parameters of requests: one pydantic model per route. Limits and defaults are those of `model.request`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAMPLING = tuple(field.name for field in fields(SamplingParams))
 
 @dataclass(frozen=True)
 class OneOf:
-    """Marks a string field that takes one of `names` only."""
+    """Annotation of a string field that allows only `names`."""
 
     names: tuple[str, ...]
 
@@ -34,42 +34,45 @@ class OneOf:
 
 
 class Parameters(BaseModel):
-    """What every job takes."""
+    """Parameters of every job."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    model: str | None = Field(default=None, description="a name from /models; the default model where absent")
+    model: str | None = Field(default=None, description="name from /models; the default model if absent")
     seed: int | None = Field(
         default=None,
         ge=0,
         le=limits.MAX_SEED,
-        description="the same seed, the same clip; drawn by the server where absent",
+        description="the same seed reproduces the clip; drawn by the server if absent",
     )
     num_outputs: int = Field(
         default=_DEFAULT["num_outputs"],
         ge=1,
         le=limits.MAX_OUTPUTS,
-        description="clips to make; number i uses (seed, i)",
+        description="number of clips; clip i uses (seed, i)",
     )
     sampler: Annotated[str, OneOf(limits.SAMPLERS)] = Field(
-        default=_DEFAULT["sampler"], description="how noise becomes a clip, step by step"
+        default=_DEFAULT["sampler"], description="solver that turns noise into a clip"
     )
     steps: int = Field(
         default=_DEFAULT["steps"], ge=1, le=limits.MAX_STEPS, description="evaluations of the base network"
     )
     spacing: Annotated[str, OneOf(limits.SPACINGS)] = Field(
         default=_DEFAULT["spacing"],
-        description="where the steps lie: evenly in the logarithm of signal to noise, in time, or in its square root",
+        description="spacing of the steps: uniform in log signal-to-noise ratio, in time, or in its square root",
     )
-    order: int | None = Field(default=None, ge=1, le=limits.MAX_ORDER, description="for dpm_solver; 3 where absent")
+    order: int | None = Field(default=None, ge=1, le=limits.MAX_ORDER, description="order of dpm_solver; 3 if absent")
     eta: float | None = Field(
-        default=None, ge=0, le=1, description="for ddim: 0 without noise, 1 as ddpm; 0 where absent"
+        default=None, ge=0, le=1, description="noise of ddim: 0 is deterministic, 1 as in ddpm; 0 if absent"
     )
     guidance: Annotated[str, OneOf(limits.GUIDANCE)] | None = Field(
-        default=None, description="how the given side leads the other; the best that the model allows where absent"
+        default=None, description="guidance method; the best that the model allows if absent"
     )
     guidance_scale: float | None = Field(
-        default=None, ge=0, le=limits.MAX_GUIDANCE_SCALE, description="how strongly; that of the method where absent"
+        default=None,
+        ge=0,
+        le=limits.MAX_GUIDANCE_SCALE,
+        description="strength of the guidance; if absent, the method's own",
     )
     priority: Annotated[str, OneOf(PRIORITIES)] = Field(
         default="normal", description="jobs of higher priority run first"
@@ -77,12 +80,12 @@ class Parameters(BaseModel):
     metadata: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict,
         max_length=16,
-        description="at most 16 pairs of strings, returned untouched; none where absent",
+        description="at most 16 pairs of strings, returned unchanged; none if absent",
     )
 
     webhook: WebhookParameter = Field(
         default=None,
-        description="where to send a signed message when the job has ended (Standard Webhooks); nowhere where absent",
+        description="URL that receives a signed message when the job has ended (Standard Webhooks); none if absent",
     )
 
     def sampling(self, kind: str, manifest: Manifest) -> SamplingParams:
@@ -96,42 +99,43 @@ class Parameters(BaseModel):
 
 
 class SuperResolution(BaseModel):
-    """What jobs take that make new frames."""
+    """Parameters of jobs that generate frames."""
 
     super_resolution: bool | None = Field(
-        default=None, description="enlarge the frames; true where absent and the model can"
+        default=None, description="enlarge the frames; if absent, true for models that can"
     )
     sr_sampler: Annotated[str, OneOf(limits.SR_SAMPLERS)] | None = Field(
-        default=None, description="dpmpp_2m from the noised frame, where absent; ddim from noise, as published"
+        default=None,
+        description="from the noised frame with dpmpp_2m, from noise with ddim; dpmpp_2m if absent",
     )
     sr_steps: int | None = Field(
         default=None,
         ge=1,
         le=limits.MAX_SR_STEPS,
-        description="evaluations of the super-resolution network; 8 where absent, 25 with ddim",
+        description="evaluations of the super-resolution network; if absent 8, with ddim 25",
     )
 
 
 class Conditional(BaseModel):
-    """What jobs take that begin with an upload."""
+    """Parameters of jobs with an upload."""
 
-    start: float = Field(default=0.0, ge=0, description="where in the upload to begin, in seconds")
+    start: float = Field(default=0.0, ge=0, description="start of the window in the upload, in seconds")
 
 
 class GenerateParameters(SuperResolution, Parameters):
-    """Make a sounding video from nothing."""
+    """Generate a video with sound."""
 
 
 class V2AParameters(Conditional, Parameters):
-    """Make a sound for a video."""
+    """Generate sound for a video."""
 
 
 class A2VParameters(Conditional, SuperResolution, Parameters):
-    """Make a video for a sound."""
+    """Generate video for a sound."""
 
 
 async def json_parameters(request: Request) -> GenerateParameters:
-    """Parameters from a JSON body; no body asks for every default. Raises Problem 400, 415 or 422."""
+    """Parameters from a JSON body; without a body, the defaults. Raises Problem 400, 415 or 422."""
     body = await request.body()
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and media_type != "application/json" and not media_type.endswith("+json"):
@@ -143,15 +147,15 @@ async def json_parameters(request: Request) -> GenerateParameters:
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
-    """The value that `text` stands for. Raises Problem 400, saying `what` was to be JSON."""
+    """The value of `text`. Raises Problem 400 if it is not JSON; `what` is its name in the message."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # the latter for brackets nested by the thousand
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of nested brackets
         raise Problem(400, "malformed", f"{what} is not JSON: {error}.") from error
 
 
 def refuse(error: ValidationError, model: type[Parameters]) -> Problem:
-    """The problem that tells which fields are wrong, what came and what is allowed."""
+    """The problem that lists the invalid fields with their values and the allowed values."""
     errors = []
     for item in error.errors(include_url=False, include_context=False):
         name = _field(item["loc"])
@@ -162,21 +166,21 @@ def refuse(error: ValidationError, model: type[Parameters]) -> Problem:
         else:
             errors.append(FieldError(name, item["input"], allowed(model, name)))
     names = ", ".join(dict.fromkeys(error.field or "the body" for error in errors))
-    return Problem(422, "invalid_parameter", f"Not as allowed: {names}.", errors)
+    return Problem(422, "invalid_parameter", f"Invalid value: {names}.", errors)
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    """The name of the field that an error is about, that of its part where it has some: `webhook.url`."""
+    """The name of the field with the error; for a part of a field, such as `webhook.url`, that of the part."""
     name = ".".join(map(str, location[:2]))
     return name if name in ALLOWED else str(location[0]) if location else ""
 
 
 def allowed(model: type[Parameters], name: str) -> str:
-    """What the field takes, in words."""
+    """The allowed values of the field, in words."""
     if name in ALLOWED:
         return ALLOWED[name]
     if name == "metadata":
-        return "an object of at most 16 strings of at most 512 characters, their names 1 … 64 characters long"
+        return "an object of at most 16 strings of at most 512 characters, with names of 1 … 64 characters"
     schema = model.model_json_schema()["properties"][name]
     schema = next((choice for choice in schema.get("anyOf", ()) if choice.get("type") != "null"), schema)
     if "enum" in schema:

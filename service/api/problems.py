@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457): whatever goes wrong, the client reads the same shape."""
+"""Errors as `application/problem+json` (RFC 9457), in the same shape for every error."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from service.api.description import extend_description
 from service.jobs.connection import StoreTimeout, StoreUnavailable
 from service.jobs.queue import QueueUnavailable
 from service.jobs.record import UnreadableRecord
@@ -25,17 +26,17 @@ from service.storage import StorageFull, StorageUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = {"Retry-After": "5"}
-"""For what a client may simply try again: seconds."""
+"""Header of errors that a client can retry, in seconds."""
 
 _LONGEST_ECHO = 200
-"""Characters of what came that are sent back."""
+"""Characters of an invalid value that the response repeats."""
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 @dataclass(frozen=True)
 class FieldError:
-    """What is wrong with one field: what came, and what is allowed, in words."""
+    """An invalid field: its value, and the allowed values in words."""
 
     field: str
     got: Any
@@ -43,7 +44,7 @@ class FieldError:
 
 
 class Problem(HTTPException):
-    """An answer that is an error. `extra` become further members of the body."""
+    """An error response. `extra` are additional members of its body."""
 
     def __init__(
         self,
@@ -61,22 +62,22 @@ class Problem(HTTPException):
 
 
 class ProblemBody(BaseModel):
-    """The shape of a problem, for the API's description."""
+    """An error response, for the OpenAPI description."""
 
     model_config = ConfigDict(title="Problem", extra="allow")
 
-    type: str = Field(description="always about:blank: `code` tells problems apart")
-    title: str = Field(description="the status in words")
-    status: int = Field(description="the status of the answer")
-    detail: str = Field(description="what happened, for people")
+    type: str = Field(description="always about:blank; `code` identifies the error")
+    title: str = Field(description="name of the status")
+    status: int = Field(description="HTTP status")
+    detail: str = Field(description="explanation for people")
     instance: str = Field(description="path of the request")
-    code: str = Field(description="what happened, for programs")
-    request_id: str = Field(description="the same as in the header X-Request-ID")
-    errors: list[dict[str, Any]] = Field(description="one for each wrong field: `field`, `got`, `allowed`")
+    code: str = Field(description="machine-readable code of the error")
+    request_id: str = Field(description="value of the header X-Request-ID")
+    errors: list[dict[str, Any]] = Field(description="one entry for each invalid field: `field`, `got`, `allowed`")
 
 
 def problem_response(request: Request, problem: Problem) -> JSONResponse:
-    """The response that says it."""
+    """The problem as a response."""
     body = {
         "type": "about:blank",
         "title": HTTPStatus(problem.status_code).phrase,
@@ -94,21 +95,18 @@ def problem_response(request: Request, problem: Problem) -> JSONResponse:
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problems that a route answers with, for the API's description."""
+    """OpenAPI description of the error responses of a route."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def install(app: FastAPI) -> None:
-    """Make `app` answer every error as a problem, and describe what a problem is."""
-    describe = app.openapi
+    """Make every error response of `app` a problem, and add the schema to its OpenAPI description."""
 
-    def describe_with_problem() -> dict[str, Any]:
-        description = describe()
+    def add_schema(description: dict[str, Any]) -> None:
         description.setdefault("components", {}).setdefault("schemas", {})["Problem"] = ProblemBody.model_json_schema()
-        return description
 
-    setattr(app, "openapi", describe_with_problem)  # noqa: B010 - FastAPI's way to extend it; mypy forbids assignment
+    extend_description(app, add_schema)
     app.add_exception_handler(Problem, _from_problem)
     app.add_exception_handler(HTTPException, _from_http)
     app.add_exception_handler(RequestValidationError, _from_validation)
@@ -118,16 +116,16 @@ def install(app: FastAPI) -> None:
 
 
 def unavailable(error: Exception) -> Problem:
-    """The problem behind an outage of what the service stands on."""
+    """The problem for an outage of Redis, the queue, storage or the probe."""
     if isinstance(error, StorageFull):
-        return Problem(507, "storage_full", "No space is left to keep the files of this job.")
+        return Problem(507, "storage_full", "The storage has no space left for the files of this job.")
     if isinstance(error, StorageUnavailable):
-        return Problem(503, "storage_unavailable", "The file store does not answer; try again.", headers=RETRY_AFTER)
+        return Problem(503, "storage_unavailable", "The file storage does not respond. Try again.", headers=RETRY_AFTER)
     if isinstance(error, ProbeUnavailableError):
-        return Problem(503, "probe_unavailable", "Uploads cannot be looked at now; try again.", headers=RETRY_AFTER)
+        return Problem(503, "probe_unavailable", "Uploads cannot be examined now. Try again.", headers=RETRY_AFTER)
     if isinstance(error, StoreTimeout):
-        return Problem(503, "store_timeout", "Redis did not answer in time; try again.", headers=RETRY_AFTER)
-    return Problem(503, "queue_unavailable", "The job queue does not answer; try again.", headers=RETRY_AFTER)
+        return Problem(503, "store_timeout", "Redis did not respond in time. Try again.", headers=RETRY_AFTER)
+    return Problem(503, "queue_unavailable", "The job queue does not respond. Try again.", headers=RETRY_AFTER)
 
 
 async def _from_problem(request: Request, error: Exception) -> JSONResponse:
@@ -139,33 +137,33 @@ async def _from_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = error.status_code
     sentences = {
-        404: f"There is nothing at {request.url.path}.",
-        405: f"{request.url.path} does not take {request.method}.",
+        404: f"{request.url.path} does not exist.",
+        405: f"{request.url.path} does not support {request.method}.",
     }
     headers = dict(error.headers or {})
-    if status == 405:  # one path, several routes: FastAPI names the methods of the first only
+    if status == 405:  # FastAPI lists only the methods of the first route with this path
         headers["Allow"] = ", ".join(_methods(request))
     detail = sentences.get(status, error.detail)
     return problem_response(request, Problem(status, _CODES.get(status, "http_error"), detail, headers=headers))
 
 
 def _methods(request: Request) -> list[str]:
-    """What can be done with the path of the request."""
+    """The methods that the path of the request supports."""
     scopes = {method: {**request.scope, "method": method} for method in ("GET", "HEAD", "POST", "DELETE")}
     routes = request.app.routes
     return [name for name, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 async def _from_validation(request: Request, error: Exception) -> JSONResponse:
-    """A query or header parameter that FastAPI checks."""
+    """An invalid query or header parameter, which FastAPI has checked."""
     assert isinstance(error, RequestValidationError)
     errors = [FieldError(str(item["loc"][-1]), item.get("input"), item["msg"]) for item in error.errors()]
     names = ", ".join(dict.fromkeys(each.field for each in errors))
-    return problem_response(request, Problem(422, "invalid_parameter", f"Not as allowed: {names}.", errors))
+    return problem_response(request, Problem(422, "invalid_parameter", f"Invalid value: {names}.", errors))
 
 
 async def _from_unreadable(request: Request, error: Exception) -> JSONResponse:
-    detail = "The record of this job cannot be read by this version of Duet; the other jobs are not affected."
+    detail = "This version of Duet cannot read the record of this job. Other jobs are not affected."
     return problem_response(request, Problem(500, "unreadable_record", detail))
 
 
@@ -175,7 +173,7 @@ async def _from_outage(request: Request, error: Exception) -> JSONResponse:
 
 
 def _echo(value: Any) -> Any:
-    """What came, fit to be sent back: short, and JSON whatever it was."""
+    """The value as JSON, shortened: as it is if it is a scalar, otherwise as text."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and abs(value) < 2**53:
@@ -188,5 +186,5 @@ def _echo(value: Any) -> Any:
 
 
 def _sendable(text: str) -> str:
-    """Without lone surrogates, which JSON can carry in and UTF-8 cannot carry out."""
+    """The text without lone surrogates, which JSON can contain and UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()

@@ -1,7 +1,7 @@
-"""`GET /` and `GET /docs`: the studio page, and the API's description made readable. All of it comes from this machine.
+"""`GET /` and `GET /docs`: the studio page and the API documentation. They load nothing from other hosts.
 
-The page's own files ask for no key: they are the same for everybody, and what they fetch asks for one. They are read
-once, so a process serves files of one version for as long as it runs; browsers ask again each time, by ETag.
+The files of the pages need no key; the requests that the pages send do. Files are read once, so a process serves one
+version as long as it runs. Browsers revalidate them by ETag.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PAGE_POLICY = "; ".join(
         "form-action 'self'",
     )
 )
-"""Previews come as `data:` pictures, a file that is not sent yet is shown from a `blob:`; all else is ours."""
+"""`data:` pictures are previews, `blob:` media are files before they are uploaded."""
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -46,7 +46,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of a page; `etag` comes with quotes."""
+    """One file of a page. `etag` includes its quotes."""
 
     body: bytes
     etag: str
@@ -63,27 +63,27 @@ def studio(request: Request) -> Response:
 @router.get("/studio/{path:path}")
 @router.head("/studio/{path:path}")
 def studio_file(path: str, request: Request) -> Response:
-    """A script, a style sheet or a picture of the pages. Raises Problem 404."""
+    """A script, style sheet or picture of the pages. Raises Problem 404."""
     return _answer(request, _find(_studio_files(), path, request))
 
 
 @router.get("/docs")
 @router.head("/docs")
 def docs(request: Request) -> Response:
-    """The API's description, to read and to try."""
+    """The API documentation (Swagger UI)."""
     return _answer(request, _studio_files()["docs.html"])
 
 
 @router.get("/docs/{name}")
 @router.head("/docs/{name}")
 def docs_file(name: str, request: Request) -> Response:
-    """Swagger UI, as the package `fastapi-offline` carries it. Raises Problem 404."""
+    """A file of Swagger UI, from the package `fastapi-offline`. Raises Problem 404."""
     return _answer(request, _find(_swagger_files(), name, request))
 
 
 def _find(assets: dict[str, Asset], path: str, request: Request) -> Asset:
-    if path not in assets or path.endswith(".html"):  # the pages themselves have addresses of their own
-        raise Problem(404, "not_found", f"There is nothing at {request.url.path}.")
+    if path not in assets or path.endswith(".html"):  # the pages have paths of their own
+        raise Problem(404, "not_found", f"{request.url.path} does not exist.")
     return assets[path]
 
 
@@ -104,7 +104,7 @@ def _studio_files() -> dict[str, Asset]:
 
 @cache
 def _swagger_files() -> dict[str, Asset]:
-    """The part of the package's files that the page uses, by name."""
+    """The files of the package that the page uses, by name."""
     folder = files("fastapi_offline") / "static"
     return {name: _asset(name, folder / name) for name in ("swagger-ui-bundle.js", "swagger-ui.css")}
 

@@ -203,7 +203,7 @@ export class Composer {
       .map((each) => ({ field: each.name, got: each.input.value, allowed: each.problem() }));
     const names = errors.map(({ field }) => label(field)).join(", ");
     return errors.length
-      ? new Problem(422, { code: "invalid_parameter", detail: `Not as allowed: ${names}.`, errors })
+      ? new Problem(422, { code: "invalid_parameter", detail: `Invalid value: ${names}.`, errors })
       : null;
   }
 

@@ -128,8 +128,8 @@ def test_every_number_that_is_asked_for_has_limits_and_every_field_a_value_to_st
                     if choice.get("type") in ("array", "object"):
                         assert {"maxProperties", "maxItems", "minItems", "required"} & choice.keys(), at
                 started = {"default", "examples", "enum"} & field.keys() or field.get("format") == "binary"
-                # A form field is there or not, so that it has no default of null.
-                assert started or "where absent" in field["description"] or at.endswith(".params"), at
+                # A form field is present or absent, so null cannot be its default.
+                assert started or "if absent" in field["description"] or at.endswith(".params"), at
 
 
 def test_every_answer_has_an_example_that_is_as_described_and_shows_all_of_it(description: dict[str, Any]) -> None:
