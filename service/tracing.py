@@ -51,6 +51,7 @@ class Tracing:
 
     def __init__(self, tracer: trace.Tracer | None = None, close: Callable[[], None] = lambda: None) -> None:
         """`close` sends the remaining spans."""
+        self._on = tracer is not None
         self._tracer = tracer or trace.NoOpTracer()
         self.close = close
 
@@ -74,7 +75,10 @@ class Tracing:
             yield ended
 
     def traceparent(self) -> str | None:
-        """The `traceparent` of the current span; None outside any trace."""
+        """The `traceparent` of the current span; None outside any trace, and if nothing is recorded: then the current
+        span would be the caller's."""
+        if not self._on:
+            return None
         carrier: dict[str, str] = {}
         _propagator.inject(carrier)
         return carrier.get("traceparent")

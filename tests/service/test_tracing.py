@@ -12,6 +12,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from service.jobs.store import JobStore
 from service.settings import Settings, load_settings
 from tests.running import running
 from tests.service import media
@@ -121,3 +122,9 @@ def test_the_setting_without_the_package_ends_the_process_and_names_the_extra(co
 def test_an_invalid_endpoint_is_refused(endpoint: str) -> None:
     with pytest.raises(SystemExit, match="DUET_OTLP_ENDPOINT is"):
         load_settings(otlp_endpoint=endpoint)
+
+
+def test_without_tracing_the_callers_trace_is_not_stored(client: httpx.Client, store: JobStore) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    job = client.post("/generate", headers={"traceparent": parent}).json()
+    assert store.get(job["id"]).traceparent is None

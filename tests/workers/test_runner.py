@@ -17,7 +17,7 @@ from service.storage import FolderStorage, StorageUnavailable
 from tests.waiting import until
 from tests.workers.conftest import Stack
 from tests.workers.fake import parts
-from workers.decoder import DecoderLost
+from workers.decoder import DecoderLost, confined
 from workers.model_maker import ModelMaker
 from workers.runner import FREE_ATTEMPTS, Attempt, BackInQueue, Runner
 from workers.spool import Files
@@ -227,6 +227,37 @@ def test_a_lost_decoder_costs_no_strike_unless_it_goes_on(stack: Stack, pipeline
         record = stack.store.get(job.id)
         assert (record.status, record.attempt) == (Status.QUEUED, attempt)
         assert record.strikes == (attempt == FREE_ATTEMPTS)
+    maker.stop()
+    maker.close()
+
+
+def a_bug(*_: object) -> None:
+    raise KeyError("an error in our own code")
+
+
+class HasABug(ModelMaker):
+    """A maker whose decoder child fails in Duet's own code."""
+
+    def _make(self, attempt: Attempt) -> list[Files]:
+        confined(a_bug)
+        raise AssertionError("the child's error is raised here")
+
+
+def test_an_error_of_our_own_in_the_decoder_is_a_strike(stack: Stack, pipelines: dict[str, Pipeline]) -> None:
+    """It would happen at every attempt, so the job fails after three."""
+    job = stack.create()
+    maker = HasABug(pipelines)
+    runner = parts(stack, maker)[0]
+    for strikes in (1, 2):
+        with pytest.raises(BackInQueue):
+            runner.run(job.id)
+        record = stack.store.get(job.id)
+        assert (record.status, record.strikes) == (Status.QUEUED, strikes)
+    runner.run(job.id)
+    record = stack.store.get(job.id)
+    assert (record.status, record.attempt) == (Status.FAILED, 3)
+    assert record.error is not None
+    assert (record.error.code, record.error.retryable) == ("internal_error", True)
     maker.stop()
     maker.close()
 
