@@ -88,7 +88,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Storage:
+class StoredFiles:
     """What is stored, and for how long.
 
     `clip_mb` and `upload_mb` are the sizes of a clip's files and of an upload.
@@ -99,7 +99,7 @@ class Storage:
     upload_mb: float = 5.0
 
 
-DEFAULT_STORAGE = Storage()
+DEFAULT_FILES = StoredFiles()
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def plan(
     utilisation: float = 0.7,
     wait_p95: float | None = None,
     gpu_hour_price: float | None = None,
-    storage: Storage = DEFAULT_STORAGE,
+    storage: StoredFiles = DEFAULT_FILES,
 ) -> Plan:
     """The smallest number of workers with at most this utilisation in the busiest hour, and with which 95 % of the jobs
     wait at most `wait_p95` seconds. Raises PlanError."""

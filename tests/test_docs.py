@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -18,6 +19,11 @@ from tests.error_codes import error_codes
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
 SOURCES = ("duet", "model", "service", "workers")
+
+FOLDERS = "duet|model|service|workers|benchmarks|tests|docker"
+
+HOUSE = (ROOT / "docs" / "architecture" / "01-the-house.md").read_text(encoding="utf-8")
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
 
 OF_TESTS = re.compile(r"DUET_(TEST|GOLDEN|CLIPS|CASES)_\w*")
 """Variables of the tests, which CONTRIBUTING explains."""
@@ -122,7 +128,7 @@ def test_modules_and_files_of_the_project_exist(page: Path) -> None:
         for module in re.findall(r"python -m ((?:duet|model|service|workers|benchmarks|tests)[\w.]*)", line):
             path = ROOT / module.replace(".", "/")
             assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{line}: no {module}"
-        for path in re.findall(r"(?<![\w/.-])((?:duet|model|service|workers|benchmarks|tests)/[\w/.]+\w/?)", line):
+        for path in re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/.-]+\w/?)", line):
             assert (ROOT / path).exists(), f"there is no {path}"
 
 
@@ -158,3 +164,31 @@ def test_the_index_leads_to_every_page() -> None:
         pages += [each for each in found if each.exists() and each not in reached and each not in pages]
     unreached = {path.name for path in ROOT.glob("docs/**/*.md")} - {page.name for page in reached}
     assert not unreached, f"nothing leads to {unreached}"
+
+
+def test_the_house_has_every_room() -> None:
+    """The table of docs/architecture/01 names every package, the contracts every layer of service and model."""
+    packages = [path.parent for name in SOURCES for path in (ROOT / name).glob("*/__init__.py")]
+    rooms = {str(path.relative_to(ROOT)) for path in packages}
+    missing = {room for room in rooms if f"`{room}`" not in HOUSE}
+    assert not missing, f"docs/architecture/01-the-house.md does not describe {missing}"
+
+
+def test_the_picture_of_the_house_agrees_with_the_import_contracts() -> None:
+    layers = {contract["id"]: contract["layers"] for contract in CONTRACTS if contract["type"] == "layers"}
+    picture = HOUSE.partition("```")[2].partition("```")[0]
+    drawn = [picture.index(f"{name}/ ─") for name in layers["packages"]]
+    assert drawn == sorted(drawn)
+    for name in ("service", "model"):
+        box = picture.partition(f"{name}/ ─")[2].partition("└─")[0]
+        levels = {word: level for level, names in enumerate(layers[name]) for word in names.split(" | ")}
+        shown = [[word for word in cell.split() if word in levels] for cell in box.replace("\n", "│").split("│")]
+        heights = [levels[word] for cell in shown for word in cell]
+        assert len(heights) > 7, f"the picture does not show the rooms of {name}"
+        assert heights == sorted(heights), f"the picture of {name} is not in the order of its layers"
+
+
+def test_every_contract_is_explained() -> None:
+    assert [contract["id"] for contract in CONTRACTS] == re.findall(
+        r"^\| `(\w+)` \| ", HOUSE.partition("## Import")[2], re.M
+    )

@@ -23,7 +23,7 @@ from duet.cli.options import (
 )
 from duet.cli.output import echo, echo_json
 from duet.cli.output_files import OutputFiles
-from duet.cli.progress import JobProgress
+from duet.cli.progress import ProgressDisplay
 
 
 def generate(
@@ -84,7 +84,7 @@ def _make(spec: JobSpec, default: str, options: ClipOptions) -> None:
     if "seed" in spec.params:
         files = files.for_seed(spec.params["seed"])
     files.check(len(spec.indices))
-    with JobProgress() as progress, server_errors():
+    with ProgressDisplay() as progress, server_errors():
         if options.job.local:
             job, saved = _make_locally(spec, files, progress)
         else:
@@ -102,7 +102,7 @@ def echo_saved(job: dict[str, Any], saved: list[Path], as_json: bool) -> None:
 
 
 def _make_remotely(
-    spec: JobSpec, files: OutputFiles, server: ServerOptions, progress: JobProgress
+    spec: JobSpec, files: OutputFiles, server: ServerOptions, progress: ProgressDisplay
 ) -> tuple[dict[str, Any], list[Path]]:
     from duet.cli import remote_run
 
@@ -115,7 +115,7 @@ def _make_remotely(
         raise fail(FAILED, str(error)) from error
 
 
-def _make_locally(spec: JobSpec, files: OutputFiles, progress: JobProgress) -> tuple[dict[str, Any], list[Path]]:
+def _make_locally(spec: JobSpec, files: OutputFiles, progress: ProgressDisplay) -> tuple[dict[str, Any], list[Path]]:
     from duet.cli.local_job import CannotMake, InvalidJob, local_job
     from service.settings import load_settings
 

@@ -14,7 +14,7 @@ from duet.cli.job_spec import KINDS
 from duet.cli.options import CONNECTION, OUTPUT, OutputOptions, ServerOptions, option, within
 from duet.cli.output import echo, echo_json
 from duet.cli.output_files import OutputFiles
-from duet.cli.progress import JobProgress
+from duet.cli.progress import ProgressDisplay
 
 if TYPE_CHECKING:
     from duet.client import Job
@@ -62,7 +62,7 @@ def save(
     """Save the clips of a job, after waiting for its end if necessary; prints their paths."""
     from duet.cli import remote_run
 
-    with JobProgress() as progress, server_errors(), server.connect() as duet:
+    with ProgressDisplay() as progress, server_errors(), server.connect() as duet:
         job = duet.job(job_id).wait(lambda news: remote_run.show(news, progress))
         files = OutputFiles.choose(output, f"{job.kind}-{job.seed}.mp4")
         saved = remote_run.save(job, tuple(clip.index for clip in job.outputs), files, progress)

@@ -14,7 +14,7 @@ import torch
 from duet.cli.job_spec import JobSpec
 from duet.cli.local_job import CannotMake
 from duet.cli.output_files import OutputFiles
-from duet.cli.progress import JobProgress
+from duet.cli.progress import ProgressDisplay
 from model.checkpoint.loading import CheckpointError
 from model.checkpoint.manifest import Manifest
 from model.media.source import MediaError
@@ -30,7 +30,7 @@ from workers.outputs import write_files
 
 
 def make(
-    spec: JobSpec, job: Job, manifest: Manifest, settings: Settings, files: OutputFiles, progress: JobProgress
+    spec: JobSpec, job: Job, manifest: Manifest, settings: Settings, files: OutputFiles, progress: ProgressDisplay
 ) -> tuple[dict[str, Any], list[Path]]:
     """The job as the API shows it, with paths in place of URLs, and the files written.
 
@@ -48,7 +48,7 @@ def make(
 
 
 def _outputs(
-    spec: JobSpec, job: Job, pipeline: Pipeline, files: OutputFiles, progress: JobProgress, folder: Path
+    spec: JobSpec, job: Job, pipeline: Pipeline, files: OutputFiles, progress: ProgressDisplay, folder: Path
 ) -> tuple[dict[str, Any], list[Path]]:
     condition = decode_condition(job, pipeline, spec.source)
     outputs: list[Output] = []

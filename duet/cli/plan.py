@@ -13,6 +13,7 @@ from cyclopts.validators import Number
 from duet.cli.exit_status import USAGE, fail
 from duet.cli.options import option, within
 from duet.cli.output import echo_json
+from model.request import GUIDANCE
 
 if TYPE_CHECKING:
     from duet.planning import Load, Plan, Speed
@@ -50,10 +51,11 @@ def plan(
     sr: Annotated[bool, option("With super-resolution; the default.", negative="--no-sr")] = True,
     sr_steps: Annotated[int, _positive("Steps of the super-resolution.", 1000)] = 8,
     guidance: Annotated[
-        Literal["clean", "replacement", "pigdm", "gradient", "gradient_code", "decoupling"] | None,
+        str | None,
         option(
-            "Guidance of v2a and a2v: methods with a gradient cost three times as much. Default: pigdm; clean for the "
-            "demo model."
+            "Guidance of v2a and a2v; methods with a gradient cost three times as much. Default: pigdm; clean for the "
+            "demo model.",
+            choices=GUIDANCE,
         ),
     ] = None,
     peak_factor: Annotated[
@@ -84,7 +86,7 @@ def plan(
             speed = planning.measured(measured)
         else:
             speed = planning.estimated_gpu(efficiency) if model == "published" else planning.DEMO_ON_TWO_CORES
-        storage = planning.Storage(retention_days, clip_mb, upload_mb)
+        storage = planning.StoredFiles(retention_days, clip_mb, upload_mb)
         found = planning.plan(speed, load, utilisation, wait_p95, gpu_hour_price, storage)
     except planning.PlanError as error:
         raise fail(USAGE, str(error)) from error

@@ -15,7 +15,7 @@ PLAIN_SECONDS = 5.0
 STAGES = {"base": "base", "sr": "super-resolution"}
 
 
-class JobProgress:
+class ProgressDisplay:
     """Shows the progress of one job, inside its context."""
 
     def __init__(self, console: Console | None = None) -> None:

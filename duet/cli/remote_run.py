@@ -12,7 +12,7 @@ from typing import Any
 from duet.cli.exit_status import FAILED, INTERRUPTED, fail
 from duet.cli.job_spec import JobSpec
 from duet.cli.output_files import OutputFiles
-from duet.cli.progress import JobProgress
+from duet.cli.progress import ProgressDisplay
 from duet.client import Duet, DuetError, Job, JobCanceled, JobFailed, Refused
 
 
@@ -24,7 +24,7 @@ class NotMade(Exception):
         self.job = job
 
 
-def make(duet: Duet, spec: JobSpec, files: OutputFiles, progress: JobProgress) -> tuple[dict[str, Any], list[Path]]:
+def make(duet: Duet, spec: JobSpec, files: OutputFiles, progress: ProgressDisplay) -> tuple[dict[str, Any], list[Path]]:
     """The server's JSON of the job, and the files written. Raises NotMade, DuetError, and OSError for a file."""
     _check_model(duet, spec)
     job: Job | None = None
@@ -45,7 +45,7 @@ def make(duet: Duet, spec: JobSpec, files: OutputFiles, progress: JobProgress) -
         raise fail(INTERRUPTED, _cancel(job)) from error
 
 
-def show(job: Job, progress: JobProgress) -> None:
+def show(job: Job, progress: ProgressDisplay) -> None:
     """Show the state of the job."""
     if job.status == "queued":
         progress.waiting(job.queue_position, job.waiting_for["message"] if job.waiting_for else None)
@@ -53,7 +53,7 @@ def show(job: Job, progress: JobProgress) -> None:
         progress.step(job.stage, job.step or 0, job.total_steps or 0, job.progress, job.eta_seconds)
 
 
-def save(job: Job, indices: tuple[int, ...], files: OutputFiles, progress: JobProgress) -> list[Path]:
+def save(job: Job, indices: tuple[int, ...], files: OutputFiles, progress: ProgressDisplay) -> list[Path]:
     """Save the files of these outputs. Ends the command if one exists and must not be replaced."""
     urls = {output.index: output.files for output in job.outputs}
     files.check(len(indices), urls[indices[0]])
@@ -97,7 +97,7 @@ class _Submission:
     """Ctrl-C during submission. Before the request is complete it ends the command, as there is no job yet; afterwards
     the command waits for the answer to learn the job's id. A second Ctrl-C always ends the command."""
 
-    def __init__(self, progress: JobProgress) -> None:
+    def __init__(self, progress: ProgressDisplay) -> None:
         self._progress = progress
         self._complete = True
         self._interrupted = False

@@ -17,7 +17,7 @@ from duet.planning import (
     PlanError,
     ServiceTime,
     Speed,
-    Storage,
+    StoredFiles,
     erlang_c,
     estimated_gpu,
     measured,
@@ -117,7 +117,7 @@ def test_a_shorter_wait_takes_more_workers() -> None:
 
 
 def test_storage_holds_clips_and_uploads_for_the_retention() -> None:
-    found = plan(SPEED, Load(100, {"v2a": 0.5, "generate": 0.5}), storage=Storage(2, clip_mb=1.0, upload_mb=4.0))
+    found = plan(SPEED, Load(100, {"v2a": 0.5, "generate": 0.5}), storage=StoredFiles(2, clip_mb=1.0, upload_mb=4.0))
     assert found.storage_gb_per_day == pytest.approx(100 * 24 * 3 / 1000)
     assert found.storage_gb_kept == pytest.approx(2 * found.storage_gb_per_day)
 
