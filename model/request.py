@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from model.checkpoint.manifest import Manifest
-from model.networks.config import KINDS, integer_stride
+from model.networks.config import KINDS, ClipSpec, integer_stride
 
 SAMPLERS = ("dpmpp_2m", "dpmpp_3m", "dpm_solver", "unipc", "ddim", "ddpm")
 SPACINGS = ("log_snr", "uniform", "quadratic")
@@ -23,6 +24,9 @@ MAX_STEPS = 1000
 MAX_SR_STEPS = 250
 MAX_ORDER = 3
 MAX_GUIDANCE_SCALE = 1000.0
+MIN_DURATION = 0.1
+MAX_DURATION = 3600.0
+"""Seconds. A service may set a lower limit."""
 
 DEFAULT_SCALES = {
     ("gradient", "a2v"): 123.0,
@@ -49,7 +53,10 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Parameters of one job. `resolve` replaces None by the default; parameters that do not apply stay None."""
+    """Parameters of one job. `resolve` replaces None by the default; parameters that do not apply stay None.
+
+    `duration`: seconds of the clip; None is one window of the model, as is its own duration.
+    """
 
     seed: int
     num_outputs: int = 1
@@ -63,6 +70,7 @@ class SamplingParams:
     sr_steps: int | None = None
     guidance: str | None = None
     guidance_scale: float | None = None
+    duration: float | None = None
 
     def resolve(self, kind: str, manifest: Manifest) -> SamplingParams:
         """The parameters for a job of `kind` on the model of `manifest`, with all defaults filled in.
@@ -75,7 +83,11 @@ class SamplingParams:
             raise RequestError("kind", f"the model {manifest.name} has one modality only; it cannot serve {kind}")
         self._check_limits()
         return replace(
-            self, **self._sampler(), **self._super_resolution(kind, manifest), **self._guidance(kind, manifest)
+            self,
+            **self._sampler(),
+            **self._super_resolution(kind, manifest),
+            **self._guidance(kind, manifest),
+            **self._duration(manifest),
         )
 
     def _check_limits(self) -> None:
@@ -87,6 +99,7 @@ class SamplingParams:
             "eta": (0, 1),
             "sr_steps": (1, MAX_SR_STEPS),
             "guidance_scale": (0, MAX_GUIDANCE_SCALE),
+            "duration": (MIN_DURATION, MAX_DURATION),
         }
         for field, (low, high) in ranges.items():
             value = getattr(self, field)
@@ -149,6 +162,29 @@ class SamplingParams:
         if default is None and self.guidance_scale is not None:
             raise RequestError("guidance_scale", f"guidance_scale does not apply with guidance {method or 'off'}")
         return {"guidance": method, "guidance_scale": default if self.guidance_scale is None else self.guidance_scale}
+
+    def _duration(self, manifest: Manifest) -> dict[str, Any]:
+        """In whole frames."""
+        if self.duration is None:
+            return {}
+        clip = manifest.config.clip
+        made = clip_of(self.duration, clip)
+        if made.frames != clip.frames and "audio" in manifest.config.base.modalities and clip.sample_rate % clip.fps:
+            raise RequestError(
+                "duration",
+                f"duration must be {clip.duration:g} for the model {manifest.name}: its {clip.sample_rate} audio "
+                f"samples a second cannot be divided among {clip.fps} frames; got {self.duration:g}",
+            )
+        return {"duration": made.duration}
+
+
+def clip_of(duration: float | None, clip: ClipSpec) -> ClipSpec:
+    """The clip of `duration` seconds that a model of `clip` makes: whole frames of the model's rate, the last of which
+    covers the rest. None: one window, `clip` itself."""
+    if duration is None:
+        return clip
+    rounding = 1e-6
+    return replace(clip, frames=max(1, math.ceil(duration * clip.fps - rounding)))
 
 
 def allowed_guidance(kind: str, manifest: Manifest) -> tuple[str, ...]:

@@ -38,7 +38,18 @@ class BatchSizes:
 
         Their sum is at least `count`; the excess is padding, never a whole forward.
         """
-        # best[k]: cost of covering k samples, number of forwards, first size.
+        sizes, best = [], self._best(count)
+        while count > 0:
+            sizes.append(best[count][2])
+            count -= sizes[-1]
+        return sorted(sizes, reverse=True)
+
+    def cost(self, count: int) -> float:
+        """The cost of the forwards that `plan` gives."""
+        return self._best(count)[count][0]
+
+    def _best(self, count: int) -> list[tuple[float, int, int]]:
+        """For 0 … `count` samples: the least cost, the number of forwards, the size of the first."""
         best: list[tuple[float, int, int]] = [(0.0, 0, 0)]
         for k in range(1, count + 1):
             options = []
@@ -46,11 +57,7 @@ class BatchSizes:
                 cost, forwards, _ = best[max(0, k - size)]
                 options.append((cost + self._costs.get(size, float(size)), forwards + 1, size))
             best.append(min(options, key=lambda option: (option[0], option[1])))
-        sizes = []
-        while count > 0:
-            sizes.append(best[count][2])
-            count -= sizes[-1]
-        return sorted(sizes, reverse=True)
+        return best
 
     def halve(self, size: int) -> bool:
         """Drop all sizes above half of `size`, which did not fit. False if it was a single sample."""

@@ -6,6 +6,10 @@ next tick. The engine's own thread owns the device.
 
 Super-resolution requests whole clips of frames: a tick takes as many as the frame budget holds, longest waiting first,
 so a step of the base network never waits for more than one budget of frames.
+
+A run may request many evaluations at once, such as the windows of a long clip. A tick answers at least one of each run,
+and more of these up to `capacity` in all, but only as many as make the tick at most SLOWDOWN times as long as it is for
+the runs that request a single one. A step of a short clip thus never waits for all windows of a long one.
 """
 
 from __future__ import annotations
@@ -15,31 +19,34 @@ import threading
 import time
 import traceback
 from bisect import bisect_left
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
-from model.runtime.evaluator import Evaluator, Request, is_out_of_memory
-from model.sampling.samplers import EvaluateFrames, Prediction
+from model.runtime.evaluator import Evaluator, Program, Request, is_out_of_memory
+from model.sampling.samplers import EvaluateAll, EvaluateFrames, Prediction
 
-Program = Generator[Request, Prediction, Any]
-"""The code of a run: yields requests, receives predictions, returns its result."""
+SLOWDOWN = 2.0
+"""How much longer the windows of long clips may make a tick for the other runs."""
 
 
 class EngineRun(Future[Any]):
-    """A program in the engine, and a future of its result or exception."""
+    """A program in the engine, and a future of its result or exception. `long`: see `Engine.submit`."""
 
-    def __init__(self, evaluator: Evaluator, program: Program, on_start: Callable[[], None]) -> None:
+    def __init__(self, evaluator: Evaluator, program: Program, on_start: Callable[[], None], long: bool) -> None:
         super().__init__()
         self.evaluator = evaluator
         self.on_start = on_start
-        self.request: Request | None = None
+        self.long = long
         self._program = program
+        self._asked: Request | EvaluateAll | None = None
+        self._answers: list[Prediction] = []
 
     def leave(self, reason: BaseException) -> None:
         """End the run with `reason` now, without another step. Does nothing if it has ended."""
@@ -51,22 +58,45 @@ class EngineRun(Future[Any]):
         return False
 
     @property
-    def asks(self) -> bool:
-        """Whether it waits for a prediction."""
-        return self.request is not None and not self.done()
+    def requests(self) -> Sequence[Request]:
+        """What it waits for, in order; empty if it has ended."""
+        if self._asked is None or self.done():
+            return ()
+        return self._asked.requests[len(self._answers) :] if isinstance(self._asked, EvaluateAll) else (self._asked,)
 
-    def step(self, prediction: Prediction | None) -> None:
-        """Resume the program until its next request or its end. Raises what the program raises."""
-        self.request = None
+    @property
+    def frames(self) -> int:
+        """Frames of super-resolution that it waits for."""
+        return self._asked.x.shape[0] if isinstance(self._asked, EvaluateFrames) else 0
+
+    def begin(self) -> None:
+        """Run the program until its first request or its end. Raises what the program raises."""
+        self._resume(None)
+
+    def answer(self, predictions: Sequence[Prediction]) -> None:
+        """Answer the first of `requests`. Once all are answered, the program is resumed until its next request or its
+        end. Raises what the program raises."""
+        if not isinstance(self._asked, EvaluateAll):
+            self._resume(predictions[0])
+            return
+        asked = self._asked
+        self._answers += predictions
+        asked.answered(len(self._answers))
+        if len(self._answers) == len(asked.requests):
+            answers, self._answers = self._answers, []
+            self._resume(answers)
+
+    def _resume(self, answer: Prediction | list[Prediction] | None) -> None:
+        self._asked = None
         try:
-            self.request = next(self._program) if prediction is None else self._program.send(prediction)
+            self._asked = self._program.send(answer)
         except StopIteration as stop:
             with suppress(InvalidStateError):  # it has left meanwhile
                 self.set_result(stop.value)
 
     def drop(self) -> None:
         """Release what the program holds."""
-        self.request = None
+        self._asked, self._answers = None, []
         self._program.close()
 
 
@@ -98,7 +128,8 @@ class Statistics:
 
 
 class Engine:
-    """Runs up to `capacity` programs concurrently and queues the rest; `frame_budget` bounds the frames of a tick.
+    """Runs up to `capacity` programs concurrently, and as many long ones beside them, and queues the rest;
+    `frame_budget` bounds the frames of a tick.
 
     `on_lost` is called in the engine's thread if the device fails for good (a driver error after which every call
     fails) or the engine itself fails; it must end the process. `device`: where the evaluators compute, if it is one of
@@ -130,12 +161,19 @@ class Engine:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, evaluator: Evaluator, program: Program, on_start: Callable[[], None] = lambda: None) -> EngineRun:
+    def submit(
+        self,
+        evaluator: Evaluator,
+        program: Program,
+        on_start: Callable[[], None] = lambda: None,
+        long: bool = False,
+    ) -> EngineRun:
         """Run `program` on the networks of `evaluator`. `on_start` is called when the engine starts it.
 
-        Both run in the engine's thread: anything slow in them keeps the device waiting.
+        Both run in the engine's thread: anything slow in them keeps the device waiting. `long`: the program requests
+        many evaluations at once; long runs have places of their own, so that others need not wait for their end.
         """
-        run = EngineRun(evaluator, program, on_start)
+        run = EngineRun(evaluator, program, on_start, long)
         with self._changed:
             if self._closed is not None:
                 run.leave(self._closed)
@@ -182,7 +220,7 @@ class Engine:
             while self._closed is None:
                 self._busy_since = time.monotonic()
                 self._join_and_drop()
-                asking = [run for run in self._live if run.asks]
+                asking = [run for run in self._live if run.requests]
                 self._tell()
                 if asking:
                     self._tick(asking)
@@ -213,15 +251,16 @@ class Engine:
         for run in [run for run in self._live if run.done()]:
             self._live.remove(run)
             run.drop()
-        while len(self._live) < self.capacity:
-            with self._changed:
-                if not self._waiting:
-                    break
-                run = self._waiting.popleft()
-            if run.done():
-                continue
-            self._live.append(run)
-            self._begin(run)
+        for long in (False, True):
+            while sum(run.long == long for run in self._live) < self.capacity:
+                with self._changed:
+                    following = next((run for run in self._waiting if run.long == long), None)
+                    if following is None:
+                        break
+                    self._waiting.remove(following)
+                if not following.done():
+                    self._live.append(following)
+                    self._begin(following)
 
     def _begin(self, run: EngineRun) -> None:
         try:
@@ -229,37 +268,60 @@ class Engine:
         except Exception as error:
             run.leave(error)
         else:
-            self._advance(run, None)
+            self._advance(run, run.begin)
 
     def _tick(self, asking: Sequence[EngineRun]) -> None:
         began = time.perf_counter()
-        chosen = self._choose(asking)
-        frames = sum(isinstance(run.request, EvaluateFrames) for run in chosen)
-        for evaluator in {id(run.evaluator): run.evaluator for run in chosen}.values():
-            self._serve(evaluator, [run for run in chosen if run.evaluator is evaluator])
+        shares = self._choose(asking)
+        frames = sum(run.frames > 0 for run in shares)
+        for evaluator in {id(run.evaluator): run.evaluator for run in shares}.values():
+            self._serve(evaluator, {run: share for run, share in shares.items() if run.evaluator is evaluator})
         self._settle()
-        # Runs whose frames exceeded the budget come first at the next tick.
-        self._live = sorted(self._live, key=lambda run: run in chosen)
+        # The next tick begins with the runs that this one served least, or not at all.
+        self._live = sorted(self._live, key=lambda run: shares.get(run, 0))
         seconds = time.perf_counter() - began
         self.statistics.ticks += 1
         self.statistics.working += seconds
-        self.statistics.steps["base" if not frames else "sr" if frames == len(chosen) else "both"].add(seconds)
+        self.statistics.steps["base" if not frames else "sr" if frames == len(shares) else "both"].add(seconds)
 
-    def _choose(self, runs: Sequence[EngineRun]) -> list[EngineRun]:
-        """All runs that wait for the base network, and super-resolution runs up to the frame budget."""
-        chosen, frames = [], 0
+    def _choose(self, runs: Sequence[EngineRun]) -> dict[EngineRun, int]:
+        """How many requests of which runs this tick answers: all that wait for the base network, with at least one
+        each, and super-resolution runs up to the frame budget."""
+        shares, frames = {}, 0
         for run in runs:
-            if isinstance(run.request, EvaluateFrames):
-                size = run.request.x.shape[0]
-                if frames and frames + size > self.frame_budget:
+            if run.frames:
+                if frames and frames + run.frames > self.frame_budget:
                     continue
-                frames += size
-            chosen.append(run)
-        return chosen
+                frames += run.frames
+            shares[run] = 1
+        self._add_windows(shares)
+        return shares
 
-    def _serve(self, evaluator: Evaluator, runs: Sequence[EngineRun]) -> None:
-        """Answer these runs. If their batch fails, each is tried alone, so only the faulty one fails."""
-        requests = [run.request for run in runs if run.request is not None]
+    def _add_windows(self, shares: dict[EngineRun, int]) -> None:
+        """Raise the shares of runs that request many evaluations, in turns, within the limits of the module's
+        docstring."""
+        base = [run for run in shares if not run.frames]
+        many = deque(run for run in base if len(run.requests) > 1)
+        single = {run: 1 for run in base if len(run.requests) == 1}
+        limit = max(SLOWDOWN * _cost(single), _cost(dict.fromkeys(base, 1))) if single and many else math.inf
+        total = len(base)
+        while many and total < self.capacity:
+            run = many.popleft()
+            shares[run] += 1
+            if limit < math.inf and _cost({each: shares[each] for each in base}) > limit:
+                shares[run] -= 1
+                break
+            total += 1
+            if shares[run] < len(run.requests):
+                many.append(run)
+
+    def _serve(self, evaluator: Evaluator, shares: Mapping[EngineRun, int]) -> None:
+        """Answer so many requests of each run. If their batch fails, each run is tried alone, so only the faulty one
+        fails."""
+        waiting = {run: run.requests[:share] for run, share in shares.items()}
+        requests = [request for own in waiting.values() for request in own]
+        if not requests:
+            return
         self._count(requests)
         failure = None
         try:
@@ -269,19 +331,21 @@ class Engine:
                 raise
             failure = _plain(error)
         if failure is not None:  # outside the except block, the failed forward's memory is free
-            if len(runs) == 1:
-                runs[0].leave(failure)
+            if len(waiting) == 1:
+                next(iter(waiting)).leave(failure)
             else:
-                for run in runs:
-                    self._serve(evaluator, [run])
+                for run, share in shares.items():
+                    self._serve(evaluator, {run: share})
             return
-        for run, prediction in zip(runs, predictions, strict=True):
-            self._advance(run, prediction)
+        done = 0
+        for run, own in waiting.items():
+            self._advance(run, partial(run.answer, predictions[done : done + len(own)]))
+            done += len(own)
 
-    def _advance(self, run: EngineRun, prediction: Prediction | None) -> None:
+    def _advance(self, run: EngineRun, resume: Callable[[], None]) -> None:
         try:
             if not run.done():
-                run.step(prediction)
+                resume()
         except Exception as error:
             if is_device_lost(error):
                 raise
@@ -305,6 +369,14 @@ class Engine:
         self._events.append(event)
         if len(self._events) > 1:
             self._events.popleft().synchronize()
+
+
+def _cost(shares: Mapping[EngineRun, int]) -> float:
+    """Relative cost of answering so many requests of each run."""
+    requests: dict[Evaluator, list[Request]] = defaultdict(list)
+    for run, share in shares.items():
+        requests[run.evaluator] += run.requests[:share]
+    return sum(evaluator.cost(own) for evaluator, own in requests.items())
 
 
 def is_device_lost(error: BaseException) -> bool:

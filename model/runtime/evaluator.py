@@ -18,7 +18,7 @@ from model.networks.super_resolution import SRUNet
 from model.runtime.batch_sizes import BatchSizes
 from model.sampling.latents import Latents
 from model.sampling.prediction import to_eps
-from model.sampling.samplers import Evaluate, EvaluateFrames, Prediction
+from model.sampling.samplers import Evaluate, EvaluateAll, EvaluateFrames, Prediction
 from model.sampling.schedule import NoiseSchedule
 
 GRAPHS = 64
@@ -28,6 +28,15 @@ _log = logging.getLogger(__name__)
 
 
 Request = Evaluate | EvaluateFrames
+
+Program = Generator[Request | EvaluateAll, Any, Any]
+"""Yields requests, is sent the Prediction of a request or the list of those of an EvaluateAll, returns a result."""
+
+UNBATCHED = 4
+"""Windows in one forward where no batch sizes are set."""
+
+GRADIENT_COST = 3.0
+"""Cost of a forward with its backward, in forwards."""
 
 
 class Evaluator:
@@ -87,6 +96,17 @@ class Evaluator:
             members = [requests[position] for position in positions]
             answers.update(zip(positions, self._answer(members), strict=True))
         return [answers[position] for position in range(len(requests))]
+
+    def cost(self, requests: Sequence[Request]) -> float:
+        """Relative cost of answering these base network requests together, by the measured times of the batch sizes; by
+        default a single clip costs 1."""
+        groups = Counter(_group(request) for request in requests)
+        gradients = {_group(request) for request in requests if isinstance(request, Evaluate) and request.wrt}
+        plain = self.batch_sizes
+        return sum(
+            (plain.cost(count) if plain is not None else float(count)) * (GRADIENT_COST if group in gradients else 1.0)
+            for group, count in groups.items()
+        )
 
     def _answer(self, requests: Sequence[Any]) -> list[Prediction]:
         if isinstance(requests[0], EvaluateFrames):
@@ -205,14 +225,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def drive(generator: Generator[Any, Any, Any], evaluator: Evaluator) -> Any:
-    """Run one sampler alone and return its result."""
+def drive(program: Program, evaluator: Evaluator) -> Any:
+    """Run one program alone and return its result."""
     try:
-        request = next(generator)
+        request = next(program)
         while True:
-            request = generator.send(evaluator([request])[0])
+            request = program.send(evaluate(request, evaluator))
     except StopIteration as stop:
         return stop.value
+
+
+def evaluate(request: Request | EvaluateAll, evaluator: Evaluator) -> Prediction | list[Prediction]:
+    """Evaluate what one program has requested."""
+    if not isinstance(request, EvaluateAll):
+        return evaluator([request])[0]
+    at_once = evaluator.batch_sizes.largest if evaluator.batch_sizes is not None else UNBATCHED
+    predictions: list[Prediction] = []
+    while len(predictions) < len(request.requests):
+        predictions += evaluator(request.requests[len(predictions) : len(predictions) + at_once])
+        request.answered(len(predictions))
+    return predictions
 
 
 def _group(request: Request) -> Hashable:

@@ -14,15 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from torch import Tensor
 
-from model.sampling.latents import Latents, clip
+from model.sampling.latents import Latents, State, clip
 from model.sampling.samplers import Evaluate, Prediction, Sampler
 from model.sampling.schedule import CLEAN, NoiseSchedule
 
 Limit = Callable[[Latents], Latents]
 Answer = Generator[Evaluate, Prediction, Prediction]
+
+_Asked = TypeVar("_Asked")
+_Sent = TypeVar("_Sent")
 
 PUBLISHED_LOSS_SCALE = 2.0**20
 """The published code multiplies the guidance loss by this under fp16 and never divides it out again."""
@@ -45,7 +49,9 @@ class Condition:
         return schedule.alpha(t) * self.clean + schedule.sigma(t) * self.noise
 
 
-def respond(sampler: Sampler, answer: Callable[[Evaluate], Answer]) -> Sampler:
+def respond(
+    sampler: Sampler, answer: Callable[[Evaluate], Generator[_Asked, _Sent, Prediction]]
+) -> Generator[_Asked, _Sent, State]:
     """Answer every request of `sampler` through `answer`, which may itself request any number of evaluations."""
     try:
         request = next(sampler)

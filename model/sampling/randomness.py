@@ -16,8 +16,8 @@ class RandomStream:
     device."""
 
     def __init__(self, seed: int, index: int = 0) -> None:
-        digest = hashlib.sha256(f"duet/{seed}/{index}".encode()).digest()
-        self._generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+        self._name = f"duet/{seed}/{index}"
+        self._generator = _generator(self._name)
 
     def normal(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """Standard normal values."""
@@ -29,7 +29,25 @@ class RandomStream:
             return x.map(lambda value: self.normal(value.shape, value.device))
         return self.normal(x.shape, x.device)
 
+    def integer(self, low: int, high: int) -> int:
+        """A whole number, uniform over low … high, both included."""
+        return int(torch.randint(low, high + 1, (), generator=self._generator))
+
     def shifts(self, max_shifts: Sequence[int], batch: int = 1) -> Tensor:
         """RS-MMA window shifts (batch, blocks), block k uniform over 0 … max_shifts[k], both ends included."""
         draws = [torch.randint(0, limit + 1, (batch,), generator=self._generator) for limit in max_shifts]
         return torch.stack(draws, dim=1) if draws else torch.zeros(batch, 0, dtype=torch.long)
+
+    def frame_noise(self, start: int, stop: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+        """Standard normal noise (stop − start, *shape) of the frames start … stop − 1 of a clip of any length.
+
+        A frame's noise is a function of the seed, the output and the frame's number: it is drawn again whenever it is
+        needed, not kept, and advances the stream by nothing.
+        """
+        frames = [torch.randn(*shape, generator=_generator(f"{self._name}/frame/{k}")) for k in range(start, stop)]
+        return torch.stack(frames).to(device)
+
+
+def _generator(name: str) -> torch.Generator:
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))

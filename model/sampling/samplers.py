@@ -58,6 +58,16 @@ class EvaluateFrames:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluateAll:
+    """Requests that do not depend on each other, such as the windows of a long clip; the answer is a list of
+    predictions in their order. A driver that answers them in several batches calls `answered` with the number answered
+    so far after each."""
+
+    requests: tuple[Evaluate, ...]
+    answered: Callable[[int], None] = lambda done: None
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """An answer: ε̂; the fraction of the log-variance range if the network learns it; the gradient if requested."""
 

@@ -8,7 +8,7 @@ import pytest
 
 from model.checkpoint.manifest import Manifest
 from model.networks.config import PRESETS
-from model.request import RequestError, SamplingParams, allowed_guidance
+from model.request import RequestError, SamplingParams, allowed_guidance, clip_of
 
 PLAIN = Manifest("plain", PRESETS["tiny"], trained=False, description="", licence="MIT")
 CALIBRATED = replace(PLAIN, calibration={"times": [0.0, 999.0], "video": [0.1, 0.2], "audio": [0.1, 0.2]})
@@ -66,6 +66,9 @@ def test_frames_are_not_upsampled_for_v2a() -> None:
         ("eta", float("nan"), "0 … 1"),
         ("sr_steps", 251, "1 … 250"),
         ("guidance_scale", -0.1, "0 … 1000"),
+        ("duration", 0.0, "0.1 … 3600"),
+        ("duration", 3600.5, "0.1 … 3600"),
+        ("duration", float("nan"), "0.1 … 3600"),
         ("sampler", "euler", "dpmpp_2m"),
         ("spacing", "cubic", "log_snr"),
         ("guidance", "prayer", "pigdm"),
@@ -116,3 +119,19 @@ def test_resolving_twice_changes_nothing() -> None:
 def test_decoupling_is_the_only_guidance_of_joint_generation() -> None:
     assert allowed_guidance("generate", INDEPENDENT) == ("decoupling",)
     assert SamplingParams(1, guidance="decoupling").resolve("generate", PLAIN).guidance_scale == 2.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "made"), [(1.6, 1.6), (1.61, 1.7), (0.1, 0.1), (0.14, 0.2), (3.1, 3.1), (60.0, 60.0), (0.7, 0.7)]
+)
+def test_a_duration_is_rounded_up_to_whole_frames(asked: float, made: float) -> None:
+    manifest = replace(PLAIN, config=replace(PRESETS["tiny"], clip=replace(PRESETS["tiny"].clip, fps=10)))
+    once = SamplingParams(seed=1, duration=asked).resolve("generate", manifest)
+    assert once.duration == made
+    assert once.resolve("generate", manifest) == once
+    assert clip_of(once.duration, manifest.config.clip).frames == round(10 * made)
+
+
+def test_without_a_duration_a_clip_is_one_window() -> None:
+    assert SamplingParams(seed=1).resolve("generate", PLAIN).duration is None
+    assert clip_of(None, PLAIN.config.clip) == PLAIN.config.clip

@@ -59,3 +59,9 @@ def test_sizes_that_did_not_fit_are_not_tried_again() -> None:
 def test_sizes_below_one_are_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="batch sizes"):
         BatchSizes(sizes)
+
+
+def test_a_plans_cost_is_that_of_its_forwards() -> None:
+    assert [BatchSizes((1, 2, 4)).cost(count) for count in range(6)] == [0, 1, 2, 3, 4, 5]
+    measured = BatchSizes((1, 16), {1: 1.0, 16: 3.0})
+    assert [measured.cost(count) for count in (1, 2, 3, 9, 16, 17)] == [1, 2, 3, 3, 3, 4]

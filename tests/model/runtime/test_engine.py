@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,10 +16,10 @@ import torch
 from model.networks.config import ScheduleConfig, UNetConfig
 from model.networks.pair import Pair
 from model.runtime.batch_sizes import BatchSizes
-from model.runtime.engine import Engine, Program
-from model.runtime.evaluator import Evaluator, Request
+from model.runtime.engine import Engine
+from model.runtime.evaluator import Evaluator, Program, Request
 from model.sampling.latents import Latents
-from model.sampling.samplers import Evaluate, EvaluateFrames, Prediction
+from model.sampling.samplers import Evaluate, EvaluateAll, EvaluateFrames, Prediction
 from model.sampling.schedule import NoiseSchedule
 from tests.waiting import until
 
@@ -47,6 +49,9 @@ class Watched:
             if request.t in self.broken:
                 raise self.broken[request.t]
         return [Prediction(request.x) for request in requests]
+
+    def cost(self, requests: Sequence[Request]) -> float:
+        return float(len(requests))
 
     def hold(self) -> None:
         """Stop in the next batch; returns when the engine is in it."""
@@ -82,6 +87,18 @@ def clip_program(name: int, steps: int) -> Program:
     for step in range(steps):
         x = Latents(None, torch.full((1, 1, 2), 100.0 * name + step))
         answers.append(float((yield Evaluate(x, t=100.0 * name + step, s=0.0)).eps.audio[0, 0, 0]))
+    return answers
+
+
+def long_program(name: int, steps: int, windows: int, seen: list[int] | None = None) -> Program:
+    """As clip_program, with `windows` evaluations at each of `steps` steps, all at once; `seen` notes every report of
+    how many are answered."""
+    answers = []
+    for step in range(steps):
+        x = [Latents(None, torch.full((1, 1, 2), 100.0 * name + step + k / 100)) for k in range(windows)]
+        requests = tuple(Evaluate(each, t=100.0 * name + step, s=0.0) for each in x)
+        asked = EvaluateAll(requests) if seen is None else EvaluateAll(requests, seen.append)
+        answers.append([round(float(answer.eps.audio[0, 0, 0]), 2) for answer in (yield asked)])
     return answers
 
 
@@ -200,6 +217,129 @@ def test_a_clip_larger_than_the_budget_is_served_all_the_same(
     assert evaluator.frames == [16, 16]
 
 
+def test_many_evaluations_at_once_take_several_ticks_and_are_answered_in_order(
+    make_engine: Callable[..., Engine], evaluator: Watched
+) -> None:
+    seen: list[int] = []
+    run = make_engine(4).submit(evaluator, long_program(1, 2, 10, seen))  # type: ignore[arg-type]
+    assert run.result(PATIENCE) == [[100 + step + k / 100 for k in range(10)] for step in (0, 1)]
+    assert [len(batch) for batch in evaluator.batches] == [4, 4, 2, 4, 4, 2]
+    assert seen == [4, 8, 10, 4, 8, 10]
+
+
+@pytest.mark.parametrize(("capacity", "steps"), [(1, 7), (2, 7), (4, 7), (16, 20)])
+def test_a_short_clip_beside_a_long_one_waits_one_tick_and_takes_twice_its_own_time(
+    make_engine: Callable[..., Engine], evaluator: Watched, capacity: int, steps: int
+) -> None:
+    """Counted in evaluations, each of which takes the same time here, as on a processor."""
+    engine = make_engine(capacity)
+    evaluator.held.clear()
+    long = engine.submit(evaluator, long_program(1, 40, 38), long=True)  # type: ignore[arg-type]
+    assert evaluator.reached.acquire(timeout=PATIENCE)
+    before = len(evaluator.batches)
+    short = engine.submit(evaluator, clip_program(2, steps))  # type: ignore[arg-type]
+    evaluator.held.set()
+    assert len(short.result(PATIENCE)) == steps
+    long.leave(KeyError("enough"))
+    mine = [batch for batch in evaluator.batches[before:] if 2 in names(batch)]
+    last = evaluator.batches.index(mine[-1]) + 1
+    assert evaluator.batches[before:last] == mine  # it is in every tick after the one it found going on
+    assert len(mine) == steps
+    assert sum(len(batch) for batch in mine) <= 2 * steps
+    assert all(1 in names(batch) for batch in mine)  # and the long one goes on
+
+
+def test_windows_fill_a_batch_that_costs_no_more_than_the_short_clips_alone(make_engine: Callable[..., Engine]) -> None:
+    """A GPU takes 16 clips in little more than the time of one."""
+    network = Cramped(room=16)
+    evaluator = evaluator_with(network, (1, 16), {1: 1.0, 16: 1.5})
+    engine = make_engine(16)
+    runs = [engine.submit(evaluator, long_program(1, 4, 30)), engine.submit(evaluator, clip_program(2, 4))]
+    for run in runs:
+        run.result(PATIENCE)
+    assert network.sizes.count(16) == len(network.sizes)
+    assert engine.statistics.clips[16] >= 5
+    assert runs[1].done()
+
+
+def test_two_long_clips_share_the_ticks_equally(make_engine: Callable[..., Engine], evaluator: Watched) -> None:
+    engine = make_engine(3)
+    evaluator.held.clear()
+    first, second = (engine.submit(evaluator, long_program(name, 6, 12)) for name in (1, 2))  # type: ignore[arg-type]
+    evaluator.held.set()
+    for run in (first, second):
+        run.result(PATIENCE)
+    counts = Counter({1: 0, 2: 0})
+    for batch in evaluator.batches:
+        counts.update(names(batch))
+        assert abs(counts[1] - counts[2]) <= 3
+
+
+def test_long_clips_leave_the_places_of_the_others_free(make_engine: Callable[..., Engine], evaluator: Watched) -> None:
+    engine = make_engine(1)
+    evaluator.held.clear()
+    began: list[str] = []
+    for name in ("first long", "second long"):
+        engine.submit(evaluator, long_program(1, 50, 8), partial(began.append, name), long=True)  # type: ignore[arg-type]
+    short = engine.submit(evaluator, clip_program(2, 3), partial(began.append, "short"))  # type: ignore[arg-type]
+    evaluator.held.set()
+    short.result(PATIENCE)
+    assert sorted(began) == ["first long", "short"]
+
+
+def test_a_long_run_leaves_between_its_windows(make_engine: Callable[..., Engine], evaluator: Watched) -> None:
+    engine = make_engine(2)
+    evaluator.held.clear()
+    leaving, staying = (
+        engine.submit(evaluator, program)  # type: ignore[arg-type]
+        for program in (long_program(1, 5, 40), clip_program(2, 20))
+    )
+    assert evaluator.reached.acquire(timeout=PATIENCE)
+    leaving.leave(KeyError("cancelled"))
+    seen = len(evaluator.batches)
+    evaluator.held.set()
+    assert len(staying.result(PATIENCE)) == 20
+    assert all(1 not in names(batch) for batch in evaluator.batches[seen:])
+
+
+def test_a_window_that_cannot_be_answered_fails_its_own_run_alone(
+    make_engine: Callable[..., Engine], evaluator: Watched
+) -> None:
+    evaluator.broken[101.0] = ValueError("no answer to this")
+    engine = make_engine(8)
+    evaluator.held.clear()
+    runs = [
+        engine.submit(evaluator, program)  # type: ignore[arg-type]
+        for program in (long_program(1, 3, 5), long_program(2, 3, 5), clip_program(3, 6))
+    ]
+    evaluator.held.set()
+    assert isinstance(runs[0].exception(PATIENCE), ValueError)
+    assert runs[1].result(PATIENCE)[-1] == [202 + k / 100 for k in range(5)]
+    assert runs[2].result(PATIENCE)[-1] == 305.0
+
+
+def test_busy_for_counts_from_the_tick_of_a_long_step_not_from_the_step(make_engine: Callable[..., Engine]) -> None:
+    """A device hangs if a tick does not end; all windows of a long clip may well take longer than that."""
+
+    class Gated(Watched):
+        def __call__(self, requests: Sequence[Request]) -> list[Prediction]:
+            self.reached.release()
+            assert gate.acquire(timeout=PATIENCE)
+            return [Prediction(request.x) for request in requests]
+
+    gate, evaluator, engine = threading.Semaphore(0), Gated(), make_engine(1)
+    began = time.monotonic()
+    run = engine.submit(evaluator, long_program(1, 1, 2))  # type: ignore[arg-type]
+    assert evaluator.reached.acquire(timeout=PATIENCE)
+    until(lambda: engine.busy_for > 0.2, "the first tick takes its time")
+    gate.release()
+    assert evaluator.reached.acquire(timeout=PATIENCE)
+    busy = engine.busy_for
+    assert 0 < busy < time.monotonic() - began - 0.2
+    gate.release()
+    run.result(PATIENCE)
+
+
 class Cramped(torch.nn.Module):
     """A network on a device with room for `room` clips: doubles the sound."""
 
@@ -217,8 +357,21 @@ class Cramped(torch.nn.Module):
         return x.map(lambda value: 2 * value)
 
 
-def evaluator_with(network: torch.nn.Module, sizes: tuple[int, ...]) -> Evaluator:
-    return Evaluator(network, None, NoiseSchedule.from_config(ScheduleConfig()), batch_sizes=BatchSizes(sizes))  # type: ignore[arg-type]
+def evaluator_with(
+    network: torch.nn.Module, sizes: tuple[int, ...], costs: dict[int, float] | None = None
+) -> Evaluator:
+    schedule = NoiseSchedule.from_config(ScheduleConfig())
+    return Evaluator(network, None, schedule, batch_sizes=BatchSizes(sizes, costs))  # type: ignore[arg-type]
+
+
+def test_out_of_memory_halves_the_batches_of_windows_too(make_engine: Callable[..., Engine]) -> None:
+    network = Cramped(room=3)
+    runs = [
+        make_engine(8).submit(evaluator_with(network, (1, 2, 4, 8)), program)
+        for program in (long_program(1, 2, 11), clip_program(2, 4))
+    ]
+    assert runs[0].result(PATIENCE) == [[round(2 * (100 + s + k / 100), 2) for k in range(11)] for s in (0, 1)]
+    assert runs[1].result(PATIENCE)[-1] == 2 * 203.0
 
 
 def test_out_of_memory_halves_the_batches_and_no_run_is_lost(make_engine: Callable[..., Engine]) -> None:

@@ -39,3 +39,20 @@ def test_shifts_reach_both_ends_and_no_further() -> None:
     shifts = RandomStream(0).shifts((2, 0, 5), batch=500)
     assert shifts.shape == (500, 3)
     assert [sorted(set(column.tolist())) for column in shifts.unbind(1)] == [[0, 1, 2], [0], [0, 1, 2, 3, 4, 5]]
+
+
+def test_a_frames_noise_depends_on_its_number_alone() -> None:
+    stream = RandomStream(7, 1)
+    whole = stream.frame_noise(0, 20, (3, 4, 4))
+    assert torch.equal(stream.frame_noise(5, 12, (3, 4, 4)), whole[5:12])
+    assert torch.equal(RandomStream(7, 1).normal((4,)), stream.normal((4,)))  # it advances nothing
+    assert len({tuple(frame.flatten().tolist()) for frame in whole}) == 20
+    assert not torch.equal(RandomStream(7, 2).frame_noise(0, 1, (4,)), RandomStream(7, 1).frame_noise(0, 1, (4,)))
+    many = stream.frame_noise(0, 400, (100,))
+    assert abs(float(many.mean())) < 0.02
+    assert abs(float(many.std()) - 1) < 0.02
+
+
+def test_integers_reach_both_ends_and_no_further() -> None:
+    stream = RandomStream(0)
+    assert {stream.integer(3, 6) for _ in range(200)} == {3, 4, 5, 6}
