@@ -167,7 +167,7 @@ def test_the_index_leads_to_every_page() -> None:
 
 
 def test_the_house_has_every_room() -> None:
-    """The table of docs/architecture/01 names every package, the contracts every layer of service and model."""
+    """The table of docs/architecture/01 names every package."""
     packages = [path.parent for name in SOURCES for path in (ROOT / name).glob("*/__init__.py")]
     rooms = {str(path.relative_to(ROOT)) for path in packages}
     missing = {room for room in rooms if f"`{room}`" not in HOUSE}
