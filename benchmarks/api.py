@@ -30,22 +30,21 @@ from typing import Any
 import redis
 import uvloop
 
-from benchmarks.end_to_end import surroundings
-from benchmarks.report import show
-from duet.standalone.resources import redis_program
+from benchmarks.report import at_least, at_most, show, surroundings
+from tests.conftest import RedisServer
 
 CONNECTIONS = 16
 ARRIVAL = 0.1
-"""Seconds between one connection and the next."""
+"""Seconds between the openings of two connections."""
 
 RATE = 100
-"""Requests a second."""
+"""Requests per second."""
 
 JOB = b"{}"
 
 
 class Connection:
-    """HTTP/1.1 over one connection that stays open; no more than the benchmark needs."""
+    """Minimal HTTP/1.1 client with one persistent connection."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -58,7 +57,7 @@ class Connection:
         self._writer.close()
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Status and body of the answer."""
+        """Send a request; return status and body of the response."""
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         self._writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
         answer = await self._reader.readuntil(b"\r\n\r\n")
@@ -68,7 +67,7 @@ class Connection:
 
 
 async def measure(port: int, seconds: float) -> dict[str, Any]:
-    """Both figures."""
+    """Measure reads and writes."""
     async with Connection(port) as connection:
         for _ in range(20):
             _, body = await connection.ask("POST", "/generate", JOB)
@@ -77,19 +76,19 @@ async def measure(port: int, seconds: float) -> dict[str, Any]:
     writes = sorted(await _writes(port, seconds))
     percentiles = statistics.quantiles(writes, n=100, method="inclusive")
     return {
-        "get_per_s": _figure(reads / seconds, 1500, most=False),
-        "post_p99_ms": _figure(1000 * percentiles[98], 30, most=True),
+        "get_per_s": at_least(1500, reads / seconds, 1),
+        "post_p99_ms": at_most(30, 1000 * percentiles[98], 1),
         "post_p50_ms": round(1000 * percentiles[49], 2),
         "post_requests": len(writes),
     }
 
 
 async def _reads(port: int, job: str, seconds: float) -> int:
-    """Answers within `seconds`, once all connections are there."""
+    """Responses within `seconds`, counted once all connections are open."""
     begins = time.perf_counter() + (CONNECTIONS + 1) * ARRIVAL
     ends = begins + seconds
 
-    async def ask_again_and_again(number: int) -> int:
+    async def read_in_a_loop(number: int) -> int:
         answered = 0
         await asyncio.sleep(number * ARRIVAL)
         async with Connection(port) as connection:
@@ -99,13 +98,13 @@ async def _reads(port: int, job: str, seconds: float) -> int:
                 answered += now >= begins
         return answered
 
-    return sum(await asyncio.gather(*map(ask_again_and_again, range(CONNECTIONS))))
+    return sum(await asyncio.gather(*map(read_in_a_loop, range(CONNECTIONS))))
 
 
 async def _writes(port: int, seconds: float) -> list[float]:
     began = time.perf_counter() + 0.1
 
-    async def ask_every_so_often(number: int) -> list[float]:
+    async def write_on_schedule(number: int) -> list[float]:
         took = []
         async with Connection(port) as connection:
             for request in range(number, int(RATE * seconds), CONNECTIONS):
@@ -116,41 +115,37 @@ async def _writes(port: int, seconds: float) -> list[float]:
                 took.append(time.perf_counter() - due)
         return took
 
-    return [value for took in await asyncio.gather(*map(ask_every_so_often, range(CONNECTIONS))) for value in took]
-
-
-def _figure(value: float, target: float, most: bool) -> dict[str, Any]:
-    met = value <= target if most else value >= target
-    return {"value": round(value, 1), "target": f"at {'most' if most else 'least'} {target}", "met": met}
+    return [value for took in await asyncio.gather(*map(write_on_schedule, range(CONNECTIONS))) for value in took]
 
 
 @contextmanager
 def _serving(folder: Path, processes: int) -> Iterator[int]:
-    """Redis and API; yields the port."""
+    """Run Redis and the API; yields the port."""
     with ExitStack() as stack:
-        command = [str(redis_program()), "--port", "0", "--unixsocket", "redis.sock", "--save", '""']
-        command += ["--appendonly", "yes", "--appendfsync", "always"]
-        _started(stack, command, folder)
-        url = f"unix://{folder / 'redis.sock'}"
+        server = RedisServer(folder)
+        server.start()
+        stack.callback(server.stop)
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
-        own = {"DUET_REDIS_URL": url, "DUET_DATA": str(folder / "data"), "DUET_MAX_QUEUED": "1000000"}
+        own = {"DUET_REDIS_URL": server.url, "DUET_DATA": str(folder / "data"), "DUET_MAX_QUEUED": "1000000"}
         command = [sys.executable, "-m", "duet", "api", "--descriptor", str(listener.fileno())]
         log = stack.enter_context((folder / "log").open("w"))
         for _ in range(processes):
-            _started(stack, command, Path.cwd(), env={**os.environ, **own}, pass_fds=[listener.fileno()], stderr=log)
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **own},
+                pass_fds=[listener.fileno()],
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+            stack.callback(process.wait, 20)
+            stack.callback(process.terminate)
         port: int = listener.getsockname()[1]
-        asyncio.run(_answers(port, url, processes))
+        asyncio.run(_wait_until_ready(port, server.url, processes))
         yield port
 
 
-def _started(stack: ExitStack, command: list[str], folder: Path, **options: Any) -> None:
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, **options)
-    stack.callback(process.wait, 20)
-    stack.callback(process.terminate)
-
-
-async def _answers(port: int, url: str, processes: int) -> None:
-    """Wait until all processes are connected to Redis: each has a reader of its own there."""
+async def _wait_until_ready(port: int, url: str, processes: int) -> None:
+    """Wait until all processes are connected to Redis: each has one subscriber there."""
     async with Connection(port) as connection:
         await connection.ask("GET", "/healthz")
     with redis.Redis.from_url(url) as client:

@@ -1,5 +1,10 @@
-"""The bare pipeline with networks of known timing: `python -m benchmarks.bare BATCH REPEATS STEPS` makes BATCH clips in
-lockstep, then writes their files. Prints the seconds of each pass as JSON: for all clips, and for one clip's files."""
+"""The bare pipeline with networks of known timing.
+
+    python -m benchmarks.bare BATCH REPEATS STEPS
+
+Generates BATCH clips in lockstep, then writes their files. Prints JSON: for each pass the seconds of all clips, and of
+one clip's files.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +44,7 @@ def main(batch: int, repeats: int, steps: int) -> None:
                 )
                 write_files(job, pipeline, request.index, clip, None, Path(folder))
         values.append((made - began, (time.perf_counter() - made) / batch))
-    print(json.dumps(values[1:]))  # the first one opens codecs and grows memory
+    print(json.dumps(values[1:]))  # the first pass opens codecs and allocates memory
 
 
 def _lockstep(pipeline: Any, requests: list[ClipRequest]) -> list[Clip]:

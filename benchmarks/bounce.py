@@ -45,7 +45,7 @@ def main() -> None:
             loudness = clips["audio"].square().mean((1, 2)).sqrt()
             print(f"\n{name}, {split}: {arguments.clips} clips")
             print(
-                f"impacts a clip {count.double().mean():.2f} ({count.min()} … {count.max()}), "
+                f"impacts per clip {count.double().mean():.2f} ({count.min()} … {count.max()}), "
                 f"two discs {scene.present[:, 1].double().mean():.0%}, "
                 f"RMS {clips['audio'].square().mean().sqrt():.3f} ({loudness.min():.2f} … {loudness.max():.2f}), "
                 f"peak {clips['audio'].abs().max():.3f}, limited {(clips['audio'].abs() > 0.7).double().mean():.1%}"

@@ -24,17 +24,17 @@ COLOURS = {"video": "#2a6f97", "audio": "#c8553d"}
 
 
 def columns(path: Path) -> dict[str, list[float]]:
-    """A CSV file by its header."""
+    """Columns of a CSV file by name."""
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
 def table(evaluation: dict[str, Any]) -> str:
-    """Normalised scores: a row for each run, a column for each measure."""
+    """Normalised scores: one row per run, one column per measure."""
     measures = [name for name in LABELS if name in evaluation["runs"][0]["scores"]]
     lines = [
-        f"| {evaluation['clips']} clips a run | {' | '.join(LABELS[name] for name in measures)} |",
+        f"| {evaluation['clips']} clips per run | {' | '.join(LABELS[name] for name in measures)} |",
         f"|---|{'---|' * len(measures)}",
     ]
     for run in evaluation["runs"]:
@@ -58,7 +58,7 @@ def draw(path: Path) -> None:
         right.plot(gaps["step"], gaps[name], color=colour, linestyle="--", label=f"{name}, both noisy")
     right.plot(gaps["step"], gaps["clean_audio"], color=COLOURS["video"], label="video, given clean sound")
     right.plot(gaps["step"], gaps["clean_video"], color=COLOURS["audio"], label="sound, given clean video")
-    left.set(title="loss: steps, and averaged weights on clips kept back", xlabel="step")
+    left.set(title="loss: steps, and averaged weights on held-out clips", xlabel="step")
     left.set_ylim(0, 3 * max(gaps["loss_video"][-1], gaps["loss_audio"][-1]))
     right.set(title="coupling gap", xlabel="step")
     for axis in (left, right):

@@ -8,13 +8,13 @@ have the same distribution, or their means differ. Nothing is timed: the numbers
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.report import figure_path
 from model.evaluation.distances import Distance, frechet_distance, kernel_distance
 
 FEATURES = 400
@@ -87,12 +87,10 @@ def draw(answers: dict[str, dict[str, dict[int, dict[str, float]]]], path: Path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figure", type=Path, help="also draw the curves into this file")
-    options = parser.parse_args()
+    figure = figure_path(__doc__)
     answers = curves()
-    if options.figure:
-        draw(answers, options.figure)
+    if figure:
+        draw(answers, figure)
     print(
         json.dumps({"truth": {"same distribution": truth(0), "means apart": truth(SHIFT)}, "seen": answers}, indent=2)
     )

@@ -12,27 +12,19 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
-import platform
-import re
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from benchmarks.report import show
+from benchmarks.embedded_stack import embedded_stack
+from benchmarks.report import show, surroundings
 
 TARGETS = {
     "ready_s": 10.0,
@@ -42,7 +34,6 @@ TARGETS = {
     "v2a_accepted_ms": 300.0,
 }
 
-PACKAGES = ("duet-av", "torch", "av", "fastapi", "celery", "redis")
 POLL_SECONDS = 0.2
 
 
@@ -61,9 +52,9 @@ def measure(folder: Path, upload: Path, repeats: int) -> dict[str, Any]:
     """Every figure of TARGETS: its target, median, worst and all values."""
     values: dict[str, list[float]] = {name: [] for name in TARGETS}
     for index in range(repeats):
-        with _serving(folder / f"start-{index}") as (_, ready):
+        with embedded_stack(folder / f"start-{index}", "duet", "serve") as (_, ready):
             values["ready_s"].append(ready)
-    with _serving(folder / "data") as (url, _):
+    with embedded_stack(folder / "measured", "duet", "serve") as (url, _):
         api = Api(url, upload)
         for _ in range(repeats):
             values["generate_s"].append(_seconds(lambda: api.finish(api.generate()[0])))
@@ -76,7 +67,7 @@ def measure(folder: Path, upload: Path, repeats: int) -> dict[str, Any]:
             third, milliseconds = api.v2a()
             values["v2a_accepted_ms"].append(milliseconds)
             if api.job(busy)["status"] != "in_progress":
-                raise SystemExit("the job that should keep the worker busy ended too early: nothing was measured")
+                raise SystemExit("the job that keeps the worker busy ended too early: nothing was measured")
             for job in (busy, other, third):
                 api.finish(job)
     return {name: _summary(measured, TARGETS[name]) for name, measured in values.items()}
@@ -93,13 +84,13 @@ class Api:
         self._form_type = f"multipart/form-data; boundary={boundary}"
 
     def generate(self) -> tuple[str, float]:
-        """Submit with the defaults: 20 base steps, 8 of super-resolution. The job's path, milliseconds to the 202."""
+        """Submit with default parameters. Returns the job's path and the milliseconds to the 202."""
         began = time.perf_counter()
         job, _ = self._post("/generate", b"{}", "application/json")
         return job, 1000 * (time.perf_counter() - began)
 
     def v2a(self) -> tuple[str, float]:
-        """Upload the film. The job's path, milliseconds from the last byte to the 202."""
+        """Upload the film. Returns the job's path and the milliseconds from the last byte to the 202."""
         job, sent = self._post("/v2a", self._form, self._form_type)
         return job, 1000 * (time.perf_counter() - sent)
 
@@ -113,7 +104,7 @@ class Api:
             time.sleep(POLL_SECONDS)
 
     def finish(self, path: str) -> None:
-        """Wait for the job's end."""
+        """Wait until the job has completed."""
         while (job := self.job(path))["status"] in ("queued", "in_progress"):
             time.sleep(POLL_SECONDS)
         if job["status"] != "completed":
@@ -127,40 +118,6 @@ class Api:
         if answer.status != 202:
             raise SystemExit(f"POST {path}: {answer.status} {text}")
         return str(answer.headers["Location"]), sent
-
-
-def surroundings() -> dict[str, Any]:
-    """Where and when the figures were seen."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "load_before": os.getloadavg()[0],
-        "system": platform.platform(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("duet-av", "torch", "av")},
-        },
-    }
-
-
-@contextmanager
-def _serving(data: Path) -> Iterator[tuple[str, float]]:
-    """A running stack: its address, and the seconds it took until it was ready."""
-    began = time.perf_counter()
-    command = [sys.executable, "-m", "duet", "serve", "--port", "0", "--data", str(data)]
-    log = data.with_suffix(".log")
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    try:
-        while not (match := re.search(r"Ready after .*(http://\S+)", log.read_text())):
-            if process.poll() is not None:
-                raise SystemExit(f"duet serve ended before it was ready:\n{log.read_text()}")
-            time.sleep(POLL_SECONDS)
-        yield match[1], time.perf_counter() - began
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
 
 
 def _film(path: Path) -> Path:
@@ -190,14 +147,6 @@ def _summary(values: list[float], target: float) -> dict[str, Any]:
         "worst": round(worst, 3),
         "values": rounded,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -36,11 +36,11 @@ BOUNCES = (0.3, 0.9, 1.5)
 """Seconds at which the ball touches the ground."""
 
 SHEET = 1200
-"""Pixels."""
+"""Width of a contact sheet in pixels."""
 
 
 def ball(path: Path) -> None:
-    """A clip of a ball that bounces, and sounds when it does."""
+    """Write a clip of a ball that bounces and sounds at each bounce."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     ground = y > 200
     frames = []
@@ -60,7 +60,7 @@ def ball(path: Path) -> None:
         np.where(seconds >= at, np.exp(-9 * (seconds - at)) * np.sin(2 * np.pi * (440 + 60 * k) * (seconds - at)), 0)
         for k, at in enumerate(BOUNCES)
     )
-    write_clip(path, np.stack(frames), FPS, 0.6 * np.asarray(sound, np.float32)[None], RATE, "drawn by a script")
+    write_clip(path, np.stack(frames), FPS, 0.6 * np.asarray(sound, np.float32)[None], RATE, "a benchmark")
 
 
 def upload(path: Path, seconds: float) -> Input:
@@ -79,13 +79,13 @@ def upload(path: Path, seconds: float) -> Input:
 
 
 def make(pipeline: Pipeline, kind: str, source: Path | None, folder: Path) -> tuple[Job, Files]:
-    """One output with the default parameters, as the service would make it."""
+    """Generate one output with default parameters, as a worker does."""
     clip = pipeline.manifest.config.clip
     params = SamplingParams(SEED).resolve(kind, pipeline.manifest)
     given = upload(source, clip.duration) if source else None
     job = claim(
         new_job(kind, "demo", params, priority="normal", metadata={}, retention=timedelta(days=1), input=given),
-        "a script",
+        "a worker",
     )
     condition = None if source is None else (decode_video if kind == "v2a" else decode_audio)(source, clip)
     made = pipeline.run(ClipRequest(kind, params, 0, condition))

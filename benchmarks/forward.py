@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
+import os
 import resource
 import statistics
 import subprocess
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_network import PlainCoupledUNet
+from benchmarks.report import processor
 from model.checkpoint.loading import build, to_published
 from model.networks.config import PRESETS, ModelConfig
 from model.networks.coupled_unet import CoupledUNet
@@ -32,7 +33,7 @@ from model.networks.pair import Pair
 from model.runtime.allocator import keep_freed_memory
 
 H200_BF16 = 790e12
-"""Reachable operations per second in bfloat16."""
+"""Achievable operations per second in bfloat16."""
 
 
 def drawn_network(config: ModelConfig, device: str) -> CoupledUNet:
@@ -134,7 +135,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 
     keep_freed_memory(False)
     expected = runs[baseline]()
-    differences = {name: difference(run(), expected) for name, run in runs.items()}  # warms up, too
+    differences = {name: difference(run(), expected) for name, run in runs.items()}  # also warms up
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(options.repeats):
         for name, run in runs.items():
@@ -166,7 +167,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         "batch": batch,
         "device": device,
         "compiled": options.compile,
-        "processor": torch.cuda.get_device_name() if device == "cuda" else processor(),
+        "processor": torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -174,13 +175,6 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         "tflop": round(flops / 1e12, 4),
         "results": results,
     }
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 def main() -> None:

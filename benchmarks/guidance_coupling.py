@@ -9,10 +9,10 @@ on every machine.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
+from benchmarks.report import figure_path
 from tests.model.sampling.test_guidance import METHODS, RESIDUAL, SLOPE, fit
 
 STEPS = (5, 10, 20, 50)
@@ -40,15 +40,10 @@ def draw(slopes: dict[str, dict[int, float]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figure", type=Path, help="also draw the slopes into this file")
-    options = parser.parse_args()
+    figure = figure_path(__doc__)
     fits = {name: {steps: fit(method, steps=steps) for steps in STEPS} for name, method in METHODS.items()}
-    if options.figure:
-        draw(
-            {name: {steps: slope for steps, (slope, _) in curve.items()} for name, curve in fits.items()},
-            options.figure,
-        )
+    if figure:
+        draw({name: {steps: slope for steps, (slope, _) in curve.items()} for name, curve in fits.items()}, figure)
     rounded = {
         name: {steps: {"slope": round(slope, 3), "residual": round(left, 3)} for steps, (slope, left) in curve.items()}
         for name, curve in fits.items()

@@ -17,27 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from httpx_sse import EventSource
 
-from benchmarks.end_to_end import surroundings
-from benchmarks.report import show
-from benchmarks.service import events, serving
+from benchmarks.embedded_stack import embedded_stack
+from benchmarks.report import at_most, show, surroundings
+from benchmarks.service import BATCH_SIZES
 from benchmarks.timed import BROKEN, CALL, CLIP
 
 ROUND = 20
-"""Jobs between two readings: the first two fail, the next four are cancelled, the others finish."""
+"""Jobs between two readings: the first two fail, the next four are cancelled, the rest complete."""
 
 FLIGHT = 5
-LIMIT = 1.05
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=200, help="jobs in all (default 200)")
+    parser.add_argument("--jobs", type=int, default=200, help="total number of jobs (default 200)")
     arguments = parser.parse_args()
-    os.environ |= {CALL: "0.005", CLIP: "0"}
+    timing = {CALL: "0.005", CLIP: "0"}
     with (
         tempfile.TemporaryDirectory(prefix="duet-benchmark-") as folder,
-        serving(Path(folder), Path(folder) / "ledger") as url,
+        embedded_stack(Path(folder), "benchmarks.timed", DUET_BUCKETS=BATCH_SIZES, **timing) as (url, _),
     ):
         readings, ends = asyncio.run(_rounds(url, arguments.jobs // ROUND, _worker()))
     growth = readings[-1] / readings[0]
@@ -45,7 +45,7 @@ def main() -> None:
         **surroundings(),
         "jobs": dict(ends),
         "resident_mib": [round(reading / 2**20, 1) for reading in readings],
-        "figures": {"growth": {"value": round(growth, 4), "target": f"at most {LIMIT}", "met": growth <= LIMIT}},
+        "figures": {"growth": at_most(1.05, growth, 4)},
     }
     show(report)
 
@@ -72,11 +72,11 @@ async def _one(client: httpx.AsyncClient, number: int) -> str:
     answer.raise_for_status()
     job = answer.headers["location"]
     async with client.stream("GET", f"{job}/events") as response:
-        async for name, data in events(response):
-            if name == "progress" and data["stage"] and 2 <= number < 6:
+        async for event in EventSource(response).aiter_sse():
+            if event.event == "progress" and event.json()["stage"] and 2 <= number < 6:
                 await client.post(f"{job}/cancel")
-            if name in ("completed", "failed", "canceled"):
-                return name
+            if event.event in ("completed", "failed", "canceled"):
+                return event.event
     raise SystemExit("the events ended before the job did")
 
 
@@ -91,11 +91,11 @@ def _worker() -> int:
             continue
         if b"benchmarks.timed" in command and b"worker" in command and int(grandparent) == os.getpid():
             return int(folder.name)
-    raise SystemExit("no worker runs")
+    raise SystemExit("no worker is running")
 
 
 def _resident(pid: int) -> int:
-    """Bytes."""
+    """Resident bytes of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

@@ -29,7 +29,7 @@ SECONDS, RATE, SIDE = 1.6, 16_000, 256
 
 
 def milliseconds(action: Callable[[], object], repeats: int) -> dict[str, float]:
-    """Median and least of the wall clock, after one call that is not counted."""
+    """Median and minimum wall-clock time, after one call that is not counted."""
     action()
     taken = []
     for _ in range(repeats):
@@ -66,7 +66,7 @@ def measure(folder: Path, video: Path, repeats: int) -> dict[str, dict[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9, help="measurements of each figure (default 9)")
-    parser.add_argument("--video", type=Path, help="the file; a film of 320×240 at 30 Hz where absent")
+    parser.add_argument("--video", type=Path, help="video file (default: a generated one, 320×240 at 30 Hz)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -20,7 +20,7 @@ Weights = dict[str, Tensor]
 
 
 class PlainCoupledUNet:
-    """`weights` by published names. Call it like CoupledUNet, with one shift a block: a list of whole frames."""
+    """`weights` by published names. Called like CoupledUNet, but with one shift per block, in frames."""
 
     def __init__(self, config: UNetConfig, weights: Weights) -> None:
         self.config, self.weights = config, weights
@@ -194,8 +194,7 @@ def self_attention(w: Weights, name: str, x: Tensor, heads: int) -> Tensor:
 def rs_mma(
     w: Weights, name: str, video: Tensor, audio: Tensor, head_channels: int, window: int, shift: int
 ) -> tuple[Tensor, Tensor]:
-    """Frame i and audio segment i attend to what the other modality does in frames i + shift … i + shift + window −
-    1."""
+    """Frame i and audio segment i attend to the other modality in frames i + shift … i + shift + window − 1."""
     frames, height, width = video.shape[1], video.shape[3], video.shape[4]
     x = rearrange(video, "b f c h w -> b c (f h w)")
     v_qkv = conv(w, f"{name}.v_qkv", norm(w, f"{name}.v_norm.GroupNorm", x), F.conv1d)

@@ -6,21 +6,17 @@ Redis uses one core, so its CPU time per job bounds the job rate of a whole inst
 from __future__ import annotations
 
 import multiprocessing
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import redis
 from celery import Celery
 
-from duet.standalone.resources import redis_program
 from model.request import SamplingParams
 from service.jobs.connection import connect
 from service.jobs.queue import QUEUE, JobQueue, celery_config
@@ -28,25 +24,28 @@ from service.jobs.reaper import Reaper
 from service.jobs.record import Output, Progress, Timings, new_job
 from service.jobs.store import JobStore
 from service.settings import Settings
+from tests.conftest import RedisServer
 from workers import transport
 
 REPORTS = 20
-"""Progress reports of a job: its steps, where none is held back for coming too soon."""
+"""Progress reports per job: one per step, none of them throttled."""
 
 FILES = ("video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.json")
 
 
 @dataclass(frozen=True)
 class RedisCost:
-    """What was counted by Redis itself (INFO), and the rate that clients on the same machine reached."""
+    """Counters of Redis (INFO), and the job rate reached by clients on the same machine.
+
+    `bytes_per_job` is the memory until the job expires, `bytes_per_job_at_first` that with its events, which expire an
+    hour after its end.
+    """
 
     clients: int
     commands_per_job: float
     microseconds_per_job: float
     bytes_per_job: float
-    """In memory, as long as the job is kept."""
     bytes_per_job_at_first: float
-    """With its events, which go an hour after its end."""
     disk_bytes_per_job: float
     jobs_per_s_reached: float
     microseconds_per_idle_worker_s: float
@@ -54,26 +53,32 @@ class RedisCost:
 
     @property
     def jobs_per_s_ceiling(self) -> float:
-        """If Redis did nothing else."""
+        """Limit of the job rate, from the CPU time per job."""
         return 1e6 / self.microseconds_per_job
 
 
 def measure(jobs: int, clients: int) -> RedisCost:
-    """Run `jobs` jobs by as many processes as `clients`, then look at what the rounds of an idle worker cost."""
-    with tempfile.TemporaryDirectory(prefix="duet-benchmark-") as name, _redis(Path(name)) as url:
-        settings = Settings(redis_url=url, data=Path(name) / "data")
-        with redis.Redis.from_url(url) as client:
-            _jobs(url, 20)  # scripts are loaded, pages are touched
+    """Run `jobs` jobs in `clients` processes, then measure the periodic commands of an idle worker."""
+    with tempfile.TemporaryDirectory(prefix="duet-benchmark-") as name, ExitStack() as stack:
+        server = RedisServer(Path(name))
+        server.start()
+        stack.callback(server.stop)
+        settings = Settings(redis_url=server.url, data=Path(name) / "data")
+        with redis.Redis.from_url(server.url) as client:
+            client.config_set("auto-aof-rewrite-percentage", 0)
+            _jobs(server.url, 20)  # loads scripts and touches memory pages
             client.delete(*client.scan_iter("duet:events:*", 1000))
             before = _counted(client)
             began = time.perf_counter()
-            processes = [multiprocessing.Process(target=_jobs, args=(url, jobs // clients)) for _ in range(clients)]
+            processes = [
+                multiprocessing.Process(target=_jobs, args=(server.url, jobs // clients)) for _ in range(clients)
+            ]
             for process in processes:
                 process.start()
             for process in processes:
                 process.join()
             if any(process.exitcode for process in processes):
-                raise SystemExit("a client ended with an error: nothing was measured")
+                raise SystemExit("a client failed: nothing was measured")
             seconds = time.perf_counter() - began
             after = _counted(client)
             done = jobs // clients * clients
@@ -96,7 +101,7 @@ def measure(jobs: int, clients: int) -> RedisCost:
 
 
 def _jobs(url: str, count: int) -> None:
-    """Submit and run jobs one after the other, with what the API and a worker send to Redis for one."""
+    """Submit and run jobs sequentially, with the commands that the API and a worker send to Redis."""
     settings = Settings(redis_url=url)
     store, queue = JobStore(connect(settings)), JobQueue(settings)
     transport.install()
@@ -129,7 +134,7 @@ def _jobs(url: str, count: int) -> None:
 
 
 def _idle(client: redis.Redis, settings: Settings, rounds: int = 300) -> float:
-    """Microseconds of Redis a second for a worker that only looks: the reaper's round, a fifth of a sign of life."""
+    """Microseconds of Redis per second for an idle worker: a reaper round per second, an announcement every five."""
     store, queue = JobStore(connect(settings)), JobQueue(settings)
     reaper = Reaper(store, queue, ageing=1e9)
     reaper.round()
@@ -144,7 +149,7 @@ def _idle(client: redis.Redis, settings: Settings, rounds: int = 300) -> float:
 
 
 def _ageing(client: redis.Redis, settings: Settings, looks: int = 20) -> float:
-    """Microseconds for one look at a queue of 1000 messages, none of which is moved."""
+    """Microseconds for one ageing pass over a queue of 1000 messages, none of which moves."""
     queue = JobQueue(settings)
     for number in range(1000):
         params = SamplingParams(seed=number)
@@ -166,24 +171,3 @@ def _counted(client: redis.Redis) -> dict[str, float]:
         "memory": info["used_memory_dataset"],
         "disk": info["aof_current_size"],
     }
-
-
-@contextmanager
-def _redis(folder: Path) -> Iterator[str]:
-    """As `duet serve` runs it: append-only file, each write flushed before it is answered."""
-    command = [str(redis_program()), "--port", "0", "--unixsocket", "redis.sock", "--save", '""']
-    command += ["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-    url = f"unix://{quote(str(folder / 'redis.sock'))}"
-    try:
-        while True:
-            try:
-                with redis.Redis.from_url(url) as client:
-                    client.ping()
-                break
-            except redis.ConnectionError:
-                time.sleep(0.05)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(10)

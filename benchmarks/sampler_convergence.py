@@ -8,7 +8,6 @@ is relative to the exact solution, not to a longer run. Nothing is timed: the nu
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.report import figure_path
 from model.sampling import samplers
 from model.sampling.samplers import Sampler
 from model.sampling.schedule import NoiseSchedule, linear_betas
@@ -67,15 +67,13 @@ def draw(errors: dict[str, dict[str, dict[int, float]]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figure", type=Path, help="also draw the curves into this file")
-    options = parser.parse_args()
+    figure = figure_path(__doc__)
     errors = {
         spacing: {name: {n: error(sampler, spacing, n) for n in EVALUATIONS} for name, sampler in SAMPLERS.items()}
         for spacing in ("log_snr", "uniform", "quadratic")
     }
-    if options.figure:
-        draw(errors, options.figure)
+    if figure:
+        draw(errors, figure)
     orders = {name: round(math.log(curve[25] / curve[100], 4), 2) for name, curve in errors["log_snr"].items()}
     print(
         json.dumps(

@@ -19,28 +19,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.end_to_end import surroundings
 from benchmarks.redis_cost import RedisCost, measure
+from benchmarks.report import surroundings
 from benchmarks.waiting import batch_times, simulate
 from duet.planning import Load, ServiceTime, estimated_gpu, waits
 
 ENGINES: Mapping[str, Mapping[int, float]] = {
-    # 15.4 s a clip, as measured with an earlier, larger demo model; one clip keeps both cores busy, so that several
-    # only share them.
+    # 15.4 s per clip, measured with an earlier, larger demo model. One clip keeps both cores busy; several share them.
     "two cores": {1: 15.4, 4: 61.6},
-    # 20 steps of `benchmarks.timed`, whose networks sleep as long as a GPU might work: 20 ms, and 5 ms for each clip.
+    # 20 steps of `benchmarks.timed`, whose networks sleep like a GPU would compute: 20 ms plus 5 ms per clip.
     "timed": {1: 0.5, 16: 2.0},
 }
-"""Seconds of a batch by its size: a model that keeps two cores of an AMD EPYC busy for a quarter of a minute, and a
-stand-in for a GPU."""
+"""Seconds of a batch by its size: a model on two cores of an AMD EPYC, and a stand-in for a GPU."""
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 LOADS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 REDIS_SHARE = 0.7
-"""Of its core, beyond which Redis' own answers begin to wait."""
+"""Utilisation of Redis' core above which its responses begin to queue."""
 
 AGEING_EVERY_S = 5.0
-"""Seconds after which each worker looks through the queue, as DUET_AGEING is by default."""
+"""Seconds between ageing passes of each worker, the default of DUET_AGEING."""
 
 
 def main() -> None:
@@ -83,7 +81,7 @@ def _row(workers: int, load: float, times: list[float], jobs: int) -> dict[str, 
 
 
 def _limits(cost: RedisCost, engines: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
-    """How many workers of a speed keep Redis' core busy for REDIS_SHARE of the time."""
+    """Number of workers of each speed that keep Redis' core busy for REDIS_SHARE of the time."""
     speeds = {name: max(size / seconds[size] for size in seconds) for name, seconds in engines.items()}
     for efficiency in (0.4, 1.0):
         speed = estimated_gpu(efficiency)
@@ -110,26 +108,26 @@ def _waits_table(rows: list[dict[str, Any]], workers: tuple[int, ...], loads: tu
 
 
 def _redis_table(costs: list[RedisCost], limits: list[dict[str, Any]]) -> list[str]:
-    lines = ["| Redis, by clients at a time | " + " | ".join(str(cost.clients) for cost in costs) + " |"]
+    lines = ["| Redis, by concurrent clients | " + " | ".join(str(cost.clients) for cost in costs) + " |"]
     lines.append("|---" * (len(costs) + 1) + "|")
     named = {
-        "commands a job, those in scripts counted": "{commands_per_job:.0f}",
-        "processor time a job": "{microseconds_per_job:.0f} µs",
-        "memory a job, kept": "{bytes_per_job:.0f} B",
-        "memory a job, for an hour": "{bytes_per_job_at_first:.0f} B",
-        "append-only file a job": "{disk_bytes_per_job:.0f} B",
-        "jobs a second that were reached here": "{jobs_per_s_reached:.1f}",
-        "an idle worker, a second": "{microseconds_per_idle_worker_s:.0f} µs",
-        "a look through 1000 messages": "{microseconds_per_ageing_of_1000:.0f} µs",
+        "commands per job, including those in scripts": "{commands_per_job:.0f}",
+        "CPU time per job": "{microseconds_per_job:.0f} µs",
+        "memory per job until it expires": "{bytes_per_job:.0f} B",
+        "memory per job in the first hour": "{bytes_per_job_at_first:.0f} B",
+        "append-only file per job": "{disk_bytes_per_job:.0f} B",
+        "jobs per second reached here": "{jobs_per_s_reached:.1f}",
+        "an idle worker, per second": "{microseconds_per_idle_worker_s:.0f} µs",
+        "an ageing pass over 1000 messages": "{microseconds_per_ageing_of_1000:.0f} µs",
     }
     lines += [
         f"| {name} | " + " | ".join(form.format(**asdict(cost)) for cost in costs) + " |"
         for name, form in named.items()
     ]
     lines.append(
-        "| jobs a second with all of its core | " + " | ".join(f"{c.jobs_per_s_ceiling:.0f}" for c in costs) + " |"
+        "| jobs per second with a full core | " + " | ".join(f"{c.jobs_per_s_ceiling:.0f}" for c in costs) + " |"
     )
-    lines += ["", f"| worker | clips a second | workers that take {REDIS_SHARE:.0%} of Redis' core |", "|---|---|---|"]
+    lines += ["", f"| worker | clips per second | workers that use {REDIS_SHARE:.0%} of Redis' core |", "|---|---|---|"]
     lines += [f"| {limit['worker']} | {limit['clips_per_s']} | {limit['workers']} |" for limit in limits]
     return lines
 
@@ -142,7 +140,7 @@ def _draw(waited: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
 
     figure, axes = plt.subplots(len(waited), 2, figsize=(10.5, 3.6 * len(waited)), squeeze=False)
     colours = plt.get_cmap("viridis")
-    shown = {"wait_p95": "95 of 100 jobs wait at most", "latency_p95": "and have ended after"}
+    shown = {"wait_p95": "wait, 95th percentile", "latency_p95": "latency, 95th percentile"}
     for row, (name, rows) in zip(axes, waited.items(), strict=True):
         counts = sorted({each["workers"] for each in rows})
         for axis, (value, title) in zip(row, shown.items(), strict=True):
@@ -153,7 +151,7 @@ def _draw(waited: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
                 axis.plot(
                     [each["load"] for each in own], [each[value] for each in own], "o-", color=colour, ms=4, label=label
                 )
-            if value == "wait_p95":  # many do not wait at all
+            if value == "wait_p95":  # many jobs do not wait
                 axis.set_yscale("symlog", linthresh=rows[0]["latency_p95"] / 20)
                 axis.set_ylim(0, None)
             else:
@@ -162,7 +160,7 @@ def _draw(waited: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
             axis.set_ylabel("seconds")
             axis.grid(alpha=0.3)
     for axis in axes[-1]:
-        axis.set_xlabel("load: share of what the workers can do at most")
+        axis.set_xlabel("load: fraction of the workers' capacity")
     axes[0][0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -176,9 +174,9 @@ def _seconds(path: Path) -> dict[int, float]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a few points, in half a minute")
-    parser.add_argument("--measured", type=Path, help="what `python -m benchmarks.throughput` printed")
-    parser.add_argument("--redis-jobs", type=int, default=160, help="jobs that Redis is measured with (default 160)")
-    parser.add_argument("--figure", type=Path, help="where to draw the waits, a PNG")
+    parser.add_argument("--measured", type=Path, help="output of `python -m benchmarks.throughput`")
+    parser.add_argument("--redis-jobs", type=int, default=160, help="jobs to measure Redis with (default 160)")
+    parser.add_argument("--figure", type=Path, help="also draw the waits into this file")
     return parser.parse_args()
 
 

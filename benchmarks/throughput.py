@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.end_to_end import surroundings
+from benchmarks.report import surroundings
 from model.checkpoint.manifest import Manifest
 from model.networks.config import PRESETS
 from model.request import SamplingParams
@@ -27,7 +27,7 @@ from model.runtime.pipeline import ClipRequest, Pipeline
 from model.runtime.warmup import typical_clips, typical_frames, warm_up
 
 DEVICE_FLOPS = {"NVIDIA H200": 790e12}
-"""bf16 matrix products that were reached on a device, a second."""
+"""Achievable bfloat16 operations per second."""
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
             warm_up(pipeline, (batch,))
             measured = _measured(pipeline, batch, options, per_clip)
             assert pipeline.evaluator.batch_sizes is not None
-            # Less than `batch` where that many at once did not fit.
+            # Smaller than `batch` if that size did not fit into memory.
             rows.append({"batch": batch, "largest_forward": pipeline.evaluator.batch_sizes.largest, **measured})
         except Exception as error:
             if not is_out_of_memory(error):
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _measured(pipeline: Pipeline, batch: int, options: argparse.Namespace, per_clip: float) -> dict[str, Any]:
-    """Of `rounds` batches of jobs, after one that warms up."""
+    """Mean over `rounds` batches of jobs, after one to warm up."""
     _round(pipeline, batch, options, 0)
     began = time.perf_counter()
     for number in range(options.rounds):
@@ -100,7 +100,7 @@ def _round(pipeline: Pipeline, batch: int, options: argparse.Namespace, number: 
 
 
 def _operations(pipeline: Pipeline, options: argparse.Namespace) -> float:
-    """Operations of all steps of one clip."""
+    """Floating point operations of one clip, all steps."""
     evaluator = pipeline.evaluator
     with FlopCounterMode(display=False) as base:
         evaluator(typical_clips(pipeline, 1))
@@ -113,7 +113,7 @@ def _operations(pipeline: Pipeline, options: argparse.Namespace) -> float:
 
 
 def _table(rows: list[dict[str, Any]], device: str) -> str:
-    lines = [f"| batch on {device} | clips a second | TFLOP/s |", "|---|---|---|"]
+    lines = [f"| batch on {device} | clips per second | TFLOP/s |", "|---|---|---|"]
     lines += [
         f"| {row['batch']} | {row['clips_per_s']} | {row['tflop_per_s']} |" for row in rows if "clips_per_s" in row
     ]
@@ -122,8 +122,8 @@ def _table(rows: list[dict[str, Any]], device: str) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto", help="cpu, cuda (default: a GPU if there is one)")
-    parser.add_argument("--dtype", default="auto", help="float32, bfloat16 (default: what the device computes in)")
+    parser.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU if available)")
+    parser.add_argument("--dtype", default="auto", help="float32 or bfloat16 (default: that of the device)")
     parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
     parser.add_argument("--preset", default="paper", choices=sorted(PRESETS), help="size of the networks")
     parser.add_argument(
@@ -131,9 +131,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=2, help="batches measured at each size (default 2)")
     parser.add_argument("--steps", type=int, default=20, help="base steps (default 20)")
-    parser.add_argument("--sr", action="store_true", help="with super-resolution to the full size")
+    parser.add_argument("--sr", action="store_true", help="include super-resolution")
     parser.add_argument("--sr-steps", type=int, default=8, help="its steps (default 8)")
-    parser.add_argument("--table", type=Path, help="a file for a table in Markdown")
+    parser.add_argument("--table", type=Path, help="write a Markdown table to this file")
     return parser.parse_args()
 
 

@@ -1,13 +1,13 @@
 """A real worker whose networks sleep for a known time instead of computing, like a CPU that waits for a GPU.
 
-Everything beyond that time is the service's own. `python -m benchmarks.timed [worker]` runs the stack, or one worker of
+All time beyond that is the service's overhead. `python -m benchmarks.timed [worker]` runs the stack, or one worker of
 it, with the settings of the environment and these:
 
-    DUET_TIMED_CALL     seconds of a forward, whatever its size   (default 0.02)
-    DUET_TIMED_CLIP     seconds more for each clip in it          (default 0.005)
-    DUET_TIMED_LEDGER   a file that gets a line for each forward: when it ended, its seconds, its clips
+    DUET_TIMED_CALL     seconds per forward of any size      (default 0.02)
+    DUET_TIMED_CLIP     additional seconds per clip in it    (default 0.005)
+    DUET_TIMED_LEDGER   file with one line per forward: its end, its seconds, its clips
 
-A job whose seed is BROKEN or more raises after three steps.
+A job with a seed of at least BROKEN raises after three steps.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BROKEN = 10**9
 
 
 class TimedNetwork(nn.Module):
-    """Has the interface of the coupled U-Net; takes `call` seconds and `clip` more for each clip."""
+    """Stands in for the coupled U-Net; a forward takes `call` seconds plus `clip` per clip."""
 
     config = UNetConfig()
 
@@ -63,7 +63,7 @@ class TimedNetwork(nn.Module):
 
 
 class TimedPipeline(Pipeline):
-    """Its programs raise for some seeds."""
+    """A pipeline whose programs raise for seeds of at least BROKEN."""
 
     def program(
         self, request: ClipRequest, on_progress: Callable[[StepProgress], None] = lambda _: None
@@ -74,17 +74,17 @@ class TimedPipeline(Pipeline):
         asked = next(program)
         for _ in range(3):
             asked = program.send((yield asked))
-        raise RuntimeError("this job raises, as its seed says")
+        raise RuntimeError("this job raises because of its seed")
 
 
 def timed_manifest() -> Manifest:
-    """The demo model's clips, without super-resolution."""
+    """The demo model without super-resolution."""
     demo = find_models(None)["demo"]
     return replace(demo, config=replace(demo.config, sr=None), sr_weights=None)
 
 
 def timed_pipeline(sizes: tuple[int, ...] | None = None) -> Pipeline:
-    """A pipeline with the times of the environment."""
+    """A pipeline with the timing from the environment."""
     manifest = timed_manifest()
     network = TimedNetwork(float(os.environ.get(CALL, "0.02")), float(os.environ.get(CLIP, "0.005")))
     schedule = NoiseSchedule.from_config(manifest.config.schedule)
@@ -93,7 +93,7 @@ def timed_pipeline(sizes: tuple[int, ...] | None = None) -> Pipeline:
 
 
 def load(settings: Settings) -> ModelMaker:
-    """The ModelMaker of a worker with these networks."""
+    """A worker's ModelMaker with these networks."""
     keep_freed_memory()
     torch.set_num_threads(1)  # the networks compute nothing
     warm()

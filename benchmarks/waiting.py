@@ -1,7 +1,7 @@
 """Discrete-event simulation of jobs waiting for workers with batched engines.
 
 Arrivals are Poisson. A worker holds up to `batch` jobs, which run together: with k jobs each takes `times[k]` seconds,
-as measured. A job that finds no free place waits, first come first served.
+as measured. A job that finds no free place waits in a FIFO queue.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 WARM = 0.1
-"""Share of the jobs at the beginning that are not counted: the workers are idle at first."""
+"""Fraction of jobs at the start that are not counted, because the workers start idle."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Of the jobs that were counted, in seconds."""
+    """Results over the counted jobs, in seconds."""
 
     wait_p50: float
     wait_p95: float
@@ -29,7 +29,7 @@ class Seen:
 
 
 class _Worker:
-    """An engine. `age` is how far a job would be that had been in it from the beginning, as a share of a whole job."""
+    """An engine. `_age` is the progress of a hypothetical job that runs from the start, in whole jobs."""
 
     def __init__(self, times: Sequence[float]) -> None:
         self._times = times
@@ -50,7 +50,7 @@ class _Worker:
         return heapq.heappop(self._ends)[1]
 
     def next_end(self) -> float:
-        """When the first of its jobs ends if none joins."""
+        """End of its first job, if no other joins."""
         return self._now + max(0.0, self._ends[0][0] - self._age) * self._times[len(self._ends)]
 
     def _go_on(self, now: float) -> None:
@@ -61,7 +61,7 @@ class _Worker:
 
 
 def batch_times(seconds: Mapping[int, float]) -> list[float]:
-    """Seconds of a batch of k jobs for each k up to the largest that was measured; between two of them on a line."""
+    """Seconds of a batch of k jobs for each k up to the largest measured size, linearly interpolated."""
     sizes = sorted(seconds)
     times = [0.0]
     for count in range(1, sizes[-1] + 1):
@@ -75,15 +75,15 @@ def batch_times(seconds: Mapping[int, float]) -> list[float]:
 def simulate(
     workers: int, times: Sequence[float], load: float, jobs: int, seed: int, works: Sequence[float] = (1.0,)
 ) -> Seen:
-    """`load` is the share of what all workers can do at most that is asked of them. `works` are the sizes of the jobs,
-    each as likely as the others; `times` belong to size 1."""
+    """Simulate `jobs` jobs. `load` is the fraction of the workers' capacity. `works` are the job sizes, equally likely;
+    `times` apply to size 1."""
     chance = random.Random(seed)
     batch = len(times) - 1
     fastest = max(count / times[count] for count in range(1, batch + 1))
     rate = load * workers * fastest / (sum(works) / len(works))
     engines = [_Worker(times) for _ in range(workers)]
     free = list(range(workers))
-    place = {number: number for number in free}  # where in `free` an engine stands
+    place = {number: number for number in free}  # position of an engine in `free`
     arrived, waited, took = [0.0] * jobs, [0.0] * jobs, [0.0] * jobs
     queue: deque[int] = deque()
     events: list[tuple[float, int, int]] = []
@@ -102,7 +102,7 @@ def simulate(
         waited[job] = now - arrived[job]
         engines[number].begin(now, job, work[job])
         running += 1
-        if len(engines[number]) == batch:  # no more room: the last in the list takes its place there
+        if len(engines[number]) == batch:  # full: the last in the list takes its position
             gap, moved = place.pop(number), free.pop()
             if moved != number:
                 free[gap], place[moved] = moved, gap
@@ -110,7 +110,7 @@ def simulate(
 
     while coming < jobs or running:
         while events and events[0][2] != engines[events[0][1]].stamp:
-            heapq.heappop(events)  # somebody joined meanwhile
+            heapq.heappop(events)  # outdated: a job has joined since
         arrival = coming < jobs and (not events or next_arrival <= events[0][0])
         now = next_arrival if arrival else events[0][0]
         busy_jobs += running * (now - last)

@@ -1,5 +1,5 @@
-# The API, and what else needs no torch: the sender of webhooks, the set-up of the bucket, `duet doctor`.
-# What changes least comes first: a new release of Duet sends its last layer only.
+# The API and everything else that needs no torch: the webhook sender, the creation of the bucket, `duet doctor`.
+# Layers that change least come first, so that a new release of Duet only replaces the last ones.
 FROM python:3.12-slim-bookworm
 
 ENV PYTHONUNBUFFERED=1 \
@@ -32,7 +32,7 @@ LABEL org.opencontainers.image.title="Duet API" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 
-# TMPDIR: an upload may be larger than the memory that /tmp is made of.
+# TMPDIR: an upload may be larger than /tmp, which is in memory.
 ENV DUET_DATA=/data \
     DUET_HOST=0.0.0.0 \
     DUET_LOG_FORMAT=json \

@@ -1,5 +1,5 @@
-# The worker, for hosts with a GPU and without: the registry's torch carries the CUDA libraries, and computes on a CPU
-# where there is no GPU. What changes least comes first: a new release of Duet sends its last layer only.
+# The worker, for hosts with and without a GPU: torch includes the CUDA libraries, and uses the CPU if there is no GPU.
+# Layers that change least come first, so that a new release of Duet only replaces the last ones.
 FROM python:3.12-slim-bookworm
 
 ENV PYTHONUNBUFFERED=1 \
@@ -7,7 +7,7 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 
-# DUET_COMPILE has torch write programs for this very device, and a compiler make them.
+# With DUET_COMPILE torch generates code for the device, which needs a compiler.
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
@@ -39,7 +39,7 @@ LABEL org.opencontainers.image.title="Duet worker" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 
-# TMPDIR: what is decoded may be larger than the memory that /tmp is made of.
+# TMPDIR: decoded files may be larger than /tmp, which is in memory.
 ENV DUET_DATA=/data \
     DUET_LOG_FORMAT=json \
     TMPDIR=/data/tmp \

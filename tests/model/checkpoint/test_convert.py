@@ -1,4 +1,4 @@
-"""Published files become a model that is served; files that do not fit are refused with what is wrong with them."""
+"""Published files are converted to a servable model; files that do not fit are refused with the reason."""
 
 from __future__ import annotations
 
@@ -75,12 +75,14 @@ def test_missing_extra_and_misshapen_tensors_are_all_listed(published: tuple[Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_another_architecture_is_not_taken_for_the_published_one(published: tuple[Path, Path], tmp_path: Path) -> None:
+def test_another_architecture_is_not_mistaken_for_the_published_one(
+    published: tuple[Path, Path], tmp_path: Path
+) -> None:
     with pytest.raises(CheckpointError, match="do not fit"):
         convert(*published, "tiny", tmp_path / "out", replace(TINY_OPTIONS, infer=False))
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match="cannot be read"):
         convert(tmp_path / "a.pt", None, "a", tmp_path / "out")
@@ -108,7 +110,7 @@ def test_a_model_is_not_overwritten(published: tuple[Path, Path], tmp_path: Path
         convert(*published, "tiny", tmp_path / "out", TINY_OPTIONS)
 
 
-def test_mirrored_models_see_and_make_mirrored_frames(published: tuple[Path, Path], tmp_path: Path) -> None:
+def test_mirrored_models_take_and_generate_mirrored_frames(published: tuple[Path, Path], tmp_path: Path) -> None:
     manifest = convert(*published, "tiny", tmp_path / "out", TINY_OPTIONS)
     straight = Pipeline.load(replace(manifest, mirrored=False), "cpu", "float32")
     mirrored = Pipeline.load(manifest, "cpu", "float32")

@@ -1,4 +1,4 @@
-"""The model that ships: what is in its folder, that a seed gives the clip it always gave, and that it has learned."""
+"""The demo model: its files, its reproducibility, and that it has learned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.model.checkpoint import demo_clip
 
 FOLDER = BUILTIN / "demo"
 CLIPS = 24
-"""Enough to tell a model that has learned from one that has not; docs/demo-model.md has figures of 256."""
+"""Enough to distinguish a trained model from an untrained one; the figures of docs/demo-model.md use 256."""
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +61,14 @@ def test_the_training_configuration_is_beside_the_weights(part: str) -> None:
     assert sum(losses[-20:]) < sum(losses[:20])
 
 
-def test_the_page_about_it_has_the_figures_that_were_measured() -> None:
+def test_the_documentation_has_the_measured_figures() -> None:
     evaluation = json.loads((FOLDER / "evaluation.json").read_text())
     assert evaluation["weights"] == find_models()["demo"].weights_hash, "the figures are of other weights"
     assert evaluation["clips"] >= 256
     assert table(evaluation) in Path("docs/demo-model.md").read_text(encoding="utf-8")
 
 
-def test_a_seed_gives_the_clip_it_always_gave(pipeline: Pipeline) -> None:
+def test_a_seed_gives_the_recorded_clip(pipeline: Pipeline) -> None:
     before, now = demo_clip.recorded(), demo_clip.made(pipeline)
     for name in ("small", "large"):
         difference = (now[name].int() - before[name].int()).abs()
@@ -90,6 +90,6 @@ def _of_kind(kind: str) -> dict[str, Score]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["joint", "v2a", "a2v"])
-def test_sound_and_picture_belong_together(kind: str) -> None:
+def test_sound_and_picture_match(kind: str) -> None:
     onset = _of_kind(kind)["onset_f1"]
     assert onset.value.low > onset.floor.high, "clips are no better in step than shuffled ones"

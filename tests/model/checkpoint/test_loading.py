@@ -1,4 +1,4 @@
-"""Published checkpoints and our own files: every tensor is used, none is missing, and what does not fit is named."""
+"""Published checkpoints and our own files: every tensor is used, none is missing, and mismatches are named."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize(("file", "kind"), [("statedict_base", CoupledUNet), ("statedict_sr", SRUNet)])
-def test_the_published_names_and_shapes_are_ours_one_for_one(file: str, kind: type[nn.Module]) -> None:
+def test_published_names_and_shapes_map_one_to_one(file: str, kind: type[nn.Module]) -> None:
     if "DUET_GOLDEN_DIR" not in os.environ:
         pytest.skip("DUET_GOLDEN_DIR is not set: no list of the published tensors")
     listed = json.loads((Path(os.environ["DUET_GOLDEN_DIR"]) / f"{file}.json").read_text())
@@ -84,9 +84,7 @@ def test_the_published_names_and_shapes_are_ours_one_for_one(file: str, kind: ty
         ("time_embed.2.bias", "time_embed.2.bias", (32,)),
     ],
 )
-def test_some_names_as_they_stand_in_published_files(
-    base: CoupledUNet, ours: str, theirs: str, shape: tuple[int, ...]
-) -> None:
+def test_some_names_of_published_files(base: CoupledUNet, ours: str, theirs: str, shape: tuple[int, ...]) -> None:
     assert published_layout(base)[theirs] == (ours, shape)
 
 
@@ -148,7 +146,7 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps([1, 2])])
-def test_files_that_are_no_checkpoints_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "some.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"some\.pt"):
         read_published(tmp_path / "some.pt")
@@ -170,7 +168,7 @@ def test_seeded_weights_are_a_function_of_name_and_seed(base: CoupledUNet) -> No
     seeded_weights(other, 2)
     assert same(base, again)
     assert not same(base, other)
-    # the recipe's numbers, worked out by hand from splitmix64, for the first bias and gain of the network
+    # numbers of the documented scheme, computed by hand from SplitMix64, for the network's first bias and gain
     assert base.time_embed[0].bias[0].item() == pytest.approx(0.1 * splitmix("time_embed.0.bias", 1), rel=1e-6)
     name = "input_blocks.1.0.video_in_layers.0.GroupNorm.weight"
     assert base.input_blocks[1][0].video.norm_in.weight[0].item() == pytest.approx(
@@ -179,7 +177,7 @@ def test_seeded_weights_are_a_function_of_name_and_seed(base: CoupledUNet) -> No
 
 
 def splitmix(name: str, seed: int) -> float:
-    """The first number of a tensor's stream, in Python's own whole numbers."""
+    """The first number of a tensor's stream, in Python integers."""
     import zlib
 
     z = ((seed << 32) + zlib.crc32(name.encode()) + 0x9E3779B97F4A7C15) % 2**64
@@ -205,7 +203,7 @@ def splitmix(name: str, seed: int) -> float:
         replace(TINY.base, video_attention_scales=(4,), audio_attention_scales=(2, 8), scale_shift_norm=False),
     ],
 )
-def test_a_base_configuration_is_found_again_in_its_weights(config: UNetConfig) -> None:
+def test_a_base_configuration_is_inferred_from_its_weights(config: UNetConfig) -> None:
     with torch.device("meta"):
         state = to_published(CoupledUNet(config))
     found = infer_base_config(state, heads=config.heads, head_channels=config.head_channels, windows=config.windows)
@@ -213,7 +211,7 @@ def test_a_base_configuration_is_found_again_in_its_weights(config: UNetConfig) 
 
 
 @pytest.mark.parametrize("preset", ["paper", "demo", "tiny"])
-def test_an_sr_configuration_is_found_again_in_its_weights(preset: str) -> None:
+def test_an_sr_configuration_is_inferred_from_its_weights(preset: str) -> None:
     config = PRESETS[preset].sr
     with torch.device("meta"):
         state = to_published(SRUNet(config))
@@ -231,7 +229,7 @@ def test_weights_of_another_network_have_no_base_configuration(published: dict[s
         load_sr(published, TINY.sr)
 
 
-def test_a_model_saved_is_the_model_loaded(tmp_path: Path, base: CoupledUNet) -> None:
+def test_a_saved_model_loads_unchanged(tmp_path: Path, base: CoupledUNet) -> None:
     sr = build(SRUNet, TINY.sr)
     seeded_weights(sr, 4)
     manifest = Manifest(
@@ -253,7 +251,7 @@ def test_a_model_saved_is_the_model_loaded(tmp_path: Path, base: CoupledUNet) ->
     assert load_model(read, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
 
 
-def test_a_model_without_weight_files_is_drawn_from_its_seed(base: CoupledUNet) -> None:
+def test_a_model_without_weight_files_is_initialised_from_its_seed(base: CoupledUNet) -> None:
     manifest = Manifest("drawn", replace(TINY, sr=None), trained=False, description="", licence="", init_seed=1)
     drawn, sr = load_model(manifest)
     assert same(drawn, base)

@@ -1,4 +1,4 @@
-"""Measures with known answers: clips that fit, clips that are shuffled, and some that a reader can count."""
+"""Measures with known answers: matching clips, shuffled clips, and hand-counted events."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def of(found: list[Score]) -> dict[str, Score]:
     return {score.measure: score for score in found}
 
 
-def test_real_clips_score_one_and_shuffled_ones_nothing() -> None:
+def test_real_clips_score_one_and_shuffled_ones_zero() -> None:
     mine = of(scores(real(), real()))
     wrong = of(scores(real().shuffled(40), real()))
     for name, score in mine.items():
@@ -48,10 +48,10 @@ def test_real_clips_score_one_and_shuffled_ones_nothing() -> None:
     assert mine["hue_timbre"].floor.value == pytest.approx(0.25, abs=0.1)
 
 
-def test_intervals_have_the_width_that_theory_gives_a_share() -> None:
+def test_intervals_have_the_theoretical_width_of_a_proportion() -> None:
     found = of(scores(real(), real()))["lag"].floor
     share, clips = found.value, 96
-    # Eight shuffles of the same clips tell as much as between one and eight times as many clips.
+    # Eight shuffles of the same clips have the precision of between one and eight times as many clips.
     widest = 2 * 1.96 * (share * (1 - share) / clips) ** 0.5
     assert widest / 8**0.5 * 0.8 < found.high - found.low < widest * 1.1
 
@@ -86,13 +86,13 @@ def _seen(*frames: int) -> Perceived:
         ((0.35,), (3,), 1.0),
         ((0.35,), (4,), 1.0),
         ((0.35,), (5,), 0.0),
-        ((0.35, 0.45), (4,), 2 / 3),  # one flash explains one sound
+        ((0.35, 0.45), (4,), 2 / 3),  # one flash matches one sound
         ((0.35, 0.45), (3, 5), 1.0),
         ((0.15, 0.25, 0.35), (2, 3, 4), 1.0),
         ((), (2,), 0.0),
     ],
 )
-def test_onset_f1_pairs_events_that_are_a_frame_apart_at_most(
+def test_onset_f1_pairs_events_at_most_a_frame_apart(
     times: tuple[float, ...], frames: tuple[int, ...], expected: float
 ) -> None:
     found = replace(_seen(*frames), sounds=_sounds(*times))
@@ -102,7 +102,7 @@ def test_onset_f1_pairs_events_that_are_a_frame_apart_at_most(
 @pytest.mark.parametrize(
     ("times", "peaks", "expected"),
     [
-        ((0.45, 0.65), (5,), 1.0),  # and not two over one
+        ((0.45, 0.65), (5,), 1.0),  # at most 1, not 2
         ((0.55,), (5,), 1.0),
         ((0.55,), (6,), 1.0),
         ((0.55,), (7,), 0.0),
@@ -118,7 +118,7 @@ def test_av_align_is_pairs_over_union(times: tuple[float, ...], peaks: tuple[int
 
 
 @pytest.mark.parametrize("late", [-2, 3])
-def test_the_best_lag_is_by_how_much_the_sound_is_late(late: int) -> None:
+def test_the_best_lag_is_the_delay_of_the_sound(late: int) -> None:
     sounds = real().sounds
     moved = replace(real(), sounds=replace(sounds, envelope=sounds.envelope.roll(late, 1)))
     own, other = (lags(each).mean(0).argmax() - MAX_LAG for each in (real(), moved))
@@ -126,11 +126,11 @@ def test_the_best_lag_is_by_how_much_the_sound_is_late(late: int) -> None:
     assert int(own) in (0, 1)
 
 
-def test_what_is_silent_and_dark_scores_nothing_and_breaks_nothing() -> None:
+def test_silent_dark_clips_score_zero() -> None:
     nothing = Latents(torch.full((4, *SPEC.video_shape), -1.0), torch.zeros(4, *SPEC.audio_shape))
     for score in scores(perceive(nothing, SPEC), real()):
         assert score.value.value == score.value.value, "not NaN"
-        if score.measure != "lag":  # where nothing is, every lag is the best one
+        if score.measure != "lag":  # without events every lag is equally good
             assert score.value.value == 0
 
 

@@ -1,4 +1,4 @@
-"""Detectors against the truth that the data set knows, at both sizes that are trained."""
+"""Detectors against the ground truth of the data set, at both trained sizes."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def found(name: str) -> Found:
 
 
 def nearest(scene: Scene, sounds: Sounds) -> tuple[Tensor, Tensor]:
-    """For every onset how far the nearest impact of its clip is, in seconds, and which one that is."""
+    """For each onset the distance in seconds to the nearest impact of its clip, and that impact's index."""
     distance = (scene.time[sounds.clip] - sounds.time[:, None]).abs()
     return distance.min(1)
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_onsets_are_heard_when_something_meets_a_wall(name: str) -> None:
+def test_onsets_are_detected_at_impacts(name: str) -> None:
     scene, sounds = found(name).scene, found(name).sounds
     distance, event = nearest(scene, sounds)
     right = len({(int(c), int(e)) for c, e, d in zip(sounds.clip, event, distance, strict=True) if d < 0.03})
@@ -56,7 +56,7 @@ def test_onsets_are_heard_when_something_meets_a_wall(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_pitch_and_timbre_are_heard_as_they_were_made(name: str) -> None:
+def test_pitch_and_timbre_are_recovered(name: str) -> None:
     scene, sounds = found(name).scene, found(name).sounds
     distance, event = nearest(scene, sounds)
     true = distance < 0.03
@@ -70,10 +70,10 @@ def test_pitch_and_timbre_are_heard_as_they_were_made(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_flashes_are_seen_with_their_hue_and_place(name: str) -> None:
+def test_flashes_are_detected_with_hue_and_place(name: str) -> None:
     scene, images = found(name).scene, found(name).images
     true = scene.flash & scene.present[..., None]
-    # One disc may hide another one that flashes.
+    # A disc may hide the flash of another.
     assert (images.flash == true.any(1)).double().mean() >= 0.995
     one = true.sum(1) == 1
     disc = true.int().argmax(1)
@@ -86,7 +86,7 @@ def test_flashes_are_seen_with_their_hue_and_place(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_discs_that_turn_back_are_seen_to_without_flashes(name: str) -> None:
+def test_reversals_are_detected_without_flashes(name: str) -> None:
     scene, images = found(name).scene, found(name).images
     true = (scene.flash & scene.present[..., None]).any(1)
     near = max_pool1d(true.float(), 3, 1, 1).bool()
@@ -108,7 +108,7 @@ def test_a_picture_without_discs_and_a_hum_have_no_events() -> None:
     assert len(listen(torch.zeros(3, 1, spec.samples), spec.sample_rate, spec.fps).clip) == 0
 
 
-def test_noise_and_blur_as_a_model_leaves_them_are_borne() -> None:
+def test_detectors_tolerate_noise_and_blur() -> None:
     name = "32px"
     spec, scene, clips = SPECS[name], found(name).scene, found(name).clips
     draws = torch.Generator().manual_seed(0)
@@ -123,7 +123,7 @@ def test_noise_and_blur_as_a_model_leaves_them_are_borne() -> None:
     assert (images.flash == true).double().mean() >= 0.95
 
 
-def test_flow_is_as_long_as_what_moves_is_far() -> None:
+def test_flow_length_equals_the_displacement() -> None:
     video = torch.full((1, 3, 3, 32, 32), -1.0)
     for frame, left in enumerate((4, 10, 10)):
         video[0, frame, :, 10:18, left : left + 8] = 1.0
@@ -131,5 +131,5 @@ def test_flow_is_as_long_as_what_moves_is_far() -> None:
     assert lengths[0] == 0
     assert lengths[1] > 0
     assert lengths[2] == 0
-    # Six pixels of 32, over what the square covers now and what it uncovered.
+    # Six of 32 pixels, over the area that the square covers and uncovers.
     assert 0.5 < lengths[1] / (6 / 32 * (8 * 14) / 32**2) < 2

@@ -1,4 +1,4 @@
-"""`duet evaluate` and `duet data preview` as processes, on a model that makes a clip in milliseconds."""
+"""`duet evaluate` and `duet data preview` as processes, with a model that generates a clip in milliseconds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cli(tmp_path: Path) -> Cli:
 
 
 @pytest.mark.slow
-def test_every_run_is_made_measured_written_and_drawn(cli: Cli, tmp_path: Path) -> None:
+def test_every_run_is_generated_measured_written_and_plotted(cli: Cli, tmp_path: Path) -> None:
     wanted = ["--clips", 4, "--steps", 2, "--methods", "clean", "--kinds", "joint,v2a,a2v"]
     done = cli("evaluate", "tiny", *wanted, "--json", "found/scores.json", "--out", "drawn")
     assert done.returncode == 0, done.stderr
@@ -60,7 +60,7 @@ def test_every_run_is_made_measured_written_and_drawn(cli: Cli, tmp_path: Path) 
         (["tiny", "--protocol", "paper", "--reference", "r", "--weights", "w"], "clips must be a multiple of 8"),
     ],
 )
-def test_what_cannot_be_evaluated_is_said_in_a_sentence(
+def test_unsupported_evaluations_are_refused_with_a_message(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
     monkeypatch.chdir(cli.folder)

@@ -1,4 +1,4 @@
-"""Attention against slow, obvious loops: one query, one head, one sample at a time."""
+"""Attention against simple loops over queries, heads and samples."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def slow_rs_mma(
 
 @st.composite
 def clips(draw: st.DrawFn) -> tuple[int, int, int, int, int, list[int]]:
-    """(frames, height, width, samples, window, one shift a sample); samples need not divide by frames."""
+    """(frames, height, width, samples, window, one shift per sample); samples need not divide by frames."""
     frames = draw(st.integers(1, 6))
     height, width = draw(st.integers(1, 3)), draw(st.integers(1, 4))
     samples = draw(st.integers(frames, 5 * frames))

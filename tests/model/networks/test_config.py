@@ -1,4 +1,4 @@
-"""A configuration that does not fit together is refused with the numbers that do not fit."""
+"""Inconsistent configurations are refused with the conflicting numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_middle_block_exists_for_the_published_windows_only() -> None:
     assert not UNetConfig(modalities=("video",)).middle_coupled
 
 
-def test_norms_have_the_published_groups_wherever_these_divide_the_channels() -> None:
+def test_norms_have_the_published_groups_where_these_divide_the_channels() -> None:
     assert [norm_groups(channels) for channels in (128, 96, 48, 16)] == [32, 32, 16, 16]
     assert [norm_groups(channels, 8) for channels in (128, 96, 20)] == [8, 8, 4]
 
@@ -67,7 +67,7 @@ def test_inconsistent_configurations_are_refused_with_the_numbers(
 
 
 def test_a_single_modality_has_no_constraint_between_audio_and_frames() -> None:
-    """Without RS-MMA nothing ties the audio length to the frames."""
+    """Without RS-MMA the audio length does not depend on the frames."""
     ModelConfig(clip=ClipSpec(frames=4), base=UNetConfig(modalities=("video",)))
 
 

@@ -1,4 +1,4 @@
-"""The coupled U-Net: its size, what depends on what, and what it refuses."""
+"""The coupled U-Net: size, dependencies between inputs and outputs, and refused inputs."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_samples_of_a_batch_are_independent(net: CoupledUNet) -> None:
 
 
 @torch.no_grad()
-def test_no_shifts_are_zero_shifts_and_other_shifts_matter(net: CoupledUNet) -> None:
+def test_shifts_default_to_zero_and_others_change_the_result(net: CoupledUNet) -> None:
     x = clip(1)
     zeros = torch.zeros(1, len(TINY.block_windows), dtype=torch.long)
     without, with_zeros = net(x, times(50)), net(x, times(50), zeros)
@@ -115,7 +115,7 @@ def test_uncoupled_each_modality_ignores_the_other_and_its_time(net: CoupledUNet
 
 @torch.no_grad()
 @pytest.mark.parametrize("modality", ["video", "audio"])
-def test_a_single_modality_network_is_that_half_of_an_uncoupled_one(modality: str) -> None:
+def test_a_single_modality_network_equals_half_of_an_uncoupled_one(modality: str) -> None:
     config = replace(TINY, cross_attention_scales=(), windows=())
     net, alone = network(config), network(replace(config, modalities=(modality,)))
     x, t = clip(2), times(20, 900)
@@ -160,7 +160,7 @@ def test_the_gradient_of_the_input_is_the_slope_of_the_output(net: CoupledUNet) 
 
 @torch.no_grad()
 def test_bfloat16_is_close_and_keeps_norms_and_time_in_float32() -> None:
-    config = replace(TINY, channels=128)  # with few channels a group, norms magnify any rounding
+    config = replace(TINY, channels=128)  # with few channels per group, norms amplify rounding
     net, half = network(config), network(config).to_compute(torch.bfloat16)
     assert half.dtype == torch.bfloat16
     kept = {name.split(".")[-2] for name, p in half.named_parameters() if p.dtype == torch.float32}

@@ -63,7 +63,7 @@ def test_modulation_scales_and_shifts_each_sample_after_the_norm(batch: int) -> 
 
 
 def test_group_norm_of_bfloat16_has_its_statistics_in_float32() -> None:
-    x = (drawn(1, 40_000, 32) + 3).bfloat16()  # a bfloat16 sum of so many values would stall at 256
+    x = (drawn(1, 40_000, 32) + 3).bfloat16()  # a bfloat16 sum of so many values stops growing at 256
     torch.testing.assert_close(norm_with_weights(32)(x).float(), norm_with_weights(32)(x.float()), atol=0.05, rtol=0.01)
 
 

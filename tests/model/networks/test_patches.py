@@ -1,4 +1,4 @@
-"""Networks that work on patches: which pixels and samples are one token, and what a clip must be divisible by."""
+"""Patch networks: pixels and samples of a token, and divisibility of the clip."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_a_network_of_patches_keeps_the_shape_and_the_samples_apart() -> None:
 
 @torch.no_grad()
 def test_an_event_in_one_frame_changes_that_frames_audio_most() -> None:
-    """The window is one frame without shift: what the first RS-MMA block says of a frame's sound is of its picture."""
+    """With an unshifted window of one frame, the first RS-MMA block connects each frame's sound to its own picture."""
     network = build(CoupledUNet, POCKET.base)
     seeded_weights(network, seed=5)
     block = network.input_blocks[1][1]
     video, audio = drawn(1, 16, 4, 4, 64), drawn(1, 320, 64, seed=1)
     flash = video.clone()
     flash[:, 7] = 5.0
-    block.audio.norm.weight.zero_(), block.video.norm.weight.zero_()  # statistics are of the whole clip: without them
+    block.audio.norm.weight.zero_()  # its statistics cover the whole clip
     block.video.norm.weight.fill_(1.0)
     changed = (block(Pair(flash, audio)).audio - block(Pair(video, audio)).audio).abs().sum(-1)[0].view(16, 20).mean(1)
     others = torch.cat([changed[:7], changed[8:]])
@@ -95,7 +95,7 @@ def test_super_resolution_of_patches_keeps_the_shape_and_the_frames_apart() -> N
         ({"sr": SRConfig(factor=2, channel_mult=(1, 1), attention_scales=(), patch=32)}, ["32", "64", "patches of 32"]),
     ],
 )
-def test_sizes_that_patches_do_not_divide_are_refused_with_the_numbers(changed: dict, numbers: list[str]) -> None:
+def test_sizes_not_divisible_by_patches_are_refused_with_the_numbers(changed: dict, numbers: list[str]) -> None:
     with pytest.raises(ConfigError) as refusal:
         ModelConfig(**{"clip": POCKET.clip, "base": POCKET.base, "sr": None, **changed})
     for number in numbers:

@@ -42,7 +42,7 @@ def test_frames_are_independent_of_their_batch(net: SRUNet) -> None:
 
 
 @torch.no_grad()
-def test_small_frames_are_enlarged_bilinearly_once_or_at_every_step(net: SRUNet) -> None:
+def test_small_frames_are_upsampled_bilinearly_once_or_at_every_step(net: SRUNet) -> None:
     x, low_res, t = frames(2, 16), frames(2, 4, seed=1), torch.tensor([5, 5])
     enlarged = F.interpolate(low_res, (16, 16), mode="bilinear", align_corners=False)
     assert torch.equal(net.upsample(low_res), enlarged)

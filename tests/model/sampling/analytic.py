@@ -1,4 +1,4 @@
-"""Targets whose exact denoiser and exact probability-flow solution are known, so that samplers have a right answer."""
+"""Targets with a known exact denoiser and probability-flow solution, as references for samplers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Denoiser = Callable[[Tensor, float], Tensor]
 
 
 class Mixture:
-    """A one-dimensional mixture of equal normals at `means` with standard deviation `std`."""
+    """A one-dimensional mixture of equally weighted normals at `means` with standard deviation `std`."""
 
     def __init__(self, schedule: NoiseSchedule, means: tuple[float, ...], std: float) -> None:
         self.schedule = schedule
@@ -34,7 +34,7 @@ class Mixture:
         return self.schedule.sigma(t) * (weight * offset).sum(-1) / std**2
 
     def flow(self, x: Tensor, t: float, s: float) -> Tensor:
-        """Where the probability-flow ODE takes x_t at time s: in one dimension it keeps quantiles, here by
+        """Solution of the probability-flow ODE from x_t to time s. In one dimension it preserves quantiles; solved by
         bisection."""
         quantile = self._cdf(x, t)
         low, high = torch.full_like(x, -20.0), torch.full_like(x, 20.0)
@@ -50,7 +50,7 @@ class Mixture:
 
 
 def run(sampler: Sampler, denoiser: Denoiser) -> tuple[Tensor, list[float]]:
-    """The sampler's result with `denoiser` as its network, and the times it asked at."""
+    """The sampler's result with `denoiser` as its network, and the times of its evaluations."""
     times = []
     try:
         request = next(sampler)

@@ -1,4 +1,4 @@
-"""Conditional methods on a pair of scalars with a known answer, and against the formulas they are written from.
+"""Conditioning methods on a pair of scalars with a known answer, and against their formulas.
 
 The toy problem: g and c, each of standard deviation 0.5, correlation 0.9, an exact joint denoiser. Given c the target
 g has slope 0.900 on c and residual standard deviation 0.218. Replacement alone keeps half of the coupling, and more
@@ -35,7 +35,7 @@ def joint_eps(g: Tensor, c: Tensor, t_g: float, t_c: float) -> tuple[Tensor, Ten
 
 
 def answer(request: Evaluate) -> Prediction:
-    """What a perfect network answers: video plays the target g, audio the condition c."""
+    """The exact prediction: video is the target g, audio the condition c."""
     times = [request.t if own is None else own for own in (request.t_video, request.t_audio)]
     g = request.x["video"]
     if request.objective is None:
@@ -69,7 +69,7 @@ def fit(
     spacing: str = "log_snr",
     steps: int = 20,
 ) -> tuple[float, float]:
-    """Slope of the sampled g on c, and the standard deviation of what is left."""
+    """Slope of the sampled g on c, and the standard deviation of the residual."""
     generator = torch.Generator().manual_seed(11)
     y, n, start = torch.randn(3, PAIRS, 1, generator=generator, dtype=torch.float64)
     condition = guidance.Condition("audio", STD * y, n)
@@ -99,7 +99,7 @@ def pigdm_with(variance: Callable[[float], float]) -> Callable[[Sampler, guidanc
 
 
 def prior(std: float) -> Callable[[float], float]:
-    """r_t² of one independent Gaussian of standard deviation `std`: what one assumes who has measured nothing."""
+    """r_t² of one independent Gaussian of standard deviation `std`: the assumption without calibration."""
 
     def variance(t: float) -> float:
         signal, noise = (SCHEDULE.alpha(t) * std) ** 2, SCHEDULE.sigma(t) ** 2
@@ -151,7 +151,7 @@ def test_clean_conditioning_is_exact(sampler: str) -> None:
 
 
 def test_gradient_guidance_moves_towards_the_condition() -> None:
-    """With the ancestral sampler, as in the paper: more slope than replacement, less than the exact one."""
+    """With the ancestral sampler, as in the paper: a larger slope than replacement, smaller than the exact one."""
 
     def slope(scale: float) -> float:
         generator = torch.Generator().manual_seed(5)

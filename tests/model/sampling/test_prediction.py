@@ -1,4 +1,4 @@
-"""Networks that predict v or x_0: what noise is made of it, by hand and wherever samples are made."""
+"""Networks that predict v or x_0: conversion to noise, by hand and in every use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_exact_prediction_gives_the_exact_noise(prediction: PredictionType) -
     )
 
 
-def test_v_is_noise_without_noise_and_minus_the_clip_in_pure_noise() -> None:
+def test_v_is_eps_at_no_noise_and_minus_x0_in_pure_noise() -> None:
     x0, eps, one, none = drawn(3), drawn(3, seed=1), torch.tensor(1.0), torch.tensor(0.0)
     assert torch.equal(training_target("v", x0, eps, one, none), eps)
     assert torch.equal(training_target("v", x0, eps, none, one), -x0)
@@ -48,7 +48,7 @@ def test_v_is_noise_without_noise_and_minus_the_clip_in_pure_noise() -> None:
 
 @pytest.mark.parametrize(("prediction", "factor"), [("eps", 0.0), ("v", 1.0), ("x0", -1.0)])
 def test_samplers_get_noise_from_a_network_that_predicts_zero(prediction: PredictionType, factor: float) -> None:
-    """As built a network says 0: ε̂ is then 0, σ x or x / σ, with the σ of each sample's and modality's own time."""
+    """A new network predicts 0: ε̂ is then 0, σ x or x / σ, with the σ of each sample's and modality's time."""
     network = CoupledUNet(replace(TINY.base, prediction=prediction))
     x = Latents(drawn(1, *TINY.clip.video_shape), drawn(1, *TINY.clip.audio_shape))
     requests = [Evaluate(x, 800.0, 700.0), Evaluate(x, 10.0, 0.0, t_audio=500.0)]
@@ -74,7 +74,7 @@ def test_super_resolution_gets_noise_from_a_network_that_predicts_zero(
 
 @pytest.mark.parametrize("t", [0.0, 0.69, 1.82, 640.5])
 def test_the_samplers_x0_is_the_networks_x0(t: float) -> None:
-    """At times between two of the schedule too, where the network is told the lower one: as built it says 0."""
+    """Also at times between two of the schedule, where the network receives the lower one and predicts 0."""
     assert TINY.sr is not None
     base, sr = CoupledUNet(replace(TINY.base, prediction="x0")), SRUNet(replace(TINY.sr, prediction="x0"))
     x = Latents(drawn(1, *TINY.clip.video_shape), drawn(1, *TINY.clip.audio_shape))

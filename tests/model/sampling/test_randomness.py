@@ -1,4 +1,4 @@
-"""A clip's randomness is its seed's alone."""
+"""The random numbers of a clip depend only on its seed and index."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def test_the_same_seed_and_index_draw_the_same_numbers() -> None:
     assert torch.equal(first.shifts((15, 12, 8)), second.shifts((15, 12, 8)))
 
 
-def test_numbers_stay_the_same_from_release_to_release() -> None:
-    """Recorded: a change here changes every clip that anyone has made, and must be meant."""
+def test_random_numbers_equal_the_recorded_ones() -> None:
+    """Recorded values: a change here changes the clip of every seed, so it must be intended."""
     drawn = RandomStream(42, 0).normal((4,))
     assert torch.allclose(drawn, torch.tensor([-0.0919778, -2.6022618, 0.0787410, 0.0242055]), atol=1e-6), (
         drawn.tolist()

@@ -1,5 +1,4 @@
-"""Samplers against targets with a known answer: each converges to the exact solution with the order its theory
-gives."""
+"""Samplers against targets with a known answer: each converges to the exact solution with its theoretical order."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ ORDERS: dict[str, tuple[Callable[..., Sampler], int]] = {
     "unipc order 2": (partial(samplers.unipc, order=2), 3),
     "unipc order 3": (partial(samplers.unipc, order=3), 3),
 }
-"""UniPC-p with its corrector is of order p + 1; with p = 3 the first steps, of lower order, bound what is seen."""
+"""UniPC-p with its corrector has order p + 1; with p = 3 the first steps, of lower order, limit the observed order."""
 
 
 def error(sampler: Callable[..., Sampler], target: Mixture, steps: int) -> float:
@@ -45,7 +44,7 @@ def error(sampler: Callable[..., Sampler], target: Mixture, steps: int) -> float
 
 @pytest.mark.parametrize("target", [GAUSSIAN, TWO_MODES], ids=["gaussian", "two modes"])
 @pytest.mark.parametrize("name", ORDERS)
-def test_error_falls_with_the_order_of_the_theory(name: str, target: Mixture) -> None:
+def test_error_falls_with_the_theoretical_order(name: str, target: Mixture) -> None:
     sampler, order = ORDERS[name]
     coarse, fine = error(sampler, target, 24), error(sampler, target, 192)
     observed = math.log(coarse / fine, 8)
@@ -60,7 +59,7 @@ def test_the_published_third_order_update_is_of_second_order() -> None:
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m", "unipc", "ddim", "ddpm"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 20])
-def test_one_evaluation_a_step_and_the_last_step_returns_x0(name: str, steps: int) -> None:
+def test_one_evaluation_per_step_and_the_last_step_returns_x0(name: str, steps: int) -> None:
     arguments = {"noise": torch.randn_like} if name == "ddpm" else {}
     times = SCHEDULE.times(steps, "log_snr")
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)
@@ -128,7 +127,7 @@ def test_learned_variance_lies_between_posterior_and_beta() -> None:
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m", "unipc", "ddim"])
 def test_clips_and_frames_are_sampled_alike(name: str) -> None:
-    """Latents are only a pair of tensors: each modality follows the same path as it would alone."""
+    """Latents are a pair of tensors: each modality is sampled as it would be alone."""
     video, audio = torch.randn(1, 2, 3, 4, 4, dtype=torch.float64), torch.randn(1, 1, 9, dtype=torch.float64)
     times = [*SCHEDULE.grid(6, "log_snr")[:-1], CLEAN]
     sampler = getattr(samplers, name)(Latents(video, audio), SCHEDULE, times)

@@ -135,7 +135,7 @@ def test_every_beta_is_between_0_and_1(kind: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, -5, 10, 20, 2.5, True, float("nan"), float("inf"), "1000", None, 10**9])
-def test_steps_that_make_no_schedule_are_refused(steps: object) -> None:
+def test_an_invalid_number_of_steps_is_refused(steps: object) -> None:
     with pytest.raises(ConfigError, match=r"steps .*(at least 21|1 … 100000)"):
         ScheduleConfig(steps=steps)  # type: ignore[arg-type]
 
@@ -152,7 +152,7 @@ def test_posterior_is_bayes_rule() -> None:
     assert of_x0 == pytest.approx(SCHEDULE.alpha(s) / SCHEDULE.sigma(s) ** 2 / precision)
 
 
-def test_noise_is_added_and_found_again() -> None:
+def test_added_noise_is_recovered() -> None:
     x0, noise = torch.randn(2, 100, dtype=torch.float64)
     x = SCHEDULE.add_noise(x0, 321.0, noise)
     assert torch.allclose(SCHEDULE.to_x0(x, noise, 321.0), x0)

@@ -1,4 +1,4 @@
-"""Runs of the smallest network that has all parts, for tests: some milliseconds a step."""
+"""Training runs for tests, with the smallest network that has all parts: a few milliseconds per step."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SMALL: dict[str, Any] = {
 
 
 def small(**changes: Any) -> TrainingConfig:
-    """The configuration with some of its settings or whole tables changed."""
+    """The small configuration with some settings or tables changed."""
     data = {key: dict(value) if isinstance(value, dict) else value for key, value in SMALL.items()}
     for key, value in changes.items():
         data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
@@ -50,7 +50,7 @@ def small(**changes: Any) -> TrainingConfig:
 
 
 def to_toml(**changes: Any) -> str:
-    """The same as the text of a file."""
+    """The same as the text of a TOML file."""
     data = {**SMALL, **changes}
 
     def written(value: Any) -> str:
@@ -64,7 +64,7 @@ def to_toml(**changes: Any) -> str:
 
 
 class Silent:
-    """An observer that keeps what it hears."""
+    """An observer that records its calls."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -79,7 +79,7 @@ class Silent:
 def run(
     config: TrainingConfig, out: Path, start: loop.Start | None = None, limits: loop.Limits | None = None
 ) -> tuple[loop.Run, bool]:
-    """Train in this process; the run, and whether it came to its last step."""
+    """Train in this process. Returns the run and whether it reached its last step."""
     alone = Processes(0, 1, torch.device("cpu"))
     observer = Silent()
     ready = loop.prepare(config, out, alone, start or loop.Start(), observer.say)

@@ -1,4 +1,4 @@
-"""The procedural data set: physics that a textbook has, splits that keep apart, sounds as high as the page says."""
+"""The procedural data set: textbook physics, disjoint splits, and the pitches of docs/bounce.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGE = PRESETS["demo"].clip
 MANY = torch.arange(512)
 
 
-def test_a_sample_depends_on_its_index_alone() -> None:
+def test_a_sample_depends_only_on_its_index() -> None:
     data = Bounce(SMALL, seed=3, split="train")
     together = data.batch(torch.arange(40))
     apart = data.batch(torch.tensor([37, 5, 2**40, 5]))
@@ -26,7 +26,7 @@ def test_a_sample_depends_on_its_index_alone() -> None:
     assert not torch.equal(apart["video"][2], apart["video"][1])
 
 
-def test_seeds_and_splits_are_different_sets() -> None:
+def test_seeds_and_splits_give_different_clips() -> None:
     index = torch.arange(4)
     first = Bounce(SMALL, 0, "train").batch(index)
     for other in (Bounce(SMALL, 1, "train"), Bounce(SMALL, 0, "held_out")):
@@ -34,7 +34,7 @@ def test_seeds_and_splits_are_different_sets() -> None:
 
 
 @pytest.mark.parametrize("clip", [SMALL, LARGE, PRESETS["tiny"].clip], ids=["16px", "32px", "tiny"])
-def test_clips_are_what_networks_are_trained_on(clip: ClipSpec) -> None:
+def test_clips_have_the_format_of_the_networks(clip: ClipSpec) -> None:
     latents = Bounce(clip, 0, "train").batch(torch.arange(48))
     assert latents["video"].shape == (48, *clip.video_shape)
     assert latents["audio"].shape == (48, *clip.audio_shape)
@@ -47,7 +47,7 @@ def test_clips_are_what_networks_are_trained_on(clip: ClipSpec) -> None:
         assert loudness.square().mean().sqrt() == pytest.approx(0.3, abs=0.02)
 
 
-def test_impacts_are_where_a_step_by_step_simulation_has_them() -> None:
+def test_impacts_match_a_numerical_simulation() -> None:
     scene = Bounce(SMALL, 7, "train").scene(torch.arange(64))
     motion, step = scene.motion, 1e-4
     position = torch.stack([motion.x(torch.zeros(1).double()), motion.y(torch.zeros(1).double())])[..., 0]
@@ -73,7 +73,7 @@ def test_impacts_are_where_a_step_by_step_simulation_has_them() -> None:
         assert met[sample] == pytest.approx(scene.time[sample][scene.impact[sample]].tolist(), abs=0.01)
 
 
-def test_clips_have_a_few_impacts_that_can_be_told_apart() -> None:
+def test_clips_have_few_impacts_with_gaps_between_them() -> None:
     scene = Bounce(SMALL, 0, "train").scene(MANY)
     count = scene.impact.sum(1).double()
     assert 3 <= count.mean() <= 6
@@ -119,14 +119,14 @@ def test_pitch_follows_x_from_200_to_1600_hertz() -> None:
     assert torch.allclose(octaves, 3 * scene.x[sample, event])
 
 
-def test_at_every_sample_rate_it_is_the_same_sound() -> None:
+def test_the_sound_is_the_same_at_every_sample_rate() -> None:
     low, high = (Bounce(ClipSpec(height=16, width=16, sample_rate=rate), 0, "train") for rate in (8000, 16_000))
     index = torch.arange(32)
     assert torch.allclose(high.batch(index)["audio"][..., ::2], low.batch(index)["audio"], atol=1e-4)
 
 
-def test_next_to_nothing_sounds_above_four_kilohertz() -> None:
-    """So that little is folded back at 8 kHz: tones are lower, and limiting adds little."""
+def test_there_is_almost_no_energy_above_four_kilohertz() -> None:
+    """Little aliases at 8 kHz: tones are lower, and the limiter adds little."""
     fine = Bounce(ClipSpec(height=16, width=16, sample_rate=32_000), 0, "train").batch(torch.arange(32))["audio"]
     power = torch.fft.rfft(fine * torch.hann_window(fine.shape[-1])).abs().square().sum((0, 1))
     share = power[power.shape[0] // 4 :].sum() / power.sum()
@@ -134,7 +134,7 @@ def test_next_to_nothing_sounds_above_four_kilohertz() -> None:
     assert share < 1e-3
 
 
-def test_limiting_leaves_what_is_quiet_and_stays_below_one() -> None:
+def test_the_limiter_keeps_quiet_sound_and_stays_below_one() -> None:
     sound = torch.linspace(-5, 5, 10_001)
     bent = limited(sound)
     assert bent.abs().max() <= 1
@@ -143,7 +143,7 @@ def test_limiting_leaves_what_is_quiet_and_stays_below_one() -> None:
     assert torch.equal(bent[quiet], sound[quiet])
 
 
-def test_frames_for_super_resolution_are_of_the_same_scenes() -> None:
+def test_super_resolution_frames_show_the_same_scenes() -> None:
     data = Bounce(SMALL, 2, "train", factor=4)
     index = torch.arange(12)
     frames, video = data.frames(index), data.batch(index)["video"]
@@ -154,7 +154,7 @@ def test_frames_for_super_resolution_are_of_the_same_scenes() -> None:
 
 
 @pytest.mark.parametrize(("split", "factor"), [("test", 4), ("train", 0)])
-def test_what_there_is_not_is_refused(split: Split, factor: int) -> None:
+def test_an_unknown_split_or_factor_is_refused(split: Split, factor: int) -> None:
     with pytest.raises(ValueError, match="must be"):
         Bounce(SMALL, 0, split, factor)
 

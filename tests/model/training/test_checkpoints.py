@@ -1,4 +1,4 @@
-"""States on disk: whole or refused, and carried in pieces."""
+"""States on disk: complete or refused, and exported in pieces."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def enlarging(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_file_that_was_cut_short_is_refused_in_a_sentence(trained: Path, tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_is_refused_with_a_message(trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "step-00000006.pt"
     path.write_bytes(newest_checkpoint(trained).read_bytes()[:5000])
     with pytest.raises(StateError, match="cannot be read as a training checkpoint"):
         read_checkpoint(path)
 
 
-def test_nothing_is_left_of_a_checkpoint_that_could_not_be_written(tmp_path: Path) -> None:
+def test_a_failed_checkpoint_leaves_no_file(tmp_path: Path) -> None:
     def fail(file: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -51,7 +51,7 @@ def test_nothing_is_left_of_a_checkpoint_that_could_not_be_written(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_state_carried_in_pieces_goes_on_with_a_fresh_optimiser(
+def test_an_imported_state_continues_with_a_fresh_optimiser(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(states, "PIECE_BYTES", 40_000)
@@ -81,7 +81,7 @@ def test_the_coupling_gap_is_published_with_the_weights(trained: Path, tmp_path:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_what_is_published_is_served_as_it_was_trained(trained: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_a_published_model_is_served_as_trained(trained: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     publish(small(), trained, tmp_path / "small", dtype)
     manifest = read_manifest(tmp_path / "small" / FILE_NAME)
     assert (manifest.name, manifest.trained, manifest.independent_timesteps) == ("small", True, True)
@@ -109,7 +109,7 @@ def test_a_base_and_a_super_resolution_run_become_one_model(trained: Path, enlar
         publish(small(kind="sr"), enlarging, folder, torch.float16)
     publish(small(), trained, folder, torch.float16)
     publish(small(kind="sr", steps=2), enlarging, folder, torch.float16)
-    manifest = publish(small(), trained, folder, torch.float16)  # the base again, from a longer run say: both stay
+    manifest = publish(small(), trained, folder, torch.float16)  # the base again: super-resolution stays
     pipeline = Pipeline.load(read_manifest(folder / FILE_NAME), "cpu", "float32")
     clip = pipeline.run(ClipRequest("generate", SamplingParams(seed=1, steps=2, sr_steps=1)))
     assert clip.frames is not None
@@ -134,7 +134,7 @@ def test_fine_tuning_starts_from_any_kind_of_weights(trained: Path, tmp_path: Pa
     network = CoupledUNet(small().model.base)
     network.load_state_dict(average)
     torch.save(to_published(network), tmp_path / "published.pt")
-    # No step is made of it: what is there at the start is what was given.
+    # Without a step, the weights are still the initial ones.
     for path in (
         tmp_path / "model",
         tmp_path / "model" / "base.safetensors",
@@ -166,7 +166,7 @@ def test_weights_of_another_network_are_refused_with_the_difference(trained: Pat
         run(grouped, tmp_path / "out", loop.Start(init=tmp_path / "published.pt"))
 
 
-def test_a_curve_of_a_run_that_wrote_down_other_things_on_the_way_has_them_all(trained: Path, tmp_path: Path) -> None:
+def test_a_curve_has_all_columns_of_a_run_whose_columns_changed(trained: Path, tmp_path: Path) -> None:
     out = shutil.copytree(trained, tmp_path / "run")
     rows = [{"step": 10, "video": 0.5, "video_0": 1.0}, {"step": 20, "video": 0.25, "audio_1": 2.0}]
     (out / "coupling.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,4 +1,4 @@
-"""A configuration is read strictly, and says in a sentence what is wrong with it."""
+"""A configuration is read strictly, and errors name the setting."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DOCUMENTATION = Path(__file__).parents[3] / "docs" / "training.md"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_configurations_are_valid_and_survive_being_written_down(path: Path) -> None:
+def test_shipped_configurations_are_valid_and_survive_serialisation(path: Path) -> None:
     config = read_configuration(path)
     assert configuration_from_json(config.to_json()) == config
 
@@ -64,7 +64,7 @@ def test_a_wrong_setting_is_named(data: dict[str, object], sentence: str) -> Non
     assert sentence in str(error.value)
 
 
-def test_settings_on_the_command_line_go_before_the_file(tmp_path: Path) -> None:
+def test_command_line_settings_override_the_file(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text('preset = "tiny"\nsteps = 5\n[optimizer]\nlr = 1e-3\n')
     config = read_configuration(path, ["steps=7", "optimizer.warmup=3", "base.windows=[1, 2, 4]", "name=mine"])
@@ -82,7 +82,7 @@ def test_a_network_that_does_not_fit_its_clip_is_refused_with_the_numbers(tmp_pa
         read_configuration(path)
 
 
-def test_differences_name_what_changes_the_result_and_leave_out_what_does_not() -> None:
+def test_differences_list_only_settings_that_change_the_result() -> None:
     changed = small(steps=100, output={"losses": 7}, optimizer={"lr": 0.5}, base={"channels": 32})
     assert differences(small(), changed) == [
         "base.channels was 16 and is 32",

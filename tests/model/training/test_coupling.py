@@ -1,4 +1,4 @@
-"""The coupling gap of networks that listen, and of one that does not."""
+"""The coupling gap of coupled networks and of an uncoupled one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEDULE = NoiseSchedule.from_config(ScheduleConfig())
 
 
 def clips(count: int = 32) -> Latents:
-    """Video and audio are one number each, the same."""
+    """Video and audio are constant with the same value."""
     value = torch.randn(count, generator=torch.Generator().manual_seed(0))
     return Latents(value.view(-1, 1, 1, 1, 1).expand(-1, 2, 3, 2, 2), value.view(-1, 1, 1).expand(-1, 1, 8))
 
@@ -26,7 +26,7 @@ def alpha_sigma(t: Tensor, dims: int) -> tuple[Tensor, Tensor]:
 
 
 def listens(x: Pair, t: Pair, shifts: Tensor) -> Pair:
-    """Takes the clip's number from the other modality."""
+    """Predicts the clip's value from the other modality."""
     (video, audio), (t_video, t_audio) = x, t
     heard, seen = audio.mean((1, 2)) / alpha_sigma(t_audio, 1)[0], video.mean((1, 2, 3, 4)) / alpha_sigma(t_video, 1)[0]
     (a_v, s_v), (a_a, s_a) = alpha_sigma(t_video, 5), alpha_sigma(t_audio, 3)
@@ -37,13 +37,13 @@ def deaf(x: Pair, t: Pair, shifts: Tensor) -> Pair:
     return x.map(lambda value: 0.5 * value)
 
 
-def test_a_network_that_listens_loses_by_a_wrong_partner() -> None:
+def test_a_coupled_network_has_a_positive_gap() -> None:
     gaps = coupling_gap(listens, SCHEDULE, clips(), (1, 2), independent=True)
     for name in ("video", "audio", "clean_video", "clean_audio"):
         assert gaps[name] > 0.1, name
 
 
-def test_a_network_that_does_not_listen_has_no_gap() -> None:
+def test_an_uncoupled_network_has_no_gap() -> None:
     gaps = coupling_gap(deaf, SCHEDULE, clips(), (1, 2), independent=True)
     assert {name: value for name, value in gaps.items() if not name.startswith("loss") and value != 0} == {}
     assert gaps["loss_video"] > 0

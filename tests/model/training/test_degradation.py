@@ -1,4 +1,4 @@
-"""JPEG on the device against a JPEG library, and the shares of what is spoilt how."""
+"""JPEG on the device against a JPEG library, and the frequency of each degradation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def picture(height: int, width: int) -> Tensor:
 
 @pytest.mark.parametrize("quality", [20, 50, 80])
 @pytest.mark.parametrize("size", [(32, 32), (40, 56)])
-def test_jpeg_is_what_a_jpeg_library_makes_of_the_picture(quality: int, size: tuple[int, int]) -> None:
+def test_jpeg_matches_a_jpeg_library(quality: int, size: tuple[int, int]) -> None:
     before = picture(*size)
     file = io.BytesIO()
     Image.fromarray(before[0].permute(1, 2, 0).to(torch.uint8).numpy()).save(file, "JPEG", quality=quality)
@@ -36,7 +36,7 @@ def test_jpeg_is_what_a_jpeg_library_makes_of_the_picture(quality: int, size: tu
     assert error < 0.6 * loss, "nearer to the library's picture than that is to the original"
 
 
-def test_shares_and_strengths_are_as_configured() -> None:
+def test_degradation_follows_the_configured_probabilities_and_strengths() -> None:
     drawn = draw_degradation(DegradationConfig(), 20_000, (2, 2), 4, torch.Generator().manual_seed(0))
     noisy, coded = drawn.sigma > 0, drawn.quality > 0
     assert noisy.float().mean().item() == pytest.approx(0.5, abs=0.02)
@@ -45,14 +45,14 @@ def test_shares_and_strengths_are_as_configured() -> None:
     assert (drawn.quality[coded].min().item(), drawn.quality.max().item()) == (20, 80)
 
 
-def test_without_noise_and_jpeg_a_frame_is_only_made_smaller() -> None:
+def test_without_noise_and_jpeg_a_frame_is_only_downscaled() -> None:
     config = DegradationConfig(downscale="area", noise_probability=0, jpeg_probability=0)
     large = torch.rand(2, 3, 16, 16) * 2 - 1
     small = draw_degradation(config, 2, (4, 4), 4, torch.Generator().manual_seed(0)).apply(large, slice(0, 2))
     torch.testing.assert_close(small, large.unflatten(2, (4, 4)).unflatten(4, (4, 4)).mean((3, 5)))
 
 
-def test_rows_of_a_batch_are_spoilt_as_in_the_whole() -> None:
+def test_rows_are_degraded_as_in_the_whole_batch() -> None:
     large = torch.rand(6, 3, 64, 64) * 2 - 1
     drawn = draw_degradation(DegradationConfig(), 6, (16, 16), 4, torch.Generator().manual_seed(3))
     torch.testing.assert_close(drawn.apply(large[2:4], slice(2, 4)), drawn.apply(large, slice(0, 6))[2:4])

@@ -1,4 +1,4 @@
-"""What is noised, what is given clean, and what counts."""
+"""Times, noise and clean modalities of the denoising loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_shares_of_the_mix_are_as_configured() -> None:
+def test_the_time_mix_has_the_configured_fractions() -> None:
     count = 40_000
     mix = TimesConfig(independent_timesteps=True, shared_t=0.5, clean_video=0.2, clean_audio=0.1)
     times = draw_times(mix, SCHEDULE, count, generator())
@@ -33,11 +33,11 @@ def test_shares_of_the_mix_are_as_configured() -> None:
     assert not (times.clean_video & times.clean_audio).any()
     assert (times.video[times.clean_video] == 0).all()
     assert (times.audio[times.clean_audio] == 0).all()
-    # What is made for a clean partner is noised to any time.
+    # The partner of a clean modality may have any time.
     assert times.audio[times.clean_video].float().mean().item() == pytest.approx(499.5, abs=15)
 
 
-def test_the_paper_has_one_time_for_both() -> None:
+def test_by_default_both_modalities_share_one_time() -> None:
     times = draw_times(TimesConfig(), SCHEDULE, 1000, generator())
     assert torch.equal(times.video, times.audio)
     assert not times.clean_video.any()
@@ -47,13 +47,13 @@ def test_the_paper_has_one_time_for_both() -> None:
     )
 
 
-def test_times_drawn_by_their_log_snr_have_its_mean_and_spread() -> None:
+def test_log_snr_times_have_the_configured_mean_and_spread() -> None:
     mix = TimesConfig(density="log_snr", log_snr_mean=-1.0, log_snr_std=1.2)
     times = draw_times(mix, SCHEDULE, 20_000, generator())
     log_snr = torch.tensor([SCHEDULE.log_snr(t) for t in range(1000)])[times.video]
     assert log_snr.mean().item() == pytest.approx(-1.0, abs=0.05)
     assert log_snr.std().item() == pytest.approx(1.2, abs=0.05)
-    # The ends of the schedule take what lies beyond them.
+    # Draws beyond the schedule are clamped to its ends.
     wide = draw_times(TimesConfig(density="log_snr", log_snr_std=50.0), SCHEDULE, 1000, generator())
     assert (wide.video.min().item(), wide.video.max().item()) == (0, 999)
 
@@ -66,7 +66,7 @@ def test_shifts_cover_their_range_and_no_more() -> None:
     assert counts.tolist() == pytest.approx([0.25] * 4, abs=0.03)
 
 
-def test_noise_of_some_rows_is_that_of_the_whole_batch() -> None:
+def test_noise_of_some_rows_equals_those_of_the_whole_batch() -> None:
     blank = Latents(torch.empty(0, 2, 3, 4, 4), torch.empty(0, 1, 8))
     whole = draw_noise(blank, 6, slice(0, 6), generator())
     part = draw_noise(blank, 6, slice(2, 4), generator())
@@ -75,14 +75,14 @@ def test_noise_of_some_rows_is_that_of_the_whole_batch() -> None:
 
 
 class Recorder:
-    """A network that predicts zero and keeps what it was given."""
+    """A network that predicts zero and records its inputs."""
 
     def __call__(self, x: Pair, t: Pair, shifts: Tensor | None) -> Pair:
         (self.video, self.audio), self.t_video = x, t.video
         return x.map(torch.zeros_like)
 
 
-def test_a_clean_modality_enters_as_clean_conditioning_gives_it_and_is_no_part_of_the_loss() -> None:
+def test_a_clean_modality_has_no_noise_and_no_loss() -> None:
     draw = generator(1)
     x0 = Latents(torch.rand(3, 2, 3, 4, 4, generator=draw), torch.rand(3, 1, 8, generator=draw))
     noise = x0.map(lambda value: torch.randn(value.shape, generator=draw))
@@ -90,7 +90,7 @@ def test_a_clean_modality_enters_as_clean_conditioning_gives_it_and_is_no_part_o
     t = torch.tensor([0, 0, 500])
     clean = (torch.tensor([True, False, False]), torch.tensor([False, False, True]))
     terms = denoising_loss(network, SCHEDULE, x0, t, t, noise, None, clean)
-    assert torch.equal(network.video[0], x0["video"][0])  # to the bit, not at t = 0 with its little noise
+    assert torch.equal(network.video[0], x0["video"][0])  # exactly clean, without the small noise of t = 0
     assert not torch.equal(network.video[1], x0["video"][1])
     assert torch.equal(network.audio[2], x0["audio"][2])
     assert terms.video[0] == 0
@@ -99,7 +99,7 @@ def test_a_clean_modality_enters_as_clean_conditioning_gives_it_and_is_no_part_o
 
 
 @pytest.mark.parametrize("modality", ["video", "audio"])
-def test_single_modality_baselines_have_the_loss_of_theirs_alone(modality: str) -> None:
+def test_single_modality_baselines_have_only_their_own_loss(modality: str) -> None:
     clip = PRESETS["tiny"].clip
     config = UNetConfig(channels=32, channel_mult=(1, 1), res_blocks=1, modalities=(modality,))
     network = CoupledUNet(config)
@@ -109,6 +109,6 @@ def test_single_modality_baselines_have_the_loss_of_theirs_alone(modality: str) 
     noise = draw_noise(blank, 2, slice(0, 2), generator())
     t = torch.tensor([3, 700])
     terms = denoising_loss(network, SCHEDULE, blank, t, t, noise)
-    # As built, the network predicts zero: the loss is the power of the noise.
+    # A new network predicts zero, so the loss is the power of the noise.
     assert getattr(terms, modality).tolist() == pytest.approx(noise[modality].square().flatten(1).mean(1).tolist())
     assert getattr(terms, "audio" if modality == "video" else "video").tolist() == [0, 0]

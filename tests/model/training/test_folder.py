@@ -34,7 +34,7 @@ class Silence(Track):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two good videos, and one of every kind that cannot be used."""
+    """Two usable videos, and one for each reason to leave a file out."""
     root = tmp_path_factory.mktemp("videos")
     (root / "inner").mkdir()
     good = Film(frames=60, fps=Fraction(30))
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_folder_check_says_which_files_can_be_used_and_why_others_cannot(folder: Path) -> None:
+def test_the_folder_check_gives_the_reason_for_each_unusable_file(folder: Path) -> None:
     found = {file.path.name: file for file in check_folder(folder, CLIP)}
     assert sorted(found) == ["a.mp4", "b.mp4", "broken.mp4", "mute.mp4", "short.mp4", "silent.mp4", "words.mp4"]
     assert (found["a.mp4"].problem, found["b.mp4"].problem) == (None, None)
@@ -65,16 +65,16 @@ def test_the_folder_check_says_which_files_can_be_used_and_why_others_cannot(fol
     good = found["a.mp4"]
     assert (good.width, good.height, good.fps, good.sample_rate, good.channels) == (64, 48, 30.0, 32_000, 2)
     assert good.seconds == pytest.approx(2.0, abs=0.01)
-    assert good.windows == 13  # 20 frames at 10 a second
+    assert good.windows == 13  # 20 frames at 10 fps
     assert found["b.mp4"].windows == 23
 
 
-def test_for_video_alone_sound_does_not_matter(folder: Path) -> None:
+def test_video_only_training_ignores_sound(folder: Path) -> None:
     used = {file.path.name for file in check_folder(folder, CLIP, ("video",)) if file.problem is None}
     assert used == {"a.mp4", "b.mp4", "mute.mp4", "silent.mp4"}
 
 
-def test_the_command_lists_what_is_left_out(folder: Path, tmp_path: Path) -> None:
+def test_the_command_lists_files_left_out(folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     config.write_text('preset = "tiny"')
     said = invoke(["data", "check", str(folder), "--config", str(config)])
@@ -92,7 +92,7 @@ def opened(folder: Path, cache: Path, said: list[str] | None = None, **changes: 
     return open_folder(config, CLIP, BOTH, cache, (said if said is not None else []).append)
 
 
-def test_windows_are_what_the_service_shows_the_network_of_the_same_place(folder: Path, tmp_path: Path) -> None:
+def test_windows_equal_the_clips_that_the_service_decodes(folder: Path, tmp_path: Path) -> None:
     source, _ = opened(folder, tmp_path)
     clips = source.batch(evaluation_indexes(36), CPU)  # in order: 13 of a.mp4, 23 of b.mp4
     for number, path, start in ((0, "a.mp4", 0.0), (5, "a.mp4", 0.5), (13 + 22, "inner/b.mp4", 2.2)):
@@ -101,7 +101,7 @@ def test_windows_are_what_the_service_shows_the_network_of_the_same_place(folder
         assert (clips["audio"][number] - audio).abs().max() < 1e-4  # 16-bit samples
 
 
-def test_every_window_comes_once_an_epoch_in_another_order_each_time(folder: Path, tmp_path: Path) -> None:
+def test_every_epoch_has_each_window_once_in_a_new_order(folder: Path, tmp_path: Path) -> None:
     source, _ = opened(folder, tmp_path, flip=True)
     count = len(source)
     assert count == 36
@@ -113,7 +113,7 @@ def test_every_window_comes_once_an_epoch_in_another_order_each_time(folder: Pat
     first, second = order(0), order(1)
     assert sorted(first) == sorted(second) == list(range(count))
     assert first != second
-    # A batch across the end of an epoch, asked for by itself and again.
+    # A batch across the end of an epoch, read alone and again.
     across = torch.arange(count - 2, count + 2)
     assert source._windows_of(across)[0].tolist() == [*first[-2:], *second[:2]]
     torch.testing.assert_close(source.batch(across, CPU)["video"], source.batch(across, CPU)["video"])
@@ -121,7 +121,7 @@ def test_every_window_comes_once_an_epoch_in_another_order_each_time(folder: Pat
     assert 0.3 < flips.mean() < 0.7
 
 
-def test_what_is_prepared_is_used_again_until_the_folder_changes(folder: Path, tmp_path: Path) -> None:
+def test_the_cache_is_reused_until_the_folder_changes(folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
     opened(folder, tmp_path, said)
     assert sum(line.startswith("left out") for line in said) == 5
@@ -133,13 +133,13 @@ def test_what_is_prepared_is_used_again_until_the_folder_changes(folder: Path, t
     assert any(line.startswith("preparing") for line in said)
 
 
-def test_files_are_kept_back_to_look_at(folder: Path, tmp_path: Path) -> None:
+def test_files_are_held_out(folder: Path, tmp_path: Path) -> None:
     config = DataConfig(source="folder", folder=str(folder), held_out=0.5)
     source, held_out = open_folder(config, CLIP, BOTH, tmp_path, lambda _: None)
     assert {len(source), len(held_out)} == {13, 23}
 
 
-def test_a_folder_with_nothing_to_train_on_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_usable_videos_is_refused(folder: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     bad.mkdir()
     with pytest.raises(DataError, match="has no videos"):
@@ -151,7 +151,7 @@ def test_a_folder_with_nothing_to_train_on_is_refused(folder: Path, tmp_path: Pa
         opened(tmp_path / "nowhere", tmp_path / "cache")
 
 
-def test_batches_read_ahead_are_those_that_are_asked_for(folder: Path, tmp_path: Path) -> None:
+def test_batches_read_ahead_are_the_requested_ones(folder: Path, tmp_path: Path) -> None:
     source, _ = opened(folder, tmp_path)
     batches: Sequence[torch.Tensor] = [torch.arange(4 * k, 4 * k + 4) for k in range(8)]
     with ReadAhead(source, iter(batches), CPU) as ahead:

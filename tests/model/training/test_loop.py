@@ -1,4 +1,4 @@
-"""A run gives the same losses however often it is stopped, into however many parts or processes it is divided."""
+"""Losses do not depend on interruptions, accumulation parts or the number of processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def losses(out: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing stopped."""
+    """The folder of an uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
     _, done = run(small(steps=12), out)
     assert done
@@ -40,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(path: Path, out: Path, *arguments: str, processes: int = 1) -> subprocess.Popen[str]:
     launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     line = [sys.executable, *launcher, "-m", "duet", "train", str(path), "--out", str(out), *arguments]
-    threads = max(1, torch.get_num_threads() // processes)  # the order of sums depends on it
+    threads = max(1, torch.get_num_threads() // processes)  # it determines the order of summation
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(line, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
 
@@ -57,7 +57,7 @@ def weights(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights_to_the_bit(whole: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_bit_identical_losses_and_weights(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(to_toml(steps=100_000))
     out = tmp_path / "killed"
@@ -74,8 +74,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights_to_the_bit
 
 
 @pytest.mark.slow
-def test_stopped_and_resumed_in_one_process_it_is_the_same_to_the_bit(whole: Path, tmp_path: Path) -> None:
-    # Ends after a checkpoint that is due and steps that are lost, as a kill does: the checkpoint of the end is removed.
+def test_a_stopped_run_resumes_bit_identically_in_one_process(whole: Path, tmp_path: Path) -> None:
+    # Without the final checkpoint the run looks killed: steps after the last due checkpoint are lost.
     run(small(steps=5), tmp_path)
     checkpoints(tmp_path / "checkpoints")[-1].unlink()
     assert weights(tmp_path)["step"] == 3
@@ -87,7 +87,7 @@ def test_stopped_and_resumed_in_one_process_it_is_the_same_to_the_bit(whole: Pat
 
 
 @pytest.mark.slow
-def test_sigterm_writes_a_checkpoint_and_ends_well(tmp_path: Path) -> None:
+def test_sigterm_writes_a_checkpoint_and_exits_with_0(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(to_toml(steps=100_000, output={"losses": 1, "checkpoint": 1_000_000, "samples": 0, "coupling": 0}))
     process = command(path, tmp_path / "out")
@@ -99,7 +99,7 @@ def test_sigterm_writes_a_checkpoint_and_ends_well(tmp_path: Path) -> None:
     assert weights(tmp_path / "out")["step"] == len(losses(tmp_path / "out"))
 
 
-def test_parts_of_a_batch_give_the_losses_of_the_whole(whole: Path, tmp_path: Path) -> None:
+def test_accumulation_gives_the_losses_of_the_whole_batch(whole: Path, tmp_path: Path) -> None:
     run(small(steps=6, accumulate=2), tmp_path)
     assert losses(tmp_path) == pytest.approx(losses(whole)[:6], rel=1e-4)
 
@@ -162,13 +162,13 @@ def test_single_modality_baselines_train(modality: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bfloat16_keeps_the_weights_in_float32_and_follows_the_same_curve(whole: Path, tmp_path: Path) -> None:
+def test_bfloat16_keeps_float32_weights_and_the_same_curve(whole: Path, tmp_path: Path) -> None:
     run(small(steps=6, precision="bfloat16"), tmp_path)
     assert losses(tmp_path) == pytest.approx(losses(whole)[:6], rel=0.02)
     assert {value.dtype for value in weights(tmp_path)["network"].values()} == {torch.float32}
 
 
-def test_time_that_has_run_out_stops_with_a_checkpoint(tmp_path: Path) -> None:
+def test_a_deadline_stops_with_a_checkpoint(tmp_path: Path) -> None:
     limits = loop.Limits(deadline=time.monotonic())
     _, done = run(small(), tmp_path, limits=limits)
     assert not done
@@ -184,7 +184,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_the_difference(wh
         run(small(steps=13, base={"channels": 32}), whole)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+def test_a_non_finite_loss_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(loop.TrainingError, match=r"not finite at step \d+"):
         run(small(steps=50, optimizer={"lr": 1e12, "clip_gradient": 0.0}), tmp_path)
     for path in checkpoints(tmp_path / "checkpoints"):

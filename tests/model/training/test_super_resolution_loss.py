@@ -1,4 +1,4 @@
-"""The loss of super-resolution against its definition, number by number."""
+"""The loss of super-resolution against its definition."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_likelihood_of_the_levels_of_a_pixel_sums_to_one() -> None:
     assert inside.exp().item() == pytest.approx(exact, rel=0.02)
 
 
-def test_the_variance_is_learned_by_the_bound_alone_and_the_noise_by_the_error_alone() -> None:
+def test_only_the_bound_trains_the_variance_and_only_the_error_the_noise() -> None:
     eps = torch.zeros(2, 3, 4, 4, requires_grad=True)
     logits = torch.zeros(2, 3, 4, 4, requires_grad=True)
     noise = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))

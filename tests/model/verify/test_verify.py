@@ -1,4 +1,4 @@
-"""`python -m model.verify`: passes on right numbers, names what is wrong, and says what it did not look at."""
+"""`python -m model.verify`: passes on correct numbers, names wrong ones, lists unchecked expectations."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_expectations_without_a_check_are_listed(verify: Verify, folder: Path) -
     assert report["not_covered"] == ["new/out/y", "sr/out/other_chain"]
 
 
-def test_weights_that_do_not_fit_are_a_finding_not_a_crash(verify: Verify, folder: Path) -> None:
+def test_weights_that_do_not_fit_fail_their_case_without_a_crash(verify: Verify, folder: Path) -> None:
     meta = json.loads((folder / "sr.json").read_text())
     del meta["weights_seed"]
     (folder / "sr.json").write_text(json.dumps(meta))
@@ -140,7 +140,7 @@ def test_a_folder_that_is_not_in_the_format_is_refused_by_file(
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_and_an_empty_folder_are_refused(verify: Verify, tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_is_refused(verify: Verify, tmp_path: Path) -> None:
     assert verify(tmp_path / "absent").returncode == 2
     assert verify(tmp_path).returncode == 2
 
