@@ -7,7 +7,8 @@ from typing import Any
 
 from model.media.streams import AudioStream, VideoStream
 from model.request import SamplingParams
-from service.jobs.record import Input, Job, Output, Timings, Window, new_job
+from service.jobs.record import Input, Job, JobError, Output, Timings, Window, new_job
+from service.jobs.store import JobStore
 
 OUTPUT = Output(0, 42, {"video.mp4": "jobs/x/attempt-1/video.mp4"})
 TIMINGS = Timings(queued=0.1, base=3.9)
@@ -28,3 +29,16 @@ def a_job(kind: str = "generate", priority: str = "normal", **changes: Any) -> J
     """A queued job."""
     given = {"metadata": {}, "retention": timedelta(days=7), **changes}
     return new_job(kind, "demo", SamplingParams(seed=42), priority=priority, **given)
+
+
+def an_ended_job(store: JobStore, how: str, **changes: Any) -> Job:
+    """A job that has ended as `how` says: completed, failed or canceled."""
+    job = a_job(**changes)
+    store.create(job)
+    if how == "canceled":
+        return store.request_cancel(job.id)
+    store.claim(job.id, "a worker")
+    store.start(job.id, 1)
+    if how == "failed":
+        return store.fail(job.id, 1, JobError("internal_error", "it broke", False, 1))
+    return store.complete(job.id, 1, [OUTPUT], TIMINGS)

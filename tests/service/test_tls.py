@@ -5,19 +5,15 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.queue import JobQueue, QueueUnavailable
 from service.jobs.store import JobStore
 from service.settings import Settings
+from tests.service.certificates import self_signed
 from tests.service.new_jobs import a_job
 from tests.tcp_server import TcpServer
 
@@ -27,7 +23,7 @@ class Impostor(TcpServer):
 
     def __init__(self, folder: Path, name: str) -> None:
         self.certificate = folder / "certificate.pem"
-        self.certificate.write_bytes(_certificate(name))
+        self.certificate.write_bytes(self_signed(name))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate)
         self.fooled: list[bytes] = []
@@ -39,28 +35,6 @@ class Impostor(TcpServer):
             secured.settimeout(1)
             if said := secured.recv(64):
                 self.fooled.append(said)
-
-
-def _certificate(name: str) -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return private + made.public_bytes(serialization.Encoding.PEM)
 
 
 @pytest.fixture

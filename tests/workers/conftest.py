@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -24,6 +20,7 @@ from service.jobs.store import JobStore
 from service.settings import Settings
 from service.storage import FolderStorage
 from tests.conftest import RedisServer
+from tests.processes import ModuleProcess
 from tests.tiny_model import add_tiny_model
 from tests.waiting import until
 
@@ -87,36 +84,19 @@ class Stack:
         )
 
 
-class WorkerProcess:
-    """`duet worker` as a user would start it."""
+class WorkerProcess(ModuleProcess):
+    """`duet worker`, as a user starts it."""
 
     def __init__(self, settings: Settings, log: Path) -> None:
-        self.log = log
         environment = {
             "DUET_REDIS_URL": settings.redis_url,
             "DUET_DATA": str(settings.data),
             "DUET_MODELS": str(settings.models),
             "DUET_BUCKETS": settings.buckets,
             "DUET_MODEL_PATIENCE": str(settings.model_patience.total_seconds()),
-            "OMP_NUM_THREADS": "1",  # a model this small only loses by sharing its work
+            "OMP_NUM_THREADS": "1",  # more threads only slow down a model this small
         }
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "duet", "worker"],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env={**os.environ, **environment},
-            )
-
-    def stop(self) -> int:
-        """Ask it to stop; return its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        finally:
-            self.process.kill()
+        super().__init__(["duet", "worker"], environment, log)
 
 
 @pytest.fixture(scope="session")
@@ -129,6 +109,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stack(redis_url: str, models: Path, tmp_path: Path) -> Iterator[Stack]:
     """An empty Redis and an empty storage folder; nobody works."""
     stack = Stack(Settings(redis_url=redis_url, data=tmp_path / "data", models=models, default_model="tiny"))
+    yield stack
+    stack.queue.close()
+
+
+@pytest.fixture
+def short_leases(own_redis: RedisServer, models: Path, tmp_path: Path) -> Iterator[Stack]:
+    """The same with leases of 2 s, two slots, and a Redis that the test can stop."""
+    settings = Settings(
+        redis_url=own_redis.url, data=tmp_path / "data", models=models, default_model="tiny", lease=2, slots=2
+    )
+    stack = Stack(settings)
     yield stack
     stack.queue.close()
 

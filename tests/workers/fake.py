@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from service.jobs.connection import connect
@@ -13,6 +9,7 @@ from service.jobs.events import Previews
 from service.settings import Settings
 from service.storage import Storage, open_storage
 from tests.chaos.worker import LEDGER, FakeMaker
+from tests.processes import ModuleProcess
 from tests.workers.conftest import Stack
 from workers.app import worker_name
 from workers.leases import Leases
@@ -20,40 +17,23 @@ from workers.runner import Maker, Runner
 from workers.spool import Spool
 
 
-class FakeWorker:
-    """A real worker process without torch: it starts in a second."""
+class FakeWorker(ModuleProcess):
+    """A real worker process without torch, which starts in a second."""
 
     def __init__(self, settings: Settings, folder: Path, step_seconds: float = 0.02) -> None:
-        self.log = folder / "fake-worker.log"
         environment = {
             f"DUET_{name.upper()}": str(value)
             for name, value in settings.model_dump(mode="json", exclude_unset=True, exclude={"broker_url"}).items()
         }
         environment["DUET_BROKER_URL"] = settings.broker_address
         environment |= {LEDGER: str(folder / "ledger"), "DUET_CHAOS_STEP": str(step_seconds)}
-        with self.log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.worker"],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env={**os.environ, **environment},
-            )
-
-    def stop(self) -> int:
-        """Ask it to stop; return its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        finally:
-            self.process.kill()
+        super().__init__(["tests.chaos.worker"], environment, folder / "fake-worker.log")
 
 
 def parts(
     stack: Stack, maker: Maker | None = None, storage: Storage | None = None, slots: int = 1
 ) -> tuple[Runner, Leases, Spool]:
-    """A worker's parts in this process; none of their threads runs yet."""
+    """The parts of a worker, in this process and with their threads not started."""
     settings = stack.settings
     storage = storage or open_storage(settings)
     leases = Leases(stack.store, settings.step_deadline, settings.job_deadline, lambda held: None)

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from service.jobs.record import SPOOL, Job, Status
-from service.settings import Settings
 from service.storage import FolderStorage, StorageUnavailable
 from tests.chaos.worker import BEHAVIOUR
 from tests.conftest import RedisServer
@@ -28,14 +27,8 @@ StartWorker = Callable[..., FakeWorker]
 
 
 @pytest.fixture
-def stack(own_redis: RedisServer, models: Path, tmp_path: Path) -> Iterator[Stack]:
-    """A Redis that can be stopped, and short leases; nobody works."""
-    settings = Settings(
-        redis_url=own_redis.url, data=tmp_path / "data", models=models, default_model="tiny", lease=2, slots=2
-    )
-    stack = Stack(settings)
-    yield stack
-    stack.queue.close()
+def stack(short_leases: Stack) -> Stack:
+    return short_leases
 
 
 @pytest.fixture

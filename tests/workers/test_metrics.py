@@ -27,14 +27,7 @@ from workers.model_maker import ModelMaker
 from workers.runner import Attempt, BackInQueue, CannotBeMade, Runner
 from workers.spool import Files
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A model this small only loses by sharing its work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from fractions import Fraction
@@ -28,6 +28,8 @@ from tests.clips import Film, Track, make, read_number
 from workers.outputs import NAMES, write_files
 from workers.spool import CONTENT_TYPES, Files
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPEC = PRESETS["tiny"].clip
 
 
@@ -39,15 +41,6 @@ class Made:
     clip: Clip
     files: Files
     manifest: dict
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """A model this small only loses by sharing its work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

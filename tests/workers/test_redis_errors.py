@@ -12,7 +12,6 @@ import redis
 
 from service.jobs.connection import StoreUnavailable
 from service.jobs.record import Status
-from service.settings import Settings
 from tests.conftest import RedisServer
 from tests.redis_faults import FAULTS
 from tests.waiting import until
@@ -25,13 +24,8 @@ JOBS = 6
 
 
 @pytest.fixture
-def stack(own_redis: RedisServer, models: Path, tmp_path: Path) -> Iterator[Stack]:
-    settings = Settings(
-        redis_url=own_redis.url, data=tmp_path / "data", models=models, default_model="tiny", lease=2, slots=2
-    )
-    stack = Stack(settings)
-    yield stack
-    stack.queue.close()
+def stack(short_leases: Stack) -> Stack:
+    return short_leases
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -16,6 +16,8 @@ from model.request import SamplingParams
 from model.runtime.batch_sizes import BatchSizes
 from model.runtime.engine import Engine
 from model.runtime.pipeline import Clip, ClipRequest, Pipeline, StepProgress
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = ModelConfig(
     clip=ClipSpec(frames=4, height=8, width=8, sample_rate=640),
@@ -56,15 +58,6 @@ NEIGHBOURS = st.lists(
     min_size=1,
     max_size=3,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """A model this small only loses by sharing its work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -27,14 +27,16 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from service.jobs.connection import connect, connect_async
 from service.jobs.deliveries import DUE, Delivery
-from service.jobs.record import Job, JobError, Webhook
+from service.jobs.record import Job, Webhook
 from service.jobs.store import JobStore
 from service.settings import Settings
 from service.webhooks.dispatcher import LONGEST_PAUSE, next_pause
 from service.webhooks.outbox import Outbox
 from service.webhooks.sender import Answer, Sender
 from tests.conftest import RedisServer, RunningApi
-from tests.service.new_jobs import OUTPUT, TIMINGS, a_job
+from tests.processes import ModuleProcess
+from tests.service.certificates import self_signed
+from tests.service.new_jobs import an_ended_job
 from tests.service.webhooks.receiver import Received, Receiver, Reply
 from tests.waiting import until
 
@@ -43,29 +45,14 @@ ENDS = ("completed", "failed", "canceled")
 FAST = {"webhook_allow_private": True, "webhook_secret": SECRET, "webhook_retries": "0.2s 0.2s", "webhook_timeout": 2}
 
 
-class DelivererProcess:
-    """`duet webhooks` as a user would start it."""
+class DelivererProcess(ModuleProcess):
+    """`duet webhooks`, as a user starts it."""
 
     def __init__(self, redis_url: str, log: Path, **settings: object) -> None:
-        self.log = log
         values = {"redis_url": redis_url, **FAST, **settings}
         environment = {f"DUET_{name.upper()}": str(value) for name, value in values.items()}
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "duet", "webhooks"],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env={**os.environ, **environment},
-            )
+        super().__init__(["duet", "webhooks"], environment, log)
         until(self._runs, "webhooks are sent", 30)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        try:
-            return self.process.wait(15)
-        finally:
-            self.process.kill()
 
     def _runs(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -90,15 +77,7 @@ def start(redis_url: str, tmp_path: Path) -> Iterator[Start]:
 
 def ended(store: JobStore, url: str, how: str = "completed", events: tuple[str, ...] = ENDS) -> Job:
     """A job that has just ended, whose owner wants to hear of it."""
-    job = a_job(webhook=Webhook(url, events))
-    store.create(job)
-    if how == "canceled":
-        return store.request_cancel(job.id)
-    store.claim(job.id, "a worker")
-    store.start(job.id, 1)
-    if how == "failed":
-        return store.fail(job.id, 1, JobError("internal_error", "it broke", False, 1))
-    return store.complete(job.id, 1, [OUTPUT], TIMINGS)
+    return an_ended_job(store, how, webhook=Webhook(url, events))
 
 
 def tried(store: JobStore, job: Job, times: int) -> list[Delivery]:
@@ -450,9 +429,10 @@ def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch
 
 
 def test_tls_checks_the_name_and_not_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    certificate, key = _certificate(tmp_path, "hooks.example")
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_bytes(self_signed("hooks.example"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(certificate)
     names: list[str | None] = []
     context.sni_callback = lambda connection, name, _: names.append(name)
     with Receiver() as receiver:
@@ -463,36 +443,6 @@ def test_tls_checks_the_name_and_not_the_address(tmp_path: Path, monkeypatch: py
         assert post(sender, f"https://hooks.example:{receiver.port}/").status == 200
         assert names[-1] == "hooks.example"
         assert "mismatch" in (post(sender, f"https://other.example:{receiver.port}/").error or "").lower()
-
-
-def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate that signs itself, and its key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(7)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "certificate.pem", folder / "key.pem"
-    paths[0].write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    paths[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, plain)
-    )
-    return paths
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:

@@ -17,7 +17,7 @@ import redis
 from pydantic import SecretStr
 
 from service.jobs.deliveries import DUE
-from service.jobs.record import Job, JobError, Webhook
+from service.jobs.record import Job, Webhook
 from service.jobs.store import JobStore
 from service.settings import Settings, load_settings
 from service.webhooks.dispatcher import secrets_of
@@ -25,7 +25,7 @@ from service.webhooks.ssrf import TargetRefused, check_target, is_own, is_public
 from tests.conftest import RunningApi
 from tests.service import media
 from tests.service.answers import problem
-from tests.service.new_jobs import OUTPUT, TIMINGS, a_job
+from tests.service.new_jobs import a_job, an_ended_job
 
 HOOK = "https://93.184.215.14/hook?token=x"
 """A public address; nothing in these tests sends anything there."""
@@ -234,15 +234,7 @@ def test_a_repeated_job_tells_of_itself_too(client: httpx.Client, store: JobStor
 
 def ended(store: JobStore, how: str, *events: str) -> Job:
     """A job that has ended so, with a webhook for these ends."""
-    job = a_job(webhook=Webhook(HOOK, events) if events else None)
-    store.create(job)
-    if how == "canceled":
-        return store.request_cancel(job.id)
-    store.claim(job.id, "a worker")
-    store.start(job.id, 1)
-    if how == "failed":
-        return store.fail(job.id, 1, JobError("internal_error", "it broke", False, 1))
-    return store.complete(job.id, 1, [OUTPUT], TIMINGS)
+    return an_ended_job(store, how, webhook=Webhook(HOOK, events) if events else None)
 
 
 @pytest.mark.parametrize("how", ["completed", "failed", "canceled"])
