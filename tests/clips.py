@@ -130,7 +130,10 @@ def make(
 
 
 def _audio_stream(container: OutputContainer, sound: Track) -> AudioStream:
-    stream = cast(AudioStream, container.add_stream(sound.codec, rate=sound.sample_rate, layout=sound.layout))
+    options = {"strict": "experimental"} if sound.codec == "vorbis" else {}
+    stream = cast(
+        AudioStream, container.add_stream(sound.codec, rate=sound.sample_rate, layout=sound.layout, options=options)
+    )
     if sound.codec == "aac":
         stream.bit_rate = 160_000 * sound.channels
     return stream

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from model.media import frame_headers
+from model.media import frame_headers, ogg_links, transport_stream
 
 SNIFF_BYTES = 16 * 1024
 """Bytes that are searched for a signature: more than two frames of any format that may begin with a part of one."""
@@ -27,6 +27,9 @@ DEMUXERS = (MP4, MATROSKA, "avi", "mpegts", "gif", "mp3", "aac", "flac", "ogg", 
 
 STREAMED = ("mpegts", "mp3", "aac", "flac", "ogg")
 """Demuxers of formats that can be joined anywhere: the data may begin in the middle of a packet or behind padding."""
+
+SKIP_TAGS = ("mp3", "aac", "flac")
+"""Demuxers that skip ID3 tags themselves."""
 
 READABLE = "MP4, MOV, WebM, MKV, AVI, MPEG-TS, GIF, MP3, AAC, FLAC, Ogg, WAV or AIFF"
 """The same list in a user's words."""
@@ -46,6 +49,8 @@ def open_options(descriptor: int) -> dict[str, str]:
 
 
 _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"mif2")
+_STILLS = (b"\x89PNG", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1")
+_EBML, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x1f\x43\xb6\x75"
 _MOV_ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp", b"sidx", b"moof")
 
 
@@ -60,22 +65,44 @@ class Signature:
 def identify(descriptor: int) -> Signature | None:
     """Identify an open file, or return None if Duet does not open its format (text, an image …).
 
-    Data may follow ID3v2 tags of any size. Formats without an index may also follow zeros, or begin inside a frame.
+    Data may follow ID3v2 tags of any size, and zeros. Formats that can be joined anywhere may also follow other bytes,
+    or begin inside a frame.
     """
-    offset = _after_tags(descriptor)
-    head = os.pread(descriptor, SNIFF_BYTES, offset)
+    tags = _after_tags(descriptor)
+    head = os.pread(descriptor, SNIFF_BYTES, tags)
     demuxer = sniff(head)
+    if demuxer == MP4:  # its index counts bytes from the beginning of the file
+        return None if tags else Signature(demuxer)
+    if demuxer in SKIP_TAGS:
+        return Signature(demuxer)
     if demuxer is not None:
-        return Signature(demuxer)  # the library skips ID3 tags itself
-    if offset == 0 and head[:4] in (b"\x89PNG", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1"):
-        return None
-    start = _after_zeros(descriptor, offset)
+        return Signature(demuxer, tags)
+    start = _after_zeros(descriptor, tags)
     head = os.pread(descriptor, SNIFF_BYTES, start)
-    demuxer = sniff(head) if start > offset else None
-    if demuxer in STREAMED:
-        return Signature(demuxer, start)
-    inside = frame_headers.find(head)
+    demuxer = sniff(head) if start > tags else None
+    if demuxer is not None:
+        return None if demuxer == MP4 else Signature(demuxer, start)
+    if _CLUSTER in head or head[:4] in _STILLS:
+        return None
+    inside = _find_inside(head)
     return None if inside is None else Signature(inside[0], start + inside[1])
+
+
+def why_unknown(descriptor: int) -> str:
+    """Why `identify` does not know an open file, in words for its owner."""
+    head = os.pread(descriptor, SNIFF_BYTES, 0)
+    if _CLUSTER in head:
+        return "the file is a later part of a WebM or MKV recording, without the header that its first part has"
+    return "the file is not a video or sound file that can be opened"
+
+
+def _find_inside(head: bytes) -> tuple[str, int] | None:
+    """The demuxer of a format that can be joined anywhere, and where in `head` its data begins."""
+    packets = transport_stream.find(head)
+    if packets is not None:
+        return "mpegts", packets[0]
+    page = ogg_links.find_first(head)
+    return ("ogg", page) if page is not None else frame_headers.find(head)
 
 
 def sniff(head: bytes) -> str | None:
@@ -88,7 +115,7 @@ def sniff(head: bytes) -> str | None:
         return None if head[8:12] in _STILL_BRANDS else MP4
     if head[4:8] in _MOV_ATOMS:
         return MP4
-    if head[:4] == b"\x1a\x45\xdf\xa3":
+    if head[:4] == _EBML:
         return MATROSKA
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"):
         return {b"AVI ": "avi", b"WAVE": "wav", b"AIFF": "aiff", b"AIFC": "aiff"}.get(head[8:12])
@@ -98,7 +125,8 @@ def sniff(head: bytes) -> str | None:
         return "flac"
     if head[:4] == b"OggS":
         return "ogg"
-    if _is_transport_stream(head):
+    packets = transport_stream.find(head)
+    if packets is not None and packets[0] < packets[1]:  # it may begin inside a packet
         return "mpegts"
     return frame_headers.kind(head)
 
@@ -123,16 +151,3 @@ def _after_zeros(descriptor: int, offset: int) -> int:
         if rest:
             break
     return offset
-
-
-def _is_transport_stream(head: bytes) -> bool:
-    """Four sync bytes at the distance of a packet: 188 bytes, 192 with the time stamps of Blu-ray, 204 with parity.
-
-    The file may begin inside a packet.
-    """
-    return any(
-        all(head[first + k * step] == 0x47 for k in range(4))
-        for step in (188, 192, 204)
-        for first in range(step)
-        if len(head) > first + 3 * step
-    ) or (len(head) > 376 and head[0] == head[188] == head[376] == 0x47)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 CHAIN = 3
 """Frames in a row that tell audio data from any other. A file with fewer must end with the last of them."""
 
@@ -14,6 +16,26 @@ _BIT_RATES = {
     (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 """Kilobits a second by version and layer."""
+
+_ADTS_RATES = (
+    96_000,
+    88_200,
+    64_000,
+    48_000,
+    44_100,
+    32_000,
+    24_000,
+    22_050,
+    16_000,
+    12_000,
+    11_025,
+    8_000,
+    7_350,
+    0,
+    0,
+    0,
+)
+"""Hertz by the index in a frame's header; 0 where it is reserved."""
 
 
 def kind(data: bytes, at: int = 0) -> str | None:
@@ -53,6 +75,24 @@ def _is_chain(data: bytes, at: int, wanted: str) -> bool:
     return True
 
 
+def seconds(frame: bytes | memoryview) -> Fraction:
+    """Seconds of sound in a frame of MPEG audio or ADTS; 0 for anything else."""
+    if len(frame) < 7 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0:
+        return Fraction(0)
+    if frame[1] & 0xF6 == 0xF0:
+        rate = _ADTS_RATES[frame[2] >> 2 & 15]
+        return Fraction(1024 * ((frame[6] & 3) + 1), rate) if rate else Fraction(0)
+    version, layer, rate = frame[1] >> 3 & 3, 4 - (frame[1] >> 1 & 3), frame[2] >> 2 & 3
+    if version == 1 or layer == 4 or rate == 3:
+        return Fraction(0)
+    samples = {1: 384, 2: 1152, 3: 1152 if version == 3 else 576}[layer]
+    return Fraction(samples, _mpeg_rate(version, rate))
+
+
+def _mpeg_rate(version: int, index: int) -> int:
+    return (44_100, 48_000, 32_000)[index] >> {3: 0, 2: 1, 0: 2}[version]
+
+
 def _adts_length(data: bytes, at: int) -> int:
     """Bytes of the frame; 0 if its sample rate is reserved."""
     if len(data) < at + 7 or data[at + 2] >> 2 & 15 > 12:
@@ -67,7 +107,7 @@ def _mpeg_length(data: bytes, at: int) -> int:
     if version == 1 or layer == 4 or bit_rate in (0, 15) or sample_rate == 3:
         return 0
     bits = 1000 * _BIT_RATES[1 if version == 3 else 2, layer][bit_rate - 1]
-    hertz = (44_100, 48_000, 32_000)[sample_rate] >> {3: 0, 2: 1, 0: 2}[version]
+    hertz = _mpeg_rate(version, sample_rate)
     padding = data[at + 2] >> 1 & 1
     if layer == 1:
         return (12 * bits // hertz + padding) * 4

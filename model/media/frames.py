@@ -18,11 +18,12 @@ from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from model.media.containers import MATROSKA
-from model.media.display import UNSPECIFIED, Display
+from model.media.display import UNSPECIFIED, Display, display_of
 from model.media.fields import deinterlaced, filter_graph
-from model.media.opening import MediaError, decoded, read_packets, seconds, timeline_origin
-from model.media.source import open_video, slack
+from model.media.lengths import THEORA, frame_interval, has_decode_times_only, seconds, timeline_origin
+from model.media.opening import MediaError, decode_packet, decoded, read_packets
+from model.media.source import open_parts, slack
+from model.media.tracks import video_track
 
 SEEK_FROM = 10
 """Seconds of video that are decoded to reach a window rather than sought over."""
@@ -60,23 +61,30 @@ def video_frames(path: str | Path, start: float | Fraction, keep_fields: bool = 
     They are cropped as a player crops them, and deinterlaced unless `keep_fields`. Where the track begins later than
     `start`, its first frame is the first. Raises MediaError if the track ends before.
     """
-    for seek in (True, False) if start > SEEK_FROM else (False,):
-        with open_video(path) as (container, stream, display):
-            stream.thread_type = "AUTO"
-            begin = Fraction(start) + slack(stream.time_base)
-            origin = timeline_origin(container)
-            frames = _timed(container, stream, origin)
-            first = next(frames, None)
-            if first is None:
+    begin = Fraction(start)
+    for seek in (begin, None) if begin > SEEK_FROM else (None,):
+        found = _frames_from(path, seek)
+        first, display = next(found, (None, None))
+        if first is None or display is None:
+            if seek is None:
                 raise MediaError("no frame of the video track can be decoded")
-            if seek:
-                frames = _seek(container, stream, origin, begin)
-                first = next(frames, None)
-                if first is None or first.time > begin:
-                    continue  # some containers cannot seek, or land late: decode from the beginning
-            frames = _shown_from(chain([first], frames), begin, start)
-            yield from _Looks(display).applied(frames if keep_fields else _progressive(frames))
-            return
+            continue
+        due = begin + slack(first.frame.time_base)
+        if seek is not None and first.time > due:
+            continue  # some containers cannot seek, or land late: decode from the beginning
+        frames = _shown_from(chain([first], (frame for frame, _ in found)), due, start)
+        yield from _Looks(display).applied(frames if keep_fields else _progressive(frames))
+        return
+
+
+def _frames_from(path: str | Path, seek: Fraction | None) -> Iterator[tuple[TimedFrame, Display]]:
+    """Frames and how each is shown; from the last keyframe before `seek` seconds where the file can go there."""
+    for container, stream, begin, descriptor in open_parts(path, video_track):
+        stream.thread_type = "AUTO"
+        origin, display = timeline_origin(container) - begin, display_of(descriptor, container, stream)
+        frames = _timed(container, stream, origin) if seek is None else _seek(container, stream, origin, seek)
+        for shown in frames:
+            yield shown, display
 
 
 def _shown_from(frames: Iterator[TimedFrame], begin: Fraction, start: float | Fraction) -> Iterator[TimedFrame]:
@@ -143,7 +151,7 @@ def window_frames(path: str | Path, start: float | Fraction, keep_fields: bool =
 
 def _timed(container: InputContainer, stream: VideoStream, origin: Fraction) -> Iterator[TimedFrame]:
     """Decode, and give every frame a time that rises, also where the container has none or repeats itself."""
-    interval = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
+    interval = frame_interval(stream)
     waiting: tuple[VideoFrame, Fraction] | None = None
     for frame, stamp in _stamped(container, stream):
         if waiting is None:
@@ -162,25 +170,26 @@ def _stamped(container: InputContainer, stream: VideoStream) -> Iterator[tuple[V
     """Decoded frames and their time stamps in seconds.
 
     Some containers stamp packets in the order of decoding only. There the n-th frame shown takes the stamp of the n-th
-    packet, whichever of them it was decoded from.
+    packet, whichever of them it was decoded from. An empty packet of Theora repeats the frame before.
     """
-    if not _has_decode_times_only(container, stream):
+    repeats = stream.codec_context.name == THEORA
+    if not repeats and not has_decode_times_only(container, stream):
         for frame in decoded(container, stream):
             assert isinstance(frame, VideoFrame)
             yield frame, seconds(frame.pts, frame.time_base)
         return
-    stamps: deque[Fraction | None] = deque()
+    shown: VideoFrame | None = None
+    waiting: deque[tuple[Fraction | None, bool]] = deque()  # stamps, and whether each repeats the frame before
     for packet in read_packets(container, stream):
-        if packet.size:
-            stamps.append(seconds(packet.dts, packet.time_base))
-        for frame in packet.decode():
-            yield frame, stamps.popleft() if stamps else None
-
-
-def _has_decode_times_only(container: InputContainer, stream: VideoStream) -> bool:
-    """True for AVI, and for the tracks of Matroska that were taken from AVI: those have its four-letter codec tag."""
-    name = container.format.name
-    return name == "avi" or (name == MATROSKA and bool(stream.codec_context.codec_tag.strip("\0")))
+        stamp = seconds(packet.dts, packet.time_base)
+        if packet.size or (repeats and stamp is not None):
+            waiting.append((stamp, not packet.size))
+        for frame in decode_packet(container, packet):
+            assert isinstance(frame, VideoFrame)
+            shown = frame
+            yield frame, waiting.popleft()[0] if waiting else None
+        while shown is not None and waiting and waiting[0][1]:
+            yield shown, waiting.popleft()[0]
 
 
 def _seek(container: InputContainer, stream: VideoStream, origin: Fraction, start: Fraction) -> Iterator[TimedFrame]:

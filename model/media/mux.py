@@ -26,7 +26,8 @@ from torch import Tensor
 from model.media import encode
 from model.media.fields import is_top_first
 from model.media.frames import TimedFrame, window_frames
-from model.media.opening import read_packets, timeline_origin
+from model.media.lengths import timeline_origin
+from model.media.opening import read_packets
 from model.media.source import open_video, read_sound, slack
 
 Item = TypeVar("Item")

@@ -10,10 +10,12 @@ import torch
 from PIL import Image, ImageDraw
 
 from model.media.frames import TimedFrame, video_frames
-from model.media.opening import MediaError, seconds, video_track
+from model.media.lengths import seconds
+from model.media.opening import MediaError
 from model.media.poster import displayed
 from model.media.source import media_end, open_media, read_sound
 from model.media.spectrogram import INK, PAGE, clock, font, spectrogram
+from model.media.tracks import video_track
 
 FRAMES, COLUMNS = 16, 8
 MARGIN, GAP, LABEL, EM = 28, 8, 42, 20

@@ -8,13 +8,14 @@ window; a delay of one track behind another does.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import floor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import av
 import numpy as np
@@ -24,20 +25,11 @@ from av.video.stream import VideoStream
 
 from model.media.containers import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from model.media.display import Display, display_of
-from model.media.opening import (
-    MediaError,
-    audio_tracks,
-    decoded,
-    links,
-    open_descriptor,
-    seconds,
-    timeline_origin,
-    track_end,
-    video_track,
-)
+from model.media.lengths import SoundClock, parts, sound_origin, sound_stamp, track_end
+from model.media.opening import MediaError, decoded, open_descriptor
+from model.media.tracks import NoTrackError, audio_tracks, tracks_for, video_track
 
-GAP = Fraction(1, 20)
-"""Seconds that a sound's time stamps may be off before they count as a hole. Below that it is rounding."""
+Chosen = TypeVar("Chosen")
 
 MAX_PIXELS = 16_384 * 8_640
 """Pixels of a picture that may be decoded: four times what the service takes unless it is set to more."""
@@ -97,21 +89,44 @@ def _open(descriptor: int, link: tuple[int, int] | None = None) -> InputContaine
 
 @contextmanager
 def open_video(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream, Display]]:
-    """Open a file with the video track that players choose, and how that is shown. Raises as `open_media`."""
-    with _descriptor(path) as descriptor, _open(descriptor) as container:
-        stream = video_track(container)
+    """Open a file with the video track that players choose, and how that is shown; of a chained one the first part.
+
+    Raises as `open_media`.
+    """
+    with closing(open_parts(path, video_track)) as found:
+        container, stream, _, descriptor = next(found)
         yield container, stream, display_of(descriptor, container, stream)
 
 
 def media_end(path: str | Path, what: Literal["video", "audio"]) -> Fraction:
     """Seconds at which the track that players choose ends. Raises MediaError if there is none."""
     end = Fraction(0)
-    with _descriptor(path) as descriptor:
-        for link in links(descriptor):
-            with _open(descriptor, link) as container:
-                track = video_track(container) if what == "video" else audio_tracks(container)[0]
-                end += track_end(container, track, descriptor)
+    for container, tracks, begin, descriptor in open_parts(path, partial(tracks_for, what=what)):
+        end = begin + track_end(container, tracks[0], descriptor)
     return end
+
+
+def open_parts(
+    path: str | Path, choose: Callable[[InputContainer], Chosen]
+) -> Generator[tuple[InputContainer, Chosen, Fraction, int]]:
+    """Each part of a file that has the tracks wanted: the part, open; the tracks; when it begins; the descriptor.
+
+    Raises MediaError if none has them.
+    """
+    missing: NoTrackError | None = None
+    found = False
+    with _descriptor(path) as descriptor:
+        for part in parts(descriptor, partial(_open, descriptor)):
+            with _open(descriptor, part.link) as container:
+                try:
+                    tracks = choose(container)
+                except NoTrackError as error:
+                    missing = error
+                    continue
+                found = True
+                yield container, tracks, part.begin, descriptor
+    if not found and missing is not None:
+        raise missing
 
 
 def slack(time_base: Fraction | None) -> Fraction:
@@ -139,8 +154,8 @@ def read_sound(path: str | Path, first: Fraction, duration: Fraction) -> Sound:
 
 def _sides(path: str | Path) -> int:
     """2 if the left and the right channel are tracks of their own, else 1."""
-    with open_media(path) as container:
-        return len(audio_tracks(container))
+    with closing(open_parts(path, audio_tracks)) as found:
+        return len(next(found)[1])
 
 
 def _read_side(path: str | Path, side: int, first: Fraction, duration: Fraction) -> Sound:
@@ -164,21 +179,12 @@ def _read_side(path: str | Path, side: int, first: Fraction, duration: Fraction)
 
 def _sound_frames(path: str | Path, side: int) -> Iterator[tuple[AudioFrame, Fraction]]:
     """Decoded frames of the chosen track, or of one side of a pair, with the seconds at which they begin."""
-    end: Fraction | None = None
-    with _descriptor(path) as descriptor:
-        for link in links(descriptor):
-            offset = end or Fraction(0)
-            with _open(descriptor, link) as container:
-                tracks, origin = audio_tracks(container), timeline_origin(container)
-                for frame in decoded(container, tracks[min(side, len(tracks) - 1)]):
-                    assert isinstance(frame, AudioFrame)
-                    stamp = seconds(frame.pts, frame.time_base)
-                    due = (end or offset) if stamp is None else stamp - origin + offset
-                    if end is not None and due < end - 1:  # the stamps begin again
-                        offset, due = offset + end - due, end
-                    time = due if end is None or due > end + GAP else end
-                    end = time + Fraction(frame.samples, frame.sample_rate)
-                    yield frame, time
+    for container, tracks, begin, _ in open_parts(path, audio_tracks):
+        clock = SoundClock(begin - sound_origin(container))
+        for frame in decoded(container, tracks[min(side, len(tracks) - 1)]):
+            assert isinstance(frame, AudioFrame)
+            length = Fraction(frame.samples, frame.sample_rate)
+            yield frame, Fraction(clock.place(sound_stamp(container, frame), length))
 
 
 class _SoundWindow:

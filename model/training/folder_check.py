@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from model.media.frames import video_frames
-from model.media.opening import MediaError, seconds, video_track
+from model.media.lengths import seconds
+from model.media.opening import MediaError
 from model.media.source import open_media, read_sound
+from model.media.tracks import video_track
 from model.networks.config import MODALITIES, ClipSpec
 from model.runtime.threads import available_cores
 

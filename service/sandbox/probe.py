@@ -31,6 +31,7 @@ from model.media.containers import (
     Signature,
     identify,
     open_options,
+    why_unknown,
 )
 from model.media.streams import AudioStream, VideoStream
 from service.sandbox import child as children
@@ -186,10 +187,8 @@ def _signature_of(path: str | os.PathLike[str]) -> Signature:
         if not file.read(1):
             raise ProbeError("empty_file", "the file is empty", got="0 bytes", allowed="a file that is not empty")
         signature = identify(file.fileno())
-    if signature is None:
-        raise ProbeError(
-            "unsupported_media", "the file is not a video or sound file that can be opened", allowed=READABLE
-        )
+        if signature is None:
+            raise ProbeError("unsupported_media", why_unknown(file.fileno()), allowed=READABLE)
     return signature
 
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +34,7 @@ except ImportError as error:
     sys.exit(69)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from model.media import codec_names, mp4_boxes, opening
+from model.media import lengths, mp4_boxes, opening, tracks
 from model.media.containers import Signature
 from model.media.display import display_of
 from model.media.opening import MediaError
@@ -61,6 +62,15 @@ def main() -> None:
         answer = examine(request, door)
     except Refused as refusal:
         answer = {"error": refusal.args[0]}
+    except tracks.UnsupportedCodecError as error:
+        answer = {
+            "error": {
+                "code": "undecodable",
+                "message": str(error),
+                "got": f"codec {error.codec}",
+                "allowed": "codecs that FFmpeg decodes, such as H.264, HEVC, VP9, AV1, AAC, MP3, Opus, FLAC and PCM",
+            }
+        }
     except MediaError as error:
         answer = {"error": {"code": "undecodable", "message": str(error)}}
     except (av.FFmpegError, ValueError, MemoryError) as error:
@@ -86,52 +96,62 @@ def give_up_rights(limits: dict[str, Any], door: int) -> None:
 def examine(request: dict[str, Any], door: int) -> dict[str, Any]:
     """The fields of `service.sandbox.probe.ProbeResult`. Raises Refused, MediaError or a decoder's error."""
     limits, want, start = request["limits"], request["want"], request["start"]
-    links = opening.links(door) if request["demuxer"] == "ogg" else [None]
-    with open_upload(request, door, links[0]) as container:
-        moving, sounds = opening.moving_tracks(container), opening.sound_tracks(container)
-        if not (moving if want == "video" else sounds):
-            found = "video only" if moving else "sound only" if sounds else "neither video nor sound"
-            refuse(f"no_{want}_track", f"the file has no {want} track", got=found, allowed=f"a file with {want}")
-        first_choice = (moving if want == "video" else sounds)[0]
-        if first_choice.codec_context is None:
-            name = codec_names.find(door, container.format.name, first_choice.index) or "unknown"
-            refuse(
-                "undecodable",
-                f"the codec of the file's {want} track, {name}, is not supported",
-                got=f"codec {name}",
-                allowed="codecs that FFmpeg decodes, such as H.264, HEVC, VP9, AV1, AAC, MP3, Opus, FLAC and PCM",
-            )
-        tracks = chosen(container, want)
-        if isinstance(tracks[0], VideoStream):
-            check_pixels(tracks[0].codec_context.width, tracks[0].codec_context.height, limits)
-        else:
-            check_sound(tracks[0], limits)
-        check_whole(container, door)
-        answer = {
-            "container": container.format.name,
-            **describe_video(door, container, moving[0] if moving else None),
-            **describe_audio(sounds[0] if sounds else None, len(tracks) if want == "audio" else 1),
-            "tracks": [track.index for track in tracks],
-        }
-        budget = COUNT_SHARE * limits["cpu_seconds"]
-        ends = [opening.track_end(container, tracks[0], door, budget)]
-    for link in links[1:]:
-        with open_upload(request, door, link) as container:
-            ends.append(ends[-1] + opening.track_end(container, chosen(container, want)[0], door, budget))
-    check_duration(float(ends[-1]), start, limits)
-    number = next(number for number, end in enumerate(ends) if start < end)
-    first = check_window(request, door, links[number], start - float(ends[number - 1] if number else 0))
+    budget, open_part = lengths.Budget(COUNT_SHARE * limits["cpu_seconds"]), partial(open_upload, request, door)
+    answer: dict[str, Any] = {}
+    there = ""
+    ends: list[tuple[lengths.Part, Fraction]] = []
+    for part in lengths.parts(door, open_part, budget):
+        with open_part(part.link) as container:
+            try:
+                chosen = tracks.tracks_for(container, want)
+            except tracks.NoTrackError:
+                there = there or contents(container)
+                continue
+            if not answer:
+                check_tracks(chosen, limits)
+                check_whole(container, door)
+                answer = describe(door, container, chosen)
+            ends.append((part, part.begin + lengths.track_end(container, chosen[0], door, budget)))
+    if not answer:
+        refuse(f"no_{want}_track", f"the file has no {want} track", got=there, allowed=f"a file with {want}")
+    length = float(ends[-1][1])
+    check_duration(length, start, limits)
+    part = next(part for part, end in ends if start < end)
+    first = check_window(request, door, part.link, max(0.0, start - float(part.begin)))
     if isinstance(first, av.AudioFrame):  # a track may change its format: the window's own counts
-        channels = len(first.layout.channels) if len(tracks) == 1 else 2
+        channels = len(first.layout.channels) if len(answer["tracks"]) == 1 else 2
         answer["audio"] = {"sample_rate": first.sample_rate, "channels": channels}
     elif abs(first.rotation) % 180 == 90 and answer["video"]:
         answer["video"] |= {"width": answer["video"]["height"], "height": answer["video"]["width"]}
-    return answer | {"duration": round(float(ends[-1]), 3)}
+    return answer | {"duration": round(length, 3)}
 
 
-def chosen(container: InputContainer, want: str) -> tuple[VideoStream | AudioStream, ...]:
-    """The tracks that the job uses."""
-    return (opening.video_track(container),) if want == "video" else opening.audio_tracks(container)
+def contents(container: InputContainer) -> str:
+    """What a file without the wanted track has, in words."""
+    if tracks.moving_tracks(container):
+        return "video only"
+    return "sound only" if tracks.sound_tracks(container) else "neither video nor sound"
+
+
+def check_tracks(chosen: tuple[VideoStream | AudioStream, ...], limits: dict[str, Any]) -> None:
+    """Refuse a picture that is too large, and sound that no real file has."""
+    track = chosen[0]
+    if isinstance(track, VideoStream):
+        check_pixels(track.codec_context.width, track.codec_context.height, limits)
+    else:
+        check_sound(track, limits)
+
+
+def describe(door: int, container: InputContainer, chosen: tuple[VideoStream | AudioStream, ...]) -> dict[str, Any]:
+    """Container, codecs and the tracks that players choose, with the numbers of those that the job uses."""
+    videos, sounds = tracks.moving_tracks(container)[:1], tracks.sound_tracks(container)[:1]
+    sides = len(chosen) if isinstance(chosen[0], AudioStream) else 1
+    return {
+        "container": container.format.name,
+        **describe_video(door, container, videos[0] if videos else None),
+        **describe_audio(sounds[0] if sounds else None, sides),
+        "tracks": [track.index for track in chosen],
+    }
 
 
 def open_upload(request: dict[str, Any], door: int, link: tuple[int, int] | None = None) -> InputContainer:
@@ -174,11 +194,14 @@ def check_sound(track: AudioStream, limits: dict[str, Any]) -> None:
 
 
 def check_whole(container: InputContainer, door: int) -> None:
-    """An MP4 whose boxes or whose index reach beyond its end was cut off, even if the window happens to be there."""
-    if "mp4" not in container.format.name:
+    """An MP4 whose boxes or whose index reach beyond its end was cut off, even if the window happens to be there.
+
+    Fragments are for recordings that may be cut off: of those that are there the packets are counted.
+    """
+    if "mp4" not in container.format.name or mp4_boxes.is_fragmented(door):
         return  # elsewhere no length is promised, and the index is what was seen so far
     size = os.fstat(door).st_size
-    boxes = (end for kind, _, end in mp4_boxes.walk(door) if kind in ("moov", "mdat", "moof"))
+    boxes = (end for kind, _, end in mp4_boxes.walk(door) if kind in ("moov", "mdat"))
     indexed = (entry.pos + entry.size for stream in container.streams for entry in stream.index_entries)
     end = max([0, *boxes, *indexed])
     if end > size:
@@ -208,7 +231,7 @@ def check_window(
     limits = request["limits"]
     for seek in (True, False) if start > 0 else (False,):
         with open_upload(request, door, link) as container:
-            track, origin = chosen(container, request["want"])[0], opening.timeline_origin(container)
+            track, origin = tracks.tracks_for(container, request["want"])[0], lengths.timeline_origin(container)
             time_base = track.time_base or Fraction(1, av.time_base)
             if seek:
                 try:
