@@ -105,9 +105,7 @@ class Settings(BaseSettings):
     host: Host = Field(default="127.0.0.1", description="address that the API listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port that the API listens on; 0: any free port")
     published_on: HostOrEmpty = Field(
-        default="",
-        description="address at which users reach the API, if it is not `host`, as in containers; without "
-        "DUET_API_KEYS it must be a loopback address such as 127.0.0.1",
+        default="", description="address at which users reach a container's API; loopback unless DUET_API_KEYS is set"
     )
     api_keys: KeyHashes = Field(
         default=SecretStr(""),

@@ -16,22 +16,25 @@ from service.api.services import ServicesHere
 router = APIRouter(tags=["models"])
 
 
-class ClipView(BaseModel):
-    """The clips of a model."""
+class FrameSize(BaseModel):
+    """The size of a clip's frames."""
 
-    frames: int = Field(description="number of frames")
-    fps: int = Field(description="frames per second")
-    height: int = Field(description="pixels, before super-resolution")
-    width: int = Field(description="pixels, before super-resolution")
-    sample_rate: int = Field(description="audio samples per second")
-    duration: float = Field(description="seconds")
+    width: int = Field(ge=1, description="pixels")
+    height: int = Field(ge=1, description="pixels")
 
 
-class Resolution(BaseModel):
+class ClipView(FrameSize):
+    """The clips of a model, before super-resolution."""
+
+    frames: int = Field(ge=1, description="number of frames")
+    fps: int = Field(ge=1, description="frames per second")
+    sample_rate: int = Field(ge=1, description="audio samples per second")
+    duration: float = Field(gt=0, description="seconds")
+
+
+class Resolution(FrameSize):
     """A frame size of a model."""
 
-    width: int = Field(description="pixels")
-    height: int = Field(description="pixels")
     super_resolution: bool = Field(description="whether it needs super-resolution")
 
 
@@ -39,6 +42,7 @@ class ModelView(BaseModel):
     """One model."""
 
     name: str = Field(description="value of the parameter `model`")
+    weights_hash: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 that identifies the weights")
     default: bool = Field(description="whether it is used for requests that name no model")
     trained: bool = Field(description="false if the weights are random, so that clips are noise")
     description: str = Field(description="short description")
@@ -50,7 +54,6 @@ class ModelView(BaseModel):
     independent_timesteps: bool = Field(
         description="whether it was trained with a timestep per modality, as the guidance `clean` requires"
     )
-    weights_hash: str = Field(description="SHA-256 that identifies the weights")
 
 
 class ModelList(BaseModel):
@@ -68,6 +71,7 @@ def view(manifest: Manifest, default: str, weights_hash: str) -> ModelView:
         sizes.append(Resolution(width=width, height=height, super_resolution=True))
     return ModelView(
         name=manifest.name,
+        weights_hash=weights_hash,
         default=manifest.name == default,
         trained=manifest.trained,
         description=manifest.description,
@@ -77,7 +81,6 @@ def view(manifest: Manifest, default: str, weights_hash: str) -> ModelView:
         samplers=list(SAMPLERS),
         guidance={kind: list(allowed_guidance(kind, manifest)) for kind in KINDS},
         independent_timesteps=manifest.independent_timesteps,
-        weights_hash=weights_hash,
     )
 
 

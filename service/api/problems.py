@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -66,9 +66,9 @@ class ProblemBody(BaseModel):
 
     model_config = ConfigDict(title="Problem", extra="allow")
 
-    type: str = Field(description="always about:blank; `code` identifies the error")
+    type: Literal["about:blank"] = Field(description="`code` identifies the error")
     title: str = Field(description="name of the status")
-    status: int = Field(description="HTTP status")
+    status: int = Field(ge=400, le=599, description="HTTP status")
     detail: str = Field(description="explanation for people")
     instance: str = Field(description="path of the request")
     code: str = Field(description="machine-readable code of the error")

@@ -21,6 +21,8 @@ from service.api.problems import Problem
 
 router = APIRouter(include_in_schema=False)
 
+_METHODS = ["GET", "HEAD"]
+
 PAGE_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -53,29 +55,25 @@ class Asset:
     content_type: str
 
 
-@router.get("/")
-@router.head("/")
+@router.api_route("/", methods=_METHODS)
 def studio(request: Request) -> Response:
     """The studio page."""
     return _answer(request, _studio_files()["index.html"])
 
 
-@router.get("/studio/{path:path}")
-@router.head("/studio/{path:path}")
-def studio_file(path: str, request: Request) -> Response:
-    """A script, style sheet or picture of the pages. Raises Problem 404."""
-    return _answer(request, _find(_studio_files(), path, request))
-
-
-@router.get("/docs")
-@router.head("/docs")
+@router.api_route("/docs", methods=_METHODS)
 def docs(request: Request) -> Response:
     """The API documentation (Swagger UI)."""
     return _answer(request, _studio_files()["docs.html"])
 
 
-@router.get("/docs/{name}")
-@router.head("/docs/{name}")
+@router.api_route("/studio/{path:path}", methods=_METHODS)
+def studio_file(path: str, request: Request) -> Response:
+    """A script, style sheet or picture of the pages. Raises Problem 404."""
+    return _answer(request, _find(_studio_files(), path, request))
+
+
+@router.api_route("/docs/{name}", methods=_METHODS)
 def docs_file(name: str, request: Request) -> Response:
     """A file of Swagger UI, from the package `fastapi-offline`. Raises Problem 404."""
     return _answer(request, _find(_swagger_files(), name, request))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,15 +27,15 @@ class View(BaseModel):
 class VideoView(View):
     """A video stream."""
 
-    width: int = Field(description="pixels, as displayed")
-    height: int = Field(description="pixels, as displayed")
-    fps: float = Field(description="frames a second")
+    width: int = Field(ge=1, description="pixels, as displayed")
+    height: int = Field(ge=1, description="pixels, as displayed")
+    fps: float = Field(description="frames per second")
 
 
 class AudioView(View):
     """An audio stream."""
 
-    sample_rate: int = Field(description="samples a second")
+    sample_rate: int = Field(ge=1, description="samples per second")
     channels: int = Field(description="1 is mono, 2 stereo")
 
 
@@ -54,7 +54,7 @@ class InputView(View):
 
     filename: str = Field(description="file name given by the client")
     bytes: int = Field(description="size in bytes")
-    sha256: str = Field(description="SHA-256, hexadecimal")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, hexadecimal")
     duration: float = Field(description="seconds")
     video: VideoView | None = Field(description="video stream, if there is one")
     audio: AudioView | None = Field(description="audio stream, if there is one")
@@ -64,7 +64,7 @@ class InputView(View):
 class OutputView(View):
     """One clip."""
 
-    index: int = Field(description="index of the clip, from 0")
+    index: int = Field(ge=0, description="index of the clip")
     seed: int = Field(description="seed; together with the index it reproduces the clip")
     files: dict[str, str] = Field(
         description="path of each file: video.mp4, audio.wav, poster.webp, spectrogram.png, manifest.json"
@@ -77,13 +77,13 @@ class ErrorView(View):
     code: str = Field(description="machine-readable code, such as undecodable_input, out_of_memory or worker_died")
     message: str = Field(description="explanation for people")
     retryable: bool = Field(description="whether the same job may succeed if it is retried")
-    attempt: int = Field(description="the attempt that failed")
+    attempt: int = Field(ge=0, description="the attempt that failed")
 
 
 class WaitingView(View):
     """Why a queued job cannot run yet, other than the jobs before it."""
 
-    code: str = Field(description="machine-readable code: model_unavailable")
+    code: Literal["model_unavailable"] = Field(description="machine-readable code")
     message: str = Field(description="explanation for people")
     since: datetime = Field(description="time since which it has waited for this")
 
@@ -104,7 +104,7 @@ class DeliveryView(View):
 
     at: datetime = Field(description="time of the attempt")
     event: str = Field(description="reported event: completed, failed or canceled")
-    attempt: int = Field(description="number of the attempt, from 1")
+    attempt: int = Field(ge=1, description="number of the attempt")
     status: int | None = Field(description="HTTP status of the response; null if there was none")
     error: str | None = Field(description="why the attempt failed; null if it succeeded")
     next_attempt_at: datetime | None = Field(

@@ -246,18 +246,19 @@ def test_connections_of_a_trusted_proxy_are_not_limited(trusting: httpx.Client) 
         each.close()
 
 
-@pytest.mark.parametrize(
-    ("public_url", "root_path", "link"),
-    [
-        ("", "", "/jobs/"),
-        ("", "/duet", "/duet/jobs/"),
-        ("https://duet.example", "", "https://duet.example/jobs/"),
-        ("https://duet.example", "/duet", "https://duet.example/duet/jobs/"),
-        ("https://duet.example/duet/", "/duet", "https://duet.example/duet/jobs/"),
-        ("https://duet.example/elsewhere", "/duet", "https://duet.example/elsewhere/jobs/"),
-    ],
-)
-def test_links_in_webhooks_carry_the_prefix(public_url: str, root_path: str, link: str) -> None:
+LINKS = {
+    ("", ""): "/jobs/",
+    ("", "/duet"): "/duet/jobs/",
+    ("https://duet.example", ""): "https://duet.example/jobs/",
+    ("https://duet.example", "/duet"): "https://duet.example/duet/jobs/",
+    ("https://duet.example/duet/", "/duet"): "https://duet.example/duet/jobs/",
+    ("https://duet.example/elsewhere", "/duet"): "https://duet.example/elsewhere/jobs/",
+}
+
+
+@pytest.mark.parametrize(("public_url", "root_path"), LINKS)
+def test_links_in_webhooks_carry_the_prefix(public_url: str, root_path: str) -> None:
+    link = LINKS[public_url, root_path]
     settings = load_settings(public_url=public_url, root_path=root_path)
     urls = json.loads(message(a_job(), settings.link_prefix))["data"]["urls"]
     assert all(url.startswith(link) for url in urls.values())
