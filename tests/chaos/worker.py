@@ -1,7 +1,8 @@
-"""A worker as it is, but for its models: what stands in for them takes no time, and does what a job's metadata say.
+"""A real worker with a fake model, which takes no time and does what a job's metadata say.
 
-`python -m tests.chaos.worker`; reached by no setting of the service. Each run of a job is written to the file that
-DUET_CHAOS_LEDGER names, when it begins and when all is made.
+`python -m tests.chaos.worker`; no setting of the service leads here. Each run of a job is noted in the file that
+DUET_CHAOS_LEDGER names, when it begins and when all outputs are made. A worker has no model if the file that
+DUET_CHAOS_WITHOUT_MODEL names exists when it starts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from workers.runner import Attempt
 from workers.spool import Files
 
 LEDGER = "DUET_CHAOS_LEDGER"
+WITHOUT_MODEL = "DUET_CHAOS_WITHOUT_MODEL"
 BEHAVIOUR = "behaviour"
 """Key in a job's metadata: `poison` kills its worker, `raise` raises, `hang` finishes no step in its first attempt."""
 
@@ -29,22 +31,23 @@ STEPS = 5
 class FakeMaker:
     """Sleeps through the steps and writes small files that say which attempt of which job they come from."""
 
-    def __init__(self, ledger: Path, step_seconds: float) -> None:
+    def __init__(self, ledger: Path, step_seconds: float, has_model: bool = True) -> None:
+        self._has_model = has_model
         self._ledger = ledger
         self._step_seconds = step_seconds
 
     slots = 1
 
     def serves(self, model: str) -> bool:
-        return True
+        return self._has_model
 
     def stop(self) -> None:
-        """Each step ends by itself soon, and the report after it lets the job go."""
+        """Nothing to do: each step ends soon, and the report after it ends the job."""
 
     collectors = ()
 
     def close(self) -> None:
-        """Nothing of it goes on beside `make`."""
+        """Nothing to do: nothing runs outside `make`."""
 
     def make(self, attempt: Attempt) -> list[Files]:
         job = attempt.job
@@ -54,7 +57,7 @@ class FakeMaker:
         attempt.begin()
         self._note("begin", attempt)
         behaviour = job.metadata.get(BEHAVIOUR)
-        # Alone, a job is through sooner: several innocent deaths of one and the same job are not what is looked for.
+        # A job that runs alone takes less time, so that the kills do not hit the same innocent job three times.
         step_seconds = self._step_seconds / 5 if job.alone else self._step_seconds
         for step in range(1, STEPS + 1):
             if behaviour == "hang" and job.attempt == 1:
@@ -76,7 +79,8 @@ class FakeMaker:
 
     def _note(self, what: str, attempt: Attempt) -> None:
         job = attempt.job
-        line = json.dumps({"what": what, "job": job.id, "attempt": job.attempt, "alone": job.alone}) + "\n"
+        entry = {"what": what, "job": job.id, "attempt": job.attempt, "alone": job.alone}
+        line = json.dumps({**entry, "pid": os.getpid(), "at": time.time()}) + "\n"
         handle = os.open(self._ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(handle, line.encode())
@@ -85,7 +89,8 @@ class FakeMaker:
 
 
 def load(_: Settings) -> FakeMaker:
-    return FakeMaker(Path(os.environ[LEDGER]), float(os.environ.get("DUET_CHAOS_STEP", "0.05")))
+    has_model = not Path(os.environ.get(WITHOUT_MODEL, "/nowhere")).exists()
+    return FakeMaker(Path(os.environ[LEDGER]), float(os.environ.get("DUET_CHAOS_STEP", "0.05")), has_model)
 
 
 if __name__ == "__main__":
