@@ -1,4 +1,4 @@
-"""Limits on connections and request headers, which uvicorn and httptools do not have.
+"""Limits on connections and requests, which uvicorn and httptools do not have.
 
 Without them one connection with endless headers or trailers fills the memory, and connections that never complete a
 request use up the file descriptors.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -21,6 +22,13 @@ MAX_HEADER_BYTES = 64 * 1024
 """Bytes of a request line and its headers, of the trailers, and of the framing between two pieces of a body."""
 
 MAX_HEADERS = 100
+MAX_PIPELINED = 32
+"""Requests of one connection that wait for the answer to the one before them. uvicorn has no limit: it reads on after
+each answer, so a client that reads slowly could make it keep any number."""
+
+_LARGE_HEADERS = 431, b"The headers of this request are too large."
+_AMBIGUOUS = 400, b"This request needs one Host, and no Transfer-Encoding in HTTP/1.0."
+_PIPELINED = 429, b"Too many requests were sent without waiting for their answers."
 _LOG_INTERVAL_S = 10.0
 
 
@@ -39,6 +47,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._overhead = 0
         """Bytes received since the last piece of a body or the end of a request."""
         self._progress = False
+        self._refusal: tuple[int, bytes] | None = None
+        """Status and reason, once this connection is to be refused."""
         self._header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -69,32 +79,58 @@ class LimitedProtocol(HttpToolsProtocol):
         self._overhead = 0 if self._progress else self._overhead + len(data)
         if self.transport.is_closing():
             return
-        if self._overhead > MAX_HEADER_BYTES or (self.headers is not None and len(self.headers) > MAX_HEADERS):
-            self._refuse(431, b"The headers of this request are too large.")
+        if self._refusal is not None:
+            self._refuse(*self._refusal)
+        elif self._overhead > MAX_HEADER_BYTES:
+            self._refuse(*_LARGE_HEADERS)
+
+    # Once a request exceeds a limit, nothing of this connection is served: what follows in the same bytes neither.
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._header_timer is None:
-            self._await_headers()
+        if self._refusal is None:
+            super().on_message_begin()
+            if self._header_timer is None:
+                self._await_headers()
+
+    def on_url(self, url: bytes) -> None:
+        if self._refusal is None:
+            super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) <= MAX_HEADERS:  # one more than allowed is enough to refuse
+        if self._refusal is None:
             super().on_header(name, value)
+            if len(self.headers) > MAX_HEADERS:
+                self._refusal = _LARGE_HEADERS
 
     def on_headers_complete(self) -> None:
         self._headers_arrived()
-        if len(self.headers) <= MAX_HEADERS:
+        if self._refusal is None and self._is_ambiguous():
+            self._refusal = _AMBIGUOUS
+        if self._refusal is None:
             super().on_headers_complete()
+            if len(self.pipeline) > MAX_PIPELINED:
+                self._refusal = _PIPELINED
 
     def on_body(self, body: bytes) -> None:
         self._progress = True
-        if len(self.headers) <= MAX_HEADERS:
+        if self._refusal is None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._progress = True
-        if len(self.headers) <= MAX_HEADERS:
+        if self._refusal is None:
             super().on_message_complete()
+
+    def _is_ambiguous(self) -> bool:
+        """Whether servers could understand the request differently, in ways that httptools lets pass (RFC 9112,
+        sections 3.2 and 6.1)."""
+        names = Counter(name for name, _ in self.headers)
+        if self.parser.get_http_version() == "1.0":
+            return names[b"host"] > 1 or names[b"transfer-encoding"] > 0
+        return names[b"host"] != 1
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Silent: a server may ignore the header Upgrade, and any client can send it."""
 
     def _await_headers(self) -> None:
         self._header_timer = self.loop.call_later(self.header_timeout, self._too_slow)
@@ -117,10 +153,10 @@ class LimitedProtocol(HttpToolsProtocol):
             kind._logged = time.monotonic()
             log.warning("connection refused", status=status, reason=reason.decode(), client=self.client)
         if self.cycle is None or self.cycle.response_complete:
-            phrase = {408: b"Request Timeout", 431: b"Request Header Fields Too Large", 503: b"Service Unavailable"}
+            phrase = HTTPStatus(status).phrase.encode()
             self.transport.write(
                 b"HTTP/1.1 %d %b\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"
-                b"Connection: close\r\n\r\n%b" % (status, phrase[status], len(reason), reason)
+                b"Connection: close\r\n\r\n%b" % (status, phrase, len(reason), reason)
             )
             self.transport.close()
         else:

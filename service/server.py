@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import resource
 import socket
+from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
 
 from service.connections import limited
 from service.settings import Settings
+
+MAX_OPEN_FILES = 65_536
+
+
+def raise_open_files_limit() -> None:
+    """Raise this process' limit on open files as far as its hard limit allows, up to MAX_OPEN_FILES.
+
+    Each connection is an open file. The usual limit of 1024 would be used up by the connections of three addresses.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # macOS has a limit below its hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -24,6 +40,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         timeout_graceful_shutdown=5,
         timeout_keep_alive=settings.keep_alive_s,
         http=limited(settings),
+        ws="none",  # its protocol would replace the limited one
     )
 
 

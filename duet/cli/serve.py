@@ -46,7 +46,7 @@ def api(
     from service.app import create_app
     from service.log import configure_logging
     from service.metrics.sharing import share
-    from service.server import Server, server_config
+    from service.server import Server, raise_open_files_limit, server_config
     from service.settings import load_settings
 
     settings = load_settings()
@@ -54,6 +54,7 @@ def api(
     if number is not None:
         share(settings.temporary / "metrics", number)
     configure_logging(settings)
+    raise_open_files_limit()
     app = create_app(settings)
     sockets = None if descriptor is None else [socket.socket(fileno=descriptor)]
     Server(server_config(app, settings), app).run(sockets)

@@ -17,6 +17,9 @@ from service.settings import Settings
 SOCKET_TIMEOUT = 2.0
 """Seconds that a command may take."""
 
+MAX_CONNECTIONS = 64
+"""Connections of one client at a time. A process has a few dozen threads, and any number of event streams."""
+
 
 class StoreUnavailable(Exception):
     """Redis cannot be reached, or refuses the command (full, read-only, too few replicas, busy with a script).
@@ -50,16 +53,21 @@ def connect(settings: Settings) -> redis.Redis:
     Broken connections are retried, timeouts are not: redis-py retries both around connecting and around the command, so
     a server that accepts connections and never answers would cost nine times the timeout.
     """
-    return redis.Redis.from_url(settings.redis_url, **_options(Retry))
+    pool = redis.BlockingConnectionPool.from_url(settings.redis_url, **_options(Retry))
+    return redis.Redis.from_pool(pool)
 
 
 def connect_async(settings: Settings) -> redis.asyncio.Redis:
     """The same for an event loop."""
-    return redis.asyncio.Redis.from_url(settings.redis_url, **_options(AsyncRetry))
+    pool = redis.asyncio.BlockingConnectionPool.from_url(settings.redis_url, **_options(AsyncRetry))
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def _options(retry: type[Retry] | type[AsyncRetry]) -> dict[str, Any]:
     return {
+        # A command waits for a free connection. redis-py's other pool fails at once when all are in use.
+        "max_connections": MAX_CONNECTIONS,
+        "timeout": SOCKET_TIMEOUT,
         "socket_connect_timeout": 1.0,
         "socket_timeout": SOCKET_TIMEOUT,
         "health_check_interval": 30,

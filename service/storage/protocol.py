@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-CHUNK = 256 * 1024
-"""Bytes read or written at a time."""
+CHUNK = 64 * 1024
+"""Bytes read or written at a time. The API keeps as much for each client that reads slowly."""
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 

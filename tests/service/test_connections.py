@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import resource
 import socket
 import time
@@ -11,9 +12,11 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from service.connections import MAX_PIPELINED
 from service.settings import Settings
 from tests.conftest import RunningApi
 
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 REQUEST = b"POST /generate HTTP/1.1\r\nHost: localhost\r\n"
 
 
@@ -90,3 +93,48 @@ def test_a_body_in_many_small_chunks_is_no_header(api: RunningApi) -> None:
     headers = {"Content-Type": "application/json"}
     answer = httpx.post(f"{api.url}/generate", content=chunks, headers=headers, trust_env=False)
     assert answer.status_code == 202, answer.text
+
+
+def test_nothing_behind_a_request_with_too_many_headers_is_served(api: RunningApi) -> None:
+    many = b"".join(b"X-%d: 1\r\n" % number for number in range(101))
+    with _connect(api) as client:
+        client.sendall(HEALTH[:-2] + many + b"\r\n" + HEALTH)
+        assert _received(client).startswith(b"HTTP/1.1 431 ")
+
+
+def test_pipelined_requests_are_answered_in_order_up_to_a_limit(api: RunningApi) -> None:
+    with _connect(api) as client:
+        client.sendall(HEALTH.replace(b"/healthz", b"/nowhere") + HEALTH[:-2] + b"Connection: close\r\n\r\n")
+        assert re.findall(rb"HTTP/1.1 (\d+) ", _received(client)) == [b"404", b"200"]
+    with _connect(api) as client:
+        client.sendall(HEALTH * 1000)
+        assert _received(client).count(b"HTTP/1.1 200 ") <= MAX_PIPELINED + 2
+
+
+@pytest.mark.parametrize(
+    "ambiguous",
+    [
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: elsewhere\r\n\r\n",
+        REQUEST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ],
+    ids=["no host", "two hosts", "chunks in HTTP/1.0"],
+)
+def test_an_ambiguous_request_is_malformed(api: RunningApi, ambiguous: bytes) -> None:
+    with _connect(api) as client:
+        client.sendall(ambiguous + HEALTH)
+        assert re.findall(rb"HTTP/1.1 (\d+) ", _received(client)) == [b"400"]
+
+
+def test_an_upgrade_that_is_not_offered_is_ignored(api: RunningApi) -> None:
+    headers = {"Connection": "upgrade", "Upgrade": "websocket"}
+    assert httpx.get(f"{api.url}/healthz", headers=headers, trust_env=False).status_code == 200
+
+
+def _received(client: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while data := client.recv(2**16):
+            received += data
+    return received

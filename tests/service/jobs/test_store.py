@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from service.jobs.connection import StoreUnavailable, connect
+from service.jobs.connection import StoreUnavailable, connect, connect_async
 from service.jobs.record import IllegalTransition, Job, JobError, Progress, StaleClaim, Status, UnreadableRecord
 from service.jobs.records import UnknownJob
 from service.jobs.store import JobStore
@@ -395,6 +396,16 @@ def test_a_redis_that_is_busy_with_a_script_is_unavailable(own_redis: RedisServe
         finally:
             client.script_kill()
             thread.join()
+
+
+def test_commands_wait_for_a_connection_when_all_are_in_use(settings: Settings) -> None:
+    """Hundreds of clients that follow one job ask at the same moment."""
+
+    async def ask(count: int) -> list[object]:
+        async with connect_async(settings) as client:
+            return await asyncio.gather(*(client.time() for _ in range(count)))
+
+    assert len(asyncio.run(ask(300))) == 300
 
 
 def _busy(client: redis.Redis) -> bool:
