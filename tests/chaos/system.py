@@ -23,8 +23,6 @@ import boto3
 import httpx
 from moto.server import ThreadedMotoServer
 
-from model.checkpoint.manifest import FILE_NAME, Manifest
-from model.networks.config import PRESETS
 from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.queue import JobQueue
 from service.jobs.store import JobStore
@@ -34,6 +32,7 @@ from tests.chaos.worker import LEDGER, WITHOUT_MODEL
 from tests.processes import children
 from tests.service.webhooks.receiver import Receiver
 from tests.small_disk import NotMounted, small_disk
+from tests.tiny_model import add_tiny_model
 from tests.waiting import until
 from workers.app import process_name
 
@@ -141,9 +140,7 @@ class System:
 
     def _start(self, stack: ExitStack) -> None:
         models = self.folder / "models"
-        (models / "tiny").mkdir(parents=True)
-        manifest = Manifest("tiny", PRESETS["tiny"], trained=False, description="for tests", licence="MIT", init_seed=7)
-        (models / "tiny" / FILE_NAME).write_text(manifest.to_json())
+        add_tiny_model(models)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DUET_")} | {
             "DUET_DATA": str(self.data),
             "DUET_PORT": "0",
