@@ -81,7 +81,7 @@ def an_upload(path: Path, start: float) -> Input:
         duration=2.0,
         video=VideoStream(128, 96, 25.0),
         audio=AudioStream(16_000, 1),
-        used=Window(start, SPEC.duration),
+        used=Window(start, SPEC.duration, tracks=(1,)),
         name=f"input{path.suffix}",
         key=f"jobs/x/input{path.suffix}",
     )
@@ -196,6 +196,61 @@ def test_the_manifest_says_what_it_was_made_with(make_output: Callable[..., Made
     assert manifest["model"]["init_seed"] == 7
     assert manifest["model"]["config"]["clip"]["frames"] == SPEC.frames
     assert manifest["model"]["calibration_sha256"] is None
+
+
+STEREO = Track(codec="pcm_s16le", format="s16")
+OWN_SOUND = "the upload's own sound, exact in audio.wav, AAC in video.mp4"
+
+
+@pytest.mark.parametrize(
+    ("name", "film", "how"),
+    [
+        ("a.mp4", Film(frames=60), "copied"),
+        ("a.mp4", Film(frames=60, b_frames=2), "re-encoded"),
+        ("a.avi", Film(frames=60, height=54, codec="mpeg2video", options=(("flags", "+ilme+ildct"),)),
+         "re-encoded, deinterlaced"),
+    ],
+)  # fmt: skip
+def test_the_manifest_says_how_the_uploads_frames_went_over(
+    make_output: Callable[..., Made], tmp_path: Path, name: str, film: Film, how: str
+) -> None:
+    made = make_output("v2a", make(tmp_path / name, film))
+
+    assert made.manifest["output"]["video"] == f"the upload's own frames, {how}"
+    assert made.manifest["output"]["audio"] == "generated"
+
+
+@pytest.mark.parametrize(
+    ("sound", "changes"),
+    [
+        (STEREO, ""),
+        (replace(STEREO, sample_rate=37_800), "resampled from 37800 to 44100 Hz"),
+        (replace(STEREO, layout="6.1"), "6.1 mixed down to 7.1"),
+        (replace(STEREO, layout="6.1", sample_rate=6000), "6.1 mixed down to 7.1, resampled from 6000 to 7350 Hz"),
+    ],
+)
+def test_the_manifest_says_what_was_changed_of_the_uploads_sound(
+    make_output: Callable[..., Made], tmp_path: Path, sound: Track, changes: str
+) -> None:
+    made = make_output("a2v", make(tmp_path / "a.wav", sound=sound))
+
+    assert made.manifest["output"]["audio"] == (f"{OWN_SOUND}: {changes}" if changes else OWN_SOUND)
+    assert made.manifest["output"]["video"] == "generated"
+
+
+def test_the_manifest_says_that_the_sound_changed_its_format(make_output: Callable[..., Made], tmp_path: Path) -> None:
+    """2 s of stereo, then 5.1: the window has the format that it begins with."""
+    parts = b""
+    for layout in ("stereo", "5.1(side)"):
+        track = Track(codec="ac3", layout=layout, sample_rate=48_000, seconds=2.048)
+        parts += make(tmp_path / f"{len(parts)}.ts", sound=track).read_bytes()
+    (tmp_path / "both.ts").write_bytes(parts)
+
+    made = make_output("a2v", tmp_path / "both.ts", start=1.8)
+
+    change = "48000 Hz 5.1(side) within the window converted to 48000 Hz stereo in both files"
+    assert made.manifest["output"]["audio"] == f"{OWN_SOUND}: {change}"
+    assert made.manifest["input"]["used"] == {"start": 1.8, "duration": SPEC.duration, "tracks": [1]}
 
 
 def test_the_manifest_tells_models_apart_that_share_their_weights(
