@@ -1,8 +1,8 @@
-"""`GET /jobs/{id}/events`: a job as it happens, as server-sent events.
+"""`GET /jobs/{id}/events`: the events of a job, as server-sent events.
 
-The stream of a job (`service.jobs.events`) has all of it, so a client that was cut off says by `Last-Event-ID` what it
-saw last and misses nothing; one that comes fresh gets the job as it is, and what happens from then on. A client that
-saw the end and comes back is told by 204 to stay away, which is how a browser's EventSource learns it.
+Redis keeps the stream of a job (`service.jobs.events`), so a client that reconnects with `Last-Event-ID` misses
+nothing. A new client receives the current state of the job, then its events. A client that reconnects after the last
+event receives 204, at which a browser's EventSource stops.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from service.log import log
 
 router = APIRouter(tags=["jobs"])
 
-BREATH = 15.0
-"""Seconds between two comments, by which proxies and clients know that the connection lives."""
+HEARTBEAT_S = 15.0
+"""Seconds between two comments, which keep the connection open in proxies and clients."""
 
 _COMMENT = b": still here\n\n"
 _RETRY = b"retry: 2000\n\n"
-_OF_A_RECORD = (EventKind.STATUS, EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELED)
-"""What holds a record, which is shown as `GET` does."""
+_RECORD_EVENTS = (EventKind.STATUS, EventKind.COMPLETED, EventKind.FAILED, EventKind.CANCELED)
+"""Kinds of events whose data is a record, shown as by `GET`."""
 
-_AGAIN = 0.5
-"""Seconds before Redis is asked again where it did not answer."""
+_RETRY_S = 0.5
+"""Seconds between two attempts to read from a Redis that does not answer."""
 
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -55,25 +55,25 @@ _EVENT = {
         "event": {
             "type": "string",
             "enum": [kind.value for kind in EventKind],
-            "description": "what kind of news it is",
+            "description": "kind of the event",
         },
-        "id": {"type": "string", "description": "what to send as `Last-Event-ID`", "examples": ["1795492765064-0"]},
+        "id": {"type": "string", "description": "value for `Last-Event-ID`", "examples": ["1795492765064-0"]},
         "data": {
             "type": "string",
             "contentMediaType": "application/json",
-            "description": "JSON: the job where the event is named as a status or `status`, else how far it is",
+            "description": "JSON: the job, or for `progress` and `preview` the progress or the preview",
         },
     },
 }
-"""One event of a stream."""
+"""Schema of one event."""
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "events, as they happen: `status`, `progress`, `preview`, and at the end `completed`, `failed`, "
-        "`canceled` or `gone`",
+        "description": "events: `status`, `progress`, `preview`, and at the end `completed`, `failed`, `canceled` or "
+        "`gone`",
         "content": {"text/event-stream": {"schema": _EVENT}},
     },
-    204: {"description": "the job has ended, and the client has seen that"},
+    204: {"description": "the job has ended, and the client has received the last event"},
 }
 
 
@@ -111,12 +111,12 @@ async def events(
             alias="Last-Event-ID",
             examples=["1763890867250-0"],
             pattern=r"^([0-9]{1,20}-[0-9]{1,20})?$",
-            description="`id` of the last event that the client has seen: it gets what followed",
+            description="`id` of the last event received; the stream continues after it",
         ),
     ] = "",
 ) -> Response:
-    """Follow the job: its status, every step, pictures of what emerges, and its end. The stream ends with the job."""
-    # In this order: what happens between the two is both in the record and in the stream, and told twice, not never.
+    """Follow the job: its status, each step, previews, and its end. The stream ends with the job."""
+    # In this order, an event between the two reads is sent twice rather than never.
     first, last = await services.events.span(job_id)
     job = await run_in_threadpool(find, services, caller, job_id)
     seen = last_event_id if last_event_id and order(first) <= order(last_event_id) <= order(last) else None
@@ -126,17 +126,17 @@ async def events(
         return Response(media_type="text/event-stream", headers=_HEADERS)
 
     def view(record: Job) -> JobView:
-        return Viewer(request, services, caller)(record)  # a new one each time: what it signs is good for a while
+        return Viewer(request, services, caller)(record)  # a new one each time, because signed URLs expire
 
-    watch = _Watch(job_id, follower, services, view, seen or last, job.attempt)
-    opening = await watch.opening(job) if seen is None else []
+    stream = _Stream(job_id, follower, services, view, seen or last, job.attempt)
+    opening = await stream.opening(job) if seen is None else []
     follower.waiting = job.status is Status.QUEUED
-    return StreamingResponse(watch.stream(opening), media_type="text/event-stream", headers=_HEADERS)
+    return StreamingResponse(stream.chunks(opening), media_type="text/event-stream", headers=_HEADERS)
 
 
 @dataclass
-class _Watch:
-    """One client that watches one job. `view` shows it a record; `position` is the entry that it was told last."""
+class _Stream:
+    """The events of one job for one client. `view` shows a record; `position` is the last entry that was sent."""
 
     job_id: str
     follower: Follower
@@ -145,11 +145,11 @@ class _Watch:
     position: str
     attempt: int
     over: bool = False
-    told: int | None = None
-    """The place in the queue that the client knows."""
+    queue_position: int | None = None
+    """The last one that was sent."""
 
     async def opening(self, job: Job) -> list[bytes]:
-        """What a client gets that comes fresh: the job, and how far its clips have emerged. Raises StoreUnavailable."""
+        """The first events of a new client: the job, and the latest previews. Raises StoreUnavailable."""
         shown = [await self._shown(job, self.position)]
         if not self.over:
             previews = await self.services.events.previews(self.job_id)
@@ -157,63 +157,63 @@ class _Watch:
             shown += [_formatted(self.position, each.kind, each.data) for each in seen]
         return shown
 
-    async def stream(self, opening: list[bytes]) -> AsyncIterator[bytes]:
-        """`opening`, then what happens, until the job or this process ends. Redis may come and go meanwhile."""
+    async def chunks(self, opening: list[bytes]) -> AsyncIterator[bytes]:
+        """`opening`, then events until the job or this process ends. Continues after an outage of Redis."""
         yield b"".join([_RETRY, *opening])
-        breath = time.monotonic() + BREATH
+        heartbeat = time.monotonic() + HEARTBEAT_S
         answers = True
         while not (self.over or self.services.events.closing):
             chunks = []
             try:
                 chunks = await self._news()
-                if time.monotonic() >= breath and not self.over:
+                if time.monotonic() >= heartbeat and not self.over:
                     chunks += await self._record_has_ended()
                 answers = True
             except StoreUnavailable as error:
                 if answers:
-                    log.warning("a client that follows a job waits for Redis", job=self.job_id, error=str(error))
+                    log.warning("an event stream waits for Redis", job=self.job_id, error=str(error))
                 answers = False
-            if time.monotonic() >= breath:
-                breath = time.monotonic() + BREATH
+            if time.monotonic() >= heartbeat:
+                heartbeat = time.monotonic() + HEARTBEAT_S
                 chunks.append(_COMMENT)
             if chunks:
                 yield b"".join(chunks)
             elif answers:
-                await self.follower.woken(max(0.0, breath - time.monotonic()))
+                await self.follower.woken(max(0.0, heartbeat - time.monotonic()))
             else:
-                await asyncio.sleep(_AGAIN)
+                await asyncio.sleep(_RETRY_S)
 
     async def _news(self) -> list[bytes]:
-        """What has happened since. Raises StoreUnavailable, and then all of it is still to be told."""
+        """The events since `position`. Raises StoreUnavailable; the next call then returns them."""
         if self.follower.erased:
             return [self._gone()]
         entries, behind = await self.services.events.after(self.job_id, self.position)
-        chunks = [await self._told(entry) for entry in entries]
+        chunks = [await self._event(entry) for entry in entries]
         self.position = behind
         position = self.follower.queue_position
-        if self.follower.waiting and position is not None and position != self.told:
-            self.told = position
+        if self.follower.waiting and position is not None and position != self.queue_position:
+            self.queue_position = position
             chunks.append(_formatted(self.position, EventKind.PROGRESS, progress_data(None, position, self.attempt)))
         return chunks
 
-    async def _told(self, entry: Event) -> bytes:
-        if entry.kind in _OF_A_RECORD:
+    async def _event(self, entry: Event) -> bytes:
+        if entry.kind in _RECORD_EVENTS:
             return await self._shown(Job.from_json(entry.data), entry.id)
         self.over |= entry.kind.last
         return _formatted(entry.id, entry.kind, entry.data)
 
     async def _shown(self, job: Job, position: str) -> bytes:
-        """The job as `GET` gives it."""
+        """The job as `GET` shows it, as an event."""
         view = await run_in_threadpool(self.view, job)
         self.over |= job.status.ended
-        self.told, self.attempt = view.queue_position, job.attempt
+        self.queue_position, self.attempt = view.queue_position, job.attempt
         self.follower.waiting, self.follower.queue_position = job.status is Status.QUEUED, None
         return _formatted(
             position, EventKind(job.status) if job.status.ended else EventKind.STATUS, view.model_dump_json()
         )
 
     async def _record_has_ended(self) -> list[bytes]:
-        """The end, if the stream does not have it: Redis may have lost the one and not the other."""
+        """The last event, if the record has ended and the stream is lost."""
         try:
             job = await run_in_threadpool(self.services.store.get, self.job_id)
         except UnknownJob:

@@ -29,7 +29,7 @@ class StoreUnavailable(Exception):
 
 
 class StoreTimeout(StoreUnavailable):
-    """Redis took the connection but did not answer within SOCKET_TIMEOUT, as on a busy disk."""
+    """Redis accepted the connection but did not answer within SOCKET_TIMEOUT, as with a busy disk."""
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
-"""What became of a job's webhook: one entry for each time that it was sent, in a list beside the record.
+"""The delivery log of a job's webhook: one entry per attempt, in a list beside the record.
 
     duet:webhooks               ids of the jobs whose webhook is to be sent, by the time at which it is due
-    duet:webhooks:log:{id}      what was sent, oldest first
+    duet:webhooks:log:{id}      delivery attempts, oldest first
 
-A job ends once, so it has one webhook to send, and its id names it. The log is apart from the record, because sending
-is no business of whoever changes the job; `webhooks` is who sends.
+A job ends once, so it has one webhook to send, identified by the job's id. The log is separate from the record, because
+`service.webhooks` writes it independently of the job.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ DUE = "duet:webhooks"
 
 @dataclass(frozen=True)
 class Delivery:
-    """One try: when, of which end, which try it was (from 1), the HTTP status that came back, or why none came.
+    """One delivery attempt: its time, the reported status of the job, its number (from 1), and the HTTP status of the
+    response or the error.
 
-    `next_attempt_at` is None where nothing is to follow: it was received, or it is given up.
+    `next_attempt_at` is None after the last attempt.
     """
 
     at: datetime

@@ -1,8 +1,8 @@
-"""What happens to jobs, for those who watch: any API process reads it, from wherever a client left off.
+"""Events of jobs: workers publish previews, API processes read the streams.
 
-A worker adds previews by `Previews`; status and steps the store adds itself (`streams` has the names). In an API
-process `Events` wakes whoever follows a job, and reads the job's stream for them: one connection listens for all of
-them, and one look a second tells all who wait where they stand in the queue.
+A worker publishes previews by `Previews`; the store appends status and steps itself (`event_keys` has the keys). In an
+API process, `Events` wakes the followers of a job and reads its stream. One connection subscribes for all followers,
+and one query a second gives the queue positions of all queued jobs that are followed.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from service.log import log
 from service.settings import Settings
 
 MAX_SPRITE = 24 * 1024
-"""Bytes of a preview's picture, so that a job with eight outputs stays far below 300 KB."""
+"""Bytes of a preview picture; a job with eight outputs stays far below 300 KB."""
 
 START = "0-0"
 """Before the first entry of any stream."""
 
 _BATCH = 100
-_LOOK_S = 1.0
-_AGAIN_S = 0.5
+_POSITIONS_S = 1.0
+_RETRY_S = 0.5
 
 _PREVIEW = f"""
 {ANNOUNCE}
@@ -47,7 +47,7 @@ return 1
 
 @dataclass(frozen=True)
 class Sprite:
-    """Frames side by side in one WebP picture, row by row; `width` and `height` in pixels are those of one frame."""
+    """Frames in one WebP picture, row by row; `width` and `height` of one frame in pixels."""
 
     webp: bytes
     columns: int
@@ -59,10 +59,10 @@ class Sprite:
 
 @dataclass(frozen=True)
 class Preview:
-    """The clip as it emerges, for output `index` after `step` of `total_steps` in `stage`.
+    """Preview of output `index` after `step` of `total_steps` in `stage`.
 
-    `waveform` are the least and the greatest value, in [-1, 1], of equal parts of the sound. A side that the user
-    brought along is None.
+    `waveform`: minimum and maximum, in [-1, 1], of equal parts of the sound. The modality that the user uploaded is
+    None.
     """
 
     index: int
@@ -75,7 +75,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Event:
-    """One entry of a stream; `data` is JSON: a job's record where the kind is a status, else what clients get."""
+    """One entry of a stream. `data` is JSON: the job's record if the kind is a status, otherwise as sent to clients."""
 
     id: str
     kind: EventKind
@@ -83,20 +83,20 @@ class Event:
 
 
 class Previews:
-    """The worker's side."""
+    """Publishes previews, in workers."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._publish = client.register_script(_PREVIEW)
 
     def publish(self, job_id: str, token: int, preview: Preview) -> None:
-        """Show `preview` in place of the last one of the same output, to whoever watches the job.
+        """Replace the last preview of the same output by `preview`, and announce it.
 
-        Raises StaleClaim if `token` is not the current one any more, StoreUnavailable, and ValueError for a sprite of
-        more than MAX_SPRITE bytes.
+        Raises StaleClaim if `token` is outdated, StoreUnavailable, and ValueError for a sprite of more than MAX_SPRITE
+        bytes.
         """
         sprite = preview.sprite
         if sprite is not None and len(sprite.webp) > MAX_SPRITE:
-            raise ValueError(f"a sprite of {len(sprite.webp)} bytes: {MAX_SPRITE} are allowed")
+            raise ValueError(f"the sprite has {len(sprite.webp)} bytes; at most {MAX_SPRITE} are allowed")
         header = {
             "attempt": token,
             "index": preview.index,
@@ -117,12 +117,12 @@ class Previews:
 
 
 class TooManyFollowers(Exception):
-    """As many clients follow jobs in this process as it is set to bear."""
+    """This process has its maximum of followers."""
 
 
 class Follower:
-    """One client that follows one job. It sets `waiting` while the job waits; `queue_position` is then looked up.
-    `erased`: nothing is left to follow."""
+    """One client that follows one job. While it sets `waiting`, `queue_position` is updated. `erased`: the job was
+    erased."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
@@ -135,14 +135,14 @@ class Follower:
         self._woken.set()
 
     async def woken(self, seconds: float) -> None:
-        """Return when there may be something new, at the latest after `seconds`."""
+        """Return when there may be new events, at the latest after `seconds`."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._woken.wait(), seconds)
         self._woken.clear()
 
 
 class Events:
-    """The API's side, one in a process: an asynchronous context, in which clients may follow jobs."""
+    """Reads events, in an API process: an asynchronous context manager in which clients can follow jobs."""
 
     def __init__(self, settings: Settings) -> None:
         self.closing = False
@@ -153,7 +153,7 @@ class Events:
         self._redis = connect_async(settings)
 
     async def __aenter__(self) -> Events:
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._look())]
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._update_positions())]
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -164,13 +164,13 @@ class Events:
         await self._redis.aclose()
 
     def close(self) -> None:
-        """Every stream is to end: the process is about to. Their clients come back to another one."""
+        """End every stream, because this process ends. Clients reconnect to another one."""
         self.closing = True
         self._wake(list(self._followers))
 
     @contextlib.contextmanager
     def follow(self, job_id: str) -> Iterator[Follower]:
-        """Be woken when something happens to the job. Raises TooManyFollowers."""
+        """A follower that is woken at each event of the job. Raises TooManyFollowers."""
         if self._count >= self._limit:
             raise TooManyFollowers(f"{self._count} streams are open")
         follower = Follower(job_id)
@@ -185,7 +185,7 @@ class Events:
                 del self._followers[job_id]
 
     async def span(self, job_id: str) -> tuple[str, str]:
-        """Ids of the first and the last entry that are kept; both START where none is. Raises StoreUnavailable."""
+        """Ids of the first and the last entry kept; both START if there is none. Raises StoreUnavailable."""
         with reachable():
             async with self._redis.pipeline(transaction=True) as pipeline:
                 key = events_key(job_id)
@@ -195,11 +195,11 @@ class Events:
         return (first[0][0].decode(), last[0][0].decode()) if first else (START, START)
 
     async def after(self, job_id: str, position: str) -> tuple[list[Event], str]:
-        """What followed the entry `position`, some of it if it is much, and the position behind it. Of the previews,
-        those that are still the last of their output. Raises StoreUnavailable."""
+        """The next entries after `position`, at most a batch, and the position after them. Previews that a later one of
+        the same output has replaced are left out. Raises StoreUnavailable."""
         with reachable():
             entries: Any = await self._redis.xrange(events_key(job_id), f"({position}", count=_BATCH)
-        known = {kind.value for kind in EventKind}  # a newer version may write others
+        known = {kind.value for kind in EventKind}  # a newer version may write other kinds
         events = [
             Event(name.decode(), EventKind(kind), what[b"data"].decode())
             for name, what in entries
@@ -210,48 +210,48 @@ class Events:
         behind = entries[-1][0].decode()
         if any(event.kind is EventKind.PREVIEW for event in events):
             latest = {preview.id: preview for preview in await self.previews(job_id)}
-            told = (event if event.kind is not EventKind.PREVIEW else latest.get(event.id) for event in events)
-            events = [event for event in told if event]
+            shown = (event if event.kind is not EventKind.PREVIEW else latest.get(event.id) for event in events)
+            events = [event for event in shown if event]
         return events, behind
 
     async def previews(self, job_id: str) -> list[Event]:
-        """The last preview of each output, in the order in which they came. Raises StoreUnavailable."""
+        """The last preview of each output, oldest first. Raises StoreUnavailable."""
         with reachable():
             kept: Any = await self._redis.hvals(previews_key(job_id))
         return sorted((_preview(each) for each in kept), key=lambda event: order(event.id))
 
     async def _listen(self) -> None:
-        """Wake followers when their job's stream has grown, and all of them when this connection is a new one: what
-        was said meanwhile it has not heard."""
+        """Wake the followers of a job when its stream has grown; after a reconnection wake all, because messages sent
+        while disconnected were lost."""
         answers = True
         while True:
             try:
                 async with self._redis.pubsub() as channel:
                     await channel.subscribe(CHANNEL)
                     while True:
-                        message = await channel.get_message(timeout=_AGAIN_S)
+                        message = await channel.get_message(timeout=_RETRY_S)
                         if message is None:
                             continue
                         if message["type"] == "message":
-                            said = message["data"].decode()
-                            self._wake([said.removesuffix(GONE)], erased=said.endswith(GONE))
+                            text = message["data"].decode()
+                            self._wake([text.removesuffix(GONE)], erased=text.endswith(GONE))
                         else:
                             self._wake(list(self._followers))
                             answers = True
             except (redis.RedisError, OSError) as error:
                 if answers:
-                    log.warning("those who follow jobs wait for Redis", error=str(error))
+                    log.warning("event streams wait for Redis", error=str(error))
                 answers = False
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RETRY_S)
 
-    async def _look(self) -> None:
-        """Tell those who wait where they stand."""
+    async def _update_positions(self) -> None:
+        """Update the queue position of followers of queued jobs."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POSITIONS_S)
             waiting = [job_id for job_id, those in self._followers.items() if any(each.waiting for each in those)]
             if not waiting:
                 continue
-            with contextlib.suppress(redis.RedisError):  # `_listen` says so already; the next look is a second away
+            with contextlib.suppress(redis.RedisError):  # `_listen` has logged it
                 async with self._redis.pipeline(transaction=False) as pipeline:
                     for job_id in waiting:
                         pipeline.zrank(QUEUED, job_id)
@@ -270,13 +270,13 @@ class Events:
 
 
 def order(entry: str) -> tuple[int, int]:
-    """By which ids of entries are sorted: their time and their number in its millisecond."""
+    """Sort key of entry ids: time in milliseconds and number within it."""
     milliseconds, _, number = entry.partition("-")
     return int(milliseconds), int(number)
 
 
 def _preview(kept: bytes) -> Event:
-    """A preview as it was kept, as clients get it: the picture as a URL that holds it."""
+    """A stored preview as sent to clients, with the picture as a data URL."""
     entry, header, webp = kept.split(b"\n", 2)
     data = json.loads(header)
     if data["sprite"]:

@@ -1,8 +1,8 @@
 """Idempotency keys: the same request sent twice makes one job, also when both arrive at the same moment.
 
 A key is an entry in Redis, `duet:idempotency:{hash of owner and key}`: fingerprint of the request and id of the job. It
-is reserved before the record is written and confirmed afterwards. Whoever finds it reserved only waits: either the
-record appears, or the reservation is released, or it runs out (`LEASE`) because the process that made it is dead.
+is reserved before the record is written and confirmed afterwards. A request that finds it reserved waits until the
+record appears, the reservation is released, or it expires (`LEASE`) because the process that made it died.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from service.jobs.connection import reachable
 from service.jobs.keys import record_key
 
 AT_LEAST = timedelta(hours=24)
-"""A key is kept as long as its job, and never for less than this."""
+"""A key is kept as long as its job, at least for this time."""
 
 LEASE = 15.0
-"""Seconds that a reservation holds without a record: what lies between is two writes, each given up within seconds."""
+"""Validity of a reservation without a record, in seconds. The record takes two writes with timeouts of seconds."""
 
 _LOOK_INTERVAL = 0.05
 
@@ -50,16 +50,16 @@ if redis.call('HGET', KEYS[1], 'job') == ARGV[1] then redis.call('DEL', KEYS[1])
 
 
 class KeyReused(Exception):
-    """The key came with another request before."""
+    """The key was used with another request."""
 
 
 class StillReserved(Exception):
-    """The first request with this key is neither done nor given up."""
+    """The first request with this key is still in progress."""
 
 
 @dataclass(frozen=True)
 class IdempotentRequest:
-    """A request that must not be done twice: whose key it is, the key, and the fingerprint of all that was asked."""
+    """A request with an idempotency key: owner of the key, key, and fingerprint of the request."""
 
     owner: str | None
     key: str
@@ -67,7 +67,7 @@ class IdempotentRequest:
 
     @property
     def entry(self) -> str:
-        # Neither part can be mistaken for the other, whatever it contains, and the client's words are no key of ours.
+        # The length separates the parts unambiguously; the hash keeps client text out of Redis' key names.
         named = f"{len(self.owner)}:{self.owner}" if self.owner is not None else "-"
         return f"duet:idempotency:{hashlib.sha256(f'{named}:{self.key}'.encode()).hexdigest()}"
 
@@ -82,12 +82,12 @@ class IdempotencyKeys:
         self._release = client.register_script(_RELEASE)
 
     def made(self, request: IdempotentRequest) -> str | None:
-        """Id of the job that this request made before. Raises KeyReused."""
+        """Id of the job that an earlier request with this key created. Raises KeyReused."""
         answer, *job_id = self._ask(request, "")
         return job_id[0] if answer == "made" else None
 
     def reserve(self, request: IdempotentRequest, job_id: str, wait: float = 2 * LEASE) -> str | None:
-        """Reserve the key for the job that is about to be recorded, or return the id of the job that it stands for.
+        """Reserve the key for the job `job_id`, or return the id of the job that was created with it.
 
         Waits up to `wait` seconds while another request holds the key. Raises KeyReused, StillReserved.
         """
@@ -108,7 +108,7 @@ class IdempotencyKeys:
             self._confirm(keys=[request.entry], args=[job_id])
 
     def release(self, request: IdempotentRequest, job_id: str) -> None:
-        """No record was written, and none will be: the next request with this key may begin at once."""
+        """Free the key, because no record was written."""
         with reachable():
             self._release(keys=[request.entry], args=[job_id])
 

@@ -1,14 +1,14 @@
-"""The keys under which jobs stand in Redis.
+"""Keys of jobs in Redis.
 
     duet:job:{id}              the record, JSON
     duet:job:{id}:attempt      the attempt in progress: its number, its progress, whether a cancel was requested
-    duet:index:{o}:{s}:{k}     ids of the jobs with owner, status and kind; an empty part stands for any
+    duet:index:{o}:{s}:{k}     ids of the jobs with owner, status and kind; an empty part matches any
     duet:queued                ids of the queued jobs, in the order in which they will run
     duet:waiting:{p}           ids of the queued jobs of this priority
     duet:leases                ids of the held jobs, by the end of the lease
     duet:unclaimed             ids of the queued jobs that nobody holds, by the time at which they need another message
     duet:expiry                ids of the ended jobs, by the time at which they are to be erased
-    duet:gone:{id}             the owner of an erased job, for a while
+    duet:gone:{id}             the owner of an erased job; expires
     duet:unreadable            ids of the jobs whose record this version of Duet cannot read
     duet:workers               names of the workers, by the end of their last heartbeat
 
@@ -45,7 +45,7 @@ def gone_key(job_id: str) -> str:
 
 
 def index_key(owner: str | None, status: Status | None, kind: str | None) -> str:
-    """The ids of the jobs with this owner, status and kind; None stands for any."""
+    """The ids of the jobs with this owner, status and kind; None matches any."""
     return f"duet:index:{owner or ''}:{status or ''}:{kind or ''}"
 
 

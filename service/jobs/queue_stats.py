@@ -1,6 +1,6 @@
-"""How many jobs there are, by what they are, and what else Redis can tell of the service at a glance.
+"""Counts of jobs, workers and webhooks, and Redis' memory.
 
-One round trip, and as quick with a hundred thousand jobs as with ten: only the lengths of indexes are asked for.
+One round trip that takes the same time for ten and for a hundred thousand jobs: it reads only the lengths of indexes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from service.jobs.record import PRIORITIES, Status, made_at
 @dataclass(frozen=True)
 class QueueStats:
     """`jobs` counts by kind and status, `waiting` by priority; `oldest`: seconds that the oldest queued job has waited.
-    `held`: jobs that a worker, or a place on a worker's disk, holds. `webhooks`: still to be sent; `webhooks_late`:
-    seconds for which the first of them has been due. `unreadable`: jobs whose record cannot be read. `memory` and
-    `memory_limit` are Redis' own, in bytes; a limit of 0 is none."""
+    `held`: jobs held by a worker or a spool. `webhooks`: still to be sent; `webhooks_late`: seconds for which the first
+    of them has been due. `unreadable`: jobs whose record cannot be read. `memory` and `memory_limit` are Redis', in
+    bytes; a limit of 0 is none."""
 
     jobs: dict[tuple[str, Status], int]
     waiting: dict[str, int]
@@ -46,7 +46,7 @@ def take(client: redis.Redis) -> QueueStats:
             asked.zcard(index_key(None, status, kind))
         for priority in PRIORITIES:
             asked.zcard(waiting_key(priority))
-        asked.zrange(index_key(None, Status.QUEUED, None), 0, 0)  # ids sort by the time at which they were made
+        asked.zrange(index_key(None, Status.QUEUED, None), 0, 0)  # ids sort by creation time
         asked.time().zcard(LEASES).zrange(WORKERS, 0, -1, withscores=True).zcard(DUE).zrange(
             DUE, 0, 0, withscores=True
         ).scard(UNREADABLE).info("memory")

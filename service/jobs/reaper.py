@@ -1,16 +1,16 @@
-"""The reaper: what a dead worker held, and what lost its message, is brought back to the queue.
+"""The reaper: requeues jobs of dead workers and jobs that lost their message.
 
-It keeps nothing that matters: any number of them may run, and each may do all of the work again. A job is taken away by
-the state machine (`record.abandon`) behind the compare-and-set of the store; a message too many finds nothing to claim.
+It is stateless: any number of reapers may run and repeat each other's work. The state machine takes a job away
+(`record.abandon`) by compare-and-set; a superfluous message finds nothing to claim.
 
-Three things are looked for:
+A round handles:
 
-- Leases that ran out: the worker is dead, hangs, or is cut off from Redis. The job waits again, with one strike more
-  if it was alone. For one lease after Redis came back nothing is taken: live workers need the time to renew theirs.
-- Jobs that wait, that nobody holds, and for which no message is in the queue. Redis' transport drops a message whose
-  reader dies between taking it off the list and writing down that it did (kombu #305, celery #7950); a worker that is
-  killed takes its messages with it until the visibility timeout; and who accepted a job may die before it sent any.
-- Messages that have waited so long that they count as more urgent now (`JobQueue.age`).
+- Expired leases: the worker is dead, hangs, or is cut off from Redis. The job is requeued, with a strike if it ran
+  alone. For one lease after an outage of Redis nothing is taken, so that live workers can renew their leases.
+- Queued jobs without a holder and without a message. Redis' transport drops a message whose reader dies between popping
+  and recording it (kombu #305, celery #7950); a killed worker keeps its messages until the visibility timeout; and an
+  API process may die between writing the record and sending the message.
+- Messages whose priority has risen with their age (`JobQueue.age`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ INTERVAL = 1.0
 """Seconds between two rounds."""
 
 AGEING_ROUNDS = 60
-"""How often a message is looked at before it counts as more urgent: it reads the whole queue."""
+"""Rounds of `JobQueue.age` per ageing period. Each reads the whole queue."""
 
 
 class Reaper:
-    """Goes its rounds in a thread from `start()` to `stop()`; `round()` can be called alone.
+    """Runs rounds in a thread from `start()` to `stop()`; `round()` can be called alone.
 
-    `ageing`: seconds of waiting that raise a job's priority by one. `abandoned` is called with each job that was
-    taken from a dead worker, `failed` with the task's name for each round that fails.
+    `ageing`: seconds of waiting that raise a job's priority by one. `abandoned` is called with each job that was taken
+    from a dead worker, `failed` with the thread's name for each round that fails.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Reaper:
         self._rounds.stop()
 
     def round(self) -> None:
-        """Look once. Raises StoreUnavailable or QueueUnavailable."""
+        """One round. Raises StoreUnavailable or QueueUnavailable."""
         if self._settled():
             for job_id in self._store.leases_run_out():
                 if job := self._store.abandon(job_id):
@@ -78,7 +78,7 @@ class Reaper:
             self._queue.age(self._ageing)
 
     def worker_died(self, name: str) -> None:
-        """For whoever knows that the worker whose name begins so is dead: take what it held at once.
+        """Requeue the jobs of the worker whose name begins with `name` at once, because it is known to be dead.
 
         Raises StoreUnavailable or QueueUnavailable.
         """
@@ -88,22 +88,21 @@ class Reaper:
         self.wake()
 
     def nobody_works(self) -> int:
-        """For whoever knows that no worker runs at all: what was held waits again. Nothing is counted against a job,
-        for what ended its worker ended everything. Results in a spool keep their lease.
+        """Requeue all held jobs, because no worker is running. Counts no strikes: whatever ended the workers ended
+        everything. Results in a spool keep their lease.
 
-        Returns how many jobs wait. Raises StoreUnavailable or QueueUnavailable.
+        Returns the number of queued jobs. Raises StoreUnavailable or QueueUnavailable.
         """
         for job in self._store.held(""):
             if job.holder and not job.holder.endswith(SPOOL):
-                with contextlib.suppress(
-                    UnknownJob, UnreadableRecord, StaleClaim, IllegalTransition
-                ):  # the lease ran out meanwhile
+                # the lease may have expired meanwhile
+                with contextlib.suppress(UnknownJob, UnreadableRecord, StaleClaim, IllegalTransition):
                     self._store.hand_back(job.id, job.attempt)
         self.wake()
         return self._store.count_queued()
 
     def wake(self) -> None:
-        """Send a message for each job that should have been claimed by now and has none.
+        """Send a message for each job that should have been claimed by now and has no message.
 
         Raises StoreUnavailable or QueueUnavailable.
         """
@@ -119,17 +118,17 @@ class Reaper:
     def _send(self, job_id: str) -> None:
         try:
             job = self._store.get(job_id)
-        except (UnknownJob, UnreadableRecord):  # erased meanwhile, or of another version
+        except (UnknownJob, UnreadableRecord):  # erased meanwhile, or written by another version
             return
         if job.status is Status.QUEUED and job.holder is None:
             self._queue.enqueue(job)
             log.info("job sent to the queue again", job=job.id, attempt=job.attempt)
 
     def _settled(self) -> bool:
-        """Whether Redis has been up long enough for every live worker to have renewed its leases.
+        """Whether Redis has been up long enough for every live worker to renew its leases.
 
-        Its uptime is by the clock on the wall, which may be set back: the time since this reaper first saw this run of
-        Redis counts too.
+        Redis reports its uptime by the wall clock, which may be set back, so the time since this reaper first saw this
+        run of Redis counts too.
         """
         run_id, uptime = self._store.server()
         now = time.monotonic()

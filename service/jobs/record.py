@@ -1,4 +1,4 @@
-"""The job record and its state machine. These functions alone change a status; all are pure: a record in, a record out.
+"""The job record and its state machine. Only these functions change a status. All are pure: a record in, a record out.
 
     queued ──start──▶ in_progress ──complete──▶ completed
      │ ▲ │                │ │ │ └─────fail─────▶ failed
@@ -7,15 +7,14 @@
      │ └──hand_back, strike, abandon            (back to queued; failed at the third strike)
      └────────fail────────┴────────────────────▶ failed
 
-`claim` names the holder and bumps `attempt`, the fencing token: whoever holds an older one can change nothing any more.
-It leaves the status alone, because a job that a process picked up is not running yet. A held job cannot be claimed: its
-holder lets go of it (`hand_back`, `strike`), or the reaper does when the holder's lease has run out (`abandon`).
+`claim` names the holder and increments `attempt`, the fencing token; writes with an older token are refused. It keeps
+the status, because a claimed job is not running yet. A held job cannot be claimed until its holder releases it
+(`hand_back`, `strike`) or the reaper does after the holder's lease has expired (`abandon`).
 
-A strike is what counts against a job: that it raised, or that its worker died while it had the worker to itself. The
-jobs that a dead worker held together are not to blame yet, each is run alone next. Three strikes fail.
+A strike counts against a job: it raised, or its worker died while it ran alone. Jobs that a dead worker held together
+get no strike; each is run alone next. A job fails at the third strike.
 
-What the holder of a token did can be done again with the same token and changes nothing: a commit whose answer was lost
-is sent again.
+Every transition is idempotent for its token, so a commit whose answer was lost can be sent again.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ from model.request import SamplingParams
 
 PRIORITIES = ("low", "normal", "high")
 STRIKES = 3
-"""So many strikes, and a job has failed."""
+"""Number of strikes at which a job fails."""
 
 SPOOL = ":spool"
-"""How the name of a holder ends that is a place on a disk, where a result waits for its upload."""
+"""Suffix of a holder that is a spool on a disk, where a result waits for its upload, and not a process."""
 
 SCHEMA = 1
 """Version of the record. Raise it when older versions of Duet could not read what this one writes."""
@@ -55,7 +54,7 @@ class Status(StrEnum):
 
 
 class IllegalTransition(Exception):
-    """A change of status that the state machine does not have."""
+    """The state machine has no such transition."""
 
 
 class UnreadableRecord(Exception):
@@ -63,7 +62,7 @@ class UnreadableRecord(Exception):
 
 
 class StaleClaim(Exception):
-    """The fencing token is not the current one: somebody else claimed the job since."""
+    """The fencing token is outdated: the job has been claimed again."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Input:
-    """An upload. `name` is what we call it (`input.mp4`), `key` where storage keeps it, `duration` in seconds."""
+    """An upload. `name` is its name in the API (`input.mp4`), `key` its key in storage; `duration` in seconds."""
 
     filename: str
     bytes: int
@@ -95,7 +94,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """One clip made: `files` maps the plain name (`video.mp4`) to the key in storage."""
+    """One generated clip. `files` maps the plain name (`video.mp4`) to the key in storage."""
 
     index: int
     seed: int
@@ -104,7 +103,7 @@ class Output:
 
 @dataclass(frozen=True)
 class JobError:
-    """Why a job failed, in words for its owner."""
+    """Why a job failed. `message` is for its owner."""
 
     code: str
     message: str
@@ -126,7 +125,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Webhook:
-    """Where the owner wants to hear of the job's end, and of which ends: names of a status."""
+    """Where to report the end of the job. `events`: the statuses to report."""
 
     url: str
     events: tuple[str, ...]
@@ -134,7 +133,7 @@ class Webhook:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the current attempt is: `step` of `total_steps` in `stage`, `progress` 0 … 1 over all stages."""
+    """Progress of the current attempt: `step` of `total_steps` in `stage`, `progress` 0 … 1 over all stages."""
 
     stage: str
     step: int
@@ -145,13 +144,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Job:
-    """One job, all of it. `params` with every default resolved; `attempt` counts claims and is the fencing token.
+    """A whole job. `params` has every default resolved; `attempt` counts claims and is the fencing token.
 
-    `owner` is the id of the API key that submitted it, None where none was asked for. `holder` is who works on it now.
-    `alone`: it has a worker to itself, now or at its next attempt. `retried_from` is the job that it repeats.
-    `request_id` and `traceparent` (W3C Trace Context) name the request that it came with, in logs and in traces.
-    `expires_at` counts from the end of the job; until then it is what it would be had the job ended at once.
-    `model_missing_since`: a worker without its model has seen it then, and none with its model has claimed it since.
+    `owner` is the name of the API key that submitted it, None without keys. `holder` is the worker or spool that has
+    it. `alone`: it runs alone on its worker, now or at its next attempt. `retried_from` is the id of the job that it
+    repeats. `request_id` and `traceparent` (W3C Trace Context) identify the request that created it, in logs and
+    traces. `expires_at` counts from the end of the job; before that, from its creation. `model_missing_since`: when a
+    worker without its model first received it, unless a worker has claimed it since.
     """
 
     id: str
@@ -184,7 +183,7 @@ class Job:
 
     @property
     def wants_webhook(self) -> bool:
-        """Whether the owner wants to hear that the job is where it is."""
+        """Whether the job has a webhook for its current status."""
         return self.webhook is not None and self.status in self.webhook.events
 
     @property
@@ -192,7 +191,7 @@ class Job:
         return storage_prefix(self.id)
 
     def attempt_key(self, name: str) -> str:
-        """Where the current attempt writes the file `name`: attempts never overwrite each other's files."""
+        """Storage key of the file `name` of the current attempt. Attempts never overwrite each other's files."""
         return f"{self.storage_prefix}attempt-{self.attempt}/{name}"
 
     def to_json(self) -> str:
@@ -211,12 +210,12 @@ class Job:
 
 
 def storage_prefix(job_id: str) -> str:
-    """Everything storage keeps for this job lies under it."""
+    """Prefix of all storage keys of this job."""
     return f"jobs/{job_id}/"
 
 
 def new_job_id(now: float | None = None) -> str:
-    """`job_` and a ULID, so ids sort by time, also those that a process makes within one millisecond.
+    """`job_` and a ULID, so ids sort by time, also those created within one millisecond.
 
     `now`: seconds since 1970; the current time if absent.
     """
@@ -224,7 +223,7 @@ def new_job_id(now: float | None = None) -> str:
 
 
 def made_at(job_id: str) -> float:
-    """When an id was made, in seconds since 1970."""
+    """When an id was created, in seconds since 1970."""
     return ULID.from_str(job_id.removeprefix("job_")).timestamp
 
 
@@ -242,7 +241,7 @@ def new_job(
     retried_from: str | None = None,
     webhook: Webhook | None = None,
 ) -> Job:
-    """A job that is about to be queued."""
+    """The record of a new, queued job."""
     now = _now()
     return Job(
         id=job_id or new_job_id(now.timestamp()),
@@ -262,10 +261,10 @@ def new_job(
 
 
 def claim(job: Job, holder: str, alone: bool = False) -> Job:
-    """Take the job over. `holder` names one process, which claims again what it holds if it missed the answer; `alone`:
-    nothing else runs beside it there. Raises IllegalTransition if the job has ended or another holds it."""
+    """Claim the job for the process `holder`; a repeated claim by the same holder changes nothing. `alone`: nothing
+    else runs beside it there. Raises IllegalTransition if the job has ended or another process holds it."""
     if job.status.ended:
-        raise IllegalTransition(f"{job.id} is {job.status}: nothing is left to claim")
+        raise IllegalTransition(f"{job.id} is {job.status} and cannot be claimed")
     if job.holder == holder:
         return job
     if job.holder is not None:
@@ -274,7 +273,7 @@ def claim(job: Job, holder: str, alone: bool = False) -> Job:
 
 
 def start(job: Job, token: int) -> Job:
-    """The engine begins. A later attempt begins anew: `started_at` is that of the attempt that made the result."""
+    """The engine begins. `started_at` is that of the latest attempt."""
     _running(job, token, "start")
     if job.status is Status.IN_PROGRESS:
         return job
@@ -282,7 +281,7 @@ def start(job: Job, token: int) -> Job:
 
 
 def complete(job: Job, token: int, outputs: tuple[Output, ...], timings: Timings) -> Job:
-    """The result is there, all files in storage. It counts although a cancel was asked for meanwhile."""
+    """The result is complete, all files in storage. It counts even if a cancel was requested meanwhile."""
     if job.status is Status.COMPLETED and job.attempt == token and job.outputs == tuple(outputs):
         return job
     _running(job, token, "complete")
@@ -292,7 +291,7 @@ def complete(job: Job, token: int, outputs: tuple[Output, ...], timings: Timings
 
 
 def fail(job: Job, token: int, error: JobError) -> Job:
-    """It ended without a result; a claimed job may fail before the engine started it."""
+    """The job ends without a result. A claimed job may fail before the engine begins."""
     if job.status is Status.FAILED and job.attempt == token and job.error == error:
         return job
     _running(job, token, "fail")
@@ -300,18 +299,18 @@ def fail(job: Job, token: int, error: JobError) -> Job:
 
 
 def cancel(job: Job) -> Job:
-    """Its owner wants no more of it: a queued job ends at once, a running one when its worker sees the wish.
+    """The owner cancels: a queued job ends at once, a running one when its worker sees the request.
 
     Raises IllegalTransition if it has ended.
     """
     if job.status.ended:
-        raise IllegalTransition(f"{job.id} is {job.status}: nothing is left to cancel")
+        raise IllegalTransition(f"{job.id} is {job.status} and cannot be canceled")
     job = replace(job, cancel_requested_at=job.cancel_requested_at or _now())
     return _end(job, Status.CANCELED) if job.status is Status.QUEUED else job
 
 
 def model_missing(job: Job, patience: timedelta) -> Job:
-    """A worker without the job's model has seen it: it waits for another, and fails once it has done so for `patience`.
+    """A worker without the job's model received it. It waits for another worker, and fails after `patience`.
 
     Raises IllegalTransition if it has ended or is held.
     """
@@ -325,17 +324,17 @@ def model_missing(job: Job, patience: timedelta) -> Job:
 
 
 def stopped(job: Job, token: int) -> Job:
-    """The worker has stopped what was to be cancelled."""
+    """The worker has stopped a job whose cancel was requested."""
     if job.status is Status.CANCELED and job.attempt == token:
         return job
     _running(job, token, "stop")
     if job.cancel_requested_at is None:
-        raise IllegalTransition(f"nobody asked to cancel {job.id}")
+        raise IllegalTransition(f"no cancel of {job.id} was requested")
     return _end(job, Status.CANCELED)
 
 
 def hand_back(job: Job, token: int) -> Job:
-    """The worker lets go of a job that is not to blame, because it shuts down: nothing is counted."""
+    """The worker releases the job through no fault of the job, such as at shutdown. Counts no strike."""
     if job.attempt == token and job.status is Status.QUEUED and job.holder is None:
         return job
     _running(job, token, "be handed back")
@@ -345,7 +344,7 @@ def hand_back(job: Job, token: int) -> Job:
 
 
 def strike(job: Job, token: int, error: JobError) -> Job:
-    """The attempt went wrong by the job's own doing: it is tried again, alone, until the last strike."""
+    """The attempt failed by the job's fault. It is retried, alone, until the last strike."""
     if job.attempt == token and job.holder is None and job.strikes and not job.status.ended:
         return job
     _running(job, token, "be tried again")
@@ -354,7 +353,7 @@ def strike(job: Job, token: int, error: JobError) -> Job:
 
 
 def abandon(job: Job, token: int) -> Job:
-    """The holder of the token is gone without a word."""
+    """The holder of the token died or hangs."""
     _running(job, token, "be abandoned")
     if job.alone:
         message = f"the worker died or hung {job.strikes + 1} times while it ran this job alone"
@@ -363,14 +362,14 @@ def abandon(job: Job, token: int) -> Job:
 
 
 def spooled(job: Job, token: int, holder: str) -> Job:
-    """The result is made and waits on a disk for its upload: `holder` is now that place, not a process, and should it
-    be lost there, that is not the job's doing."""
+    """The result waits on a disk for its upload. `holder` is now that spool, not a process; if the result is lost
+    there, the job gets no strike."""
     _running(job, token, "be spooled")
     return replace(job, holder=holder, alone=False)
 
 
 def _end(job: Job, status: Status, **changes: Any) -> Job:
-    """`expires_at` moves: retention counts from the end."""
+    """End the job. `expires_at` moves, because retention counts from the end."""
     now = _now()
     expires_at = now + (job.expires_at - job.created_at)
     return replace(job, status=status, completed_at=now, expires_at=expires_at, holder=None, **changes)
@@ -382,7 +381,7 @@ def _running(job: Job, token: int, what: str) -> None:
     if job.status.ended:
         raise IllegalTransition(f"{job.id} is {job.status} and cannot {what}")
     if job.holder is None:
-        raise StaleClaim(f"{job.id}: attempt {token} was given up")
+        raise StaleClaim(f"{job.id}: attempt {token} was released")
 
 
 def _current(job: Job, token: int) -> None:
@@ -395,4 +394,4 @@ def _now() -> datetime:
 
 
 _codec = TypeAdapter(Job)
-"""Reads and writes records. Compiled: at a thousand requests a second it is what a request would mostly wait for."""
+"""Reads and writes records, compiled: at a thousand requests per second it takes most of a request's time."""

@@ -1,9 +1,9 @@
 """Job records in Redis: reading them, and changing them by compare-and-set.
 
-A change reads the record, lets `record` compute the next one, and commits it only if the record is still the one that
-was read. The script that commits also updates every index from the new record alone, so that none can drift, announces
-the change to readers of the event stream, and puts the webhook of a job that ends in the outbox. Lease and progress are
-apart from the record, so that renewing a lease costs a few bytes; their scripts check the fencing token themselves.
+A change reads the record, has `record` compute the next one, and commits it only if the record has not changed since it
+was read. The commit script also derives every index from the new record, appends to the event stream, and adds the
+webhook of a job that ends to the outbox. Lease and progress are stored apart from the record, so renewing a lease costs
+a few bytes; their scripts check the fencing token themselves.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from service.jobs.record import PRIORITIES, Job, Progress, Status, UnreadableRec
 from service.log import log
 
 LEASE = 20.0
-"""Seconds for which a claim is good unless it is renewed."""
+"""Seconds for which a claim is valid unless it is renewed."""
 
 AGEING = 300.0
 """Seconds of waiting that raise a job's priority by one."""
@@ -62,7 +62,7 @@ class RecordStore:
     """Job records. Every method raises StoreUnavailable if Redis does not answer or refuses to write, and
     UnreadableRecord if it needs a record that cannot be read.
 
-    `lease`: seconds for which a claim is good unless it is renewed; `ageing`: seconds of waiting that raise a job's
+    `lease`: seconds for which a claim is valid unless it is renewed; `ageing`: seconds of waiting that raise a job's
     priority by one. The same in all processes.
     """
 
@@ -82,7 +82,7 @@ class RecordStore:
             self._redis.ping()
 
     def create(self, job: Job) -> None:
-        """Write a new record; on return it is on Redis' disk as far as Redis is set to put it there."""
+        """Write a new record. On return it is as durable as Redis is configured to make it."""
         if not self._written("", None, job):
             raise ValueError(f"{job.id} exists already")
 
@@ -127,29 +127,29 @@ class RecordStore:
         return int(self._read(lambda: self._redis.zcard(index_key(owner, Status.QUEUED, None))))
 
     def look(self, job_id: str) -> JobSnapshot:
-        """The job and all that is known about it, in one round trip. Raises UnknownJob."""
+        """The job with its progress, queue position and deliveries, in one round trip. Raises UnknownJob."""
         text, *facts = self._ask([job_id], with_record=True)[0]
         if text is None:
             raise UnknownJob(job_id)
         return _snapshot(self._parsed(job_id, text), facts)
 
     def snapshots(self, jobs: Iterable[Job]) -> list[JobSnapshot]:
-        """All that is known about these jobs, in one round trip."""
+        """The same for several jobs, in one round trip."""
         wanted = list(jobs)
         answers = self._ask([job.id for job in wanted], with_record=False)
         return [_snapshot(job, facts) for job, facts in zip(wanted, answers, strict=True)]
 
     def request_cancel(self, job_id: str) -> Job:
-        """Cancel a queued job; ask the worker of a running one to stop, which its next step or renewal tells it.
+        """Cancel a queued job. The worker of a running one learns of the request at its next step or renewal.
 
         Raises UnknownJob; IllegalTransition if it has ended.
         """
         return self._change(job_id, record.cancel)
 
     def erase(self, job_id: str, remember: timedelta | None = None) -> None:
-        """Erase the record and all that points to it; its holder is fenced off. An unknown id is no error.
+        """Erase the record and everything that refers to it, and fence off its holder. An unknown id is ignored.
 
-        `erased_owner` knows of the job for as long as `remember` says.
+        `erased_owner` returns the job's owner for the time `remember`.
         """
         while True:
             try:
@@ -173,18 +173,18 @@ class RecordStore:
         return None if owner is None else decoded(owner)
 
     def expired(self, limit: int = 100, skip: int = 0) -> list[str]:
-        """Ids of jobs whose retention is over, the one that expired first in front, without the first `skip`."""
+        """Ids of jobs whose retention is over, the earliest first, without the first `skip`."""
         return self._ids_due(EXPIRY, limit, skip)
 
     def drop_expiry(self, job_id: str) -> None:
-        """Remove an id from those that expire if it has no record, or its job has not ended."""
+        """Remove an id from the expiry set if it has no record, or its job has not ended."""
         with reachable():
             text: Any = self._redis.get(record_key(job_id))
             if text is None or not self._parsed(job_id, text).status.ended:
                 self._keep(keys=[record_key(job_id), EXPIRY], args=[text or "", job_id])
 
     def recheck_unreadable(self) -> None:
-        """Forget the ids of unreadable records that were erased, or that this version can read."""
+        """Remove ids from the set of unreadable records if they were erased, or this version can read them."""
         with reachable():
             ids: Any = self._redis.smembers(UNREADABLE)
         for job_id in map(decoded, ids):
@@ -198,7 +198,7 @@ class RecordStore:
                 self._redis.srem(UNREADABLE, job_id)
 
     def _ids_due(self, key: str, limit: int, skip: int = 0, longest: int | None = None) -> list[str]:
-        """`longest`: how far ahead a time in this set can be, in milliseconds; None for no bound."""
+        """`longest`: bound of times in this set, in milliseconds from now; None for no bound."""
         with reachable():
             ids: Any = self._due(keys=[key], args=[limit, skip, "" if longest is None else longest])
         return [decoded(job_id) for job_id in ids]
@@ -211,7 +211,7 @@ class RecordStore:
         return int(self.lease * 1000)
 
     def _patience(self) -> int:
-        """Milliseconds in which a free worker has claimed a job for which there is a message."""
+        """Milliseconds within which a free worker claims a job that has a message."""
         return self._milliseconds() // 2
 
     def _text(self, job_id: str) -> str:
@@ -221,7 +221,7 @@ class RecordStore:
         return decoded(text)
 
     def _parsed(self, job_id: str, text: str | bytes) -> Job:
-        """Raises UnreadableRecord; reported in the log once, by the first process that meets it."""
+        """Raises UnreadableRecord. Only the first process that reads such a record logs it."""
         try:
             return Job.from_json(text)
         except UnreadableRecord as error:
@@ -232,7 +232,7 @@ class RecordStore:
             raise
 
     def _read(self, ask: Callable[[], Any]) -> Any:
-        """Reading can be repeated: after a timeout, as under a busy disk, it is, once."""
+        """Read, once more after a timeout, such as with a busy disk."""
         with reachable():
             try:
                 return ask()
@@ -240,7 +240,7 @@ class RecordStore:
                 return ask()
 
     def _ask(self, job_ids: list[str], with_record: bool) -> list[list[Any]]:
-        """For each job: its record where wanted, attempt, position in the queue and log of its webhook."""
+        """For each job: its record if wanted, attempt, queue position and webhook log."""
 
         def ask() -> Any:
             asked: Any = self._redis.pipeline(transaction=False)
@@ -255,7 +255,7 @@ class RecordStore:
         return [answers[start : start + width] for start in range(0, len(answers), width)]
 
     def _change(self, job_id: str, transition: Callable[[Job], Job], guarded: bool = False) -> Job:
-        """Apply `transition` atomically. `guarded`: only if the lease has run out; raises StaleClaim if not."""
+        """Apply `transition` atomically. `guarded`: only if the lease has expired; raises StaleClaim otherwise."""
         while True:
             text = self._text(job_id)
             job = self._parsed(job_id, text)
@@ -264,7 +264,7 @@ class RecordStore:
                 return changed
 
     def _written(self, old: str, before: Job | None, job: Job, guarded: bool = False) -> bool:
-        """Commit `job` in place of the record `old`; False if the record is another one by now."""
+        """Replace the record `old` by `job`. False if the record has changed meanwhile."""
         held, waits, ended = job.holder is not None, job.status is Status.QUEUED, job.status.ended
         change: dict[str, Any] = {
             "id": job.id,
@@ -291,7 +291,7 @@ class RecordStore:
             change |= {"held": job.attempt, "claimed": before is None or before.attempt != job.attempt}
         if waits:
             change["turn"] = _turn(job, self._ageing)
-        if waits and not held:  # a new job has its message at once; one that comes back may have lost it
+        if waits and not held:  # a new job has a message already; a requeued one may have lost it
             change["wake"] = self._patience() if before is None else 0
         if ended:
             change["expires"] = int(job.expires_at.timestamp() * 1000)
@@ -315,7 +315,7 @@ def progress_data(progress: Progress | None, queue_position: int | None, attempt
 
 
 def _event(before: Job | None, job: Job) -> EventKind | None:
-    """The kind of event that a change causes: none where only the holder is another."""
+    """The kind of event for a change; None if only the holder changed."""
     if before is not None and _shown(before) == _shown(job):
         return None
     return EventKind(job.status) if job.status.ended else EventKind.STATUS
@@ -331,7 +331,7 @@ def _snapshot(job: Job, facts: list[Any]) -> JobSnapshot:
 
 
 def _progress(attempt: Any) -> Progress | None:
-    """The latest report of an attempt."""
+    """The latest progress report of an attempt."""
     values = {decoded(key): decoded(value) for key, value in attempt.items()}
     if "stage" not in values:
         return None

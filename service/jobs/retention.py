@@ -1,9 +1,9 @@
-"""Erasing jobs: record, upload and results together, whatever fails half-way.
+"""Erases jobs: record, upload and results together, also if a step fails.
 
 The record is erased first: after that no file can be requested, and no worker can commit one. `duet:unrecorded` holds
-the ids whose files may have no record, by the time at which they are to be checked. An id is entered before the first
-file of its job is stored and before its record is erased, so no crash leaves a file that is unaccounted for. Retention
-counts from the end of a job; a job that has not ended is never swept.
+the ids whose files may have no record, by the time at which they are checked. An id is entered before the first file of
+its job is stored and before its record is erased, so a crash leaves no orphaned file. Retention counts from the end of
+a job; a job that has not ended is never swept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from service.periodic import Periodic
 from service.storage import Storage, StorageUnavailable
 
 AFTERMATH = timedelta(hours=1)
-"""So long a submission may be under way without a record, and a worker may still write files of an erased job."""
+"""Time for which a submission may be in progress without a record, and a worker may still write files of an erased
+job."""
 
 SWEEP_INTERVAL = 30.0
 """Seconds."""
@@ -37,27 +38,27 @@ class Retention:
     """Erases jobs. Any number of processes may do so at the same time."""
 
     def __init__(self, client: redis.Redis, store: JobStore, storage: Storage, remember: timedelta) -> None:
-        """`remember`: how long an erased job is told from one that never was."""
+        """`remember`: how long an erased job answers 410 instead of 404."""
         self._redis = client
         self._store = store
         self._storage = storage
         self._remember = remember
 
     def watch(self, job_id: str) -> None:
-        """Files of a job with this id are about to be stored, its record is to follow. Raises StoreUnavailable."""
+        """Register the job before its first file is stored. Its record follows. Raises StoreUnavailable."""
         with reachable():
             self._redis.zadd(_UNRECORDED, {job_id: time.time() + AFTERMATH.total_seconds()})
 
     def take_back(self, job_id: str) -> None:
-        """Erase what a refused submission has left, without a trace.
+        """Erase all of a refused submission.
 
-        Raises StoreUnavailable or StorageUnavailable where not all of it could be erased; a later sweep does it then.
+        Raises StoreUnavailable or StorageUnavailable if not everything could be erased; a later sweep erases the rest.
         """
         self._store.erase(job_id)
         self._erase_files(job_id)
 
     def erase(self, job: Job) -> None:
-        """Erase all of the job. Files that storage cannot erase now are erased later. Raises StoreUnavailable."""
+        """Erase the whole job. Files that storage cannot erase now are erased later. Raises StoreUnavailable."""
         self.watch(job.id)
         self._store.erase(job.id, self._remember)
         try:
@@ -70,9 +71,9 @@ class Retention:
         # Otherwise its worker may write another file before it learns of the erasure: a later sweep erases that.
 
     def sweep(self, now: float | None = None) -> int:
-        """Erase the jobs whose retention is over, and files whose record is gone; return how many jobs that were.
+        """Erase expired jobs and files without a record; return the number of jobs.
 
-        `now`: seconds since 1970, the clock's where absent, for the files. Raises StoreUnavailable, StorageUnavailable.
+        `now`: seconds since 1970, for the files; default the clock's. Raises StoreUnavailable, StorageUnavailable.
         """
         erased = self._sweep_jobs() + self._sweep_files(time.time() if now is None else now)
         self._store.recheck_unreadable()
@@ -108,7 +109,7 @@ class Retention:
                 try:
                     self._store.get(job_id)
                     self._settle(job_id)
-                except UnreadableRecord:  # its job is there, and so are its files
+                except UnreadableRecord:  # the job exists, so its files stay
                     self._settle(job_id)
                 except UnknownJob:
                     self._erase_files(job_id)

@@ -1,4 +1,4 @@
-"""Claims of jobs: leases, what workers report, and what the reaper needs to take a job from a dead one."""
+"""Claims of jobs: leases, reports of workers, and what the reaper needs to take jobs from dead workers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from service.jobs.record import Job, JobError, Output, Progress, Timings, Unread
 from service.jobs.records import AGEING, LEASE, RecordStore, UnknownJob, decoded, progress_data
 
 LONGEST_HEARTBEAT = 15.0
-"""Seconds for which a worker's heartbeat is good at most."""
+"""Maximum validity of a worker's heartbeat, in seconds."""
 
 MODEL_RETRY = 5.0
 """Seconds until a job whose model a worker lacks is offered to the next one."""
 
 
 class JobStore(RecordStore):
-    """The records, with what workers and the reaper do to them. Raises as RecordStore."""
+    """The records, with the operations of workers and the reaper. Raises as RecordStore."""
 
     def __init__(self, client: redis.Redis, lease: float = LEASE, ageing: float = AGEING) -> None:
         super().__init__(client, lease, ageing)
@@ -31,11 +31,10 @@ class JobStore(RecordStore):
         self._renew = client.register_script(scripts.RENEW)
 
     def claim(self, job_id: str, holder: str, alone: bool = False) -> Job | None:
-        """Take a job over and become its only holder: the new record, whose `attempt` is the fencing token.
+        """Claim a job: the new record, whose `attempt` is the fencing token.
 
-        The claim is good for `lease` seconds and has to be renewed. `holder` is the name of the process, `alone`
-        whether it does nothing else meanwhile. None where nothing is to be done: the job has ended, was erased, or is
-        held.
+        The claim is valid for `lease` seconds and has to be renewed. `holder` is the name of the process; `alone`:
+        the job runs alone there. None if the job cannot be claimed: it has ended, was erased, or is held.
         """
         try:
             return self._change(job_id, lambda job: record.claim(job, holder, alone))
@@ -43,8 +42,8 @@ class JobStore(RecordStore):
             return None
 
     def model_missing(self, job_id: str, patience: timedelta) -> Job:
-        """A worker without the job's model has its message, and has not claimed it. The job waits for another worker,
-        and has failed if it has waited for `patience`; the reaper sends its next message in MODEL_RETRY seconds.
+        """A worker without the job's model received its message. The job waits for another worker, and fails after
+        `patience`. The reaper sends its next message in MODEL_RETRY seconds.
 
         Raises UnknownJob; IllegalTransition if it has ended or is held.
         """
@@ -53,9 +52,9 @@ class JobStore(RecordStore):
         return job
 
     def renew(self, job_id: str, token: int) -> bool:
-        """Hold the job for another `lease` seconds, also when the lease ran out and nobody took the job since.
+        """Extend the lease by `lease` seconds, even if it has expired but nobody has claimed the job since.
 
-        Returns whether a cancel was asked for. Raises StaleClaim if the job is no longer held with this token.
+        Returns whether a cancel was requested. Raises StaleClaim if the job is no longer held with this token.
         """
         with reachable():
             answer = self._renew(keys=[attempt_key(job_id), LEASES], args=[token, job_id, self._milliseconds()])
@@ -66,7 +65,7 @@ class JobStore(RecordStore):
         return self._change(job_id, lambda job: record.start(job, token))
 
     def progress(self, job_id: str, token: int, progress: Progress) -> bool:
-        """Report a step; returns whether a cancel was asked for. Raises StaleClaim as `renew`."""
+        """Report a step; returns whether a cancel was requested. Raises StaleClaim as `renew`."""
         values = {key: "" if value is None else value for key, value in asdict(progress).items()}
         happened = progress_data(progress, None, token)
         arguments: list[Any] = [token, job_id, happened, *(part for pair in values.items() for part in pair)]
@@ -83,15 +82,15 @@ class JobStore(RecordStore):
         return self._change(job_id, lambda job: record.fail(job, token, error))
 
     def cancelled(self, job_id: str, token: int) -> Job:
-        """The job that was to be cancelled is stopped. Raises UnknownJob, StaleClaim, IllegalTransition."""
+        """The worker has stopped a job whose cancel was requested. Raises UnknownJob, StaleClaim, IllegalTransition."""
         return self._change(job_id, lambda job: record.stopped(job, token))
 
     def hand_back(self, job_id: str, token: int) -> Job:
-        """Let go of a job; nothing is counted. Raises UnknownJob, StaleClaim, IllegalTransition."""
+        """Release a job without a strike. Raises UnknownJob, StaleClaim, IllegalTransition."""
         return self._change(job_id, lambda job: record.hand_back(job, token))
 
     def strike(self, job_id: str, token: int, error: JobError) -> Job:
-        """The attempt failed with `error`, which might pass: the job waits again, or has failed if this was its last
+        """The attempt failed with `error`, and another one may succeed: the job is requeued, or fails at its last
         strike. Raises UnknownJob, StaleClaim, IllegalTransition."""
         return self._change(job_id, lambda job: record.strike(job, token, error))
 
@@ -100,18 +99,18 @@ class JobStore(RecordStore):
         return self._change(job_id, lambda job: record.spooled(job, token, holder))
 
     def announce_worker(self, name: str, seconds: float = LONGEST_HEARTBEAT) -> None:
-        """A worker's heartbeat, good for `seconds`, at most LONGEST_HEARTBEAT."""
+        """Write a worker's heartbeat, valid for `seconds`, at most LONGEST_HEARTBEAT."""
         with reachable():
             self._redis.zadd(WORKERS, {name: self._now() + min(seconds, LONGEST_HEARTBEAT)})
 
     def forget_worker(self, name: str) -> None:
-        """A worker stops in order."""
+        """Remove the heartbeat of a worker that shuts down."""
         with reachable():
             self._redis.zrem(WORKERS, name)
 
     def workers(self) -> list[str]:
-        """Names of the workers whose heartbeat is good. One that is further ahead than LONGEST_HEARTBEAT was written
-        before Redis' clock went back, and counts for nothing: a live worker writes the next one within seconds."""
+        """Names of the workers with a valid heartbeat. One that expires later than LONGEST_HEARTBEAT from now was
+        written before Redis' clock went back and is ignored: a live worker writes the next one within seconds."""
         with reachable():
             now = self._now()
             self._redis.zremrangebyscore(WORKERS, "-inf", now)
@@ -119,11 +118,11 @@ class JobStore(RecordStore):
         return sorted(decoded(name) for name in names)
 
     def uptime(self) -> float:
-        """Seconds since Redis was started, by its clock on the wall."""
+        """Seconds since Redis was started, by its wall clock."""
         return self.server()[1]
 
     def server(self) -> tuple[str, float]:
-        """The id of this run of Redis, and the seconds since it was started, by its clock on the wall."""
+        """The id of this run of Redis, and the seconds since it was started, by its wall clock."""
         with reachable():
             info: Any = self._redis.info("server")
         return str(info["run_id"]), float(info["uptime_in_seconds"])
@@ -131,7 +130,7 @@ class JobStore(RecordStore):
     def leases_run_out(self, limit: int = 100) -> list[str]:
         """Ids of held jobs whose lease was not renewed in time.
 
-        No lease ends later than one lease from now, also where Redis' clock went back since it was renewed.
+        No lease ends later than one lease from now, even if Redis' clock went back since it was renewed.
         """
         return self._ids_due(LEASES, limit, longest=self._milliseconds())
 
@@ -143,24 +142,24 @@ class JobStore(RecordStore):
         return [job for job in jobs if job.holder and job.holder.startswith(holder)]
 
     def abandon(self, job_id: str, known_dead: bool = False) -> Job | None:
-        """Take the job from a holder whose lease has run out, or that is `known_dead`: it waits again, or has failed.
+        """Take the job from a holder whose lease has expired, or that is `known_dead`: it is requeued or fails.
 
-        None where nothing is to be done: the lease was renewed meanwhile, or the holder let go of the job.
+        None if the lease was renewed meanwhile, or the holder has released the job.
         """
         try:
             return self._change(job_id, lambda job: record.abandon(job, job.attempt), guarded=not known_dead)
         except (UnknownJob, record.StaleClaim, record.IllegalTransition):
             return None
-        except UnreadableRecord:  # looked at again later, so that it does not hide the others
+        except UnreadableRecord:  # postponed, so that it does not block the others
             self._postpone(LEASES, self._milliseconds(), [job_id])
             return None
 
     def without_message(self, limit: int = 100) -> list[str]:
-        """Ids of jobs that wait, that nobody holds, and that should have been claimed by now."""
+        """Ids of queued jobs without a holder that should have been claimed by now."""
         return self._ids_due(UNCLAIMED, limit, longest=max(self._patience(), int(1000 * MODEL_RETRY)))
 
     def expect_claims(self, job_ids: list[str]) -> None:
-        """A message for each of them is on its way: `without_message` does not list them for a while."""
+        """A message was sent for each of them: `without_message` does not list them for a while."""
         self._postpone(UNCLAIMED, self._patience(), job_ids)
 
     @staticmethod
@@ -170,6 +169,6 @@ class JobStore(RecordStore):
         return int(answer) == 2
 
     def _now(self) -> float:
-        """Seconds since 1970 by Redis' clock: those of the workers may differ."""
+        """Seconds since 1970 by Redis' clock. The workers' clocks may differ."""
         seconds, microseconds = self._redis.time()
         return seconds + microseconds / 1e6

@@ -299,8 +299,8 @@ def test_who_comes_later_sees_what_has_emerged_so_far(
 
 @pytest.mark.timed
 def test_the_stream_breathes(client: httpx.Client, store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert route.BREATH == 15
-    monkeypatch.setattr(route, "BREATH", 0.2)
+    assert route.HEARTBEAT_S == 15
+    monkeypatch.setattr(route, "HEARTBEAT_S", 0.2)
     _, url = queued(store)
     with Stream(client, url) as stream:
         stream.next()
@@ -311,7 +311,7 @@ def test_the_stream_breathes(client: httpx.Client, store: JobStore, monkeypatch:
 def test_the_end_is_told_even_if_the_stream_has_lost_it(
     client: httpx.Client, store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(route, "BREATH", 0.5)
+    monkeypatch.setattr(route, "HEARTBEAT_S", 0.5)
     job, url = queued(store)
     with Stream(client, url) as stream:
         stream.next()
