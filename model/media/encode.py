@@ -109,7 +109,10 @@ def replacing(path: str | Path) -> Iterator[str]:
 @contextmanager
 def new_mp4(path: str | Path, comment: str) -> Iterator[OutputContainer]:
     """An MP4 with its index at the front and `comment` as metadata. Add all streams before the first packet."""
-    with replacing(path) as part, av.open(part, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with (
+        replacing(path) as part,
+        av.open(part, "w", format="mp4", options={"movflags": "+faststart", "strict": "unofficial"}) as container,
+    ):
         container.metadata["comment"] = comment
         yield container
 
