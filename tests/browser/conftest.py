@@ -1,7 +1,7 @@
-"""The studio page in the system's Chromium, before a stack as `duet serve` starts it.
+"""The studio page in the system's Chromium, with a stack that `duet serve` runs.
 
-`make test-browser` runs these; `make test` does not. Every state that a test comes by is looked at twice, in light and
-in dark: axe-core must find nothing serious, and a picture of it is left in build/screenshots.
+`make test-browser` runs these tests, `make test` does not. `Studio.look` checks a state of the page with axe-core, in
+light and in dark, and saves a screenshot of it in build/screenshots.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.service.keys import KEYS, with_keys
 
 SCREENSHOTS = Path("build/screenshots")
 WAIT = 30_000
-"""Milliseconds: a job of some steps on a machine that does other things as well."""
+"""Milliseconds that a short job may take on a busy machine."""
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
 
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def chromium_program() -> str:
-    """Where Chromium is. Fails, saying what to install, where there is none."""
+    """The path of Chromium. Without it, ends the run with a message that says what to install."""
     names = (os.environ.get("DUET_CHROMIUM"), "chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
     found = next((path for name in names if name and (path := shutil.which(name))), None)
     if found is None:
@@ -53,7 +53,7 @@ def chromium_program() -> str:
 
 @dataclass
 class Studio:
-    """A browser's window on one service. What it complained of, and whom it asked, is kept."""
+    """A browser page on one service, with its console errors and the URLs it requested."""
 
     page: Page
     url: str
@@ -66,17 +66,17 @@ class Studio:
         self.page.on("request", lambda request: self.asked.append(request.url))
 
     def visit(self, path: str = "/") -> Page:
-        """Go there, and wait for the page to be made."""
+        """Open the path and wait until the page is ready."""
         self.page.goto(self.url + path)
         expect(self.page.locator("body.ready")).to_be_attached()
         return self.page
 
     def job_id(self) -> str:
-        """The open job, as the address has it."""
+        """The id of the open job, from the page's URL."""
         return dict(part.split("=") for part in urlsplit(self.page.url).query.split("&"))["job"]
 
     def look(self, name: str) -> None:
-        """Take a picture and let axe-core look, in light and in dark. Fails for what is serious."""
+        """Take a screenshot and run axe-core, in light and in dark. Fails for serious violations."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         for scheme in ("light", "dark"):
             self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
@@ -87,18 +87,18 @@ class Studio:
         self.page.emulate_media(color_scheme="light", reduced_motion="no-preference")
 
     def fits(self) -> None:
-        """Fails if one would have to scroll sideways."""
+        """Fail if the page scrolls sideways."""
         wide, room = self.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         assert wide <= room, f"{wide} pixels of content on {room}"
 
     def check(self) -> None:
-        """Fails if the browser complained, or asked anybody but this service."""
+        """Fail if the console has errors or another host was contacted."""
         assert not self.complaints
         strangers = [url for url in self.asked if not url.startswith((self.url, "data:", "blob:"))]
         assert not strangers
 
     def _listen(self, message: ConsoleMessage) -> None:
-        # That a request was refused is what the page itself has to say; it is no fault of the page.
+        # A refused request is not a fault of the page, which explains it.
         if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
             self.complaints.append(message.text)
 
@@ -112,7 +112,7 @@ def _told(violations: list[dict[str, Any]]) -> str:
 
 @dataclass
 class Service:
-    """A running service: its address, the folder of its data, a client of its API."""
+    """A running service: its URL, its data folder and a client of its API."""
 
     url: str
     data: Path
@@ -121,7 +121,7 @@ class Service:
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    """One stack for all tests; nobody is asked for a key."""
+    """One stack for all tests, without keys."""
     with tempfile.TemporaryDirectory(prefix="duet-browser-") as folder:
         data = Path(folder) / "data"
         serve = Serve(data, "--port", "0")
@@ -134,7 +134,7 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_running(service: Service) -> Iterator[None]:
-    """What a test leaves running would keep the next one waiting."""
+    """Delete unfinished jobs after each test, because the next test's would wait for them."""
     yield
     for state in ("queued", "in_progress"):
         for job in service.client.get("/jobs", params={"status": state}).json()["data"]:
@@ -143,7 +143,7 @@ def nothing_left_running(service: Service) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def service_with_keys(service: Service) -> Iterator[str]:
-    """Another API process' worth of the same stack that asks for keys: its address."""
+    """The URL of another API of the same stack that requires keys."""
     settings = Settings(redis_url=f"unix://{service.data}/redis/redis.sock", data=service.data)
     api = RunningApi(create_app(with_keys(settings)))
     api.start()
@@ -153,7 +153,7 @@ def service_with_keys(service: Service) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def key() -> str:
-    """A key that the service knows."""
+    """A valid key."""
     return KEYS["alice"]
 
 
@@ -172,7 +172,7 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture
 def new_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
-    """A browser of its own, with nothing kept; the arguments are Playwright's."""
+    """Creates a new browser context; the arguments are Playwright's."""
     contexts: list[BrowserContext] = []
 
     def new(**options: Any) -> BrowserContext:
@@ -190,7 +190,7 @@ def new_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
 
 @pytest.fixture
 def studio(new_context: Callable[..., BrowserContext], service: Service) -> Iterator[Studio]:
-    """The studio on a desk, not visited yet."""
+    """The studio on a desktop, not opened yet."""
     studio = Studio(new_context().new_page(), service.url)
     yield studio
     studio.check()
@@ -198,7 +198,7 @@ def studio(new_context: Callable[..., BrowserContext], service: Service) -> Iter
 
 @pytest.fixture
 def phone(new_context: Callable[..., BrowserContext], service: Service) -> Iterator[Studio]:
-    """The studio on a small phone, not visited yet."""
+    """The studio on a small phone, not opened yet."""
     context = new_context(viewport={"width": 360, "height": 740}, device_scale_factor=2, has_touch=True, is_mobile=True)
     studio = Studio(context.new_page(), service.url)
     yield studio

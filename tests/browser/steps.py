@@ -1,4 +1,4 @@
-"""What users do on the page, and what they see and hear of a clip."""
+"""Actions of users on the page, and checks of the clip they see and hear."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from playwright.sync_api import Locator, Page, expect
 T = TypeVar("T")
 
 LONG = 1000
-"""Steps of a job that does not end by itself while a test looks at it."""
+"""Steps of a job that does not end during a test."""
 
 WATCHED = 150
-"""Of a job that lasts long enough to be looked at on the way, and is soon over."""
+"""Steps of a job that a test can observe while it runs, but that ends soon."""
 
 _DROP = """
 ({name, type, data}) => {
@@ -41,7 +41,7 @@ async (url) => {
 
 
 def soon(page: Page, condition: Callable[[], T], what: str, seconds: float = 30.0) -> T:
-    """As `tests.waiting.until`, but lets Playwright hear of what happens on the page between the looks."""
+    """As `tests.waiting.until`, but lets Playwright process the page's events between the checks."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
@@ -50,7 +50,7 @@ def soon(page: Page, condition: Callable[[], T], what: str, seconds: float = 30.
 
 
 def choose(page: Page, *, steps: int = 4, outputs: int = 1, enlarge: bool = False) -> None:
-    """Fill in the form for a job that is quick, or with LONG steps for one that is not. Enlarging is slow: one step."""
+    """Fill in the form, by default for a quick job. With `enlarge`, super-resolution has one step: it is slow."""
     page.get_by_label("Steps", exact=True).fill(str(steps))
     page.get_by_label("Outputs", exact=True).fill(str(outputs))
     more = page.get_by_text("More settings")
@@ -65,13 +65,13 @@ def choose(page: Page, *, steps: int = 4, outputs: int = 1, enlarge: bool = Fals
 
 
 def start(page: Page, button: str = "Make a clip") -> None:
-    """Send the form, and wait until the job is shown."""
+    """Submit the form and wait until the job is shown."""
     page.get_by_role("button", name=button).click()
     expect(page.locator(".stage-head")).to_be_visible()
 
 
 def result(page: Page) -> Locator:
-    """The player of the job's outcome, once it is there and its video can be played."""
+    """The player of the completed job, once its video can be played."""
     player = page.locator(".player")
     expect(player).to_be_visible(timeout=90_000)
     soon(page, lambda: clip(player).evaluate("media => media.readyState") >= 2, "the clip can be played")
@@ -79,7 +79,7 @@ def result(page: Page) -> Locator:
 
 
 def clip(player: Locator) -> Locator:
-    """The video that was made; beside it there may be the user's own."""
+    """The generated video. The user's own may be beside it."""
     return player.locator(".screen").last.locator("video")
 
 
@@ -90,7 +90,7 @@ def drop(page: Page, file: Path, media_type: str) -> None:
 
 
 def plays(player: Locator) -> None:
-    """Press play; fails unless the clip's time goes on and the line on the spectrogram with it."""
+    """Press play; fails unless the clip plays and the playhead on the spectrogram moves."""
     video, line = clip(player), player.locator(".playhead")
     player.get_by_role("button", name="Play").click()
     soon(player.page, lambda: video.evaluate("media => media.currentTime") > 0.2, "the clip plays")
@@ -101,12 +101,12 @@ def plays(player: Locator) -> None:
 
 
 def loudness(page: Page, url: str) -> tuple[float, float]:
-    """Root mean square (full scale is 1) and seconds of the sound in the file at `url`, as the browser decodes it."""
+    """Root mean square (full scale is 1) and duration in seconds of the sound at `url`, as the browser decodes it."""
     heard = page.evaluate(_LOUDNESS, url)
     return heard["rms"], heard["seconds"]
 
 
 def drawn(canvas: Locator) -> bool:
-    """Whether anything is on the canvas."""
+    """Whether the canvas is not empty."""
     pixels = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((value) => value > 0)"
     return bool(canvas.evaluate(pixels))

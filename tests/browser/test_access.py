@@ -1,4 +1,4 @@
-"""For everybody: by keyboard alone, on a phone, with less motion; and from no other machine."""
+"""Accessibility: keyboard, screen reader, phone, colour scheme, reduced motion; and no other hosts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.browser.conftest import Service, Studio
 from tests.browser.steps import WATCHED, choose, clip, drop, result, soon, start
 
 
-def test_by_keyboard_alone(studio: Studio) -> None:
+def test_the_page_works_by_keyboard_alone(studio: Studio) -> None:
     page = studio.visit()
     keys = page.keyboard
     keys.press("Tab")
@@ -34,7 +34,7 @@ def test_by_keyboard_alone(studio: Studio) -> None:
     keys.press("Enter")
     player = result(page)
     expect(page.get_by_role("heading", name="Clip from nothing")).to_be_focused()
-    for _ in range(20):  # from the heading on, in the order of the page
+    for _ in range(20):  # in the order of the page, from the heading
         keys.press("Tab")
         if player.get_by_role("button", name="Play").evaluate("button => button === document.activeElement"):
             break
@@ -45,7 +45,7 @@ def test_by_keyboard_alone(studio: Studio) -> None:
     expect(player.get_by_label("Position")).to_be_focused()
 
 
-def test_progress_is_told_to_a_screen_reader(studio: Studio) -> None:
+def test_progress_is_announced_to_a_screen_reader(studio: Studio) -> None:
     page = studio.visit()
     choose(page, steps=WATCHED)
     start(page)
@@ -72,7 +72,7 @@ def test_on_a_phone(phone: Studio, film: Path) -> None:
     soon(page, lambda: page.evaluate("scrollY") > 300, "the clip is scrolled to")
 
 
-def test_dark_and_light_are_switched_and_kept(studio: Studio) -> None:
+def test_the_colour_scheme_is_switched_and_kept(studio: Studio) -> None:
     page = studio.visit()
     page.emulate_media(color_scheme="light")
     paper = "getComputedStyle(document.body).backgroundColor"
@@ -87,9 +87,7 @@ def test_dark_and_light_are_switched_and_kept(studio: Studio) -> None:
     assert page.evaluate(paper) == dark
 
 
-def test_what_moves_stands_still_where_that_is_wanted(
-    new_context: Callable[..., BrowserContext], service: Service
-) -> None:
+def test_reduced_motion_is_respected(new_context: Callable[..., BrowserContext], service: Service) -> None:
     studio = Studio(new_context(reduced_motion="reduce").new_page(), service.url)
     page = studio.visit()
     moving = """Array.from(document.querySelectorAll("*"), (each) => getComputedStyle(each))
@@ -100,10 +98,10 @@ def test_what_moves_stands_still_where_that_is_wanted(
     assert clip(result(page)).evaluate("media => media.paused")
 
 
-def test_the_description_is_readable_without_a_network(
+def test_the_api_documentation_works_offline(
     new_context: Callable[..., BrowserContext], service_with_keys: str
 ) -> None:
-    """With keys on, too: what it describes is no secret."""
+    """With keys too: the description is public."""
     studio = Studio(new_context().new_page(), service_with_keys)
     page = studio.page
     page.goto(f"{studio.url}/docs")

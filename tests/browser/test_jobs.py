@@ -1,4 +1,4 @@
-"""Jobs while they run, and afterwards: stopped, reloaded, seen from another tab, deleted."""
+"""Jobs while they run and afterwards: cancel, reload, several tabs, delete, gallery, event stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.browser.steps import LONG, WATCHED, choose, result, soon, start
 
 
 def steps_done(page: Page) -> int:
-    """How far the open job is, as the page says; 0 before its first step."""
+    """The number of completed steps that the page shows; 0 before the first."""
     found = re.search(r"step (\d+) of", page.locator(".progress-detail").inner_text())
     return int(found[1]) if found else 0
 
@@ -34,8 +34,8 @@ def test_a_running_job_is_canceled(studio: Studio) -> None:
     expect(page.locator(".stage-head .chip")).to_have_text("Canceled")
 
 
-def test_a_job_that_waits_tells_its_place(studio: Studio, service: Service) -> None:
-    for _ in range(12):  # more than a worker takes at a time
+def test_a_queued_job_shows_its_position(studio: Studio, service: Service) -> None:
+    for _ in range(12):  # more than a worker holds at a time
         service.client.post("/generate", json={"steps": LONG, "super_resolution": False}).raise_for_status()
     page = studio.visit()
     choose(page)
@@ -45,7 +45,7 @@ def test_a_job_that_waits_tells_its_place(studio: Studio, service: Service) -> N
     studio.look("waiting")
 
 
-def test_a_reload_shows_the_job_that_runs(studio: Studio) -> None:
+def test_a_reload_shows_the_running_job(studio: Studio) -> None:
     page = studio.visit()
     choose(page, steps=LONG)
     start(page)
@@ -76,7 +76,7 @@ def test_two_tabs_side_by_side(new_context: Callable[..., BrowserContext], servi
         tab.check()
 
 
-def test_a_job_is_deleted_after_a_question(studio: Studio, service: Service) -> None:
+def test_a_job_is_deleted_after_confirmation(studio: Studio, service: Service) -> None:
     page = studio.visit()
     choose(page, steps=2)
     start(page)
@@ -125,7 +125,7 @@ def test_the_gallery_shows_one_kind(studio: Studio, service: Service, film: Path
     expect(page.locator(f"#jobs [data-id={nothing}]")).to_be_visible()
 
 
-def test_without_events_the_job_is_asked_for(studio: Studio) -> None:
+def test_without_events_the_job_is_polled(studio: Studio) -> None:
     page = studio.visit()
     page.route("**/events", lambda route: route.abort())
     choose(page, steps=WATCHED)
@@ -134,8 +134,8 @@ def test_without_events_the_job_is_asked_for(studio: Studio) -> None:
     result(page)
 
 
-def test_a_broken_stream_goes_on_where_it_was(studio: Studio, service: Service) -> None:
-    """The first stream ends after a few events; the page connects again and says which was the last."""
+def test_a_broken_stream_resumes(studio: Studio, service: Service) -> None:
+    """The first stream ends after a few events; the page reconnects with the id of the last one."""
     page = studio.visit()
     last_ids: list[str | None] = []
 
@@ -163,7 +163,7 @@ def test_a_broken_stream_goes_on_where_it_was(studio: Studio, service: Service) 
     assert last_ids[1] == sent[0]
 
 
-def test_events_are_read_however_they_are_cut(studio: Studio) -> None:
+def test_events_are_parsed_however_they_are_split(studio: Studio) -> None:
     page = studio.visit()
     text = ": hello\r\nretry: 50\r\n\r\nid: 7\nevent: status\ndata: {\ndata: }\n\ndata:x\r\rid: 8\ndata: lost"
     read = """async (text) => {
@@ -182,7 +182,7 @@ def test_events_are_read_however_they_are_cut(studio: Studio) -> None:
 
 
 def _quick(client: httpx.Client) -> str:
-    """A job that is canceled before it runs, or soon after: a card in the gallery."""
+    """A canceled job, as a card in the gallery; its id."""
     job = client.post("/generate", json={"steps": LONG, "super_resolution": False}).raise_for_status().json()
     client.post(job["urls"]["cancel"]).raise_for_status()
     return str(job["id"])

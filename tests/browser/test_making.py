@@ -1,4 +1,4 @@
-"""The three ways to a clip, from the first click to the sound."""
+"""The three kinds of job, from the form to the played clip."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_clip_from_nothing(studio: Studio, tmp_path: Path) -> None:
     assert b"ftyp" in (tmp_path / "clip.mp4").read_bytes()[:12]
 
 
-def test_an_untrained_model_is_called_so(studio: Studio) -> None:
+def test_an_untrained_model_is_labelled(studio: Studio) -> None:
     def untrained(route: Route) -> None:
         answer = route.fetch()
         models = answer.json()
@@ -106,7 +106,7 @@ def test_a_video_for_a_chosen_sound(studio: Studio, music: Path) -> None:
     plays(player)
 
 
-def test_the_clip_is_seen_while_it_emerges(studio: Studio) -> None:
+def test_previews_are_shown_while_a_job_runs(studio: Studio) -> None:
     page = studio.visit()
     choose(page, steps=WATCHED)
     start(page)
@@ -150,8 +150,8 @@ def test_a_clip_can_be_made_again_and_varied(studio: Studio) -> None:
     expect(page.get_by_label("Steps", exact=True)).to_have_value("3")
 
 
-def test_a_dropped_sound_is_heard_as_it_was(studio: Studio, tmp_path: Path) -> None:
-    """Two seconds of silence, and it is told that they are silent: what is heard is the file's own sound."""
+def test_a_clip_has_the_uploaded_sound(studio: Studio, tmp_path: Path) -> None:
+    """The upload is two seconds of silence, so the clip must be silent."""
     silence = tmp_path / "silence.wav"
     with wave.open(str(silence), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))

@@ -26,7 +26,7 @@ StartApi = Callable[..., RunningApi]
 
 @pytest.fixture
 def start_api(service: Service) -> Iterator[StartApi]:
-    """Starts an API of the stack with other settings, `keys` or not."""
+    """Starts another API of the stack with other settings."""
     running: list[RunningApi] = []
 
     def start_api(keys: bool = False, **changes: Any) -> RunningApi:

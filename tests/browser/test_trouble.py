@@ -1,4 +1,4 @@
-"""What goes wrong is said in words, with what to do about it; and who may come in."""
+"""Errors and their advice, and API keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.browser.conftest import Service, Studio
 from tests.browser.steps import choose, clip, drop, loudness, result, start
 
 
-def test_a_broken_file_is_told_what_it_is(studio: Studio, tmp_path: Path) -> None:
+def test_a_broken_file_is_explained(studio: Studio, tmp_path: Path) -> None:
     broken = tmp_path / "holiday.mp4"
     broken.write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 40)
     page = studio.visit()
@@ -25,7 +25,7 @@ def test_a_broken_file_is_told_what_it_is(studio: Studio, tmp_path: Path) -> Non
     expect(page.get_by_role("button", name="Make its sound")).to_be_enabled()
 
 
-def test_a_video_without_sound_has_none_to_make_a_video_for(studio: Studio, tmp_path: Path) -> None:
+def test_a_text_file_is_refused_with_the_accepted_formats(studio: Studio, tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("This is no clip.")
     page = studio.visit()
@@ -34,7 +34,7 @@ def test_a_video_without_sound_has_none_to_make_a_video_for(studio: Studio, tmp_
     expect(page.get_by_role("alert")).to_contain_text("MP4")
 
 
-def test_a_wrong_number_is_marked_at_its_field(studio: Studio) -> None:
+def test_an_invalid_number_is_marked_at_its_field(studio: Studio) -> None:
     page = studio.visit()
     steps = page.get_by_label("Steps", exact=True)
     steps.fill("0")
@@ -47,8 +47,8 @@ def test_a_wrong_number_is_marked_at_its_field(studio: Studio) -> None:
     expect(page.locator(".field-steps .error")).to_be_hidden()
 
 
-def test_what_only_the_service_knows_is_marked_too(studio: Studio) -> None:
-    """25 of 1000 steps are a stride that ddim can walk, 60 are none: that is not in any limit of a field."""
+def test_an_error_from_the_service_is_marked_at_its_field(studio: Studio) -> None:
+    """ddim needs an integer stride of 1000 steps: 25 has one, 60 has not. No limit of the field says so."""
     page = studio.visit()
     page.get_by_text("More settings").click()
     page.get_by_label("Super-resolution sampler").select_option("ddim")
@@ -59,13 +59,13 @@ def test_what_only_the_service_knows_is_marked_too(studio: Studio) -> None:
     expect(page.locator(".field-sr_steps .error")).to_contain_text("one integer stride")
 
 
-def test_a_job_that_is_not_there(studio: Studio) -> None:
+def test_an_unknown_job_is_explained(studio: Studio) -> None:
     page = studio.visit("/?job=job_01JD0000000000000000000000")
     expect(page.get_by_role("alert")).to_contain_text("There is no job")
     studio.look("no-job")
 
 
-def test_a_service_that_does_not_answer(studio: Studio) -> None:
+def test_an_unreachable_service_is_explained(studio: Studio) -> None:
     page = studio.visit()
     page.route("**/generate", lambda route: route.abort())
     page.get_by_role("button", name="Make a clip").click()
@@ -77,8 +77,8 @@ def test_a_service_that_does_not_answer(studio: Studio) -> None:
     result(page)
 
 
-def test_a_request_whose_answer_was_lost_makes_one_job(studio: Studio, service: Service) -> None:
-    """It arrived, only its answer did not: pressing the button again shows the job that was made."""
+def test_a_lost_response_creates_no_second_job(studio: Studio, service: Service) -> None:
+    """The request arrived, but its response did not. Pressing the button again shows the created job."""
     page = studio.visit()
     choose(page, steps=2)
     arrived: list[str] = []
@@ -94,12 +94,12 @@ def test_a_request_whose_answer_was_lost_makes_one_job(studio: Studio, service: 
     start(page)
     assert arrived == [studio.job_id()]
     result(page)
-    # The same once more is another job: this one was answered.
+    # Submitted again after a response, the same form creates another job.
     start(page)
     expect(page).not_to_have_url(re.compile(arrived[0]))
 
 
-def test_with_keys_on_a_key_is_asked_for_and_kept_in_the_tab(
+def test_the_page_asks_for_a_key_and_keeps_it_in_the_tab(
     new_context: Callable[..., BrowserContext], service_with_keys: str, key: str
 ) -> None:
     context = new_context()

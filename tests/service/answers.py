@@ -1,4 +1,4 @@
-"""Reading answers of the API."""
+"""Checks of API responses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import httpx
 
 
 def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The body of a problem, after checking that it is one as RFC 9457 and the contract have it."""
+    """The body of a problem, checked against RFC 9457 and the contract."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = response.json()

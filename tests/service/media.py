@@ -1,4 +1,4 @@
-"""Small media files, made here."""
+"""Small generated media files."""
 
 from __future__ import annotations
 

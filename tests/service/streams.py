@@ -1,4 +1,4 @@
-"""Reading server-sent events, as the standard says that they are to be read."""
+"""A reader of server-sent events, as the HTML standard defines it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Stream:
     """An open stream of events, read in a thread, until it ends or is closed."""
 
     def __init__(self, client: httpx.Client, job: str, last: str | None = None) -> None:
-        """`job` is the path of a job; `last` the id of the last event that was seen."""
+        """`job`: the path of the job; `last`: the id of the last event that was seen."""
         headers = {} if last is None else {"Last-Event-ID": last}
         self._context = client.stream("GET", f"{job}/events", headers=headers, timeout=60)
         self.response = self._context.__enter__()
@@ -37,7 +37,7 @@ class Stream:
         self._reader.start()
 
     def next(self, kind: str | None = None, seconds: float = 10) -> Sent:
-        """The next event; of this `kind`, if given, passing over others. Fails where the stream ends before."""
+        """The next event, or the next of this `kind`. Fails if the stream ends before."""
         while True:
             event = self._events.get(timeout=seconds)
             assert event is not None, f"the stream ended without {kind or 'another event'}"
@@ -45,14 +45,14 @@ class Stream:
                 return event
 
     def rest(self, seconds: float = 10) -> list[Sent]:
-        """All that comes until the stream ends."""
+        """All events until the stream ends."""
         events = []
         while event := self._events.get(timeout=seconds):
             events.append(event)
         return events
 
     def nothing(self, seconds: float) -> None:
-        """Fails if an event comes, or the stream ends, within so many seconds."""
+        """Fail if an event arrives or the stream ends within this time."""
         try:
             event = self._events.get(timeout=seconds)
         except queue.Empty:
@@ -60,7 +60,7 @@ class Stream:
         raise AssertionError(f"nothing was to come, and there was {event}")
 
     def close(self) -> None:
-        """Go away, as a page that is closed does."""
+        """Disconnect, like a page that is closed."""
         with contextlib.suppress(OSError):  # the stream has ended
             # Closed while the thread reads from it, the socket would stay open.
             self.response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)

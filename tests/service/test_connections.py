@@ -1,4 +1,4 @@
-"""Clients that send headers without end, too slowly, or over too many connections."""
+"""Clients that send endless or slow headers, or open too many connections."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _connect(api: RunningApi) -> socket.socket:
 
 
 def _sent(client: socket.socket, piece: bytes, most: int) -> int:
-    """Send `piece` again and again until the server closes the connection; the bytes sent."""
+    """Send `piece` until the server closes the connection; return the number of bytes sent."""
     sent = 0
     with contextlib.suppress(ConnectionError):
         while sent < most:
@@ -45,7 +45,7 @@ def _sent(client: socket.socket, piece: bytes, most: int) -> int:
     [REQUEST, REQUEST + b"X: ", b"GET /", REQUEST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"],
     ids=["headers", "a header", "a path", "trailers"],
 )
-def test_endless_headers_end(api: RunningApi, opening: bytes, piece: bytes) -> None:
+def test_endless_headers_are_refused(api: RunningApi, opening: bytes, piece: bytes) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with _connect(api) as client:
         client.sendall(opening)
@@ -77,7 +77,7 @@ def test_the_second_request_of_a_connection_has_the_same_limit(api: RunningApi) 
         assert client.recv(4000).startswith(b"HTTP/1.1 408 ")
 
 
-def test_one_address_has_so_many_connections(api: RunningApi) -> None:
+def test_connections_of_an_address_are_limited(api: RunningApi) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(5):
             stack.enter_context(_connect(api))
@@ -87,7 +87,7 @@ def test_one_address_has_so_many_connections(api: RunningApi) -> None:
     assert httpx.get(f"{api.url}/healthz", trust_env=False).status_code == 200
 
 
-def test_a_body_in_many_small_chunks_is_no_header(api: RunningApi) -> None:
+def test_a_body_in_many_small_chunks_does_not_count_as_headers(api: RunningApi) -> None:
     body = b'{"metadata": {"a": "' + b"x" * 500 + b'"}}'
     chunks = (bytes([byte]) for byte in body)
     headers = {"Content-Type": "application/json"}

@@ -22,7 +22,7 @@ def test_the_defaults_serve_this_machine_only_and_keep_a_week() -> None:
     assert settings.storage_url == "data/storage"
 
 
-def test_the_environment_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PORT": "9000", "RETENTION": "12h", "STORAGE": "s3://clips/duet", "DATA": "/srv/duet"}.items():
         monkeypatch.setenv(f"DUET_{name}", value)
     settings = load_settings()
@@ -42,7 +42,7 @@ def test_the_environment_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
         ("7d", timedelta(days=7)),
     ],
 )
-def test_durations_are_written_as_people_write_them(text: str, duration: timedelta) -> None:
+def test_durations_have_units(text: str, duration: timedelta) -> None:
     assert load_settings(retention=text).retention == duration
 
 
@@ -111,18 +111,18 @@ BAD = {
     "metrics_host": ["", "http://127.0.0.1"],
     "otlp_endpoint": ["collector:4318"],
 }
-"""What each setting refuses by itself. Those without were taken as they are; the machine, or another setting, refuses
-them further below."""
+"""Values that each setting refuses by itself. A setting without any is checked against the machine or other settings,
+below."""
 
 
-def test_every_setting_is_tried_with_a_bad_value() -> None:
+def test_bad_values_cover_every_setting() -> None:
     assert set(BAD) == set(Settings.model_fields)
     on_the_machine = {"data", "models", "gpu_locks", "s3_access_key", "s3_secret_key"}
     assert {name for name, values in BAD.items() if not values} == on_the_machine
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
-def test_a_bad_value_ends_the_process_and_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_value_stops_the_process_and_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     variable = f"DUET_{name.upper()}"
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit) as end:
@@ -136,7 +136,7 @@ def test_a_bad_value_ends_the_process_and_is_named(name: str, value: str, monkey
         assert sentence.startswith(f"{variable} is {value!r}: ")
 
 
-def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_in_a_url_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DUET_REDIS_URL", "http://me:hush@redis.example")
     with pytest.raises(SystemExit) as end:
         load_settings()
@@ -160,7 +160,7 @@ def test_settings_that_contradict_each_other_are_named(given: dict[str, Any], na
     assert "hush" not in str(end.value)
 
 
-def test_all_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_errors_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PORT": "eighty", "RETENTION": "soon", "REDIS_ULR": "redis://localhost"}.items():
         monkeypatch.setenv(f"DUET_{name}", value)
     with pytest.raises(SystemExit) as end:
@@ -173,13 +173,13 @@ def test_all_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("name", ["DUET_URL", "DUET_KEY", "DUET_TEST_S3_ENDPOINT", "DUET_API_PORT", "DUET_SOMETHING"])
-def test_variables_that_are_nobodys_slip_are_left_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubernetes sets DUET_API_PORT for a service of that name, and what is not known here may be another program's."""
+def test_other_variables_are_not_taken_for_misspelt_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes sets DUET_API_PORT for a service named duet-api; others may belong to other programs."""
     monkeypatch.setenv(name, "tcp://10.0.0.1:8000")
     load_settings()
 
 
-def test_an_empty_variable_is_an_absent_one_where_a_setting_may_be_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_of_an_optional_setting_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("models", "s3_endpoint", "s3_access_key", "s3_secret_key", "broker_url", "storage", "published_on")
     for name in names:
         monkeypatch.setenv(f"DUET_{name.upper()}", "")
@@ -189,7 +189,7 @@ def test_an_empty_variable_is_an_absent_one_where_a_setting_may_be_absent(monkey
 
 @pytest.fixture
 def machine(tmp_path: Path) -> dict[str, str]:
-    """Settings that can only be seen to be wrong on the machine they are for."""
+    """Settings that only a check on the machine can refuse."""
     file = tmp_path / "file"
     file.write_text("no folder")
     broken = tmp_path / "models" / "broken"
@@ -225,7 +225,7 @@ ON_THE_MACHINE = (
         if command != "api" or variable not in ("DUET_DEVICE", "DUET_GPU_LOCKS")  # the API computes nothing
     ],
 )
-def test_each_process_says_what_is_wrong_and_does_not_start(
+def test_each_process_reports_errors_and_does_not_start(
     command: str, variable: str, machine: dict[str, str], tmp_path: Path
 ) -> None:
     value = machine.get(variable, "eighty")
@@ -245,7 +245,7 @@ def test_a_broken_model_is_named(machine: dict[str, str], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("command", ["api", "worker", "serve", "webhooks"])
-def test_a_process_ends_at_once_with_a_status(command: str, tmp_path: Path) -> None:
+def test_a_process_with_a_bad_setting_exits_with_status_1(command: str, tmp_path: Path) -> None:
     environment = {**os.environ, "DUET_DATA": str(tmp_path / "data"), "DUET_LEASE": "0"}
     ended = subprocess.run(
         [sys.executable, "-m", "duet", command], env=environment, capture_output=True, text=True, timeout=60
@@ -256,7 +256,7 @@ def test_a_process_ends_at_once_with_a_status(command: str, tmp_path: Path) -> N
     assert not (tmp_path / "data").exists()
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
@@ -276,7 +276,7 @@ HASH = "ab" * 32
         (f" alice:{HASH}\n bob:{HASH}, ", ["alice", "bob"]),
     ],
 )
-def test_keys_are_written_in_one_line_or_in_several(text: str, names: list[str]) -> None:
+def test_keys_are_separated_by_commas_or_white_space(text: str, names: list[str]) -> None:
     hashes = load_settings(api_keys=text).key_hashes
     assert [name for name, _ in hashes] == names
     assert {digest for _, digest in hashes} <= {bytes.fromhex(HASH)}
@@ -285,7 +285,7 @@ def test_keys_are_written_in_one_line_or_in_several(text: str, names: list[str])
 @pytest.mark.parametrize(
     "text", ["duet_the-key-itself", f":{HASH}", f"a b:{HASH}", "alice:abc", f"alice:{HASH.upper()}"]
 )
-def test_what_is_no_hash_of_a_key_is_refused_and_not_shown(text: str) -> None:
+def test_an_invalid_key_hash_is_refused_and_not_shown(text: str) -> None:
     with pytest.raises(SystemExit) as end:
         load_settings(api_keys=text)
     assert "DUET_API_KEYS" in str(end.value)

@@ -1,4 +1,4 @@
-"""Who gets in: every route, asked without a key, with a wrong one, with another user's, and with one's own."""
+"""Access to every route: without a key, with an unknown key, with another user's and with the owner's."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def stranger(api: RunningApi) -> Iterator[httpx.Client]:
 
 
 def requests_of(method: str, path: str, job_id: str) -> dict[str, Any]:
-    """A request that this route answers with success, when sent by the owner of the job."""
+    """A request to this route that succeeds for the owner of the job."""
     path = path.replace("{job_id}", job_id).replace("{name}", "input.mp4")
     upload = {"/v2a": media.video, "/a2v": media.sound}.get(path.removeprefix("/v1"))
     return {"method": method, "url": path, "files": {"file": ("a", upload())} if upload else None}
 
 
 def routes(client: httpx.Client) -> list[tuple[str, str]]:
-    """All of them, as the API describes them, under both spellings; those that end a job last."""
+    """All routes of the description, with and without `/v1`; those that end a job come last."""
     described = client.get("/openapi.json").json()["paths"]
     plain = [(method.upper(), path) for path, operations in described.items() for method in operations]
     heads = [("HEAD", path) for method, path in plain if method == "GET"]
@@ -72,14 +72,16 @@ def routes(client: httpx.Client) -> list[tuple[str, str]]:
     return sorted(both, key=lambda route: (route[0] == "DELETE", route[1].endswith("/cancel")))
 
 
-def test_every_route_asks_who_is_there(alice: httpx.Client, bob: httpx.Client, stranger: httpx.Client) -> None:
+def test_every_route_authenticates_and_shows_a_key_its_own_jobs_only(
+    alice: httpx.Client, bob: httpx.Client, stranger: httpx.Client
+) -> None:
     checked = 0
     for method, path in routes(stranger):
         if path.removeprefix("/v1") in OPEN:
             assert stranger.request(method, path).status_code in (200, 503)
             continue
         job_id = alice.post("/v2a", files={"file": ("a.mp4", media.video())}).json()["id"]
-        if path.endswith("/events"):  # of a job that waits they would come for ever
+        if path.endswith("/events"):  # the stream of a queued job would not end
             alice.post(f"/jobs/{job_id}/cancel")
         request = requests_of(method, path, job_id)
 
@@ -97,7 +99,7 @@ def test_every_route_asks_who_is_there(alice: httpx.Client, bob: httpx.Client, s
             if method != "HEAD":
                 unknown = bob.request(**requests_of(method, path, "job_00000000000000000000000000"))
                 same = others.json()["detail"].replace(job_id, unknown.json()["detail"].split()[-1].rstrip("."))
-                assert unknown.status_code == 404, "another's job looks like one that is not there"
+                assert unknown.status_code == 404, "another key's job looks like an unknown one"
                 assert same == unknown.json()["detail"]
         else:
             assert others.status_code in (200, 202), request
@@ -106,8 +108,8 @@ def test_every_route_asks_who_is_there(alice: httpx.Client, bob: httpx.Client, s
     assert checked >= 2 * 13
 
 
-def test_whoever_has_no_key_is_refused_before_a_byte_of_the_upload_is_sent(api: RunningApi) -> None:
-    """The client waits for a word first, as curl does."""
+def test_without_a_key_an_upload_is_refused_before_it_is_sent(api: RunningApi) -> None:
+    """The client waits for `100 Continue`, as curl does."""
     with socket.create_connection(("127.0.0.1", api.port)) as client:
         client.sendall(
             b"POST /v2a HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
@@ -116,7 +118,7 @@ def test_whoever_has_no_key_is_refused_before_a_byte_of_the_upload_is_sent(api: 
         assert client.recv(1000).startswith(b"HTTP/1.1 401 ")
 
 
-def test_lists_show_ones_own_jobs(alice: httpx.Client, bob: httpx.Client) -> None:
+def test_lists_show_the_callers_jobs_only(alice: httpx.Client, bob: httpx.Client) -> None:
     mine = alice.post("/generate").json()["id"]
     assert [job["id"] for job in alice.get("/jobs").json()["data"]] == [mine]
     assert bob.get("/jobs").json() == {"data": [], "has_more": False, "next": None}
@@ -132,7 +134,7 @@ def test_an_idempotency_key_belongs_to_its_api_key(alice: httpx.Client, bob: htt
     assert "idempotency-replayed" not in others.headers
 
 
-def test_nobody_else_hears_that_a_job_was_deleted(alice: httpx.Client, bob: httpx.Client) -> None:
+def test_a_deleted_job_is_unknown_to_other_keys(alice: httpx.Client, bob: httpx.Client) -> None:
     url = alice.post("/generate").headers["location"]
     assert alice.delete(url).status_code == 204
     assert alice.delete(url).status_code == 204
@@ -140,7 +142,7 @@ def test_nobody_else_hears_that_a_job_was_deleted(alice: httpx.Client, bob: http
         assert bob.request(method, url).status_code == 404
 
 
-def test_jobs_from_before_there_were_keys_are_nobodys(
+def test_no_key_owns_jobs_created_without_keys(
     client: httpx.Client, run_api: Callable[[Settings], RunningApi], keyed: Settings
 ) -> None:
     url = client.post("/generate").headers["location"]
@@ -185,7 +187,7 @@ def test_a_signed_url_opens_that_file_only(
     assert stranger.delete(f"/jobs/{job['id']}?{url.query}").status_code == 401
 
 
-def test_a_signed_url_ends(
+def test_a_signed_url_expires(
     alice: httpx.Client, stranger: httpx.Client, store: JobStore, keyed: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = completed(alice, store, keyed)["outputs"][0]["files"]["video.mp4"]
@@ -211,7 +213,7 @@ def test_a_signed_url_ends_with_the_key_that_asked_for_it(
 
     during, after, without = (run_api(each) for each in (both, only_new, removed))
     assert stranger.get(url).status_code == 200
-    assert httpx.get(f"{during.url}{url}").status_code == 200, "both keys are valid while they are exchanged"
+    assert httpx.get(f"{during.url}{url}").status_code == 200, "both keys are valid during a rotation"
     for api in (after, without):
         problem(httpx.get(f"{api.url}{url}"), 401, "unauthorized")
     job = httpx.get(f"{after.url}{urlsplit(url).path.split('/files')[0]}", headers={"Authorization": f"Bearer {new}"})
@@ -219,12 +221,12 @@ def test_a_signed_url_ends_with_the_key_that_asked_for_it(
     assert httpx.get(f"{after.url}{own}").status_code == 200
 
 
-def test_without_keys_urls_are_plain_and_nobody_is_asked(client: httpx.Client) -> None:
+def test_without_keys_urls_are_not_signed(client: httpx.Client) -> None:
     job = client.post("/v2a", files={"file": ("a.mp4", media.video())}).json()
     assert job["urls"]["input"] == f"/jobs/{job['id']}/files/input.mp4"
 
 
-def test_a_name_may_have_two_keys_while_one_is_exchanged() -> None:
+def test_a_name_may_have_two_keys_for_rotation() -> None:
     (old, old_hash), (new, new_hash) = new_key(), new_key()
     settings = load_settings(api_keys=f"alice:{old_hash}, alice:{new_hash}")
     assert old != new
@@ -248,7 +250,7 @@ def test_keys_are_never_logged(
         assert secret not in logged
 
 
-def test_the_command_makes_a_key_that_the_setting_takes() -> None:
+def test_the_setting_accepts_the_entry_that_the_command_prints() -> None:
     command = [sys.executable, "-m", "duet", "key", "alice"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     key, entry = out[-5], out[-1]

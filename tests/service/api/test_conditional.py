@@ -29,7 +29,7 @@ def tone() -> bytes:
 
 @pytest.fixture
 def nothing_left(settings: Settings, store: JobStore) -> Callable[[], None]:
-    """Checks that a refused request left neither a job nor a file."""
+    """Check that a refused request left neither a job nor a file."""
 
     def check() -> None:
         assert store.page() == ([], None)
@@ -81,7 +81,7 @@ def test_the_real_clips_are_accepted(client: httpx.Client, clips: Path) -> None:
     assert viper["audio"] == {"sample_rate": 44100, "channels": 2}
 
 
-def test_parameters_come_as_fields_or_as_one(client: httpx.Client, silent_video: bytes) -> None:
+def test_parameters_are_separate_fields_or_one(client: httpx.Client, silent_video: bytes) -> None:
     given: dict[str, Any] = {"seed": 7, "sampler": "ddim", "eta": 0.5, "metadata": {"a": "b"}, "priority": "high"}
     fields = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
     file = {"file": ("a.mp4", silent_video)}
@@ -119,7 +119,7 @@ def test_fields_may_follow_the_file(client: httpx.Client, silent_video: bytes) -
         ({"params": "{}", "seed": "1"}, "params"),
     ],
 )
-def test_a_wrong_field_is_named(
+def test_an_invalid_field_is_named(
     client: httpx.Client, silent_video: bytes, data: dict[str, str], field: str, nothing_left: Callable[[], None]
 ) -> None:
     answer = client.post("/v2a", files={"file": ("a.mp4", silent_video)}, data=data)
@@ -171,7 +171,7 @@ def test_too_many_pixels_are_refused(run_api: Callable[[Settings], RunningApi], 
     problem(httpx.post(f"{api.url}/v2a", files=file, trust_env=False), 422, "too_many_pixels")
 
 
-def test_a_short_upload_is_used_to_its_end(client: httpx.Client) -> None:
+def test_a_short_upload_is_used_up_to_its_end(client: httpx.Client) -> None:
     job = client.post("/a2v", files={"file": ("a.wav", media.sound(2.0))}, data={"start": "1.5"}).json()
     assert job["input"]["used"] == {"start": 1.5, "duration": 0.5, "tracks": [0]}
 
@@ -186,7 +186,7 @@ def test_a_short_upload_is_used_to_its_end(client: httpx.Client) -> None:
         ("x" * 400, "x" * 255),
     ],
 )
-def test_the_file_name_is_shown_and_never_used(
+def test_the_clients_file_name_is_only_displayed(
     client: httpx.Client, silent_video: bytes, given: str, shown: str, settings: Settings
 ) -> None:
     boundary = b"XX"

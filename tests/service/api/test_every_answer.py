@@ -1,4 +1,4 @@
-"""What holds for all routes."""
+"""Rules for the responses of all routes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.service.answers import problem
 from tests.service.keys import client_of, with_keys
 
 
-def test_a_request_id_is_kept_or_made(client: httpx.Client) -> None:
+def test_the_clients_request_id_is_used_or_a_new_one_is_made(client: httpx.Client) -> None:
     assert client.get("/healthz", headers={"X-Request-ID": "mine-7"}).headers["x-request-id"] == "mine-7"
     made = {client.get("/healthz").headers["x-request-id"] for _ in range(3)}
     assert len(made) == 3
@@ -29,7 +29,7 @@ def test_a_request_id_is_kept_or_made(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/v1/nothing", "/jobs/", "/redoc", "/v2/generate", "/%00", "/ü"])
-def test_what_is_not_there_is_not_found(client: httpx.Client, path: str) -> None:
+def test_an_unknown_path_is_not_found(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
@@ -47,14 +47,16 @@ def test_what_is_not_there_is_not_found(client: httpx.Client, path: str) -> None
         ("POST", "/v1/healthz", "GET, HEAD"),
     ],
 )
-def test_another_method_is_told_which_there_are(client: httpx.Client, method: str, path: str, allow: str) -> None:
+def test_an_unsupported_method_is_refused_with_the_supported_ones(
+    client: httpx.Client, method: str, path: str, allow: str
+) -> None:
     answer = client.request(method, path)
     problem(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == allow
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/models", "/jobs", "/jobs/x", "/nothing", "/openapi.json"])
-def test_every_answer_is_data_and_for_whoever_asked(client: httpx.Client, path: str) -> None:
+def test_every_response_has_the_security_headers(client: httpx.Client, path: str) -> None:
     headers = client.get(path).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
@@ -63,7 +65,7 @@ def test_every_answer_is_data_and_for_whoever_asked(client: httpx.Client, path: 
     assert headers["cache-control"] == "no-store"
 
 
-def test_what_has_an_etag_is_kept_only_where_there_is_one_user(
+def test_responses_with_an_etag_are_stored_only_without_keys(
     client: httpx.Client, run_api: Callable[[Settings], RunningApi], settings: Settings
 ) -> None:
     assert client.get(client.post("/generate").headers["location"]).headers["cache-control"] == "private, no-cache"
@@ -73,7 +75,7 @@ def test_what_has_an_etag_is_kept_only_where_there_is_one_user(
         assert answer.headers["etag"]
 
 
-def test_the_description_names_the_key_and_every_refusal(settings: Settings) -> None:
+def test_the_description_lists_security_and_error_responses(settings: Settings) -> None:
     paths = create_app(with_keys(settings)).openapi()["paths"]
     operations = {(method, path): each for path, methods in paths.items() for method, each in methods.items()}
     for (_, path), operation in operations.items():
@@ -88,13 +90,13 @@ def test_the_description_names_the_key_and_every_refusal(settings: Settings) -> 
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/models", "/v1/models"])
-def test_the_head_of_an_answer_is_that_answer_without_its_body(client: httpx.Client, path: str) -> None:
+def test_head_returns_the_headers_of_get(client: httpx.Client, path: str) -> None:
     head, whole = client.head(path), client.get(path)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == whole.headers["content-length"]
 
 
-def test_a_fault_of_ours_is_told_without_its_insides(settings: Settings) -> None:
+def test_an_internal_error_reveals_no_details(settings: Settings) -> None:
     app = create_app(settings)
     router = APIRouter()
 
@@ -114,7 +116,7 @@ def test_a_fault_of_ours_is_told_without_its_insides(settings: Settings) -> None
     assert "Traceback" not in answer.text
 
 
-def test_the_models_say_what_they_are(client: httpx.Client) -> None:
+def test_models_are_listed_with_their_capabilities(client: httpx.Client) -> None:
     (demo,) = client.get("/models").json()["data"]
     assert (demo["name"], demo["default"]) == ("demo", True)
     assert demo["clip"] == {
@@ -167,7 +169,7 @@ def test_the_description_covers_every_route_with_its_limits(client: httpx.Client
         ({"models": "models"}, "model.json"),
     ],
 )
-def test_models_that_cannot_be_served_end_the_process_in_words(
+def test_invalid_models_stop_the_process_with_a_message(
     settings: Settings, tmp_path: Path, changes: dict[str, str], sentence: str
 ) -> None:
     (tmp_path / "models" / "broken").mkdir(parents=True)
@@ -179,7 +181,7 @@ def test_models_that_cannot_be_served_end_the_process_in_words(
 
 
 def test_the_service_needs_no_torch() -> None:
-    """It starts in a second and lives in little memory: torch is the workers' affair."""
+    """So that it starts within a second and needs little memory; only workers use torch."""
     code = "import service.app, sys; print([name for name in ('torch', 'av', 'workers') if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

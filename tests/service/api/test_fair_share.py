@@ -1,4 +1,4 @@
-"""A limit shared fairly between callers."""
+"""Fair sharing of slots between callers."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ CLIP = random.Random(1).randbytes(700_001)
 
 
 NUMBER = "9" * 5000
-"""More digits than Python turns into an integer."""
+"""More digits than Python converts to an integer."""
 
 HUGE = (f"bytes={NUMBER}-", f"bytes=-{NUMBER}", f"bytes=0-{NUMBER}")
 
@@ -38,7 +38,7 @@ class Made:
 
 
 def completed_job(store: JobStore, storage: Storage) -> str:
-    """What a worker leaves when it is done."""
+    """Record and files of a job, as a worker leaves them; the job's id."""
     job = a_job()
     store.create(job)
     claimed = store.claim(job.id, "a worker")
@@ -78,7 +78,7 @@ def get(url: str, **headers: str) -> httpx.Response:
     return httpx.get(url, headers=named, trust_env=False)
 
 
-def test_a_file_comes_whole_with_its_type(made: Made) -> None:
+def test_a_file_is_served_with_its_media_type(made: Made) -> None:
     answer = get(f"{made.url}/video.mp4")
     assert (answer.status_code, answer.content) == (200, CLIP)
     assert answer.headers["content-type"] == "video/mp4"
@@ -113,7 +113,7 @@ def test_further_outputs_have_a_number_before_the_dot(made: Made) -> None:
         ("bytes=-9999999", 0, 700_001),
     ],
 )
-def test_a_range_is_answered_with_that_part(made: Made, asked: str, start: int, stop: int) -> None:
+def test_a_range_request_returns_that_part(made: Made, asked: str, start: int, stop: int) -> None:
     answer = get(f"{made.url}/video.mp4", Range=asked)
     assert answer.status_code == 206
     assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/700001"
@@ -122,19 +122,19 @@ def test_a_range_is_answered_with_that_part(made: Made, asked: str, start: int, 
 
 
 @pytest.mark.parametrize("asked", ["bytes=700001-", "bytes=9999999-99999999", "bytes=-0"])
-def test_a_range_behind_the_end_cannot_be_satisfied(made: Made, asked: str) -> None:
+def test_a_range_beyond_the_end_cannot_be_satisfied(made: Made, asked: str) -> None:
     answer = get(f"{made.url}/video.mp4", Range=asked)
     problem(answer, 416, "range_not_satisfiable")
     assert answer.headers["content-range"] == "bytes */700001"
 
 
 @pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=-", "frames=0-1", "bytes=a-b", "bytes=0-1,5-6", "0-1", *HUGE])
-def test_a_range_that_is_none_is_passed_over(made: Made, asked: str) -> None:
+def test_an_invalid_range_is_ignored(made: Made, asked: str) -> None:
     answer = get(f"{made.url}/video.mp4", Range=asked)
     assert (answer.status_code, len(answer.content)) == (200, len(CLIP))
 
 
-def test_a_client_that_has_the_file_is_not_sent_it_again(made: Made) -> None:
+def test_an_unchanged_file_is_not_sent_again(made: Made) -> None:
     etag = get(f"{made.url}/video.mp4").headers["etag"]
     for known in (etag, f'"other", {etag}', f"W/{etag}", "*"):
         answer = get(f"{made.url}/video.mp4", If_None_Match=known)
@@ -150,7 +150,7 @@ def test_a_range_of_another_version_is_not_mixed_with_this_one(made: Made) -> No
         assert get(f"{made.url}/video.mp4", Range="bytes=0-9", If_Range=other).status_code == 200
 
 
-def test_the_head_of_a_file_is_that_of_the_whole(made: Made) -> None:
+def test_head_describes_the_whole_file(made: Made) -> None:
     head = httpx.head(f"{made.url}/video.mp4", headers={"Range": "bytes=0-9"}, trust_env=False)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == str(len(CLIP))
@@ -171,7 +171,7 @@ def test_a_running_job_has_no_files_yet(client: httpx.Client, store: JobStore) -
         assert client.get(f"/jobs/{job.id}/files/{name}").status_code == 404
 
 
-def test_a_failed_job_has_none_either(client: httpx.Client, store: JobStore) -> None:
+def test_a_failed_job_has_no_files(client: httpx.Client, store: JobStore) -> None:
     job = a_job()
     store.create(job)
     store.claim(job.id, "a worker")

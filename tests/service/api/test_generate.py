@@ -52,24 +52,24 @@ def test_every_parameter_is_echoed_as_used(client: httpx.Client) -> None:
     }
 
 
-def test_what_was_echoed_can_be_sent_again(client: httpx.Client) -> None:
+def test_echoed_parameters_can_be_sent_again(client: httpx.Client) -> None:
     first = client.post("/generate", json={"sampler": "ddim", "num_outputs": 3}).json()
     again = client.post("/generate", json={"model": first["model"], **first["params"]}).json()
     assert again["params"] == first["params"]
 
 
-def test_the_server_draws_a_seed_that_json_can_carry(client: httpx.Client) -> None:
+def test_the_server_draws_a_seed_that_json_represents_exactly(client: httpx.Client) -> None:
     seeds = {client.post("/generate").json()["params"]["seed"] for _ in range(5)}
     assert len(seeds) == 5
     assert all(0 <= seed < 2**53 for seed in seeds)
 
 
-def test_an_empty_body_asks_for_the_defaults(client: httpx.Client) -> None:
+def test_an_empty_body_means_the_defaults(client: httpx.Client) -> None:
     assert client.post("/generate").status_code == 202
     assert client.post("/generate", json={}).status_code == 202
 
 
-def test_a_worker_is_woken_with_the_priority_asked_for(client: httpx.Client, settings: Settings) -> None:
+def test_a_job_is_queued_with_its_priority(client: httpx.Client, settings: Settings) -> None:
     low = client.post("/generate", json={"priority": "low"}).json()
     high = client.post("/generate", json={"priority": "high"}).json()
     assert (low["queue_position"], high["queue_position"]) == (0, 0)
@@ -103,7 +103,7 @@ def test_a_worker_is_woken_with_the_priority_asked_for(client: httpx.Client, set
         ({"webhook": {}}, "webhook.url", None),
     ],
 )
-def test_a_wrong_field_is_named_with_what_is_allowed(
+def test_an_invalid_field_is_named_with_the_allowed_values(
     client: httpx.Client, store: JobStore, body: dict[str, Any], field: str, allowed: str | None
 ) -> None:
     answer = client.post("/generate", json=body)
@@ -114,7 +114,7 @@ def test_a_wrong_field_is_named_with_what_is_allowed(
     assert store.page() == ([], None)
 
 
-def test_all_wrong_fields_are_named_at_once(client: httpx.Client) -> None:
+def test_all_invalid_fields_are_named_at_once(client: httpx.Client) -> None:
     errors = problem(client.post("/generate", json={"seed": -1, "steps": 0, "x": 1}), 422, "invalid_parameter")[
         "errors"
     ]
@@ -147,7 +147,7 @@ VALUES = st.recursive(
 
 @hypothesis.settings(max_examples=150, deadline=None)
 @given(body=st.dictionaries(st.sampled_from([*GenerateParameters.model_fields, "file", "", "ü"]), VALUES, max_size=3))
-def test_no_body_makes_the_service_fail(shared_client: httpx.Client, body: dict[str, Any]) -> None:
+def test_no_body_causes_an_internal_error(shared_client: httpx.Client, body: dict[str, Any]) -> None:
     answer = shared_client.post("/generate", content=json.dumps(body), headers=JSON)
     if answer.status_code != 202:
         problem(answer, 422, answer.json()["code"])
@@ -160,17 +160,17 @@ JSON = {"Content-Type": "application/json"}
 @pytest.mark.parametrize(
     "body", [b"{", b"{'seed': 1}", b"\xff\xfe", b'{"seed": 1}x', b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}"]
 )
-def test_what_is_not_json_is_malformed(client: httpx.Client, body: bytes) -> None:
+def test_a_body_that_is_not_json_is_malformed(client: httpx.Client, body: bytes) -> None:
     problem(client.post("/generate", content=body, headers=JSON), 400, "malformed")
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"x"', b"3"])
-def test_json_that_is_no_object_is_refused(client: httpx.Client, body: bytes) -> None:
+def test_json_other_than_an_object_is_refused(client: httpx.Client, body: bytes) -> None:
     problem(client.post("/generate", content=body, headers=JSON), 422, "invalid_parameter")
 
 
 @pytest.mark.parametrize("body", [b'{"eta": NaN}', b'{"eta": 1e999}', b'{"sampler": "\\ud800"}', b'{"\\ud800": 1}'])
-def test_values_that_json_cannot_send_back_are_refused_in_order(client: httpx.Client, body: bytes) -> None:
+def test_values_that_json_cannot_represent_are_refused_with_422(client: httpx.Client, body: bytes) -> None:
     problem(client.post("/generate", content=body, headers=JSON), 422, "invalid_parameter")
 
 
@@ -206,8 +206,10 @@ def test_without_redis_no_job_is_accepted(
 
 
 @pytest.mark.timed
-def test_a_redis_that_says_nothing_costs_seconds(run_api: Callable[[Settings], RunningApi], tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, as a host that hangs may
+def test_a_silent_redis_delays_a_request_by_seconds_only(
+    run_api: Callable[[Settings], RunningApi], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and does not respond, like a hung host
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         api = run_api(Settings(redis_url=url, data=tmp_path / "data"))
         for method, path in (("POST", "/generate"), ("GET", "/jobs")):

@@ -17,7 +17,7 @@ from tests.service.keys import client_of, with_keys
 from tests.waiting import until
 
 
-def test_the_process_answers_whatever_is_missing(
+def test_the_process_is_healthy_without_its_dependencies(
     run_api: Callable[[Settings], RunningApi], own_redis: RedisServer, tmp_path: Path
 ) -> None:
     api = run_api(Settings(redis_url=own_redis.url, data=tmp_path / "data"))
@@ -38,7 +38,7 @@ def test_it_is_ready_with_redis_storage_and_a_worker(client: httpx.Client, store
 
 
 @pytest.mark.parametrize("storage", ["folder", "s3"])
-def test_what_is_missing_is_named(
+def test_missing_dependencies_are_named(
     run_api: Callable[[Settings], RunningApi], own_redis: RedisServer, tmp_path: Path, storage: str
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
@@ -53,7 +53,7 @@ def test_what_is_missing_is_named(
 
 
 class _Silent:
-    """An S3 server that accepts connections and says nothing."""
+    """An S3 server that accepts connections and does not respond."""
 
     def __enter__(self) -> str:
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -63,7 +63,7 @@ class _Silent:
         self._socket.close()
 
 
-def test_a_silent_storage_holds_up_neither_health_nor_other_requests(
+def test_silent_storage_delays_neither_health_checks_nor_other_requests(
     run_api: Callable[[Settings], RunningApi], settings: Settings
 ) -> None:
     with _Silent() as endpoint:
@@ -87,7 +87,7 @@ def test_a_silent_storage_holds_up_neither_health_nor_other_requests(
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "10.0.0.1", "", "a b"])
 def test_without_keys_an_unknown_host_is_refused(client: httpx.Client, host: str) -> None:
-    """A name that was made to resolve to this machine (DNS rebinding)."""
+    """As after DNS rebinding: the name of another site resolves to this machine."""
     for path in ("/", "/jobs", "/healthz"):
         problem(client.get(path, headers={"Host": host}), 421, "unknown_host")
 

@@ -63,13 +63,13 @@ def test_a_failed_job_says_why(client: httpx.Client, store: JobStore) -> None:
     }
 
 
-def test_where_storage_keeps_things_is_nobodys_business(client: httpx.Client, store: JobStore) -> None:
+def test_storage_keys_are_not_shown(client: httpx.Client, store: JobStore) -> None:
     job = a_job("v2a", input=UPLOAD)
     store.create(job)
     assert UPLOAD.key not in client.get(f"/jobs/{job.id}").text
 
 
-def test_a_client_that_polls_is_told_when_nothing_changed(client: httpx.Client, store: JobStore) -> None:
+def test_polling_an_unchanged_job_returns_304(client: httpx.Client, store: JobStore) -> None:
     job = a_job()
     store.create(job)
     etag = client.get(f"/jobs/{job.id}").headers["etag"]
@@ -79,7 +79,7 @@ def test_a_client_that_polls_is_told_when_nothing_changed(client: httpx.Client, 
     assert client.get(f"/jobs/{job.id}", headers={"If-None-Match": etag}).status_code == 200
 
 
-def test_the_same_under_v1_with_links_that_stay_there(client: httpx.Client) -> None:
+def test_links_stay_under_v1(client: httpx.Client) -> None:
     answer = client.post("/v1/generate", json={"seed": 1})
     assert answer.headers["location"].startswith("/v1/jobs/")
     job = client.get(answer.headers["location"]).json()
@@ -87,7 +87,7 @@ def test_the_same_under_v1_with_links_that_stay_there(client: httpx.Client) -> N
     assert client.get(job["urls"]["self"].removeprefix("/v1")).json()["id"] == job["id"]
 
 
-def test_a_record_that_cannot_be_read_is_a_500_only_for_itself(client: httpx.Client, store: JobStore) -> None:
+def test_an_unreadable_record_is_a_500_for_its_own_job_only(client: httpx.Client, store: JobStore) -> None:
     good, broken = (client.post("/generate", json={"seed": 1}).json()["id"] for _ in range(2))
     store._redis.set(f"duet:job:{broken}", '{"status": "paused"}')
     for method in ("GET", "DELETE"):

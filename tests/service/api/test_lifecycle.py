@@ -1,4 +1,4 @@
-"""Lists, cancel, delete, retry, and waiting for a job."""
+"""List, cancel, delete and retry jobs, and wait for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.service.new_jobs import OUTPUT, a_job
 
 
 def begin(store: JobStore, job_id: str) -> None:
-    """As a worker does."""
+    """Claim the job and start it, as a worker does."""
     claimed = store.claim(job_id, "a worker")
     assert claimed is not None
     store.start(job_id, claimed.attempt)
@@ -34,7 +34,7 @@ def complete(store: JobStore, job_id: str) -> None:
     store.complete(job_id, store.get(job_id).attempt, [OUTPUT], Timings())
 
 
-def test_a_list_is_newest_first_and_goes_on_where_it_stopped(client: httpx.Client) -> None:
+def test_a_list_is_newest_first_and_continues_on_the_next_page(client: httpx.Client) -> None:
     made = [client.post("/generate").json()["id"] for _ in range(5)]
     seen, after = [], None
     for size, more in ((2, True), (2, True), (1, False)):
@@ -45,7 +45,7 @@ def test_a_list_is_newest_first_and_goes_on_where_it_stopped(client: httpx.Clien
     assert seen == made[::-1]
 
 
-def test_a_job_in_a_list_is_as_it_is_alone(client: httpx.Client) -> None:
+def test_a_list_shows_whole_jobs(client: httpx.Client) -> None:
     url = client.post("/v2a", files={"file": ("a.mp4", media.video())}).headers["location"]
     assert client.get("/jobs").json()["data"] == [client.get(url).json()]
 
@@ -81,24 +81,24 @@ def test_a_list_is_filtered_by_status_and_kind(client: httpx.Client, store: JobS
 @pytest.mark.parametrize(
     "query", [{"status": "done"}, {"kind": "x"}, {"limit": "0"}, {"limit": "101"}, {"limit": "x"}, {"after": "x"}]
 )
-def test_a_wrong_filter_is_named(client: httpx.Client, query: dict[str, str]) -> None:
+def test_an_invalid_filter_is_named(client: httpx.Client, query: dict[str, str]) -> None:
     errors = problem(client.get("/jobs", params=query), 422, "invalid_parameter")["errors"]
     assert [(error["field"], error["got"]) for error in errors] == list(query.items())
 
 
-def test_a_waiting_job_is_canceled_at_once(client: httpx.Client, store: JobStore) -> None:
+def test_a_queued_job_is_canceled_at_once(client: httpx.Client, store: JobStore) -> None:
     job = client.post("/generate").json()
     answer = client.post(job["urls"]["cancel"])
     assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
     assert answer.json()["cancel_requested_at"] is not None
-    assert store.claim(job["id"], "a worker") is None, "no worker begins it any more"
+    assert store.claim(job["id"], "a worker") is None, "no worker can claim it"
     assert client.get(job["urls"]["self"]).json()["status"] == "canceled"
 
 
 def test_a_running_job_is_asked_to_stop(client: httpx.Client, store: JobStore) -> None:
     job = client.post("/generate").json()
     begin(store, job["id"])
-    for _ in range(2):  # asking again changes nothing
+    for _ in range(2):  # idempotent
         answer = client.post(job["urls"]["cancel"])
         assert (answer.status_code, answer.json()["status"]) == (202, "in_progress")
         assert answer.json()["cancel_requested_at"] is not None
@@ -107,7 +107,7 @@ def test_a_running_job_is_asked_to_stop(client: httpx.Client, store: JobStore) -
     assert client.get(job["urls"]["self"]).json()["status"] == "canceled"
 
 
-def test_what_has_ended_cannot_be_canceled(client: httpx.Client, store: JobStore) -> None:
+def test_an_ended_job_cannot_be_canceled(client: httpx.Client, store: JobStore) -> None:
     completed, failed, canceled = (client.post("/generate").json() for _ in range(3))
     complete(store, completed["id"])
     begin(store, failed["id"])
@@ -142,7 +142,7 @@ def test_deleting_a_job_erases_all_of_it(client: httpx.Client, store: JobStore, 
     problem(client.post(f"{url}/cancel"), 410, "gone")
     problem(client.post(f"{url}/retry"), 410, "gone")
     assert client.get("/jobs").json()["data"] == []
-    if state != "in_progress":  # else its worker may still write: the sweep comes later
+    if state != "in_progress":  # otherwise its worker may still write, and the sweep erases the files later
         assert files_in(settings.data) == []
 
 
@@ -155,7 +155,7 @@ def test_the_worker_of_a_deleted_job_is_fenced_off(client: httpx.Client, store: 
     assert store.page() == ([], None)
 
 
-def test_what_never_was_cannot_be_deleted(client: httpx.Client) -> None:
+def test_an_unknown_job_cannot_be_deleted(client: httpx.Client) -> None:
     problem(client.delete("/jobs/job_00000000000000000000000000"), 404, "unknown_job")
 
 
@@ -178,7 +178,7 @@ def test_a_retry_is_a_new_job_with_the_same_input_and_parameters(
     with reading(settings) as messages:
         assert [messages.get(timeout=5).payload[0][0] for _ in range(2)] == [first["id"], second["id"]]
     client.delete(first["urls"]["self"])
-    assert client.get(second["urls"]["input"]).content == clip, "each has an upload of its own"
+    assert client.get(second["urls"]["input"]).content == clip, "each job has its own copy of the upload"
 
 
 def test_a_job_without_upload_is_retried_with_its_seed(client: httpx.Client) -> None:
@@ -193,7 +193,7 @@ def test_a_retry_without_the_upload_is_refused(client: httpx.Client, store: JobS
     assert len(store.page()[0]) == 1
 
 
-def test_who_prefers_to_wait_gets_the_ended_job(client: httpx.Client, store: JobStore) -> None:
+def test_prefer_wait_returns_the_ended_job(client: httpx.Client, store: JobStore) -> None:
     def work() -> None:
         while not (waiting := store.page(Status.QUEUED)[0]):
             time.sleep(0.01)
@@ -210,7 +210,7 @@ def test_who_prefers_to_wait_gets_the_ended_job(client: httpx.Client, store: Job
 
 
 @pytest.mark.parametrize("route", ["/generate", "/v2a", "/a2v"])
-def test_a_job_that_takes_longer_is_answered_as_usual(client: httpx.Client, route: str) -> None:
+def test_a_job_that_exceeds_the_wait_is_answered_with_202(client: httpx.Client, route: str) -> None:
     upload = {"/v2a": media.video, "/a2v": media.sound}.get(route)
     files = {"file": ("a", upload())} if upload else None
     began = time.monotonic()
@@ -220,7 +220,7 @@ def test_a_job_that_takes_longer_is_answered_as_usual(client: httpx.Client, rout
     assert answer.headers["preference-applied"] == "wait=1"
 
 
-def test_nobody_waits_longer_than_the_setting(run_api: Callable[[Settings], RunningApi], settings: Settings) -> None:
+def test_a_wait_is_bounded_by_the_setting(run_api: Callable[[Settings], RunningApi], settings: Settings) -> None:
     api = run_api(settings.model_copy(update={"max_wait_s": 0.2}))
     answer = httpx.post(f"{api.url}/generate", headers={"Prefer": "wait=9999"}, trust_env=False, timeout=10)
     assert (answer.status_code, answer.headers["preference-applied"]) == (202, "wait=0.2")
@@ -233,7 +233,7 @@ def test_other_preferences_are_ignored(client: httpx.Client, prefer: str) -> Non
     assert "preference-applied" not in answer.headers
 
 
-def test_a_wait_that_redis_cuts_short_is_answered_with_the_accepted_job(
+def test_an_outage_of_redis_during_a_wait_returns_the_accepted_job(
     run_api: Callable[[Settings], RunningApi], own_redis: RedisServer, tmp_path: Path
 ) -> None:
     settings = Settings(redis_url=own_redis.url, data=tmp_path / "data")

@@ -1,4 +1,4 @@
-"""How much one user may ask, and how much may wait."""
+"""Limits on requests and queued jobs, per key and in all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.waiting import until
 RunApi = Callable[[Settings], RunningApi]
 
 
-def test_a_key_has_its_requests_a_minute_and_others_theirs(run_api: RunApi, settings: Settings) -> None:
+def test_each_key_has_its_own_request_rate(run_api: RunApi, settings: Settings) -> None:
     api = run_api(with_keys(settings, max_requests_per_minute=5))
     with client_of(api, "alice") as alice, client_of(api, "bob") as bob:
         for _ in range(5):
@@ -32,7 +32,7 @@ def test_a_key_has_its_requests_a_minute_and_others_theirs(run_api: RunApi, sett
         assert alice.get("/healthz").status_code == 200
 
 
-def test_an_unknown_key_uses_up_nobodys_requests(run_api: RunApi, settings: Settings) -> None:
+def test_an_unknown_key_does_not_count_against_others(run_api: RunApi, settings: Settings) -> None:
     api = run_api(with_keys(settings, max_requests_per_minute=1))
     with client_of(api, "alice") as alice, client_of(api, None) as stranger:
         for _ in range(3):
@@ -40,8 +40,8 @@ def test_an_unknown_key_uses_up_nobodys_requests(run_api: RunApi, settings: Sett
         assert alice.get("/jobs").status_code == 200
 
 
-def test_requests_come_back_one_by_one(settings: Settings) -> None:
-    """At 600 a minute, one every tenth of a second."""
+def test_the_request_rate_recovers_evenly(settings: Settings) -> None:
+    """At 600 requests a minute, one every tenth of a second."""
     limit = RateLimit(connect(settings), per_minute=600)
     assert [limit.take("alice") for _ in range(600)] == [0] * 600
     waits = [limit.take("alice") for _ in range(200)]
@@ -50,7 +50,7 @@ def test_requests_come_back_one_by_one(settings: Settings) -> None:
     until(lambda: limit.take("alice") == 0, "another request is allowed")
 
 
-def test_all_processes_count_together(settings: Settings) -> None:
+def test_the_request_rate_is_shared_by_all_processes(settings: Settings) -> None:
     one, another = (RateLimit(connect(settings), per_minute=2) for _ in range(2))
     assert [one.take("alice"), another.take("alice")] == [0, 0]
     assert one.take("alice") > 0
@@ -58,7 +58,7 @@ def test_all_processes_count_together(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("route", ["/generate", "/v2a", "/a2v"])
-def test_a_key_has_its_share_of_the_queue(run_api: RunApi, settings: Settings, store: JobStore, route: str) -> None:
+def test_a_key_has_a_limit_of_queued_jobs(run_api: RunApi, settings: Settings, store: JobStore, route: str) -> None:
     api = run_api(with_keys(settings, max_queued_per_key=2))
     upload = {"/v2a": media.video, "/a2v": media.sound}.get(route)
     files = {"file": ("a", upload())} if upload else None
@@ -72,10 +72,10 @@ def test_a_key_has_its_share_of_the_queue(run_api: RunApi, settings: Settings, s
         assert bob.post(route, files=files).status_code == 202
         store.claim(first["id"], "a worker")
         store.start(first["id"], 1)
-        assert alice.post(route, files=files).status_code == 202, "what runs does not wait any more"
+        assert alice.post(route, files=files).status_code == 202, "a running job is not queued any more"
 
 
-def test_a_full_queue_takes_no_more_from_anybody(run_api: RunApi, settings: Settings, store: JobStore) -> None:
+def test_a_full_queue_refuses_every_key(run_api: RunApi, settings: Settings, store: JobStore) -> None:
     api = run_api(settings.model_copy(update={"max_queued": 2}))
     with client_of(api, None) as client:
         jobs = [client.post("/generate").json() for _ in range(2)]
@@ -88,7 +88,7 @@ def test_a_full_queue_takes_no_more_from_anybody(run_api: RunApi, settings: Sett
         assert client.post("/generate").status_code == 202
 
 
-def test_a_full_queue_still_answers_for_what_is_in_it(run_api: RunApi, settings: Settings) -> None:
+def test_a_full_queue_still_replays_idempotent_requests(run_api: RunApi, settings: Settings) -> None:
     api = run_api(settings.model_copy(update={"max_queued": 1}))
     with client_of(api, None) as client:
         headers = {"Idempotency-Key": "key"}
@@ -97,7 +97,7 @@ def test_a_full_queue_still_answers_for_what_is_in_it(run_api: RunApi, settings:
         assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
 
 
-def test_a_full_queue_refuses_an_upload_unread(run_api: RunApi, settings: Settings) -> None:
+def test_a_full_queue_refuses_an_upload_before_it_is_read(run_api: RunApi, settings: Settings) -> None:
     api = run_api(settings.model_copy(update={"max_queued": 1}))
     httpx.post(f"{api.url}/generate", trust_env=False)
     form = {"Content-Type": "multipart/form-data; boundary=XX"}

@@ -1,4 +1,4 @@
-"""Numbers that clients write: however many digits they have, the response is never a 500."""
+"""Numbers in requests: however many digits they have, the response is never a 500."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_expiry_of_a_signed_url(client: httpx.Client, number: str) -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://[", "http://[::1", "null", "://", "http://host:99999999"])
-def test_an_origin_that_is_no_url_is_another_site(client: httpx.Client, origin: str) -> None:
+def test_an_origin_that_is_not_a_url_is_another_site(client: httpx.Client, origin: str) -> None:
     problem(client.post("/generate", headers={"Origin": origin}), 403, "cross_site")
 
 

@@ -1,4 +1,4 @@
-"""The API's own description: whoever reads it alone can use the API."""
+"""The OpenAPI description is complete: limits, defaults, descriptions and examples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANSWERS: dict[str, type[BaseModel]] = {
     "Health": Health,
     "Problem": ProblemBody,
 }
-"""By the names of their schemas."""
+"""By name of the schema."""
 
 KEY = f"someone:{hashlib.sha256(b'a key').hexdigest()}"
 
@@ -36,14 +36,14 @@ def description(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def operations(description: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What can be asked for: method and path, and what is said of it."""
+    """Each operation: method and path, and its description."""
     for path, methods in description["paths"].items():
         for method, operation in methods.items():
             yield f"{method.upper()} {path}", operation
 
 
 def resolved(description: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema that a reference names; what is said beside the reference goes before what stands there."""
+    """The schema behind a reference; keys beside the reference take precedence."""
     if "$ref" not in schema:
         return schema
     found: dict[str, Any] = description
@@ -53,7 +53,7 @@ def resolved(description: dict[str, Any], schema: dict[str, Any]) -> dict[str, A
 
 
 def properties(description: dict[str, Any], schema: dict[str, Any], at: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every field of a schema and of those inside of it: where it stands, and what is said of it."""
+    """Every field of a schema and of nested schemas: its path and its description."""
     schema = resolved(description, schema)
     for choice in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
         yield from properties(description, choice, at)
@@ -65,7 +65,7 @@ def properties(description: dict[str, Any], schema: dict[str, Any], at: str) -> 
 
 
 def contents(operation: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every body, asked for or answered, by what it is."""
+    """Every body of a request or a response, by name."""
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         yield f"request {media_type}", content
     for status, answer in operation["responses"].items():
@@ -74,11 +74,11 @@ def contents(operation: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def choices(field: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a field may be, null left out."""
+    """The alternatives of a field, without null."""
     return [choice for choice in field.get("anyOf", [field]) if choice.get("type") != "null"]
 
 
-def test_every_operation_says_what_it_does_and_to_which_group_it_belongs(description: dict[str, Any]) -> None:
+def test_every_operation_has_a_summary_and_a_tag(description: dict[str, Any]) -> None:
     groups = {tag["name"] for tag in description["tags"] if tag["description"]}
     for name, operation in operations(description):
         assert operation["summary"], name
@@ -91,7 +91,7 @@ def test_every_operation_says_what_it_does_and_to_which_group_it_belongs(descrip
                 assert told["description"], f"{name} → {status} {header}"
 
 
-def test_every_parameter_is_described_and_has_its_limits(description: dict[str, Any]) -> None:
+def test_every_parameter_has_a_description_and_limits(description: dict[str, Any]) -> None:
     for name, operation in operations(description):
         for parameter in operation.get("parameters", ()):
             where = f"{name} {parameter['in']} {parameter['name']}"
@@ -115,7 +115,7 @@ def test_every_field_of_every_body_is_described(description: dict[str, Any]) -> 
     assert seen > 300
 
 
-def test_every_number_that_is_asked_for_has_limits_and_every_field_a_value_to_start_from(
+def test_request_numbers_have_limits_and_request_fields_have_defaults_or_examples(
     description: dict[str, Any],
 ) -> None:
     for name, operation in operations(description):
@@ -132,7 +132,7 @@ def test_every_number_that_is_asked_for_has_limits_and_every_field_a_value_to_st
                 assert started or "if absent" in field["description"] or at.endswith(".params"), at
 
 
-def test_every_answer_has_an_example_that_is_as_described_and_shows_all_of_it(description: dict[str, Any]) -> None:
+def test_every_response_has_a_valid_and_complete_example(description: dict[str, Any]) -> None:
     shown = set()
     for name, operation in operations(description):
         for body, content in contents(operation):
@@ -147,7 +147,7 @@ def test_every_answer_has_an_example_that_is_as_described_and_shows_all_of_it(de
     assert shown == ANSWERS.keys()
 
 
-def test_every_example_of_a_request_is_as_described(description: dict[str, Any]) -> None:
+def test_every_example_of_a_request_is_valid(description: dict[str, Any]) -> None:
     examples = description["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["examples"]
 
     assert len(examples) >= 3
@@ -162,8 +162,8 @@ def test_the_example_of_a_job_has_the_files_that_jobs_have(description: dict[str
     assert set(example["outputs"][0]["files"]) == set(MADE)
 
 
-def test_only_what_is_answered_is_described(description: dict[str, Any]) -> None:
-    """FastAPI describes its own errors where nobody says otherwise; this API answers problem+json."""
+def test_the_description_omits_responses_that_are_never_sent(description: dict[str, Any]) -> None:
+    """FastAPI describes its own validation errors by default; this API sends problem+json."""
     text = str(description["paths"])
 
     assert not {"HTTPValidationError", "ValidationError"} & description["components"]["schemas"].keys()

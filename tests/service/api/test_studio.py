@@ -1,4 +1,4 @@
-"""The studio page and /docs as they are served: open, whole, and from here."""
+"""The studio page and /docs: public, complete and without files of other hosts."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.service.keys import client_of, with_keys
 
 
 def linked(page: str) -> list[str]:
-    """What a page loads: scripts, style sheets, pictures."""
+    """The files that a page loads: scripts, style sheets, pictures."""
     return re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"]+)"', page)
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_a_page_loads_only_what_is_served_here(client: httpx.Client, path: str) -> None:
+def test_a_page_loads_its_own_files_only(client: httpx.Client, path: str) -> None:
     page = client.get(path)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert "style=" not in page.text
-    assert not re.search(r"<script[^>]*>[^<]", page.text), "a script within the page would not run"
+    assert not re.search(r"<script[^>]*>[^<]", page.text), "the policy forbids inline scripts"
     assert len(linked(page.text)) > 3
     for name in linked(page.text):
         file = client.get(f"/{name}")
@@ -39,7 +39,7 @@ def test_a_page_loads_only_what_is_served_here(client: httpx.Client, path: str) 
         assert file.headers["x-content-type-options"] == "nosniff"
 
 
-def test_every_module_that_is_imported_is_there(client: httpx.Client) -> None:
+def test_every_imported_module_is_served(client: httpx.Client) -> None:
     imported = set()
     for module in (files("service") / "studio" / "js").iterdir():
         text = client.get(f"/studio/js/{module.name}").raise_for_status().text
@@ -50,7 +50,7 @@ def test_every_module_that_is_imported_is_there(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/studio/js/main.js", "/docs/swagger-ui-bundle.js"])
-def test_what_the_browser_has_is_not_sent_again(client: httpx.Client, path: str) -> None:
+def test_an_unchanged_page_is_not_sent_again(client: httpx.Client, path: str) -> None:
     first = client.get(path)
     assert first.headers["cache-control"] == "no-cache"
     again = client.get(path, headers={"If-None-Match": first.headers["etag"]})
@@ -76,7 +76,7 @@ def test_nothing_else_is_served(client: httpx.Client, path: str) -> None:
     problem(client.get(path), 404, "not_found")
 
 
-def test_the_pages_ask_for_no_key_and_what_they_show_does(
+def test_the_pages_need_no_key_and_their_data_does(
     run_api: Callable[[Settings], RunningApi], settings: Settings
 ) -> None:
     with client_of(run_api(with_keys(settings)), None) as nobody:
@@ -86,7 +86,7 @@ def test_the_pages_ask_for_no_key_and_what_they_show_does(
             assert nobody.get(path).status_code == 401, path
 
 
-def test_the_pages_are_no_part_of_the_description(client: httpx.Client) -> None:
+def test_the_pages_are_not_in_the_description(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert not [path for path in paths if path == "/" or path.startswith(("/studio", "/docs"))]
 
@@ -97,4 +97,4 @@ def test_the_studio_has_advice_for_every_error() -> None:
     assert advice
     explained = set(re.findall(r"^  (\w+):", advice[1], re.MULTILINE))
     assert error_codes() <= explained
-    assert explained - error_codes() == {"no_answer"}, "advice for what cannot happen"
+    assert explained - error_codes() == {"no_answer"}, "advice for an unknown code"

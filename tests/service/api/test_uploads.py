@@ -1,4 +1,4 @@
-"""Requests with a file that break off, run over, or are not what they claim to be."""
+"""Uploads that are interrupted, too large, too slow or malformed."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ FORM = {"Content-Type": "multipart/form-data; boundary=XX"}
 
 @pytest.fixture
 def api(run_api: Callable[[Settings], RunningApi], settings: Settings) -> RunningApi:
-    """Takes uploads of at most 1 MiB."""
+    """An API that accepts uploads of at most 1 MiB."""
     return run_api(settings.model_copy(update={"max_upload_mib": 1}))
 
 
 @pytest.mark.parametrize("announce", [True, False])
-def test_an_upload_whose_client_goes_away_leaves_nothing(api: RunningApi, settings: Settings, announce: bool) -> None:
+def test_an_interrupted_upload_leaves_nothing(api: RunningApi, settings: Settings, announce: bool) -> None:
     size = b"Content-Length: 900000" if announce else b"Transfer-Encoding: chunked"
     piece = HEAD + bytes(200_000)
     sent = piece if announce else b"%x\r\n%b\r\n" % (len(piece), piece)
@@ -45,13 +45,13 @@ def test_an_upload_whose_client_goes_away_leaves_nothing(api: RunningApi, settin
             b"POST /v2a HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\n" + size
         )
         client.sendall(b"\r\n\r\n" + sent)
-        # Part of it is on disk: the request is really under way when the client goes.
+        # Part of it is on disk, so the request is in progress when the client disconnects.
         until(lambda: [path for path in files_in(settings.data) if path.stat().st_size > 100_000], "a part is on disk")
     until(lambda: not files_in(settings.data), "the part is removed")
     assert httpx.get(f"{api.url}/healthz", trust_env=False).status_code == 200
 
 
-def test_a_server_that_stops_leaves_nothing_of_an_upload(
+def test_an_upload_leaves_nothing_when_the_server_stops(
     run_api: Callable[[Settings], RunningApi], settings: Settings
 ) -> None:
     api = run_api(settings)
@@ -64,8 +64,8 @@ def test_a_server_that_stops_leaves_nothing_of_an_upload(
     assert files_in(settings.data) == []
 
 
-def test_a_file_beyond_the_limit_is_refused_by_its_announced_length(api: RunningApi, settings: Settings) -> None:
-    """Before a byte of it is sent: the client waits for a word first, as curl does."""
+def test_a_file_above_the_limit_is_refused_by_its_content_length(api: RunningApi, settings: Settings) -> None:
+    """Before it is sent: the client waits for `100 Continue`, as curl does."""
     with socket.create_connection(("127.0.0.1", api.port)) as client:
         client.sendall(
             b"POST /v2a HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\n"
@@ -75,7 +75,7 @@ def test_a_file_beyond_the_limit_is_refused_by_its_announced_length(api: Running
     assert files_in(settings.data) == []
 
 
-def test_a_file_beyond_the_limit_is_refused_while_it_comes(api: RunningApi, settings: Settings) -> None:
+def test_a_file_above_the_limit_is_refused_during_the_upload(api: RunningApi, settings: Settings) -> None:
     def endless() -> Iterator[bytes]:
         yield HEAD
         for _ in range(256):
@@ -90,8 +90,8 @@ def test_a_file_beyond_the_limit_is_refused_while_it_comes(api: RunningApi, sett
     assert files_in(settings.data) == []
 
 
-def test_a_file_of_the_limit_is_taken(api: RunningApi) -> None:
-    """A comment box after the clip fills the file up to the last byte."""
+def test_a_file_at_the_limit_is_accepted(api: RunningApi) -> None:
+    """A free box after the clip fills the file up to the limit."""
     clip = media.video()
     room = 2**20 - len(clip)
     padded = clip + room.to_bytes(4, "big") + b"free" + bytes(room - 8)
@@ -112,12 +112,12 @@ def test_a_file_of_the_limit_is_taken(api: RunningApi) -> None:
         b'--XX\r\nContent-Disposition: form-data; name="seed"\r\n\r\n\xff\xfe' + END,
     ],
 )
-def test_a_form_that_is_not_whole_is_malformed(api: RunningApi, settings: Settings, body: bytes) -> None:
+def test_an_incomplete_form_is_malformed(api: RunningApi, settings: Settings, body: bytes) -> None:
     problem(httpx.post(f"{api.url}/v2a", content=body, headers=FORM, trust_env=False), 400, "malformed")
     assert files_in(settings.data) == []
 
 
-def test_no_way_of_cutting_a_form_into_pieces_changes_it(api: RunningApi) -> None:
+def test_a_form_is_parsed_however_it_is_split(api: RunningApi) -> None:
     clip = media.video(seconds=0.5, width=16, height=16)
     cut = random.Random(5)
     form = b'--XX\r\nContent-Disposition: form-data; name="seed"\r\n\r\n77\r\n' + HEAD + clip + END
@@ -134,7 +134,7 @@ def test_no_way_of_cutting_a_form_into_pieces_changes_it(api: RunningApi) -> Non
     assert httpx.get(f"{api.url}{job['urls']['self']}/files/input.mp4", trust_env=False).content == clip
 
 
-def test_a_form_without_its_file_says_so(api: RunningApi) -> None:
+def test_a_form_without_a_file_is_refused(api: RunningApi) -> None:
     answer = httpx.post(f"{api.url}/v2a", files={"seed": (None, "1")}, trust_env=False)
     assert problem(answer, 422, "missing_file")["errors"][0]["field"] == "file"
 
@@ -150,7 +150,7 @@ def test_a_form_without_its_file_says_so(api: RunningApi) -> None:
         ([(f"field{number}", (None, "x")) for number in range(41)], "field40"),
     ],
 )
-def test_a_form_with_wrong_parts_names_them(
+def test_invalid_parts_of_a_form_are_named(
     api: RunningApi, settings: Settings, parts: list[tuple[str, tuple[str | None, str | bytes]]], field: str
 ) -> None:
     answer = httpx.post(f"{api.url}/v2a", files=parts, trust_env=False)
@@ -159,12 +159,12 @@ def test_a_form_with_wrong_parts_names_them(
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data", "video/mp4", ""])
-def test_what_is_no_form_is_refused(api: RunningApi, content_type: str) -> None:
+def test_another_content_type_is_refused(api: RunningApi, content_type: str) -> None:
     answer = httpx.post(f"{api.url}/a2v", content=b"{}", headers={"Content-Type": content_type}, trust_env=False)
     problem(answer, 415, "unsupported_media_type")
 
 
-def test_a_full_disk_is_told_as_such(run_api: Callable[[Settings], RunningApi], settings: Settings) -> None:
+def test_a_full_disk_is_reported(run_api: Callable[[Settings], RunningApi], settings: Settings) -> None:
     settings.temporary.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "duet-test", str(settings.temporary)]
     if os.geteuid() != 0 or subprocess.run(mount).returncode:
@@ -178,7 +178,7 @@ def test_a_full_disk_is_told_as_such(run_api: Callable[[Settings], RunningApi], 
         subprocess.run(["umount", settings.temporary], check=True)
 
 
-def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+def test_only_files_of_a_killed_process_are_swept(tmp_path: Path) -> None:
     for name in ("upload-abandoned", "upload-coming", "something-else"):
         (tmp_path / name).write_bytes(b"x")
     with (tmp_path / "upload-coming").open("rb") as coming:
@@ -212,7 +212,7 @@ def test_a_slow_upload_ends(
     until(lambda: not files_in(settings.data), "nothing is left")
 
 
-def test_one_caller_has_so_many_uploads_at_a_time(
+def test_simultaneous_uploads_of_a_caller_are_limited(
     run_api: Callable[[Settings], RunningApi], settings: Settings
 ) -> None:
     api = run_api(settings.model_copy(update={"max_uploads_per_key": 2}))
