@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,15 +22,10 @@ def embedded_stack(folder: Path, module: str, *arguments: str, **environment: st
     began = time.perf_counter()
     folder.mkdir(exist_ok=True)
     log = folder / "log"
-    settings: Mapping[str, str] = {"DUET_PORT": "0", "DUET_DATA": str(folder / "data"), **environment}
+    own = {**os.environ, "DUET_PORT": "0", "DUET_DATA": str(folder / "data"), **environment}
+    command = [sys.executable, "-m", module, *arguments]
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **settings},
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=own)
     try:
         while not (match := re.search(r"Ready after .*(http://\S+)", log.read_text())):
             if process.poll() is not None:

@@ -8,7 +8,6 @@ Uses the code path of a worker (decode, pipeline, files) without the queue.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import tempfile
@@ -27,6 +26,7 @@ from model.media.streams import AudioStream, VideoStream
 from model.request import SamplingParams
 from model.runtime.pipeline import ClipRequest, Pipeline
 from service.jobs.record import Input, Job, Window, claim, new_job
+from tests.service.new_jobs import upload_of
 from workers.outputs import write_files
 from workers.spool import Files
 
@@ -64,18 +64,8 @@ def ball(path: Path) -> None:
 
 
 def upload(path: Path, seconds: float) -> Input:
-    data = path.read_bytes()
-    return Input(
-        filename=path.name,
-        bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        duration=SECONDS,
-        video=VideoStream(WIDTH, HEIGHT, FPS),
-        audio=AudioStream(RATE, 1),
-        used=Window(0.0, seconds),
-        name="input.mp4",
-        key="",
-    )
+    video, audio = VideoStream(WIDTH, HEIGHT, FPS), AudioStream(RATE, 1)
+    return upload_of(path, duration=SECONDS, video=video, audio=audio, used=Window(0.0, seconds))
 
 
 def make(pipeline: Pipeline, kind: str, source: Path | None, folder: Path) -> tuple[Job, Files]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from model.media.streams import AudioStream, VideoStream
@@ -23,6 +26,13 @@ UPLOAD = Input(
     name="input.mov",
     key="jobs/x/input.mov",
 )
+
+
+def upload_of(path: Path, **changes: Any) -> Input:
+    """The upload of a file; `changes` replace fields of UPLOAD."""
+    data = path.read_bytes()
+    file = {"filename": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return replace(UPLOAD, **file, name=f"input{path.suffix}", **changes)
 
 
 def a_job(kind: str = "generate", priority: str = "normal", **changes: Any) -> Job:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -21,6 +20,7 @@ from service.settings import Settings
 from service.storage import FolderStorage
 from tests.conftest import RedisServer
 from tests.processes import ModuleProcess
+from tests.service.new_jobs import upload_of
 from tests.tiny_model import add_tiny_model
 from tests.waiting import until
 
@@ -70,18 +70,8 @@ class Stack:
     def _upload(self, job_id: str, path: Path, clip: ClipSpec) -> Input:
         key = f"jobs/{job_id}/input{path.suffix}"
         self.storage.put_file(key, path, "application/octet-stream")
-        data = path.read_bytes()
-        return Input(
-            filename=path.name,
-            bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            duration=clip.duration,
-            video=VideoStream(48, 32, 25.0),
-            audio=AudioStream(16_000, 1),
-            used=Window(0.0, clip.duration),
-            name=f"input{path.suffix}",
-            key=key,
-        )
+        video, audio, used = VideoStream(48, 32, 25.0), AudioStream(16_000, 1), Window(0.0, clip.duration)
+        return upload_of(path, duration=clip.duration, video=video, audio=audio, used=used, key=key)
 
 
 class WorkerProcess(ModuleProcess):

@@ -25,6 +25,7 @@ from model.request import SamplingParams
 from model.runtime.pipeline import Clip, ClipRequest, Pipeline
 from service.jobs.record import Input, Job, Window, claim, new_job
 from tests.clips import Film, Track, make, read_number
+from tests.service.new_jobs import upload_of
 from workers.outputs import NAMES, write_files
 from workers.spool import CONTENT_TYPES, Files
 
@@ -73,18 +74,9 @@ def make_output(pipeline: Pipeline, tmp_path: Path) -> Callable[..., Made]:
 
 
 def an_upload(path: Path, start: float) -> Input:
-    data = path.read_bytes()
-    return Input(
-        filename=path.name,
-        bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        duration=2.0,
-        video=VideoStream(128, 96, 25.0),
-        audio=AudioStream(16_000, 1),
-        used=Window(start, SPEC.duration, tracks=(1,)),
-        name=f"input{path.suffix}",
-        key=f"jobs/x/input{path.suffix}",
-    )
+    video, audio = VideoStream(128, 96, 25.0), AudioStream(16_000, 1)
+    used = Window(start, SPEC.duration, tracks=(1,))
+    return upload_of(path, duration=2.0, video=video, audio=audio, used=used)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from model.evaluation.published.audioclip import AudioHead, WaveletTransform
 from model.evaluation.published.i3d import I3D, pad, preprocess
 from model.evaluation.published.weights import AUDIOCLIP_FILE, I3D_FILE, WeightsMissing, load, require
 
+M = TypeVar("M", bound=nn.Module)
 
-def fill(network: nn.Module) -> None:
+
+def fill(network: M) -> M:
     """Random weights that keep activations of the order of one."""
     draws = torch.Generator().manual_seed(0)
     for name, tensor in network.state_dict().items():
@@ -26,13 +29,12 @@ def fill(network: nn.Module) -> None:
             tensor.copy_(torch.hann_window(len(tensor), periodic=True))
         elif tensor.dim() > 1:
             tensor.normal_(generator=draws).mul_((2 / tensor[0].numel()) ** 0.5)
+    return network
 
 
 @pytest.fixture(scope="module")
 def i3d() -> I3D:
-    network = I3D()
-    fill(network)
-    return network
+    return fill(I3D())
 
 
 def test_i3d_has_the_published_size(i3d: I3D) -> None:
@@ -96,9 +98,7 @@ def test_wavelets_are_powers_of_a_complex_sinc() -> None:
 
 @pytest.fixture(scope="module")
 def head() -> AudioHead:
-    network = AudioHead()
-    fill(network)
-    return network
+    return fill(AudioHead())
 
 
 def test_a_tone_stands_at_its_frequency(head: AudioHead) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -20,18 +19,12 @@ from model.sampling.latents import Latents, clip
 from model.sampling.randomness import RandomStream
 from tests.model.runtime.test_neighbours import MANIFEST, TINY
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WINDOW = TINY.clip.duration
 """Seconds: 4 frames at 10 a second, with 64 samples each."""
 LONG = 1.3
 QUICK = SamplingParams(seed=11, steps=3, duration=LONG, super_resolution=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

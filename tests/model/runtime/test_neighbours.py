@@ -106,7 +106,7 @@ def made(pipeline: Pipeline, request: ClipRequest, neighbours: list[Neighbour]) 
     return clip, list(engine.statistics.clips)
 
 
-Alone = Callable[[ClipRequest, tuple[int, ...]], Clip]
+Compared = Callable[[ClipRequest, tuple[int, ...], list[Neighbour]], tuple[Clip, Clip]]
 
 
 def request_of(kind: str, guidance: str | None, steps: int) -> ClipRequest:
@@ -115,16 +115,18 @@ def request_of(kind: str, guidance: str | None, steps: int) -> ClipRequest:
 
 
 @pytest.fixture(scope="module")
-def alone(pipeline: Pipeline) -> Alone:
-    """The clip of a request when nobody else is there; made once."""
-    clips: dict[str, Clip] = {}
+def compared(pipeline: Pipeline) -> Compared:
+    """The clip of a request at these batch sizes, alone (generated once) and among neighbours."""
+    alone: dict[str, Clip] = {}
 
-    def make(request: ClipRequest, sizes: tuple[int, ...]) -> Clip:
+    def make(request: ClipRequest, sizes: tuple[int, ...], neighbours: list[Neighbour]) -> tuple[Clip, Clip]:
         pipeline.evaluator.use_batch_sizes(BatchSizes(sizes))
         key = f"{request.kind} {request.params} {sizes}"
-        if key not in clips:
-            clips[key] = made(pipeline, request, [])[0]
-        return clips[key]
+        if key not in alone:
+            alone[key] = made(pipeline, request, [])[0]
+        among, batches = made(pipeline, request, neighbours)
+        assert max(batches) > 1
+        return alone[key], among
 
     return make
 
@@ -134,12 +136,9 @@ def alone(pipeline: Pipeline) -> Alone:
 @settings(max_examples=3, deadline=None)
 @given(neighbours=NEIGHBOURS)
 def test_to_the_bit_at_a_fixed_batch_size(
-    pipeline: Pipeline, alone: Alone, kind: str, guidance: str | None, neighbours: list[Neighbour]
+    compared: Compared, kind: str, guidance: str | None, neighbours: list[Neighbour]
 ) -> None:
-    request = request_of(kind, guidance, steps=8)
-    expected = alone(request, (4,))
-    among, sizes = made(pipeline, request, neighbours)
-    assert max(sizes) > 1
+    expected, among = compared(request_of(kind, guidance, steps=8), (4,), neighbours)
     for one, other in ((expected.frames, among.frames), (expected.audio, among.audio)):
         assert (one is None) == (other is None)
         if one is not None and other is not None:
@@ -150,12 +149,9 @@ def test_to_the_bit_at_a_fixed_batch_size(
 @settings(max_examples=3, deadline=None)
 @given(neighbours=NEIGHBOURS)
 def test_within_rounding_at_any_batch_size(
-    pipeline: Pipeline, alone: Alone, kind: str, guidance: str | None, neighbours: list[Neighbour]
+    compared: Compared, kind: str, guidance: str | None, neighbours: list[Neighbour]
 ) -> None:
-    request = request_of(kind, guidance, steps=20)
-    expected = alone(request, (1, 2, 4))
-    among, sizes = made(pipeline, request, neighbours)
-    assert max(sizes) > 1
+    expected, among = compared(request_of(kind, guidance, steps=20), (1, 2, 4), neighbours)
     if expected.audio is not None and among.audio is not None:
         assert float((expected.audio - among.audio).abs().max()) <= 1e-3
     if expected.frames is not None and among.frames is not None:

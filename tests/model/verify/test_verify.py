@@ -31,6 +31,16 @@ class Done:
 Verify = Callable[..., Done]
 
 
+BROKEN = [
+    ("sr.json", "{", "sr.json cannot be read as json"),
+    ("sr.json", "{}", "sr.json does not say what kind"),
+    ("sr.json", '{"kind": "sr"}', "sr.json has no entry"),
+    ("sr.safetensors", "torn", "sr.safetensors cannot be read"),
+    ("lonely.safetensors", "", "no lonely.json beside it"),
+]
+"""File, its content, and the message about it."""
+
+
 @pytest.fixture
 def verify(capsys: pytest.CaptureFixture[str]) -> Verify:
     def run(folder: Path, *options: str) -> Done:
@@ -120,16 +130,7 @@ def test_weights_that_do_not_fit_fail_their_case_without_a_crash(verify: Verify,
     assert "unexpected label_emb.weight (3, 4)" in check["note"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("sr.json", "{", "sr.json cannot be read as json"),
-        ("sr.json", "{}", "sr.json does not say what kind"),
-        ("sr.json", '{"kind": "sr"}', "sr.json has no entry"),
-        ("sr.safetensors", "torn", "sr.safetensors cannot be read"),
-        ("lonely.safetensors", "", "no lonely.json beside it"),
-    ],
-)
+@pytest.mark.parametrize(("name", "content", "message"), BROKEN)
 def test_a_folder_that_is_not_in_the_format_is_refused_by_file(
     verify: Verify, folder: Path, name: str, content: str, message: str
 ) -> None:
