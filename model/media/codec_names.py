@@ -21,7 +21,7 @@ _CODEC_ID = re.compile(rb"\x86([\x81-\xbf])([VASB]_[\x20-\x7e]+)")
 _ENTRY = re.compile(rb"stsd.{12}(%s)" % "|".join(ENCRYPTED_TAGS).encode(), re.DOTALL)
 """The sample entry of an encrypted track."""
 
-_STREAM = re.compile(r"Stream #0:(\d+)\S*: \w+: (\w+)(?:[^,\n]*?\(([^()]{4,24}) / 0x([0-9A-F]{8})\))?")
+_STREAM = re.compile(r"Stream #0:(\d+)\S*: \w+: (\w+)(?:[^,\n]*?\(([^()]{4,24}) / 0x([0-9A-F]{4,8})\))?")
 """A line of the library's summary: number, codec, and the container's own code as text and number."""
 
 

@@ -13,16 +13,19 @@ Box = tuple[str, int, int]
 
 def walk(descriptor: int, begin: int = 0, end: int | None = None) -> Iterator[Box]:
     """The boxes from `begin` to `end`: by default those at the top level."""
-    size, at = os.fstat(descriptor).st_size if end is None else end, begin
+    size, at = os.fstat(descriptor).st_size, begin
+    last = size if end is None else min(size, end)
     for _ in range(MAX_BOXES):
+        if at >= last:
+            return
         header = os.pread(descriptor, 16, at)
-        if len(header) < 8 or at >= size:
+        if len(header) < 8:
             return
         length, kind = int.from_bytes(header[:4], "big"), header[4:8]
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
         elif length == 0:  # to the end of the file
-            length = size - at
+            length = (size if end is None else end) - at
         if length < 8:
             return
         yield kind.decode("latin-1"), at, at + length

@@ -220,7 +220,7 @@ def check_duration(length: float, start: float, limits: dict[str, Any]) -> None:
             "the window begins too late: nothing is left of the file there",
             field="start",
             got=f"{start:g} s",
-            allowed=f"at most {length - shortest:.3f} s",
+            allowed=f"at most {math.floor(1000 * (length - shortest)) / 1000:.3f} s",
         )
 
 
