@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from model.media.decode import upright_aspect, upright_rgb
 from model.media.frames import TimedFrame, video_frames
+from model.media.json_numbers import JsonNumbers
 
 MAX_WIDTH = 640
 """Pixels. Frames are made smaller where they are wider, and never larger."""
@@ -38,22 +38,12 @@ OUTLYING = 3.0
 
 
 @dataclass(frozen=True)
-class Poster:
+class Poster(JsonNumbers):
     """A picture of `width`×`height` pixels of what is shown at `time` seconds of the clip."""
 
     width: int
     height: int
     time: float
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Poster:
-        """Raises ValueError or TypeError for what is no poster."""
-        values = json.loads(text)
-        time = float(values.pop("time"))
-        return cls(**{name: int(value) for name, value in values.items()}, time=time)
 
 
 def write_poster(path: str | Path, frames: np.ndarray | Tensor, fps: float) -> Poster:

@@ -6,13 +6,11 @@ the text around it. The letters are large, because on a phone the picture is sho
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from math import ceil, floor, log2, log10
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from model.media.json_numbers import JsonNumbers
 from model.media.palette import ramp
 from model.media.source import read_sound
 
@@ -54,7 +53,7 @@ _STEPS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 
 
 
 @dataclass(frozen=True)
-class Plot:
+class Plot(JsonNumbers):
     """Where in a picture of `width`×`height` pixels what is drawn.
 
     Time runs from 0 at `left` to `seconds` at `right`, frequency evenly in mel from 0 Hz at `bottom` to `hertz` at
@@ -72,17 +71,6 @@ class Plot:
     hertz: float
     quiet_db: float
     loud_db: float
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Plot:
-        """Raises ValueError, TypeError or AttributeError for what is no plot."""
-        values: dict[str, Any] = {}
-        for name, value in json.loads(text).items():
-            values[name] = int(value) if name in PIXELS else float(value)
-        return cls(**values)
 
 
 def write_spectrogram(path: str | Path, audio: Tensor, sample_rate: int) -> Plot:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,14 +23,6 @@ from tests.measure import (
 CLIP = ClipSpec(height=32, width=32)
 SECONDS = CLIP.duration
 VP9 = (("deadline", "realtime"), ("cpu-used", "8"), ("crf", "10"), ("b", "0"))
-
-
-@pytest.fixture(scope="module")
-def clips() -> Path:
-    folder = os.environ.get("DUET_CLIPS_DIR")
-    if not folder:
-        pytest.skip("DUET_CLIPS_DIR is not set: no real clips")
-    return Path(folder)
 
 
 # What the network sees
