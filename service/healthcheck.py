@@ -1,10 +1,10 @@
-"""Is the process of this container well? For the container's health check, which runs beside the process it asks about.
+"""Health checks of containers, run beside the process that they check.
 
     python -m service.healthcheck api|worker|webhooks
 
-A process that is there may still do nothing. So each is asked for what it is for: the API whether it can take jobs, the
-worker whether its consumer answers through the broker, the sender of webhooks by what has been due for too long. Exit
-status 0 if all is well, else 1 and a line that says what is not.
+A running process may still do no work, so each check tests its purpose: the API can accept jobs, the worker's consumer
+answers through the broker, and no webhook has been due for long. Exit status 0 if healthy, otherwise 1 and a line with
+the reason.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any
 from service.settings import Settings, load_settings
 
 PATIENCE = 4.0
-"""Seconds for an answer, of which `docker-compose.yml` allows two."""
+"""Time limit of a request in seconds; `docker-compose.yml` allows for two requests."""
 
 OVERDUE = 300.0
-"""Seconds for which a webhook may be due before nobody seems to send any: a process looks four times a second."""
+"""Seconds after which an overdue webhook means that no process sends: a sender polls four times a second."""
 
 
-class Unwell(Exception):
-    """What is not as it should be."""
+class Unhealthy(Exception):
+    """The message says what is wrong."""
 
 
 def api(settings: Settings) -> None:
-    """Jobs can be taken. That no worker is there yet is the worker's news: the jobs wait for it."""
+    """The API can accept jobs. A missing worker does not count: jobs wait for it, and it has its own check."""
     address = f"http://127.0.0.1:{settings.port}/readyz"
     try:
         with urllib.request.urlopen(address, timeout=PATIENCE):
@@ -38,13 +38,13 @@ def api(settings: Settings) -> None:
     except urllib.error.HTTPError as error:
         missing = set(json.loads(error.read()).get("missing", ("an answer",))) - {"worker"}
         if missing:
-            raise Unwell(f"missing: {', '.join(sorted(missing))}") from error
+            raise Unhealthy(f"missing: {', '.join(sorted(missing))}") from error
     except OSError as error:
-        raise Unwell(f"the API does not answer: {error}") from error
+        raise Unhealthy(f"the API does not answer: {error}") from error
 
 
 def worker(settings: Settings) -> None:
-    """A worker of this machine is announced in Redis, and its consumer takes what the broker brings."""
+    """A worker of this machine has a heartbeat in Redis, and its consumer answers through the broker."""
     from celery import Celery
     from kombu.exceptions import OperationalError
 
@@ -56,18 +56,18 @@ def worker(settings: Settings) -> None:
     try:
         names = [name for name in JobStore(connect(settings)).workers() if name.startswith(here)]
     except StoreUnavailable as error:
-        raise Unwell(f"Redis does not answer: {error}") from error
+        raise Unhealthy(f"Redis does not answer: {error}") from error
     if not names:
-        raise Unwell("no worker of this machine is announced: it loads its models, or waits for a GPU")
+        raise Unhealthy("no worker of this machine has a heartbeat: it is loading models, or waiting for a GPU")
     celery = Celery("duet", set_as_current=False)
     celery.conf.update(celery_config(settings))
     try:
-        # Celery puts its own name before that of the worker.
+        # Celery prefixes the worker's name.
         nodes = [f"celery@{name}" for name in names]
         if not celery.control.ping(destination=nodes, timeout=PATIENCE, limit=len(nodes)):
-            raise Unwell(f"the consumer of {', '.join(names)} does not answer")
+            raise Unhealthy(f"the consumer of {', '.join(names)} does not answer")
     except (OperationalError, OSError) as error:
-        raise Unwell(f"the broker does not answer: {error}") from error
+        raise Unhealthy(f"the broker does not answer: {error}") from error
     finally:
         celery.close()
 
@@ -83,10 +83,10 @@ def webhooks(settings: Settings) -> None:
             due: Any = client.zrange(DUE, 0, 0, withscores=True)
             now: Any = client.time()
     except StoreUnavailable as error:
-        raise Unwell(f"Redis does not answer: {error}") from error
+        raise Unhealthy(f"Redis does not answer: {error}") from error
     late = now[0] + now[1] / 1e6 - due[0][1] / 1000 if due else 0.0
     if late > OVERDUE:
-        raise Unwell(f"a webhook has been due for {late:.0f} s")
+        raise Unhealthy(f"a webhook has been due for {late:.0f} s")
 
 
 CHECKS = {"api": api, "worker": worker, "webhooks": webhooks}
@@ -97,7 +97,7 @@ def main() -> None:
         raise SystemExit(f"usage: python -m service.healthcheck {'|'.join(CHECKS)}")
     try:
         CHECKS[sys.argv[1]](load_settings())
-    except Unwell as error:
+    except Unhealthy as error:
         raise SystemExit(str(error)) from error
 
 

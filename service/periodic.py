@@ -15,9 +15,9 @@ class Periodic:
     """Calls `action` every `interval` seconds in a daemon thread named `name`, from `start()` to `stop()`.
 
     The thread survives any Exception that the action raises. The first failure in a row is logged, with a traceback
-    unless it is one of `expected` (Redis or storage being away); every failure is reported to `failed`. The next
-    attempt comes after `retry` seconds (`interval` where absent), then after twice as long each time, up to
-    `longest` (LONGEST_PAUSE or `interval`, whichever is longer, where absent).
+    unless it is one of `expected` (Redis or storage being unavailable); every failure is reported to `failed`. The next
+    attempt comes after `retry` seconds (default `interval`), then after twice as long each time, up to `longest`
+    (default LONGEST_PAUSE or `interval`, whichever is longer).
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Periodic:
         expected: tuple[type[Exception], ...] = (),
         failed: Callable[[str], None] = lambda name: None,
     ) -> None:
-        """`at_once`: the first call comes with `start()`, not `interval` seconds after it."""
+        """`at_once`: make the first call at `start()`, not `interval` seconds later."""
         self.name = name
         self._action = action
         self._interval = interval
@@ -49,11 +49,11 @@ class Periodic:
         self._thread.start()
 
     def wake(self) -> None:
-        """Have the next call made now."""
+        """Make the next call now."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End the thread after the call it is in. May be called again, and before `start()`."""
+        """End the thread after the current call. May be called again, and before `start()`."""
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():

@@ -31,7 +31,7 @@ class EngineCollector(Collector):
         statistics = self._engine.statistics
         batches = HistogramMetricFamily(
             "duet_engine_batch_size",
-            "What goes through a network in one tick: clips through base, frames through sr.",
+            "Batch size of a network in one tick: clips for base, frames for sr.",
             labels=("network",),
         )
         for network, sizes in (("base", statistics.clips), ("sr", statistics.frames)):
@@ -41,7 +41,7 @@ class EngineCollector(Collector):
         yield batches
         steps = HistogramMetricFamily(
             "duet_engine_step_seconds",
-            "What a tick takes, by the networks that run in it: base, sr or both.",
+            "Duration of a tick, by the networks that ran in it: base, sr or both.",
             labels=("network",),
         )
         for network, times in list(statistics.steps.items()):
@@ -49,10 +49,10 @@ class EngineCollector(Collector):
         yield steps
         yield CounterMetricFamily("duet_engine_ticks", "Ticks of the engine.", value=statistics.ticks)
         yield CounterMetricFamily(
-            "duet_engine_working_seconds", "Time in ticks; the rest the device was idle.", value=statistics.working
+            "duet_engine_working_seconds", "Time in ticks; otherwise the device is idle.", value=statistics.working
         )
         halved = CounterMetricFamily(
-            "duet_engine_out_of_memory", "Batches halved for want of memory.", labels=("network",)
+            "duet_engine_out_of_memory", "Batches halved for lack of memory.", labels=("network",)
         )
         for network in ("base", "sr"):
             halved.add_metric((network,), sum(each.halvings[network] for each in self._evaluators))
@@ -84,7 +84,7 @@ def memory_families(device: str, taken: Mapping[str, int], total: int) -> Iterab
     """The memory of `device` in bytes: the parts that are `taken`, and its `total`."""
     memory = GaugeMetricFamily(
         "duet_device_memory_bytes",
-        "used and peak: tensors of this worker; reserved: what it keeps for them; occupied: by all processes.",
+        "used and peak: tensors of this worker; reserved: kept for them; occupied: used by all processes.",
         labels=("device", "what"),
     )
     for what, value in taken.items():

@@ -1,10 +1,8 @@
-"""A GPU of its own for each worker of this host, taken by a lock before CUDA is there.
+"""Assigns each worker of this host a GPU, by a file lock taken before CUDA is initialised.
 
-All workers see all GPUs (a container that is to have one of them would have to be told which), and CUDA would give
-each the first. So a worker looks for one that nobody holds, and then lets CUDA see that one only: nothing that comes
-later, torch least of all, has to know of the others. The GPUs are listed through NVML, which does not initialise CUDA.
-The lock is flock's on a file `{uuid}.{place}.lock` in a folder that the workers share: it ends with the process,
-however that ends.
+All workers see all GPUs, and CUDA would give each worker the first one. So a worker locks a free GPU, then hides the
+others from CUDA; torch needs no further configuration. NVML lists the GPUs, because it does not initialise CUDA. The
+lock is a flock on `{uuid}.{place}.lock` in a folder shared by the workers; it ends with the process.
 """
 
 from __future__ import annotations
@@ -23,16 +21,16 @@ import pynvml
 from service.log import log
 from service.settings import PREFIX, Settings
 
-LOOK = 1.0
-"""Seconds between two looks for a free GPU."""
+POLL_S = 1.0
+"""Seconds between two searches for a free GPU."""
 
-REMIND = 60.0
-"""Seconds between two lines that say what is waited for."""
+LOG_S = 60.0
+"""Seconds between two log lines while waiting."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One device that a worker can have: a GPU, or an instance of one that is divided (MIG)."""
+    """A device for a worker: a GPU, or a MIG instance of one."""
 
     uuid: str
     name: str
@@ -40,7 +38,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Claim:
-    """A GPU that is ours as long as `descriptor` is open."""
+    """A GPU that this process holds as long as `descriptor` is open."""
 
     gpu: Gpu
     place: int
@@ -48,19 +46,19 @@ class Claim:
 
 
 def claim_gpu(settings: Settings, listed: Callable[[], list[Gpu]] | None = None) -> Claim | None:
-    """Take a free GPU, wait for one if all are taken, and let this process see no other.
+    """Claim a free GPU, waiting if all are claimed, and hide the others from this process.
 
-    Call it before torch is imported. None where `settings.gpu_locks` is unset, the worker is to compute elsewhere, or
-    this machine has no GPU. `listed` lists the GPUs, in NVML's order. Ends the process (SystemExit) with a sentence if
-    the GPUs cannot be listed, or the folder cannot be used.
+    Call it before torch is imported. None if `settings.gpu_locks` is unset, another device is configured, or this
+    machine has no GPU. `listed` lists the GPUs, in NVML's order. Ends the process (SystemExit) with a message if the
+    GPUs cannot be listed, or the folder cannot be used.
     """
     if settings.gpu_locks is None or settings.device not in ("auto", "cuda"):
         return None
     if "torch" in sys.modules:
-        raise RuntimeError("torch is loaded: it may have looked at the GPUs, and would stay with what it saw")
+        raise RuntimeError("torch is imported already and may have initialised CUDA with all GPUs")
     gpus = allowed((listed or nvml_gpus)(), os.environ)
     if not gpus:
-        log.info("no GPU to take: none is here, or none may be seen")
+        log.info("no GPU to claim: there is none, or none is visible")
         return None
     claim = _take(settings.gpu_locks, gpus, settings.workers_per_gpu)
     os.environ["CUDA_VISIBLE_DEVICES"] = claim.gpu.uuid
@@ -69,7 +67,7 @@ def claim_gpu(settings: Settings, listed: Callable[[], list[Gpu]] | None = None)
 
 
 def nvml_gpus() -> list[Gpu]:
-    """What NVIDIA's driver has, in its order; nothing where there is no driver."""
+    """The GPUs of NVIDIA's driver, in its order; empty without a driver."""
     try:
         pynvml.nvmlInit()
     except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
@@ -87,10 +85,10 @@ def nvml_gpus() -> list[Gpu]:
 
 
 def allowed(gpus: list[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
-    """Those that the usual variables let this process see.
+    """The GPUs that NVIDIA_VISIBLE_DEVICES and CUDA_VISIBLE_DEVICES make visible to this process.
 
-    Numbers in NVIDIA_VISIBLE_DEVICES are the host's; the container's runtime has seen to them already, and whatever it
-    left has other numbers here. In CUDA_VISIBLE_DEVICES they count what is here.
+    Indexes in NVIDIA_VISIBLE_DEVICES are the host's and were applied by the container runtime, so they are ignored
+    here. Indexes in CUDA_VISIBLE_DEVICES refer to the GPUs of this container.
     """
     given = environment.get("NVIDIA_VISIBLE_DEVICES", "all")
     if given in ("none", "void"):
@@ -102,14 +100,14 @@ def allowed(gpus: list[Gpu], environment: Mapping[str, str]) -> list[Gpu]:
         return gpus
     chosen: list[Gpu] = []
     for entry in (entry.strip() for entry in visible.split(",")):
-        found = _meant(entry, gpus)
+        found = _named(entry, gpus)
         if found is None:
-            break  # as CUDA does: what comes after an entry that names nothing is not seen
+            break  # as CUDA does: entries after an invalid one are ignored
         chosen.append(found)
     return list(dict.fromkeys(chosen))
 
 
-def _meant(entry: str, gpus: list[Gpu]) -> Gpu | None:
+def _named(entry: str, gpus: list[Gpu]) -> Gpu | None:
     """The GPU that an entry of CUDA_VISIBLE_DEVICES names: a number, or a UUID or its beginning."""
     if entry.isdecimal():
         return gpus[int(entry)] if int(entry) < len(gpus) else None
@@ -118,7 +116,7 @@ def _meant(entry: str, gpus: list[Gpu]) -> Gpu | None:
 
 
 def _parts(handle: object) -> list[object]:
-    """The instances of a GPU that is divided, else the GPU itself."""
+    """The MIG instances of a GPU, or the GPU itself if it is not divided."""
     try:
         divided = pynvml.nvmlDeviceGetMigMode(handle)[0] == pynvml.NVML_DEVICE_MIG_ENABLE
     except pynvml.NVMLError_NotSupported:
@@ -129,30 +127,30 @@ def _parts(handle: object) -> list[object]:
     for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
         try:
             parts.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
-        except pynvml.NVMLError_NotFound:  # fewer instances than there could be
+        except pynvml.NVMLError_NotFound:  # fewer instances than the maximum
             continue
     return parts
 
 
 def _take(folder: Path, gpus: list[Gpu], places: int) -> Claim:
-    """The first free place; a GPU is shared only when all have somebody. Waits until there is one."""
-    said = None
+    """The first free place. A GPU is shared only when every GPU has a worker. Waits until there is one."""
+    logged = None
     while True:
         for place in range(places):
             for gpu in gpus:
                 descriptor = _locked(folder / f"{gpu.uuid}.{place}.lock")
                 if descriptor is not None:
                     return Claim(gpu, place, descriptor)
-        if said is None or time.monotonic() - said > REMIND:
-            said = time.monotonic()
+        if logged is None or time.monotonic() - logged > LOG_S:
+            logged = time.monotonic()
             log.warning(
                 "all GPUs are taken: waiting for one to become free", gpus=[gpu.uuid for gpu in gpus], each=places
             )
-        time.sleep(LOOK)
+        time.sleep(POLL_S)
 
 
 def _locked(path: Path) -> int | None:
-    """The lock's descriptor; None while another process has it. It says in the file who has it, for whoever looks."""
+    """The lock's descriptor; None while another process holds it. The file names the holder, for administrators."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -34,7 +34,7 @@ class WorkerMetrics:
         self._claims = Counter("duet_worker_claims", "Attempts begun.", ("kind",), registry=own)
         self._attempts = Counter(
             "duet_worker_attempts",
-            "Attempts ended: completed, spooled (made, and waits for storage), failed, retried, canceled, handed_back "
+            "Attempts ended: completed, spooled (waiting for storage), failed, retried, canceled, handed_back "
             "or overtaken.",
             ("kind", "outcome"),
             registry=own,
@@ -48,27 +48,33 @@ class WorkerMetrics:
             buckets=_WAITS,
         )
         self._run = Histogram(
-            "duet_job_run_seconds", "From the last claim to completion.", ("kind",), registry=own, buckets=_SECONDS
+            "duet_job_run_seconds", "Time from the last claim to completion.", ("kind",), registry=own, buckets=_SECONDS
         )
         self._stage = Histogram(
-            "duet_job_stage_seconds", "What completed jobs spent where.", ("stage",), registry=own, buckets=_SECONDS
+            "duet_job_stage_seconds",
+            "Time that completed jobs spent in each stage.",
+            ("stage",),
+            registry=own,
+            buckets=_SECONDS,
         )
         self._failures = Counter(
             "duet_worker_failures",
-            "Attempts that failed, by the code of the error; a strike costs the job one of its three tries.",
+            "Attempts that failed, by error code and whether they count as a strike; three strikes fail a job.",
             ("reason", "strike"),
             registry=own,
         )
-        self._lost = Counter("duet_worker_leases_lost", "Jobs taken from this worker while it had them.", registry=own)
+        self._lost = Counter(
+            "duet_worker_leases_lost", "Jobs that another worker took while this worker had them.", registry=own
+        )
         self._abandoned = Counter(
             "duet_reaper_abandoned",
-            "Jobs that this worker's reaper took from dead ones, by what they became.",
+            "Jobs that this worker's reaper took from dead workers, by their new status.",
             ("status",),
             registry=own,
         )
         self.background_failed = background_failures(own, "leases", "watchdog", "spool", "reaper", "heartbeat")
         self.storage_breaker = storage_breaker(own)
-        self._in_hand = Gauge("duet_worker_jobs_in_hand", "Jobs claimed and not let go of.", registry=own)
+        self._in_hand = Gauge("duet_worker_jobs_in_hand", "Jobs claimed and not released.", registry=own)
         for kind in KINDS:  # Prometheus misses the first increment of a counter that it has not seen at 0
             for outcome in OUTCOMES:
                 self._attempts.labels(kind, outcome)
@@ -78,7 +84,7 @@ class WorkerMetrics:
             self._failures.labels(reason, "yes")
         for status in (Status.QUEUED, Status.FAILED):
             self._abandoned.labels(status)
-        self._slots = Gauge("duet_worker_slots", "Jobs that it has in hand at most.", registry=own)
+        self._slots = Gauge("duet_worker_slots", "Maximum number of jobs claimed at a time.", registry=own)
 
     def slots(self, slots: int) -> None:
         self._slots.set(slots)
@@ -109,5 +115,5 @@ class WorkerMetrics:
         self._lost.inc()
 
     def abandoned(self, job: Job) -> None:
-        """The reaper took `job` from a worker that is dead, or hangs."""
+        """The reaper took `job` from a worker that is dead or hangs."""
         self._abandoned.labels(job.status).inc()

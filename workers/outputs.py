@@ -33,7 +33,7 @@ def write_files(job: Job, pipeline: Pipeline, index: int, clip: Clip, source: Pa
 def _write_clip(
     files: Files, job: Job, pipeline: Pipeline, index: int, clip: Clip, source: Path | None
 ) -> tuple[str, str]:
-    """Write video and sound; return in words how each came to be."""
+    """Write video and sound; return the origin of each in words."""
     video, audio = files["video.mp4"], files["audio.wav"]
     comment = provenance.comment(pipeline.manifest, job, index)
     if job.input is None or source is None:
@@ -56,7 +56,7 @@ def _write_clip(
 
 
 def _write_pictures(files: Files, job: Job, clip: Clip) -> Pictures:
-    """Draw what was made from memory, and what was uploaded from the files just written, in a child process."""
+    """Draw the generated modality from memory, and the uploaded one from the files just written, in a child process."""
     if clip.frames is not None:
         poster = write_poster(files["poster.webp"], clip.frames, clip.fps)
     else:

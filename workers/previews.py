@@ -1,7 +1,7 @@
-"""Pictures of a clip as it emerges, small enough to be sent every few steps: a WebP sprite and a waveform.
+"""Previews of unfinished clips, small enough to be sent every few steps: a WebP sprite and a waveform.
 
-Made on the processor beside the model, so cheap goes before pretty: the fastest encoder there is, and a second, coarser
-run only where the first one is too large, as noise is.
+They are encoded on the CPU beside the model, so speed matters more than quality: WebP's fastest method, and a coarser
+second run only if the first result is too large, as with noise.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ COLUMNS = 4
 
 MOST_FRAMES = 16
 LONGEST_SIDE = 64
-"""Pixels of a frame. A larger clip is shown smaller, a longer one by some of its frames."""
+"""Pixels of a frame. Larger clips are scaled down; of longer clips some frames are shown."""
 
 BUCKETS = 160
-"""Pairs of a waveform."""
+"""Number of minimum-maximum pairs of a waveform."""
 
 LARGEST = 20 * 1024
-"""Bytes of a sprite, as far as the qualities reach: what else it has is dropped."""
+"""Maximum bytes of a sprite. If no quality reaches it, there is no sprite."""
 
 _QUALITIES = (60, 30, 5, 0)
 
@@ -39,10 +39,10 @@ def preview(
     step: int,
     total_steps: int,
 ) -> Preview:
-    """What emerges after `step` of `total_steps` in `stage`, of output `index`.
+    """The preview of output `index` after `step` of `total_steps` in `stage`.
 
-    `frames` (frames, height, width, 3), 0 … 255; `audio` (samples,), shown clipped to [-1, 1]. A side that the user
-    brought along is None.
+    `frames` (frames, height, width, 3), 0 … 255; `audio` (samples,), shown clipped to [-1, 1]. The modality that the
+    user uploaded is None.
     """
     return Preview(
         index,
@@ -55,10 +55,9 @@ def preview(
 
 
 def sprite(frames: NDArray[np.uint8]) -> Sprite | None:
-    """Frames (frames, height, width, 3) in one picture, COLUMNS in a row; None if none of the qualities makes it small
-    enough."""
+    """Frames (frames, height, width, 3) in one picture, COLUMNS in a row; None if no quality makes it small enough."""
     count, height, width, _ = frames.shape
-    if count > MOST_FRAMES:  # evenly, the first and the last among them
+    if count > MOST_FRAMES:  # evenly spaced, including the first and the last
         frames = frames[np.linspace(0, count - 1, MOST_FRAMES).round().astype(int)]
         count = MOST_FRAMES
     columns = min(COLUMNS, count)
@@ -80,10 +79,10 @@ def sprite(frames: NDArray[np.uint8]) -> Sprite | None:
 
 
 def waveform(audio: NDArray[np.floating]) -> tuple[tuple[float, float], ...]:
-    """The least and the greatest of each of BUCKETS equal parts of `audio` (samples,), rounded to what can be seen."""
+    """Minimum and maximum of each of BUCKETS equal parts of `audio` (samples,), rounded to visible precision."""
     bounded = np.clip(np.nan_to_num(audio.astype(np.float64)), -1.0, 1.0)
     edges = np.linspace(0, len(bounded), BUCKETS + 1).astype(int)
-    # A sound of fewer samples than buckets says some of them twice.
+    # With fewer samples than buckets, samples repeat.
     starts = np.minimum(edges[:-1], len(bounded) - 1)
     low = np.minimum.reduceat(bounded, starts)
     high = np.maximum.reduceat(bounded, starts)

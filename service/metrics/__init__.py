@@ -1,6 +1,6 @@
-"""What Prometheus reads of the API, and how any process shows it what it counts."""
+"""Prometheus metrics of the API, and their export from any process."""
 
 from prometheus_client import disable_created_metrics
 
-# When each series began, as a series of its own: twice as much to read, and nobody asks for it.
+# No `_created` series: they would double the output and are not used.
 disable_created_metrics()

@@ -1,4 +1,4 @@
-"""What an API process counts. Labels take few values: routes by their template, never a path; no ids, no keys."""
+"""Metrics of an API process. Labels have few values: routes by template, never paths; no ids, no keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.metrics.sharing import shared_folder
 from service.settings import Settings
 
 NO_ROUTE = "none"
-"""The route of a request that asks for what is not there."""
+"""The route label of a request that matches no route."""
 
 OPENMETRICS = "application/openmetrics-text"
 _METHODS = ("GET", "HEAD", "POST", "DELETE")
@@ -22,18 +22,16 @@ _BYTES = tuple(2**20 * size for size in (0.25, 1, 4, 16, 64, 256, 1024))
 
 
 class ApiMetrics:
-    """One for each application, with a registry of its own. `scraped` is what is shown: with that of the other
-    processes, where several share a socket, and with what Redis knows."""
+    """One per application, with its own registry. `scraped` is the exported registry: it includes the figures from
+    Redis, and those of the other processes if several share a socket."""
 
     def __init__(self, settings: Settings) -> None:
         self.shared = shared_folder()
         own = CollectorRegistry()
-        self._requests = Counter(
-            "duet_http_requests", "Requests answered.", ("route", "method", "status"), registry=own
-        )
+        self._requests = Counter("duet_http_requests", "Responses sent.", ("route", "method", "status"), registry=own)
         self._seconds = Histogram(
             "duet_http_request_seconds",
-            "From a request to the beginning of its answer.",
+            "Time from a request to the beginning of its response.",
             ("route", "method"),
             registry=own,
             buckets=_SECONDS,
@@ -49,7 +47,7 @@ class ApiMetrics:
         self.event_streams = Gauge(
             "duet_event_streams", "Clients that follow a job.", registry=own, multiprocess_mode="livesum"
         )
-        self.event_streams.set(0)  # whoever had this number before left its streams counted
+        self.event_streams.set(0)  # the previous process with this number may have left its streams counted
         self.background_failed = background_failures(own, "sweeper", "concurrency")
         self.storage_breaker = storage_breaker(own)
         self._queue = QueueCollector(settings)
@@ -62,7 +60,7 @@ class ApiMetrics:
         self.scraped.register(self._queue)
 
     def answered(self, route: str | None, method: str, status: int, seconds: float) -> None:
-        """A request was answered with `status`, `seconds` after it came."""
+        """A request was answered with `status` after `seconds`."""
         route, method = route or NO_ROUTE, method if method in _METHODS else "other"
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route, method).observe(seconds)
@@ -79,7 +77,7 @@ class ApiMetrics:
         self._refused.labels(kind, reason).inc()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """All of it as text, as OpenMetrics where `accept` names that, and the type of the text."""
+        """All metrics as text, OpenMetrics if `accept` names it, and the content type."""
         if OPENMETRICS in accept:
             return as_openmetrics(self.scraped), f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
         return as_text(self.scraped), CONTENT_TYPE_PLAIN_0_0_4

@@ -1,5 +1,5 @@
-"""A process's metrics on a port of their own, `http://DUET_METRICS_HOST:DUET_METRICS_PORT/metrics`: nobody is asked for
-a key there, so it is for Prometheus and nobody else."""
+"""Serves a process's metrics on a separate port, `http://DUET_METRICS_HOST:DUET_METRICS_PORT/metrics`. It requires no
+key, so only Prometheus should reach it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from service.settings import Settings
 
 
 class Exporter:
-    """Serves `registry` from `start()` to `stop()`, in threads of its own; not at all where no port is set.
+    """Serves `registry` in its own threads from `start()` to `stop()`. Does nothing if no port is set.
 
-    `shared`: several processes listen there, and each of them answers for all.
+    `shared`: several processes listen on the port, and each answers for all.
     """
 
     def __init__(self, settings: Settings, registry: CollectorRegistry, shared: bool = False) -> None:
-        """Ends the process (SystemExit) with a sentence if the port cannot be had."""
+        """Ends the process (SystemExit) with a message if the port is not available."""
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         if settings.metrics_port:
@@ -34,7 +34,7 @@ class Exporter:
             return
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
-        log.info("metrics are served", address="{}:{}".format(*self._server.server_address[:2]))
+        log.info("serving metrics", address="{}:{}".format(*self._server.server_address[:2]))
 
     def stop(self) -> None:
         """Close the port. May be called again, and before `start()`."""
@@ -61,7 +61,7 @@ def _listening(host: str, port: int, handler: type[MetricsHandler], shared: bool
     except OSError as error:
         server.server_close()
         if error.errno == errno.EADDRINUSE:
-            fault = f"DUET_METRICS_PORT is {port}: another program has that port of {host} already."
+            fault = f"DUET_METRICS_PORT is {port}: another program uses that port of {host}."
         else:
             fault = f"DUET_METRICS_HOST is {host!r}: cannot listen there, {error.strerror or error}."
         raise SystemExit(f"Duet cannot start.\n{fault}") from error

@@ -1,4 +1,4 @@
-"""What Redis knows, looked up when Prometheus asks, and without keeping it waiting where Redis is away."""
+"""Metrics from Redis, read at each scrape, with a time limit in case Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from service.log import log
 from service.settings import Settings
 
 PATIENCE = 1.0
-"""Seconds for all that is asked of Redis. Prometheus gives a scrape ten, and a name that is not found can take more."""
+"""Time limit for the queries in seconds. Prometheus allows ten for a scrape, and a failing name lookup takes longer."""
 
 
 class QueueCollector(Collector):
-    """The same figures from every API process: they are the service's, not the process's. Where Redis does not answer
-    in time all that is said is `duet_redis_up 0`."""
+    """Figures of the service, the same from every API process. If Redis does not answer in time, only
+    `duet_redis_up 0`."""
 
     def __init__(self, settings: Settings) -> None:
         self._redis = redis.Redis.from_url(
@@ -40,7 +40,7 @@ class QueueCollector(Collector):
         self._answers = True
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: asked at registration, where Redis need not be there."""
+        """Nothing: called at registration, when Redis may be unavailable."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -49,7 +49,7 @@ class QueueCollector(Collector):
             self._answers = True
         except (StoreUnavailable, TimeoutError) as error:
             if self._answers:
-                log.warning("Redis cannot be counted", error=str(error) or f"no answer in {PATIENCE:g} s")
+                log.warning("no metrics from Redis", error=str(error) or f"no answer in {PATIENCE:g} s")
             self._answers, found = False, None
         yield GaugeMetricFamily("duet_redis_up", "Whether Redis answers.", value=found is not None)
         if found is not None:
@@ -60,7 +60,7 @@ class QueueCollector(Collector):
         self._redis.close()
 
     def _ask(self) -> Future[QueueStats]:
-        """One look at a time: while one hangs others wait for the same, and not for one more."""
+        """One query at a time; scrapes meanwhile wait for the same result."""
         with self._lock:
             if self._under_way is None or self._under_way.done():
                 self._under_way = self._pool.submit(queue_stats.take, self._redis)
@@ -68,23 +68,23 @@ class QueueCollector(Collector):
 
 
 def families(found: QueueStats) -> Iterable[Metric]:
-    """What is shown of it."""
-    jobs = GaugeMetricFamily("duet_jobs", "Jobs that are kept, by kind and status.", labels=("kind", "status"))
+    """The statistics as metrics."""
+    jobs = GaugeMetricFamily("duet_jobs", "Stored jobs, by kind and status.", labels=("kind", "status"))
     for (kind, status), count in found.jobs.items():
         jobs.add_metric((kind, status), count)
     yield jobs
-    queue = GaugeMetricFamily("duet_queue_length", "Jobs that wait, by priority.", labels=("priority",))
+    queue = GaugeMetricFamily("duet_queue_length", "Queued jobs, by priority.", labels=("priority",))
     for priority, count in found.waiting.items():
         queue.add_metric((priority,), count)
     yield queue
     for name, meaning, value in (
-        ("duet_queue_oldest_seconds", "For how long the job waits that waits longest; 0 if none does.", found.oldest),
-        ("duet_jobs_held", "Jobs that a worker works on, or whose result waits on its disk.", found.held),
-        ("duet_workers", "Workers that gave a sign of life lately.", found.workers),
-        ("duet_webhooks_waiting", "Webhooks that are still to be sent, or sent again.", found.webhooks),
+        ("duet_queue_oldest_seconds", "Waiting time of the oldest queued job; 0 if there is none.", found.oldest),
+        ("duet_jobs_held", "Jobs that a worker runs, or whose result waits on its disk.", found.held),
+        ("duet_workers", "Workers with a valid heartbeat.", found.workers),
+        ("duet_webhooks_waiting", "Webhooks to be sent or resent.", found.webhooks),
         (
             "duet_webhooks_late_seconds",
-            "For how long the first of them has been due; 0 if none is.",
+            "How long the first of them has been due; 0 if none is.",
             found.webhooks_late,
         ),
         ("duet_records_unreadable", "Jobs whose record this version of Duet cannot read.", found.unreadable),

@@ -1,6 +1,6 @@
-"""The process that sends webhooks: takes what is due from the outbox, sends it, writes down what came of it.
+"""The process that sends webhooks: claims due ones from the outbox, sends them, records the outcomes.
 
-It has no part in any job, and no torch: however slow or dead the receivers are, they keep each other waiting at most.
+It is separate from workers and API, so slow or dead receivers can only delay other webhooks.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from service.webhooks.outbox import Claim, Outbox, signing_secrets
 from service.webhooks.sender import Answer, Sender
 from service.webhooks.signing import message, signed_headers
 
-SIDE_BY_SIDE = 32
+CONCURRENCY = 32
 """Webhooks that one process sends at a time."""
 
-TO_ONE_HOST = 4
-"""Of which so many to one host, so that a dead one with many jobs leaves room for the others."""
+CONCURRENCY_PER_HOST = 4
+"""Of which to one host, so that a dead host with many jobs does not block the others."""
 
 LONGEST_PAUSE = timedelta(days=1)
-"""However long a receiver would have us wait."""
+"""Bound on a receiver's `Retry-After`."""
 
-_LOOK_S = 0.25
-"""Seconds between two looks into the outbox."""
+_POLL_S = 0.25
+"""Seconds between two queries of the outbox."""
 
-_AGAIN_S = 0.5
-_LAST_S = 5.0
-"""Seconds that what is under way has to come to its end, when the process is asked to stop."""
+_RETRY_S = 0.5
+_SHUTDOWN_S = 5.0
+"""Seconds for attempts in progress to finish, when the process is asked to stop."""
 
 _UNREADABLE_S = 3600.0
-"""Seconds until the webhook of a job is tried again whose record this version cannot read."""
+"""Seconds until the webhook of a job with an unreadable record is tried again."""
 
 _MARGIN_S = 20.0
-"""Seconds of a claim beyond the timeout of its sending, to write down what came of it."""
+"""Validity of a claim beyond the timeout of its attempt, for recording the outcome."""
 
 
 class Deliverer:
-    """Sends until it is stopped."""
+    """Sends due webhooks until it is stopped."""
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class Deliverer:
         self._secrets = secrets
         self._settings = settings
         self._hosts: Counter[str] = Counter()
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send what is due, until `stop` is set."""
+        """Send due webhooks until `stop` is set."""
         answers = True
         while not stop.is_set():
             try:
@@ -77,49 +77,49 @@ class Deliverer:
                 if answers:
                     log.warning("webhooks wait for Redis", error=str(error))
                 answers = False
-            await _either(stop, _LOOK_S)
-        if self._under_way:
-            await asyncio.wait(self._under_way, timeout=_LAST_S)
-        for task in self._under_way:
-            task.cancel()  # sent again when its claim has run out
+            await _either(stop, _POLL_S)
+        if self._running:
+            await asyncio.wait(self._running, timeout=_SHUTDOWN_S)
+        for task in self._running:
+            task.cancel()  # resent when its claim has expired
 
     async def _take_all(self) -> None:
-        while len(self._under_way) < SIDE_BY_SIDE:
+        while len(self._running) < CONCURRENCY:
             claim = await self._outbox.claim(self._settings.webhook_timeout + _MARGIN_S)
             if claim is None:
                 return
             task = asyncio.create_task(self._deliver(claim))
-            self._under_way.add(task)
+            self._running.add(task)
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+        self._running.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("a webhook could not be sent; it is tried again when its claim has run out", exc_info=error)
+            log.error("sending a webhook failed: it is retried when its claim has expired", exc_info=error)
 
     async def _deliver(self, claim: Claim) -> None:
         try:
             job = await self._outbox.job(claim)
             if job is None or job.webhook is None:
-                return  # erased since it was claimed, and its webhook with it
+                return  # erased since it was claimed
             host = urlsplit(job.webhook.url).netloc
-            if self._hosts[host] >= TO_ONE_HOST:
+            if self._hosts[host] >= CONCURRENCY_PER_HOST:
                 await self._outbox.postpone(claim, random.uniform(1, 2))
                 return
             sent = await self._outbox.sent(claim)
         except UnreadableRecord as error:
-            log.error("the job of a webhook cannot be read", job=claim.job_id, error=str(error))
+            log.error("a webhook's job cannot be read", job=claim.job_id, error=str(error))
             await self._outbox.postpone(claim, _UNREADABLE_S)
             return
         except StoreUnavailable as error:
             log.warning("a webhook waits for Redis", job=claim.job_id, error=str(error))
-            return  # it comes back when its claim has run out
+            return  # it is due again when its claim has expired
         self._hosts[host] += 1
         try:
             await self._send(claim, job, job.webhook.url, sent)
         finally:
             self._hosts[host] -= 1
-            self._hosts += Counter()  # drops hosts that nothing is sent to
+            self._hosts += Counter()  # removes zero counts
 
     async def _send(self, claim: Claim, job: Job, url: str, sent: int) -> None:
         now = datetime.now(UTC)
@@ -138,20 +138,20 @@ class Deliverer:
         while True:
             try:
                 if not await self._outbox.settle(claim, delivery, pause):
-                    log.info("a webhook was taken by another, or its job erased, while it was sent", job=job.id)
+                    log.info("outcome not recorded: the claim expired, or the job was erased", job=job.id)
                 return
             except StoreUnavailable as error:
                 if datetime.now(UTC).timestamp() * 1000 > claim.until:
-                    log.warning("what came of a webhook could not be written: it is sent again", error=str(error))
+                    log.warning("outcome not recorded: the webhook is resent", error=str(error))
                     return
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RETRY_S)
 
 
 def next_pause(answer: Answer, pauses: tuple[float, ...]) -> float | None:
-    """Seconds until the next try; None if it was received, is unwanted (410), or `pauses`, those left, are none.
+    """Seconds until the next attempt; None if it was received, is unwanted (410), or no `pauses` are left.
 
-    Up to a tenth longer by chance, so that what failed together does not come back together, and as much longer as the
-    receiver asks, up to LONGEST_PAUSE.
+    Up to a tenth longer at random, so that simultaneous failures are not retried simultaneously, and as long as the
+    receiver's `Retry-After` asks, up to LONGEST_PAUSE.
     """
     if answer.error is None or answer.status == 410 or not pauses:
         return None
@@ -171,7 +171,7 @@ def run(settings: Settings) -> int:
 
 
 async def secrets_of(settings: Settings) -> tuple[str, ...]:
-    """The secrets that receivers check signatures with. Raises StoreUnavailable."""
+    """The secrets that receivers verify signatures with. Raises StoreUnavailable."""
     client = connect_async(settings)
     try:
         return await signing_secrets(client, settings)
@@ -191,16 +191,16 @@ async def _run(settings: Settings, metrics: WebhookMetrics) -> None:
             secrets = await signing_secrets(client, settings)
         except StoreUnavailable as error:
             log.warning("webhooks wait for Redis", error=str(error))
-            await _either(stop, _AGAIN_S)
+            await _either(stop, _RETRY_S)
     if secrets is not None:
         sender = Sender(settings.webhook_timeout, settings.webhook_allow_private)
-        log.info("webhooks are sent", secret="that of DUET_WEBHOOK_SECRET" if settings.webhook_secrets else "our own")
+        log.info("webhooks are sent", secret="DUET_WEBHOOK_SECRET" if settings.webhook_secrets else "generated")
         await Deliverer(Outbox(client), sender, secrets, settings, metrics).run(stop)
     await client.aclose()
 
 
 async def _either(stop: asyncio.Event, seconds: float) -> None:
-    """Wait so long, or until asked to stop."""
+    """Wait for `seconds`, or until `stop` is set."""
     try:
         await asyncio.wait_for(stop.wait(), seconds)
     except TimeoutError:

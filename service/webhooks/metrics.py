@@ -1,4 +1,4 @@
-"""What the process that sends webhooks counts."""
+"""Metrics of the process that sends webhooks."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from service.webhooks.sender import Answer
 
 
 class WebhookMetrics:
-    """What became of webhooks."""
+    """Counts delivery attempts and their outcomes."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._sent = Counter(
             "duet_webhooks_sent",
-            "Webhooks sent, each try: received, refused (the receiver answered otherwise) or unreachable.",
+            "Delivery attempts: received, refused (the receiver answered with another status) or unreachable.",
             ("outcome",),
             registry=self.registry,
         )
         for outcome in ("received", "refused", "unreachable"):
-            self._sent.labels(outcome)  # what begins at 1 looks to Prometheus as if nothing had happened
+            self._sent.labels(outcome)  # Prometheus misses the first increment of a series that it has not seen at 0
         self._given_up = Counter(
             "duet_webhooks_given_up",
-            "Webhooks not received and not sent again.",
+            "Webhooks that were not received and are not resent.",
             registry=self.registry,
         )
-        self._seconds = Histogram("duet_webhook_seconds", "What each try took.", registry=self.registry)
+        self._seconds = Histogram("duet_webhook_seconds", "Duration of each delivery attempt.", registry=self.registry)
 
     def sent(self, answer: Answer, seconds: float, given_up: bool) -> None:
         failed = "refused" if answer.status is not None else "unreachable"

@@ -1,9 +1,8 @@
-"""The outbox of webhooks, for those who send them: any number of processes may.
+"""The outbox of webhooks, from which any number of processes send.
 
-What is due is claimed for a while. Whoever sent it writes down what came of it, and when it is due again; whoever dies
-in between leaves a claim that runs out, and another sends it once more. So a webhook may come twice, and never not at
-all. The claim's end is its token: what a deliverer brings too late, after another has claimed the same, counts for
-nothing.
+A sender claims a due webhook for a limited time, then records the outcome and when it is due again. If the sender dies,
+its claim expires and the webhook is resent, so delivery is at least once. The end of the claim is its token: an outcome
+recorded after another sender has claimed the webhook is refused.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ return 1
 
 @dataclass(frozen=True)
 class Claim:
-    """A webhook that is ours to send until `until`, milliseconds since 1970 by Redis' clock; that end is its token."""
+    """A webhook claimed until `until`, in milliseconds since 1970 by Redis' clock, which is also its token."""
 
     job_id: str
     until: int
 
 
 class Outbox:
-    """In Redis. Every method raises StoreUnavailable."""
+    """The outbox in Redis. Every method raises StoreUnavailable."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._redis = client
@@ -59,31 +58,31 @@ class Outbox:
         self._settle = client.register_script(_SETTLE)
 
     async def claim(self, seconds: float) -> Claim | None:
-        """Take the one that has been due for longest, for so long; None where nothing is due."""
+        """Claim the longest overdue webhook for `seconds`; None if none is due."""
         with reachable():
             found: Any = await self._claim(keys=[DUE], args=[int(seconds * 1000)])
         return Claim(found[0].decode(), int(found[1])) if found else None
 
     async def job(self, claim: Claim) -> Job | None:
-        """The job whose end is to be told; None if it was erased, and its webhook with it."""
+        """The job to report; None if it was erased."""
         with reachable():
             text: Any = await self._redis.get(record_key(claim.job_id))
         return None if text is None else Job.from_json(text)
 
     async def sent(self, claim: Claim) -> int:
-        """How often it was sent so far, as far as is written down."""
+        """Number of recorded attempts."""
         with reachable():
             return int(await self._redis.llen(deliveries_key(claim.job_id)))
 
     async def settle(self, claim: Claim, delivery: Delivery, pause: float | None) -> bool:
-        """Write down what came of it, and have it sent again after `pause` seconds, not at all where that is None.
+        """Record the outcome, and schedule the next attempt after `pause` seconds; none if it is None.
 
-        False if the claim had run out and another took it, or the job was erased: nothing is written then.
+        False, without effect, if another sender has claimed it since, or the job was erased.
         """
         return await self._settled(claim, delivery.to_json(), pause)
 
     async def postpone(self, claim: Claim, pause: float) -> None:
-        """Not now: it is due again after `pause` seconds."""
+        """Make it due again after `pause` seconds."""
         await self._settled(claim, "", pause)
 
     async def _settled(self, claim: Claim, entry: str, pause: float | None) -> bool:
@@ -96,7 +95,7 @@ class Outbox:
 
 
 async def signing_secrets(client: redis.asyncio.Redis, settings: Settings) -> tuple[str, ...]:
-    """What webhooks are signed with: those of the settings, else one in Redis, drawn by whoever needs it first.
+    """The signing secrets: those of the settings, otherwise one in Redis, generated on first use.
 
     Raises StoreUnavailable.
     """

@@ -1,9 +1,8 @@
-"""Which addresses Duet sends to when a user names them: public ones, unless the operator trusts all users.
+"""SSRF protection: webhooks go to public addresses only, unless the operator trusts all users.
 
-Else a webhook would let its sender reach what only this machine can: its own ports, the network that it stands in, the
-metadata server of a cloud. A name says nothing about where it leads, and may lead elsewhere a moment later, so what
-counts is the address itself, checked right before the connection is made (`service.webhooks.sender`). The check at
-submission only reports mistakes early.
+Otherwise a user could reach through a webhook what only this machine can: its own ports, its network, the metadata
+server of a cloud. A name may resolve to another address at any time, so the address itself is checked right before the
+connection is made (`service.webhooks.sender`). The check at submission only reports mistakes early.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ LONGEST_URL = 2000
 """Characters."""
 
 PATIENCE = 2.0
-"""Seconds for which a request waits to have a host name looked up."""
+"""Time limit of a host name lookup at submission, in seconds."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Lookup = Callable[[str, int], list[str]]
@@ -47,41 +46,41 @@ _lookups = ThreadPoolExecutor(4, thread_name_prefix="lookup")
 
 
 class TargetRefused(Exception):
-    """Duet does not send there; the message says why, in words for who named it."""
+    """Duet does not send there. The message, for the user, says why."""
 
 
 def plain_url(text: str) -> str:
-    """`text` as a browser would spell it: host in lower case and ASCII, a number that means an IP address as that.
+    """`text` normalised as by a browser: host in lower case and ASCII, numeric forms of an IP address written out.
 
-    Raises TargetRefused if it is no http or https URL, too long, has a fragment, or carries a user name or password.
+    Raises TargetRefused if it is not an http or https URL, is too long, or has a fragment, user name or password.
     """
     if len(text) > LONGEST_URL:
         raise TargetRefused(f"it has {len(text)} characters")
     try:
         url = _URL.validate_python(text)
     except ValidationError as error:
-        raise TargetRefused("it is no http:// or https:// URL") from error
+        raise TargetRefused("it is not an http:// or https:// URL") from error
     if url.username is not None or url.password is not None:
-        raise TargetRefused("it carries a user name or password")
+        raise TargetRefused("it contains a user name or password")
     if url.fragment is not None:
         raise TargetRefused("it has a fragment, which is never sent")
     labels = (url.host or "").removesuffix(".").split(".")
     if not all(0 < len(label) <= LONGEST_LABEL for label in labels) and not (url.host or "").startswith("["):
-        raise TargetRefused(f"each part of the host's name must have 1 to {LONGEST_LABEL} characters")
+        raise TargetRefused(f"each label of the host name must have 1 to {LONGEST_LABEL} characters")
     if len(str(url)) > LONGEST_URL:
-        raise TargetRefused(f"written out it has {len(str(url))} characters")
+        raise TargetRefused(f"normalised it has {len(str(url))} characters")
     return str(url)
 
 
 def look_up(host: str, port: int) -> list[str]:
-    """The addresses of `host`, as the system knows them. Raises OSError."""
+    """The addresses of `host` by the system's resolver. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def permitted(host: str, addresses: list[str], allow_private: bool) -> list[str]:
-    """Those addresses, if Duet sends to them. Raises TargetRefused if it does not send to one of them, or none is
-    left: a name that leads to both sides is no honest one."""
+    """`addresses`, if all are allowed. Raises TargetRefused if one is not, or there is none: a name with both public
+    and private addresses is suspicious."""
     if not addresses:
         raise TargetRefused(f"{host} has no address")
     if not allow_private and not all(_allowed(ipaddress.ip_address(each)) for each in addresses):
@@ -90,7 +89,8 @@ def permitted(host: str, addresses: list[str], allow_private: bool) -> list[str]
 
 
 def check_target(url: str, allow_private: bool, lookup: Lookup = look_up) -> None:
-    """Raise TargetRefused if nothing will ever be sent to the plain `url`, as far as can be said within seconds."""
+    """Raise TargetRefused if nothing will be sent to the normalised `url`, as far as a lookup of PATIENCE seconds
+    shows."""
     host = HttpUrl(url).host or ""
     host = host.removeprefix("[").removesuffix("]")
     future: Future[list[str]] = _lookups.submit(lookup, host, 0)
@@ -99,7 +99,7 @@ def check_target(url: str, allow_private: bool, lookup: Lookup = look_up) -> Non
     except socket.gaierror as error:
         if error.errno in _UNKNOWN:
             raise TargetRefused(f"there is no host {host}") from error
-    except TimeoutError:  # it is looked up again before anything is sent
+    except TimeoutError:  # it is looked up again before sending
         future.cancel()
     except (OSError, UnicodeError) as error:
         raise TargetRefused(f"{host} cannot be looked up") from error
@@ -121,7 +121,7 @@ def is_own(address: Address) -> bool:
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address leads to the public internet, whatever it is wrapped in: IPv4 in IPv6 counts as IPv4."""
+    """Whether the address is public. IPv4 addresses embedded in IPv6 count as IPv4."""
     if any(address.version == net.version and address in net for net in _NOT_PUBLIC):
         return False
     if isinstance(address, ipaddress.IPv4Address):

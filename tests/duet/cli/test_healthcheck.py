@@ -34,7 +34,7 @@ def test_an_api_that_does_not_answer_is_not_well(idle_server: Server) -> None:
 
 @pytest.mark.slow
 def test_a_worker_is_well_once_it_takes_jobs_and_as_long_as_its_consumer_answers(idle_server: Server) -> None:
-    assert "no worker of this machine is announced" in check("worker", idle_server).stderr
+    assert "no worker of this machine has a heartbeat" in check("worker", idle_server).stderr
     idle_server.work(0.02)
     assert check("worker", idle_server).returncode == 0
     process = idle_server.workers[0].process

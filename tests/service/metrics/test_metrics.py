@@ -176,7 +176,7 @@ def test_with_keys_the_port_of_its_own_asks_for_none_and_shows_nothing_else(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({}, "DUET_METRICS_PORT is {port}: another program has that port of 127.0.0.1 already."),
+        ({}, "DUET_METRICS_PORT is {port}: another program uses that port of 127.0.0.1."),
         ({"DUET_METRICS_HOST": "192.0.2.1"}, "DUET_METRICS_HOST is '192.0.2.1': cannot listen there"),
     ],
 )
