@@ -147,5 +147,5 @@ def test_the_usual_variables_are_honoured(environment: dict[str, str], seen: str
 
 
 def test_a_gpu_by_number_and_whichever_is_free_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="DUET_DEVICE is 'cuda:1' and DUET_GPU_LOCKS is set"):
+    with pytest.raises(SystemExit, match="DUET_DEVICE is 'cuda:1', but with DUET_GPU_LOCKS"):
         load_settings(device="cuda:1", gpu_locks="locks")
