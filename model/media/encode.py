@@ -26,6 +26,7 @@ from torch import Tensor
 
 from model.media.decode import resample
 from model.media.display import BT709
+from model.media.layouts import fit_layout, layout_of
 
 CRF = "12"
 """x264's constant quality: visually the same as what went in."""
@@ -42,9 +43,6 @@ AAC_FRAME_BITS, AAC_FRAME = 6144, 1024
 
 AAC_OPTIONS = {"aac_coder": "fast", "aac_pns": "0", "aac_is": "0"}
 """Code the wave as it is. Noise substitution and intensity stereo sound alike but are other waves."""
-
-AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")
-"""AAC's channel configurations 1 to 7, which every decoder knows."""
 
 
 def write_clip(
@@ -198,49 +196,6 @@ def add_aac(
     return stream, audio, ", ".join(changes)
 
 
-def fit_layout(audio: np.ndarray, layout: str) -> tuple[np.ndarray, str, bool]:
-    """`audio` (channels, samples) in the smallest of AAC's layouts with all of its loudspeakers; True if it is a mix.
-
-    Loudspeakers that the source does not have are silent. Side speakers count as back ones where there are no others.
-    Channels without names are taken for the usual loudspeakers. Other layouts are mixed to 7.1 or stereo by the
-    library's matrix, ambisonics to two cardioids that face left and right (ACN order, SN3D), the rest to the mean.
-    """
-    if layout.endswith(" channels"):
-        layout = layout_of(len(audio))
-    if layout.startswith("ambisonic"):
-        return np.stack([audio[0] + audio[1], audio[0] - audio[1]]) / 2, "stereo", True
-    if layout.endswith(" channels"):
-        return audio.mean(axis=0, keepdims=True), "mono", True
-    names = _loudspeakers(layout)
-    if "BL" not in names and "BR" not in names:
-        names = [{"SL": "BL", "SR": "BR"}.get(name, name) for name in names]
-    for known in AAC_LAYOUTS:
-        seats = _loudspeakers(known)
-        if set(names) <= set(seats):
-            fitted = np.zeros((len(seats), audio.shape[1]), np.float32)
-            fitted[[seats.index(name) for name in names]] = audio
-            return fitted, known, False
-    for known in ("7.1", "stereo"):
-        try:
-            return _mixed(audio, layout, known), known, True
-        except (ValueError, av.FFmpegError):
-            continue
-    return audio.mean(axis=0, keepdims=True), "mono", True
-
-
-def _loudspeakers(layout: str) -> list[str]:
-    return [channel.name for channel in av.AudioLayout(layout).channels]
-
-
-def _mixed(audio: np.ndarray, layout: str, known: str) -> np.ndarray:
-    """`audio` (channels, samples) in the layout `known`, by the library's mixing matrix."""
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio.T).reshape(1, -1), format="flt", layout=layout)
-    frame.sample_rate = AAC_RATES[-1]  # any: no sample is made or lost
-    mixer = av.AudioResampler(format="flt", layout=known, rate=frame.sample_rate)
-    parts = [part.to_ndarray().reshape(-1, len(_loudspeakers(known))) for part in mixer.resample(frame)]
-    return np.ascontiguousarray(np.concatenate(parts).T)
-
-
 def encode_sound(stream: AudioStream, audio: np.ndarray) -> list[Packet]:
     """Packets of all of `audio` (channels, samples). The encoder's delay is cut off again by the file's edit list."""
     packets: list[Packet] = []
@@ -256,9 +211,3 @@ def as_float(audio: np.ndarray | Tensor) -> np.ndarray:
     """(channels, samples) float32, clipped to [-1, 1]."""
     samples = audio.numpy(force=True) if isinstance(audio, Tensor) else audio
     return np.clip(samples, -1, 1).astype(np.float32)
-
-
-def layout_of(channels: int) -> str:
-    """The library's name of the usual loudspeakers for so many channels."""
-    usual = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-    return usual.get(channels, f"{channels} channels")

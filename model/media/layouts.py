@@ -1,0 +1,103 @@
+"""Loudspeaker layouts, and how those that AAC does not have are mixed down."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+
+AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")
+"""AAC's channel configurations 1 to 7, which every decoder knows."""
+
+HALF_POWER = 0.5**0.5
+QUARTER_POWER = 0.5
+
+NEAREST: dict[str, dict[str, float]] = {
+    "BC": {"BL": HALF_POWER, "BR": HALF_POWER},
+    "FLC": {"FL": HALF_POWER, "FC": HALF_POWER},
+    "FRC": {"FR": HALF_POWER, "FC": HALF_POWER},
+    "WL": {"FL": HALF_POWER, "SL": HALF_POWER},
+    "WR": {"FR": HALF_POWER, "SR": HALF_POWER},
+    "SDL": {"SL": 1.0},
+    "SDR": {"SR": 1.0},
+    "SSL": {"SL": 1.0},
+    "SSR": {"SR": 1.0},
+    "LFE2": {"LFE": 1.0},
+    "DL": {"FL": 1.0},
+    "DR": {"FR": 1.0},
+    "BIL": {"FL": 1.0},
+    "BIR": {"FR": 1.0},
+    "TC": dict.fromkeys(("FL", "FR", "BL", "BR"), QUARTER_POWER),
+    "TFL": {"FL": 1.0},
+    "TFC": {"FC": 1.0},
+    "TFR": {"FR": 1.0},
+    "TSL": {"SL": 1.0},
+    "TSR": {"SR": 1.0},
+    "TTL": {"SL": 1.0},
+    "TTR": {"SR": 1.0},
+    "TBL": {"BL": 1.0},
+    "TBC": {"BL": HALF_POWER, "BR": HALF_POWER},
+    "TBR": {"BR": 1.0},
+    "BFL": {"FL": 1.0},
+    "BFC": {"FC": 1.0},
+    "BFR": {"FR": 1.0},
+}
+"""Loudspeakers that 7.1 lacks: those nearest to them, with gains that keep the power."""
+
+
+def fit_layout(audio: np.ndarray, layout: str) -> tuple[np.ndarray, str, bool]:
+    """`audio` (channels, samples) in the smallest of AAC's layouts with all of its loudspeakers; True if it is a mix.
+
+    Loudspeakers that the source does not have are silent. Side speakers count as back ones where there are no others.
+    Channels without names are taken for the usual loudspeakers; too many for that are mixed to mono. Loudspeakers that
+    AAC does not have are mixed to the nearest, ambisonics to two cardioids that face left and right (ACN order, SN3D).
+    A mix is lowered as a whole where it would exceed full scale.
+    """
+    if layout.endswith(" channels"):
+        layout = layout_of(len(audio))
+    if layout.startswith("ambisonic"):
+        return _lowered(_cardioids(audio, layout)), "stereo", True
+    names = [channel.name for channel in av.AudioLayout(layout).channels]
+    if not (set(_seats("7.1")) | set(NEAREST)).issuperset(names):
+        return _lowered(audio.sum(axis=0, keepdims=True) / len(audio) ** 0.5), "mono", True
+    own = [{name: 1.0} for name in names]
+    nearest = [NEAREST.get(name, {name: 1.0}) for name in names]
+    carried, targets = _smallest(own) or _smallest(nearest) or ("7.1", nearest)
+    seats = _seats(carried)
+    matrix = np.zeros((len(seats), len(names)), np.float32)
+    for channel, target in enumerate(targets):
+        for seat, gain in target.items():
+            matrix[seats.index(seat), channel] = gain
+    fitted = np.ascontiguousarray(matrix @ audio, np.float32)
+    mixed = bool((np.count_nonzero(matrix, axis=0) > 1).any() or (np.count_nonzero(matrix, axis=1) > 1).any())
+    return (_lowered(fitted) if mixed else fitted), carried, mixed
+
+
+def _smallest(targets: list[dict[str, float]]) -> tuple[str, list[dict[str, float]]] | None:
+    """The smallest layout with all loudspeakers that channels go to, and where they go in it."""
+    if not {"BL", "BR"} & {seat for target in targets for seat in target}:
+        back = {"SL": "BL", "SR": "BR"}
+        targets = [{back.get(seat, seat): gain for seat, gain in target.items()} for target in targets]
+    used = {seat for target in targets for seat in target}
+    carried = next((layout for layout in AAC_LAYOUTS if used <= set(_seats(layout))), None)
+    return None if carried is None else (carried, targets)
+
+
+def layout_of(channels: int) -> str:
+    """The library's name of the usual loudspeakers for so many channels."""
+    usual = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+    return usual.get(channels, f"{channels} channels")
+
+
+def _seats(layout: str) -> list[str]:
+    return [channel.name for channel in av.AudioLayout(layout).channels]
+
+
+def _cardioids(audio: np.ndarray, layout: str) -> np.ndarray:
+    """Two cardioids of an ambisonic sound, with the channels that stand beside it added."""
+    left_right = np.stack([audio[0] + audio[1], audio[0] - audio[1]]) / 2
+    beside = sum(not name.startswith("AMBI") for name in _seats(layout))
+    return left_right + audio[-beside:][:2] if beside else left_right
+
+
+def _lowered(mix: np.ndarray) -> np.ndarray:
+    return mix / max(1.0, float(np.abs(mix).max(initial=0.0)))
