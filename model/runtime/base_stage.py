@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from model.checkpoint.manifest import Manifest
 from model.networks.config import MODALITIES, ClipSpec
 from model.request import SamplingParams
 from model.runtime.condition import GIVEN, Given
-from model.runtime.step_progress import ClipPreview, Reporter, preview_frames, to_uint8
+from model.runtime.step_progress import MAX_PREVIEW_FRAMES, ClipPreview, Reporter, preview_frames, to_uint8
 from model.sampling import guidance, samplers
 from model.sampling.error_variance import error_variance
 from model.sampling.guidance import Condition
@@ -20,7 +21,7 @@ from model.sampling.latents import Latents, clip, unchanged
 from model.sampling.randomness import RandomStream
 from model.sampling.samplers import Evaluate, Prediction, Sampler
 from model.sampling.schedule import NoiseSchedule
-from model.sampling.windows import Windows, windowed
+from model.sampling.windows import Draw, Windows, windowed
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ class BaseStage:
     def program(self, stream: RandomStream, report: Reporter) -> Generator[Any, Any, Latents]:
         """Yields requests for the base network, and returns the latents."""
         noise = self._noise(stream)
-        sampler = report.follow(self._sampler(self._state(noise), stream), "base", self.preview)
+        state = noise.replace(self.given.modality, None) if self.given is not None else noise
+        sampler = report.follow(self._sampler(state, stream), "base", self.preview)
         if self._single:
-            condition = (
-                Condition(self.given.modality, self.given.clean(0), noise[self.given.modality]) if self.given else None
-            )
+            given = self.given
+            condition = Condition(given.modality, given.clean(0), noise[given.modality]) if given is not None else None
             return self._guided(sampler, condition, stream)
 
         def guide(window: Sampler, start: int) -> Sampler:
@@ -62,24 +63,30 @@ class BaseStage:
             condition = self.given.condition(start, stream, noisy) if self.given is not None else None
             return self._guided(window, condition, stream)
 
-        windows = self.windows
-        return windowed(sampler, self.schedule, lambda t: windows, stream.integer, guide, report.windows)
+        return windowed(sampler, self.schedule, self._windows_at, self._draw(stream), guide, report.windows)
 
-    def preview(self, request: Evaluate, prediction: Prediction | None) -> ClipPreview:
-        """The clip that a prediction implies, or the noisy one before there is any."""
+    def preview(self, request: Evaluate, prediction: Prediction | None) -> Callable[[], ClipPreview]:
+        """Shows the clip that a prediction implies, or the noisy one before there is any. Keeps only what is shown."""
         chosen = preview_frames(self.length.frames)
+        stride = -(-self.length.frames // MAX_PREVIEW_FRAMES)
 
         def seen(state: Latents) -> Latents:
+            if stride == 1:
+                return state
             return Latents(
                 state.video[:, chosen] if state.video is not None else None,
-                state.audio[..., : self.length.samples] if state.audio is not None else None,
+                state.audio[..., ::stride].clone() if state.audio is not None else None,
             )
 
         x = seen(request.x)
-        x0 = clip(x if prediction is None else self.schedule.to_x0(x, seen(prediction.eps), request.t))
+        eps = seen(prediction.eps) if prediction is not None else None
+        return partial(self._preview, x, eps, request.t)
+
+    def _preview(self, x: Latents, eps: Latents | None, t: float) -> ClipPreview:
+        x0 = clip(x if eps is None else self.schedule.to_x0(x, eps, t))
         return ClipPreview(
-            frames=to_uint8(self.upright(x0.video[0])).cpu() if x0.video is not None else None,
-            audio=x0.audio[0, 0].float().cpu() if x0.audio is not None else None,
+            frames=to_uint8(self.upright(x0.video[0, : self.length.frames])).cpu() if x0.video is not None else None,
+            audio=x0.audio[0, 0, : self.length.samples].float().cpu() if x0.audio is not None else None,
         )
 
     def upright(self, frames: torch.Tensor) -> torch.Tensor:
@@ -99,8 +106,13 @@ class BaseStage:
             *(stream.normal((1, *shapes[name]), self.device) if name in drawn else None for name in MODALITIES)
         )
 
-    def _state(self, noise: Latents) -> Latents:
-        return noise.replace(self.given.modality, None) if self.given is not None else noise
+    def _windows_at(self, t: float) -> Windows:
+        """How the clip is cut at time `t`."""
+        return self.windows
+
+    def _draw(self, stream: RandomStream) -> Draw:
+        """Where the cuts are."""
+        return stream.integer
 
     def _sampler(self, x: Latents, stream: RandomStream) -> Sampler:
         schedule, params = self.schedule, self.params

@@ -81,7 +81,7 @@ class EngineRun(Future[Any]):
             return
         asked = self._asked
         self._answers += predictions
-        asked.answered(len(self._answers))
+        asked.answered(len(predictions))
         if len(self._answers) == len(asked.requests):
             answers, self._answers = self._answers, []
             self._resume(answers)

@@ -242,8 +242,9 @@ def evaluate(request: Request | EvaluateAll, evaluator: Evaluator) -> Prediction
     at_once = evaluator.batch_sizes.largest if evaluator.batch_sizes is not None else UNBATCHED
     predictions: list[Prediction] = []
     while len(predictions) < len(request.requests):
-        predictions += evaluator(request.requests[len(predictions) : len(predictions) + at_once])
-        request.answered(len(predictions))
+        batch = evaluator(request.requests[len(predictions) : len(predictions) + at_once])
+        predictions += batch
+        request.answered(len(batch))
     return predictions
 
 

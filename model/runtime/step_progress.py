@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -35,9 +34,9 @@ class StepProgress:
 
 @dataclass(frozen=True)
 class ClipPreview:
-    """x̂_0 at some step: `frames` uint8 (frames, height, width, 3) at the base stage's size, evenly taken from the whole
-    clip if it has more than MAX_PREVIEW_FRAMES; `audio` (samples,) in [-1, 1]; each None if it is not generated, or not
-    at this stage."""
+    """x̂_0 at some step: `frames` uint8 (frames, height, width, 3) at the base stage's size, `audio` (samples,) in
+    [-1, 1]; each None if it is not generated, or not at this stage. Of a clip of more than MAX_PREVIEW_FRAMES frames,
+    frames and samples are evenly taken from the whole."""
 
     frames: Tensor | None
     audio: Tensor | None
@@ -74,36 +73,34 @@ class Reporter:
         self._shown: StepProgress | None = None
         self._start: Callable[[], ClipPreview] = lambda: ClipPreview(None, None)
         self._began = 0.0
-        self._round = 0
         self.timings = dict.fromkeys(stages, 0.0)
 
     def follow(
-        self, sampler: Sampler, stage: str, preview: Callable[[Evaluate, Prediction | None], ClipPreview]
+        self,
+        sampler: Sampler,
+        stage: str,
+        preview: Callable[[Evaluate, Prediction | None], Callable[[], ClipPreview]],
     ) -> Sampler:
-        """Count the steps of `sampler`, however many evaluations guidance makes of one. `preview` shows a step by its
-        request and prediction, or the request before its prediction is known."""
+        """Count the steps of `sampler`, however many evaluations guidance makes of one. `preview` gives the preview of
+        a request and its prediction, or of the request before its prediction is known."""
 
         def answer(request: Evaluate) -> guidance.Answer:
-            self._began, self._round = time.perf_counter(), 0
+            self._began = time.perf_counter()
             if self._shown is None:
-                self._start = partial(preview, request, None)
+                self._start = preview(request, None)
             prediction = yield request
             self._start = lambda: ClipPreview(None, None)
-            self._step(stage, time.perf_counter() - self._began, partial(preview, request, prediction))
+            self._step(stage, time.perf_counter() - self._began, preview(request, prediction))
             return prediction
 
         return guidance.respond(sampler, answer)
 
-    def windows(self, done: int, total: int) -> None:
-        """In a step of the base network: `done` of `total` windows of a round are evaluated."""
+    def windows(self, evaluations: int, windows: int) -> None:
+        """In a step of the base network: so many evaluations are made of its `windows`."""
         stage = self._stages["base"]
-        if done == total:
-            self._round += 1
-        else:
-            self._part(self._round + done / total, stage)
-
-    def _part(self, rounds: float, stage: Stage) -> None:
-        done = rounds / stage.rounds
+        done = evaluations / (windows * stage.rounds)
+        if done >= 1:
+            return
         seconds = (time.perf_counter() - self._began) / (done * stage.windows)
         self._expected.setdefault("base", seconds)
         left = self._left["base"]

@@ -75,15 +75,16 @@ class SuperResolution:
         times = schedule.times(steps, "log_snr")
         return samplers.dpmpp_2m(schedule.add_noise(upsampled, times[0], noise), schedule, times)
 
-    def _preview(self, seen: Tensor, group: range, request: Evaluate, prediction: Prediction | None) -> ClipPreview:
-        """The whole clip at the base stage's size, with `group` as it is now."""
-        assert prediction is not None
-        x, eps = request.x, prediction.eps
+    def _preview(
+        self, seen: Tensor, group: range, request: Evaluate, prediction: Prediction | None
+    ) -> Callable[[], ClipPreview]:
+        """Shows the whole clip at the base stage's size, with `group` as it is now."""
 
         def now(inside: list[int]) -> Tensor:
-            return clip(self._schedule.to_x0(x[inside], eps[inside], request.t))
+            x = request.x[inside]
+            return clip(x if prediction is None else self._schedule.to_x0(x, prediction.eps[inside], request.t))
 
-        return ClipPreview(self._with(seen, group, now), None)
+        return lambda: ClipPreview(self._with(seen, group, now), None)
 
     def _with(self, seen: Tensor, group: range, enlarged: Callable[[list[int]], Tensor]) -> Tensor:
         """`seen` with the frames of `group`; `enlarged` gives those of these numbers in it."""

@@ -60,11 +60,10 @@ class EvaluateFrames:
 @dataclass(frozen=True, slots=True)
 class EvaluateAll:
     """Requests that do not depend on each other, such as the windows of a long clip; the answer is a list of
-    predictions in their order. A driver that answers them in several batches calls `answered` with the number answered
-    so far after each."""
+    predictions in their order. A driver calls `answered` after each batch with its size."""
 
     requests: tuple[Evaluate, ...]
-    answered: Callable[[int], None] = lambda done: None
+    answered: Callable[[int], None] = lambda more: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,6 +24,9 @@ from model.sampling.schedule import NoiseSchedule
 
 Guide = Callable[[Sampler, int], Sampler]
 """Wraps the requests of one window, which starts at the given frame, in guidance."""
+
+AT_ONCE = 16
+"""Windows that are requested together; a longer clip's windows follow one another, so that they take no more memory."""
 
 Draw = Callable[[int, int], int]
 """A whole number between two others, both included, from the output's own random stream."""
@@ -69,42 +71,40 @@ class Windows:
             x.audio[..., start * self.samples : stop * self.samples] if x.audio is not None else None,
         )
 
-    def join(self, parts: Sequence[Latents], starts: Sequence[int]) -> Latents:
-        """The whole clip from its windows, cross-faded linearly where two overlap."""
+    def add(self, total: Latents, part: Latents, starts: Sequence[int], number: int) -> None:
+        """Add window `number` of those at `starts` to `total`, a whole clip, in place; from zeros, all of them make up
+        the clip."""
+        first = starts[number]
+        if total.video is not None:
+            weight = self.weight(starts, number, 1).to(total.video)
+            total.video[:, first : first + self.window] += part["video"] * weight.view(-1, 1, 1, 1)
+        if total.audio is not None:
+            weight = self.weight(starts, number, self.samples).to(total.audio)
+            place = slice(first * self.samples, (first + self.window) * self.samples)
+            total.audio[..., place] += part["audio"] * weight
 
-        def whole(modality: str, per_frame: int, axis: int) -> Tensor | None:
-            if getattr(parts[0], modality) is None:
-                return None
-            like = parts[0][modality]
-            shape = list(like.shape)
-            shape[axis] = self.frames * per_frame
-            total = like.new_zeros(shape)
-            for part, start, weight in zip(parts, starts, self.weights(starts, per_frame), strict=True):
-                place = total.narrow(axis, start * per_frame, self.window * per_frame)
-                place += part[modality] * weight.to(like).view(-1, *(1,) * (like.dim() - 1 - axis % like.dim()))
-            return total
-
-        return Latents(whole("video", 1, 1), whole("audio", self.samples, -1))
-
-    def weights(self, starts: Sequence[int], per_frame: int) -> list[Tensor]:
-        """The weight of each window at `per_frame` points a frame, (window · per_frame,) float64. They sum to 1 at
-        every point of the clip.
+    def weight(self, starts: Sequence[int], number: int, per_frame: int) -> Tensor:
+        """The weight of window `number` of those at `starts`, at `per_frame` points a frame, (window · per_frame,)
+        float64. At every point of the clip the weights sum to 1.
 
         A window's share falls with the distance to its nearer edge, the clip's own ends aside: where two windows
         overlap, that is a linear cross-fade.
         """
+        own = self._share(starts[number], per_frame)
+        total, size = own.clone(), len(own)
+        for other, start in enumerate(starts):
+            offset = (start - starts[number]) * per_frame
+            if other != number and abs(offset) < size:
+                share = self._share(start, per_frame)
+                total[max(0, offset) : size + min(0, offset)] += share[max(0, -offset) : size + min(0, -offset)]
+        return own / total
+
+    def _share(self, start: int, per_frame: int) -> Tensor:
         size = self.window * per_frame
         inside = torch.arange(size, dtype=torch.float64) + 0.5
-        shares = []
-        for start in starts:
-            from_left = inside if start > 0 else torch.full_like(inside, torch.inf)
-            from_right = size - inside if start + self.window < self.frames else torch.full_like(inside, torch.inf)
-            shares.append(torch.minimum(from_left, from_right).clamp(max=size))
-        total = torch.zeros(self.frames * per_frame, dtype=torch.float64)
-        places = [slice(start * per_frame, start * per_frame + size) for start in starts]
-        for place, share in zip(places, shares, strict=True):
-            total[place] += share
-        return [share / total[place] for place, share in zip(places, shares, strict=True)]
+        from_left = inside if start > 0 else torch.full_like(inside, size)
+        from_right = size - inside if start + self.window < self.frames else torch.full_like(inside, size)
+        return torch.minimum(from_left, from_right)
 
 
 def windowed(
@@ -113,34 +113,42 @@ def windowed(
     windows: Callable[[float], Windows],
     draw: Draw,
     guide: Guide,
-    answered: Callable[[int, int], None] = lambda done, total: None,
+    answered: Callable[[int, int], None] = lambda evaluations, windows: None,
 ) -> Generator[EvaluateAll, list[Prediction], Latents]:
     """Drive `sampler`, whose state is a whole clip, with a network that sees windows of it.
 
-    `windows(t)` says how to cut at time t. `answered(done, total)` is called as windows of a request are answered.
+    `windows(t)` says how to cut at time t. `answered` is called while a request is answered, with the evaluations made
+    of it so far and the number of its windows.
     """
 
     def answer(request: Evaluate) -> Generator[EvaluateAll, list[Prediction], Prediction]:
         cut = windows(request.t)
         starts = cut.starts(draw)
-        parts = [replace(request, x=cut.cut(request.x, start)) for start in starts]
-        chains = [guide(_ask(part), start) for part, start in zip(parts, starts, strict=True)]
-        predictions = yield from together(chains, answered)
-        x0 = [
-            schedule.to_x0(part.x, prediction.eps, request.t)
-            for part, prediction in zip(parts, predictions, strict=True)
-        ]
-        return Prediction(schedule.to_eps(request.x, cut.join(x0, starts), request.t))
+        x0 = request.x.map(torch.zeros_like)
+        evaluations = 0
+
+        def count(more: int) -> None:
+            nonlocal evaluations
+            evaluations += more
+            answered(evaluations, len(starts))
+
+        for some in (range(len(starts))[first : first + AT_ONCE] for first in range(0, len(starts), AT_ONCE)):
+            parts = [replace(request, x=cut.cut(request.x, starts[number])) for number in some]
+            chains = [guide(_ask(part), starts[number]) for part, number in zip(parts, some, strict=True)]
+            predictions = yield from together(chains, count)
+            for part, prediction, number in zip(parts, predictions, some, strict=True):
+                cut.add(x0, schedule.to_x0(part.x, prediction.eps, request.t), starts, number)
+        return Prediction(_to_eps_in_place(schedule, request.x, x0, request.t))
 
     return respond(sampler, answer)
 
 
 def together(
-    chains: Sequence[Sampler], answered: Callable[[int, int], None] = lambda done, total: None
+    chains: Sequence[Sampler], answered: Callable[[int], None] = lambda more: None
 ) -> Generator[EvaluateAll, list[Prediction], list[Prediction]]:
     """Drive independent chains in rounds: each round requests the next evaluation of every chain that has not ended.
 
-    Returns what the chains return, in their order.
+    Returns what the chains return, in their order. `answered` is called with how many more evaluations are made.
     """
     results: dict[int, Prediction] = {}
     answers: dict[int, Prediction | None] = dict.fromkeys(range(len(chains)))
@@ -153,12 +161,14 @@ def together(
                 results[number] = stop.value
         if not asked:
             return [results[number] for number in range(len(chains))]
-        predictions = yield EvaluateAll(tuple(asked.values()), partial(_report, answered, len(asked)))
+        predictions = yield EvaluateAll(tuple(asked.values()), answered)
         answers = dict(zip(asked, predictions, strict=True))
 
 
-def _report(answered: Callable[[int, int], None], total: int, done: int) -> None:
-    answered(done, total)
+def _to_eps_in_place(schedule: NoiseSchedule, x: Latents, x0: Latents, t: float) -> Latents:
+    """ε̂ as `schedule.to_eps`, in the memory of `x0`."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    return x0.map(lambda clean, noisy: clean.mul_(-alpha).add_(noisy).div_(sigma), x)
 
 
 def _ask(request: Evaluate) -> Sampler:

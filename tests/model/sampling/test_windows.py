@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -105,7 +105,8 @@ def test_weights_sum_to_one_everywhere(cutting: tuple[Windows, list[int]], per_f
     """Joining has no gain and no loss, at cross-fades too."""
     windows, starts = cutting
     total = torch.zeros(windows.frames * per_frame, dtype=torch.float64)
-    for first, weight in zip(starts, windows.weights(starts, per_frame), strict=True):
+    for number, first in enumerate(starts):
+        weight = windows.weight(starts, number, per_frame)
         assert bool((weight > 0).all())
         total[first * per_frame : (first + windows.window) * per_frame] += weight
     assert torch.allclose(total, torch.ones_like(total), atol=1e-12, rtol=0)
@@ -113,7 +114,7 @@ def test_weights_sum_to_one_everywhere(cutting: tuple[Windows, list[int]], per_f
 
 def test_a_cross_fade_is_linear_and_as_long_as_the_overlap() -> None:
     windows = Windows(frames=14, window=8, samples=5, overlap=2)
-    first, second = windows.weights([0, 6], 4)
+    first, second = (windows.weight([0, 6], number, 4) for number in (0, 1))
     fade = (torch.arange(8, dtype=torch.float64) + 0.5) / 8
     assert torch.allclose(second[:8], fade)
     assert torch.allclose(first[-8:], 1 - fade)
@@ -132,10 +133,17 @@ def test_k_windows_of_frames_take_one_more() -> None:
 def test_what_was_cut_is_joined_to_the_same_clip() -> None:
     x = start()
     starts = WINDOWS.starts(RandomStream(1).integer)
-    joined = WINDOWS.join([WINDOWS.cut(x, first) for first in starts], starts)
+
+    def join(whole: Latents) -> Latents:
+        total = whole.map(torch.zeros_like)
+        for number, first in enumerate(starts):
+            WINDOWS.add(total, WINDOWS.cut(whole, first), starts, number)
+        return total
+
+    joined = join(x)
     for name in ("video", "audio"):
         assert torch.allclose(joined[name], x[name], atol=1e-12)
-    only_sound = WINDOWS.join([WINDOWS.cut(x.replace("video", None), first) for first in starts], starts)
+    only_sound = join(x.replace("video", None))
     assert only_sound.video is None
     assert torch.equal(only_sound["audio"], joined["audio"])
 
@@ -227,9 +235,8 @@ class Pairs(Windows):
     def cut(self, x: Latents, start: int) -> Latents:
         return x.map(lambda value: value[..., start : start + self.window])
 
-    def join(self, parts: list[Latents], starts: list[int]) -> Latents:  # type: ignore[override]
-        whole = super().join([Latents(None, part["video"]) for part in parts], starts)
-        return Latents(whole.audio, None)
+    def add(self, total: Latents, part: Latents, starts: Sequence[int], number: int) -> None:
+        super().add(Latents(None, total["video"]), Latents(None, part["video"]), starts, number)
 
 
 METHODS: dict[str, Callable[[Sampler, Condition], Sampler]] = {
@@ -257,6 +264,33 @@ def test_guidance_acts_in_windows_as_on_the_whole(name: str, method: str) -> Non
     assert len(counts) == 7 * (2 if "decoupling" in method else 1)
 
 
+def test_many_windows_are_requested_in_several_parts_and_all_are_counted() -> None:
+    windows = Windows(400, 8, 5, 1)
+    counted: list[tuple[int, int]] = []
+    x = start(windows).replace("video", None)
+    sampler = solver("ddim", x, SCHEDULE.times(2, "log_snr"))
+    program = windowed(
+        sampler, SCHEDULE, lambda t: windows, RandomStream(0).integer, plain, lambda *done: counted.append(done)
+    )
+    expected, _ = solve(solver("ddim", x, SCHEDULE.times(2, "log_snr")), each_value)
+    sizes: list[int] = []
+
+    def drive() -> None:
+        asked = next(program)
+        while True:
+            sizes.append(len(asked.requests))
+            asked.answered(len(asked.requests))
+            asked = program.send([each_value(request) for request in asked.requests])
+
+    with pytest.raises(StopIteration) as stop:
+        drive()
+    assert torch.allclose(stop.value.value["audio"], expected["audio"], atol=1e-9)
+    assert max(sizes) == 16
+    steps = sizes[: len(sizes) // 2], sizes[len(sizes) // 2 :]
+    ends = [(sum(step), sum(step)) for step in steps]
+    assert [counted[len(sizes) // 2 - 1], counted[-1]] == ends
+
+
 def test_cuts_and_shifts_come_from_the_outputs_own_stream() -> None:
     def cuts(seed: int) -> list[list[int]]:
         stream = RandomStream(seed)
@@ -274,8 +308,8 @@ def test_chains_are_driven_in_rounds_and_each_gets_its_own_answers() -> None:
             seen.append((yield Evaluate(torch.tensor(name + k), 1.0, 0.0)).eps.item())
         return seen
 
-    reports: list[tuple[int, int]] = []
-    program = together([chain(100.0, 2), chain(200.0, 3)], lambda done, total: reports.append((done, total)))
+    reports: list[int] = []
+    program = together([chain(100.0, 2), chain(200.0, 3)], reports.append)
     rounds = []
 
     def drive() -> None:
@@ -289,4 +323,4 @@ def test_chains_are_driven_in_rounds_and_each_gets_its_own_answers() -> None:
         drive()
     assert stop.value.value == [[100.0, 101.0], [200.0, 201.0, 202.0]]
     assert rounds == [2, 2, 1]
-    assert reports == [(2, 2), (2, 2), (1, 1)]
+    assert reports == [2, 2, 1]
