@@ -52,7 +52,7 @@ export function outputActions(job, output, page) {
   );
 }
 
-/** Stop the job: a button. `onJob(job)` with what became of it. */
+/** Stop the job: a button. `onJob(job)` with its new state. */
 export function cancelButton(job, page) {
   return button("Cancel", "close", (event) => guarded(event, page, async () => page.update(await api.cancel(job))));
 }

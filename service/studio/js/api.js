@@ -2,7 +2,7 @@
 
 import { authorization } from "./key.js";
 
-/** An answer that is an error, or no answer at all (`status` 0). `errors`: `{field, got, allowed}` each. */
+/** An error response, or no response (`status` 0). `errors`: `{field, got, allowed}` each. */
 export class Problem extends Error {
   constructor(status, body = {}, retryAfter = null) {
     super(body.detail ?? `The service answered with status ${status} and no explanation.`);
@@ -22,7 +22,7 @@ export function noAnswer() {
 
 let refused = () => {};
 
-/** Call `listener` whenever a request is refused because its key is missing or unknown. */
+/** Call `listener` when a request is refused because its key is missing or unknown. */
 export function onUnauthorized(listener) {
   refused = listener;
 }
@@ -106,7 +106,7 @@ export function problemOf(status, text, retryAfter) {
   try {
     body = JSON.parse(text);
   } catch {
-    // A proxy's page, not ours: only the status is known.
+    // An error page of a proxy: only the status is known.
   }
   const problem = new Problem(status, body, retryAfter === null ? null : Number(retryAfter) || null);
   if (status === 401) refused(problem);

@@ -1,9 +1,9 @@
-/** A job as the command that makes it again. */
+/** A job as the command that reproduces it. */
 
 import { address } from "./api.js";
 import { key } from "./key.js";
 
-/** The command line. The key itself is never in it: the shell's variable is. */
+/** The command line. It contains a shell variable instead of the key. */
 export function curl(job) {
   const lines = [`curl -s ${address(job.kind)}`];
   if (key()) lines.push('-H "Authorization: Bearer $DUET_KEY"');
@@ -19,7 +19,7 @@ export function curl(job) {
   return lines.join(" \\\n  ");
 }
 
-/** For a POSIX shell: nothing within is expanded. */
+/** Quoted for a POSIX shell. */
 function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }

@@ -8,6 +8,6 @@ window.SwaggerUIBundle({
   defaultModelsExpandDepth: 0,
   displayRequestDuration: true,
   tryItOutEnabled: true,
-  // Swagger would show a badge from a validator elsewhere.
+  // Otherwise Swagger would load a badge from another host.
   validatorUrl: null,
 });

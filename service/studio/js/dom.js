@@ -1,4 +1,4 @@
-/** Making elements: text is always text, never markup. */
+/** Creates elements. Text is never parsed as markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -29,7 +29,7 @@ export function icon(name) {
   return svg;
 }
 
-/** A button with a symbol before its words. */
+/** A button with a symbol before its text. */
 export function button(words, symbol, onclick, attributes = {}) {
   return h(
     "button",
@@ -39,7 +39,7 @@ export function button(words, symbol, onclick, attributes = {}) {
   );
 }
 
-/** Whether the user asked for less motion. */
+/** Whether the user prefers reduced motion. */
 export function calm() {
   return matchMedia("(prefers-reduced-motion: reduce)").matches;
 }

@@ -1,9 +1,9 @@
-/** Files from outside: dropped anywhere on the page, or chosen; and what kind of job a file asks for. */
+/** Files dropped on the page, and the kind of job that suits a file. */
 
 const VIDEO = /\.(mp4|m4v|mov|mkv|webm|avi|ts|m2ts|mts|3gp|ogv|gif)$/i;
 const SOUND = /\.(mp3|wav|flac|ogg|oga|opus|m4a|mka|aac|aiff?)$/i;
 
-/** "v2a" for a video, "a2v" for a sound, null where neither the browser nor the name tells. */
+/** "v2a" for a video, "a2v" for a sound, null if neither the type nor the name tells. */
 export function kindOf(file) {
   if (file.type.startsWith("video/") || file.type === "image/gif") return "v2a";
   if (file.type.startsWith("audio/")) return "a2v";
@@ -11,7 +11,7 @@ export function kindOf(file) {
   return SOUND.test(file.name) ? "a2v" : null;
 }
 
-/** Call `onFile(file)` with a file dropped on the page; while one hovers, the body has the class `dropping`. */
+/** Call `onFile(file)` with a file dropped on the page; while one is dragged over it, the body has the class `dropping`. */
 export function acceptDrops(onFile) {
   const carriesFile = (event) => event.dataTransfer?.types.includes("Files");
   const mark = (on) => document.body.classList.toggle("dropping", on);

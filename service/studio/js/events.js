@@ -19,7 +19,7 @@ export function ended(job) {
  * Follow `job` until it has ended or is gone, or `signal` aborts.
  *
  * `on.job(job)` with the whole job, `on.progress(progress)`, `on.preview(preview)`, `on.gone()`, and
- * `on.connection(problem)` with a Problem when nobody answers, with null when somebody does again.
+ * `on.connection(problem)` with a Problem when the service is unreachable, with null when it responds again.
  */
 export async function follow(job, on, signal) {
   const stream = new Stream(job, on, signal);
@@ -105,7 +105,7 @@ class Stream {
     } finally {
       clearTimeout(watchdog);
       this.signal.removeEventListener("abort", stop);
-      stop(); // ends the connection where we left before its end
+      stop(); // closes the connection if the stream has not ended
     }
   }
 
@@ -121,7 +121,7 @@ class Stream {
     return answer;
   }
 
-  /** Hand a message on. @returns {boolean} whether it was the last one */
+  /** Pass a message on. @returns {boolean} whether it was the last one */
   #tell({ event, data }) {
     if (event === "gone") {
       this.on.gone();

@@ -1,10 +1,10 @@
-/** One control for each parameter, made from the limits that the API gives. */
+/** One control for each parameter, built from the limits of the API. */
 
 import { h, icon } from "./dom.js";
 import { allowed } from "./limits.js";
 import { label } from "./words.js";
 
-/** A labelled control: `name`, `element`, `value` (undefined: left to the service), `problem()`, `fail(words)`. */
+/** A labelled control: `name`, `element`, `value` (undefined: the service's default), `problem()`, `fail(words)`. */
 export class Control {
   constructor(field, onchange) {
     this.field = field;
@@ -25,14 +25,14 @@ export class Control {
     return [h("label", { for: this.id }, label(this.name)), this.input];
   }
 
-  /** Show `words` as what is wrong; none for nothing. */
+  /** Show `words` as the error; an empty string removes it. */
   fail(words) {
     this.error.textContent = words;
     if (words) this.input.setAttribute("aria-invalid", "true");
     else this.input.removeAttribute("aria-invalid");
   }
 
-  /** What is wrong with what was entered, or null. */
+  /** The error in the entered value, or null. */
   problem() {
     return null;
   }

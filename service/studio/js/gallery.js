@@ -1,4 +1,4 @@
-/** Earlier jobs, newest first; kept by the service, so they are there after a reload and after a restart. */
+/** Earlier jobs, newest first. The service stores them, so they survive a reload and a restart. */
 
 import { api } from "./api.js";
 import { h, icon } from "./dom.js";
@@ -31,13 +31,13 @@ export class Gallery {
     addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.refresh());
   }
 
-  /** Fetch the newest jobs, so that jobs made or deleted elsewhere are up to date. */
+  /** Fetch the newest jobs, including those created or deleted elsewhere. */
   async refresh() {
     clearTimeout(this.#timer);
     await this.#guarded(async () => {
       const kind = this.kind.value;
       const { data, next } = await api.jobs(PAGE, { kind });
-      if (kind !== this.kind.value) return; // another kind was chosen meanwhile, and is on its way
+      if (kind !== this.kind.value) return; // another kind was chosen meanwhile; its jobs are being fetched
       const oldest = data.at(-1)?.created_at;
       const older = next === null ? [] : [...this.#jobs.values()].filter((job) => job.created_at < oldest);
       if (older.length === 0) this.#next = next;
@@ -58,7 +58,7 @@ export class Gallery {
     this.#draw();
   }
 
-  /** A job is gone. */
+  /** Remove the card of a deleted job. */
   remove(id) {
     this.#jobs.delete(id);
     this.#draw();
@@ -70,7 +70,7 @@ export class Gallery {
     this.#draw();
   }
 
-  /** Begin anew with the kind that was chosen. */
+  /** Start again with the chosen kind. */
   #restart() {
     this.#jobs.clear();
     this.#next = null;
@@ -107,7 +107,7 @@ export class Gallery {
     }
   }
 
-  /** Only cards whose job has changed are made anew: pictures do not flicker, and the focus stays where it is. */
+  /** Replace only the cards of changed jobs, so that pictures do not flicker and the focus stays. */
   #draw() {
     const before = new Map([...this.list.children].map((item) => [item.dataset.id, item]));
     const items = [...this.#jobs.values()].map((job) => {

@@ -1,4 +1,4 @@
-/** The API key: kept in this tab only (sessionStorage), gone with it. */
+/** The API key, kept in this tab only (sessionStorage). */
 
 const NAME = "duet.key";
 
@@ -17,7 +17,7 @@ export function forgetKey() {
   sessionStorage.removeItem(NAME);
 }
 
-/** The headers that say who asks. */
+/** The header that carries the key. */
 export function authorization() {
   const value = key();
   return value ? { Authorization: `Bearer ${value}` } : {};

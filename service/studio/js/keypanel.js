@@ -1,12 +1,12 @@
-/** The field for an API key, shown when the service asks for one; and the button that forgets it. */
+/** The field for an API key, shown if the service requires one, and the button that forgets it. */
 
 import { forgetKey, key, keepKey } from "./key.js";
 
 /**
- * Make the panel work. `onKey()` is called when a key was entered; forgetting one loads the page anew, so that nothing
- * of what it showed stays.
- * @returns {{ask: (problem: Problem) => void, settle: () => void}} `ask` when a request was refused, `settle` when none
- * is any more
+ * Set up the panel. `onKey()` is called when a key was entered. Forgetting a key reloads the page, so that nothing that
+ * it showed remains.
+ * @returns {{ask: (problem: Problem) => void, settle: () => void}} call `ask` when a request was refused, `settle` when
+ * requests succeed
  */
 export function keyPanel(onKey) {
   const panel = document.getElementById("key-panel");

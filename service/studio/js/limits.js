@@ -1,11 +1,11 @@
-/** What each kind of job takes, read from the API's own description: no limit or default is written down here. */
+/** Parameters of each kind of job, from the OpenAPI description: limits and defaults are not repeated here. */
 
 const KINDS = ["generate", "v2a", "a2v"];
 
 /**
  * Parameters by kind of job: `{fields: Field[], accept: string}`, where `accept` names the usual media types of the
- * upload. A Field is `{name, type, options, minimum, maximum, default, description}`; `default` is undefined where the
- * service chooses. Parameters that are no single value (metadata, webhooks) have no field on this page.
+ * upload. A Field is `{name, type, options, minimum, maximum, default, description}`; `default` is undefined if the
+ * service chooses. Parameters with structured values (metadata, webhooks) have no field on this page.
  */
 export function readLimits(description) {
   return Object.fromEntries(KINDS.map((kind) => [kind, ofKind(description, kind)]));
@@ -41,7 +41,7 @@ function field(name, schema) {
   };
 }
 
-/** What a field takes, in words. */
+/** The allowed values of a field, in words. */
 export function allowed({ type, minimum, maximum, options }) {
   if (options) return `one of ${options.join(", ")}`;
   const words = type === "integer" ? "a whole number" : "a number";

@@ -1,4 +1,4 @@
-/** The studio page, put together. The open job stands in the address (`?job=…`), so a reload shows it again. */
+/** Assembles the studio page. The open job is part of the URL (`?job=…`), so a reload shows it again. */
 
 import { api, onUnauthorized } from "./api.js";
 import { Composer } from "./composer.js";
@@ -10,7 +10,7 @@ import { asProblem, problemBox } from "./notices.js";
 import { Stage } from "./stage.js";
 import { themeSwitch } from "./theme-switch.js";
 
-/** Where the form stands above the clip, a link to a clip leads past the form. */
+/** On narrow screens the form is above the clip; a link to a clip scrolls past it. */
 const NARROW = matchMedia("(max-width: 61.99rem)");
 
 const find = (id) => document.getElementById(id);
@@ -21,7 +21,7 @@ onUnauthorized(() => keys.ask());
 
 let resume = null;
 
-/** Fetch what the page is made of, and make it. With keys on this waits for one. */
+/** Fetch models and limits, then build the page. If the service requires a key, wait for it first. */
 async function begin() {
   const trouble = find("start-problem");
   try {
@@ -41,7 +41,7 @@ async function begin() {
   }
 }
 
-/** @returns {() => void} what to call when a key was entered anew: nothing was told without one */
+/** @returns {() => void} to call when a new key was entered: without one nothing was loaded */
 function open(models, limits) {
   const gallery = new Gallery(find("gallery"), (job) => visit(job.id, true));
   const page = {
@@ -91,7 +91,7 @@ function open(models, limits) {
   return look;
 }
 
-/** When the first heading stands in `place`: the job is there to be looked at, though it may still run. */
+/** Resolves when `place` has a heading: the job is shown, though it may still run. */
 function drawn(place) {
   return new Promise((resolve) => {
     const observer = new MutationObserver(() => {

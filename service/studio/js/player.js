@@ -1,16 +1,16 @@
-/** Plays one clip, beside the upload if there was one. */
+/** Plays one clip, beside the upload if there is one. */
 
 import { h, icon } from "./dom.js";
 import { Spectrogram } from "./playhead.js";
 import { clock } from "./words.js";
 import { drawWaveform, waveformOf } from "./waveform.js";
 
-const DRIFT = 0.08; // seconds that the two may be apart before the companion is set right
+const DRIFT = 0.08; // seconds of drift before the companion is aligned
 const PAIRS = 240;
 
 /**
- * Plays output `output` of `job`. The clip leads; the upload, where there is one, follows it: the same position, and
- * one of the two can be heard. `onStale()` when the clip cannot be loaded, as when its signed URL is too old.
+ * Plays output `output` of `job`. The upload, if there is one, follows the clip's position, and one of the two is
+ * audible. `onStale()` is called when the clip cannot be loaded, for example because its signed URL has expired.
  */
 export class Player {
   #raf = null;
@@ -21,7 +21,7 @@ export class Player {
     this.clip = video(output.files["video.mp4"], `Output ${output.index + 1}`);
     this.clip.addEventListener("error", onStale);
     this.companion = this.#companion(output);
-    // Beside the user's own video both show the same moment; a poster would be another one.
+    // Beside the user's video both show the same moment, which a poster would not.
     if (output.files["poster.webp"] && !job.input?.video) this.clip.poster = output.files["poster.webp"];
     this.spectrogram = output.files["spectrogram.png"] ? new Spectrogram(output.files, (to) => this.seek(to)) : null;
     this.toggle = h("button", { type: "button", class: "play", onclick: () => this.#playOrPause() });
@@ -80,7 +80,7 @@ export class Player {
     const companion = this.companion?.media;
     clip.addEventListener("play", () => {
       this.#align(true);
-      companion?.play().catch(() => {}); // its end may come first; align() does what can be done
+      companion?.play().catch(() => {}); // it may have ended; align() handles that
       this.#tick();
     });
     clip.addEventListener("pause", () => companion?.pause());
@@ -134,7 +134,7 @@ export class Player {
     return h("figure", { class: "screen" }, content, words && h("figcaption", {}, words));
   }
 
-  /** What the user sent, to be played along: `media` is null where it can only be shown. */
+  /** The upload, played along with the clip. `media` is null if it can only be shown. */
   #companion(output) {
     const { input, urls } = this.job;
     if (!input || !urls.input) return null;

@@ -1,11 +1,11 @@
-/** A spectrogram with a line on it that moves with the sound. */
+/** A spectrogram with a playhead. */
 
 import { get } from "./api.js";
 import { h } from "./dom.js";
 
 /**
- * `files`: of one output. The picture has axes around the plot; where the plot lies in it stands in the manifest, and
- * without that there is no line. `onSeek(fraction)` when the plot is clicked.
+ * `files`: of one output. The picture has axes around the plot. The manifest has the plot's position in it; without
+ * the manifest there is no playhead. `onSeek(fraction)` is called when the plot is clicked.
  */
 export class Spectrogram {
   #plot = null;
@@ -25,7 +25,7 @@ export class Spectrogram {
     this.#findPlot(files["manifest.json"]);
   }
 
-  /** Put the line at a fraction (0 … 1) of the sound. */
+  /** Move the playhead to a fraction (0 … 1) of the sound. */
   at(fraction) {
     if (!this.#plot) return;
     const { left, right, width } = this.#plot;
@@ -45,7 +45,7 @@ export class Spectrogram {
     try {
       plot = (await get(manifest)).pictures?.spectrogram?.plot;
     } catch {
-      return; // the picture stands for itself; the bar below it says where the sound is
+      return; // the picture is shown without a playhead; the bar below it has the position
     }
     if (!plot) return;
     this.#plot = plot;

@@ -3,7 +3,7 @@
 import { calm, h } from "./dom.js";
 import { drawWaveform } from "./waveform.js";
 
-/** One tile for each output. `fps`: of the model's clips; `input`: URL of the user's own video where that is shown. */
+/** One tile for each output. `fps`: of the model's clips; `input`: URL of the user's own video, if it is shown. */
 export class Emerging {
   #tiles = new Map();
 
@@ -13,7 +13,7 @@ export class Emerging {
     this.element = h("div", { class: "emerging", hidden: true });
   }
 
-  /** Show a preview as the events bring it. */
+  /** Show a preview from an event. */
   show(preview) {
     this.element.hidden = false;
     if (!this.#tiles.has(preview.index)) {
@@ -25,7 +25,7 @@ export class Emerging {
     this.#tiles.get(preview.index).show(preview);
   }
 
-  /** Stop everything that moves. */
+  /** Stop all animation. */
   stop() {
     for (const tile of this.#tiles.values()) tile.stop();
   }

@@ -6,7 +6,7 @@ import { seconds, stageWords } from "./words.js";
 
 const SAY_EVERY = 0.25; // fraction between announcements to screen readers
 
-/** A bar with words. */
+/** A progress bar with text. */
 export class ProgressView {
   #said = -1;
 
@@ -23,7 +23,7 @@ export class ProgressView {
     );
   }
 
-  /** Show where `job` is; an event's `progress` has the same names for what it tells. */
+  /** Show the progress of `job`, or of a `progress` event, which has the same fields. */
   show({
     status,
     stage,

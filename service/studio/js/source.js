@@ -1,9 +1,9 @@
-/** The file that a job begins with: chosen, looked at here before it is sent, and where in it to begin. */
+/** The file to upload: a preview, and the start of the window in it. */
 
 import { button, h, icon } from "./dom.js";
 import { bytes, clock, seconds } from "./words.js";
 
-/** Shows one file. `onRemove()` when the user takes it away, `onStart(seconds)` when the job is to begin there. */
+/** Shows one file. `onRemove()` when the user removes it, `onStart(seconds)` when the user chooses a start. */
 export class Source {
   #url = null;
   #media = null;
@@ -12,7 +12,7 @@ export class Source {
     this.place = place;
     this.onRemove = onRemove;
     this.onStart = onStart;
-    /** Seconds, null while or where the browser cannot tell. */
+    /** Seconds; null until or unless the browser knows. */
     this.duration = null;
     this.file = null;
     this.window = 0;
@@ -20,7 +20,7 @@ export class Source {
     this.onDuration = () => {};
   }
 
-  /** Show `file`, or nothing for null. */
+  /** Show `file`; null shows nothing. */
   show(file) {
     if (this.#url) URL.revokeObjectURL(this.#url);
     this.#url = this.#media = this.duration = null;

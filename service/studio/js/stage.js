@@ -57,7 +57,7 @@ export class Stage {
     document.title = "Duet studio";
   }
 
-  /** Move the focus to the job's heading, for those who cannot see that something new is there. */
+  /** Move the focus to the job's heading, for users of screen readers. */
   focus() {
     this.place.querySelector("h2")?.focus({ preventScroll: true });
     this.place.scrollIntoView({ block: "start" });
@@ -80,7 +80,7 @@ export class Stage {
     );
   }
 
-  /** The job as it is now: drawn anew where its state has changed. */
+  /** Take the current job; redraw it if its state has changed. */
   #take(job) {
     this.job = job;
     const state = `${job.status} ${job.outputs.length}`;
@@ -104,7 +104,7 @@ export class Stage {
   }
 
   #preview(preview) {
-    if (preview.attempt < this.job.attempt) return; // of an attempt that is over
+    if (preview.attempt < this.job.attempt) return; // of an earlier attempt
     this.#emerging?.show(preview);
   }
 
@@ -184,7 +184,7 @@ export class Stage {
     );
   }
 
-  /** A signed URL is good for a quarter of an hour at least: once it is not, the job has new ones. */
+  /** Fetch the job again: its signed URLs have expired, and it has new ones. */
   async #renew() {
     if (this.renewed === this.job.id) return;
     this.renewed = this.job.id;

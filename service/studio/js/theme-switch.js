@@ -1,10 +1,10 @@
-/** The button that changes between dark and light; what was chosen is kept in this browser. */
+/** The button that switches between dark and light; the browser keeps the choice. */
 
 const NAME = "duet.theme";
 
 /**
- * Make `button` switch. The system's choice holds until somebody presses it. The document gets an event `theme` at each
- * change: what is drawn by hand has to be drawn anew.
+ * Set up `button`. The system's setting applies until it is pressed. Each change dispatches the event `theme` on the
+ * document, because canvases must be redrawn.
  */
 export function themeSwitch(button) {
   const system = matchMedia("(prefers-color-scheme: dark)");

@@ -1,4 +1,4 @@
-/** A sound as a line: drawn from the lowest and highest sample of each part. */
+/** Draws a waveform from the minimum and maximum of each section. */
 
 const drawn = new Map();
 
@@ -6,7 +6,7 @@ document.addEventListener("theme", () => {
   for (const [canvas, pairs] of drawn) if (canvas.isConnected) drawWaveform(canvas, pairs);
 });
 
-/** Draw `pairs` ([min, max] in -1 … 1) over all of `canvas`, in the colour of its text; anew when that changes. */
+/** Draw `pairs` ([min, max] in -1 … 1) over the whole `canvas` in its text colour; redrawn when that changes. */
 export function drawWaveform(canvas, pairs) {
   for (const before of drawn.keys()) if (!before.isConnected) drawn.delete(before);
   drawn.set(canvas, pairs);
@@ -27,7 +27,7 @@ export function drawWaveform(canvas, pairs) {
   });
 }
 
-/** The sound at `url` as `parts` pairs. Throws where it cannot be fetched or decoded. */
+/** The sound at `url` as `parts` pairs. Throws if it cannot be fetched or decoded. */
 export async function waveformOf(url, parts, signal) {
   const answer = await fetch(url, { signal });
   if (!answer.ok) throw new Error(`status ${answer.status}`);
