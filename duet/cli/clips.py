@@ -109,7 +109,7 @@ def _make_remotely(
     try:
         with server.connect() as duet:
             return remote_run.make(duet, spec, files, progress)
-    except remote_run.NotMade as error:
+    except remote_run.NoResult as error:
         if server.json:
             echo_saved(error.job, [], as_json=True)
         raise fail(FAILED, str(error)) from error

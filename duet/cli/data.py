@@ -17,7 +17,7 @@ from model.networks.config import PRESETS
 
 MAX_COUNT = 256
 
-app = App(name="data", help="Look at training data.")
+app = App(name="data", help="Check and preview training data.")
 
 
 @app.command
@@ -28,7 +28,7 @@ def check(
     config: Annotated[ExistingFile | None, option("The training configuration; default: the paper's.")] = None,
     json: Annotated[bool, option("Print the report as JSON.")] = False,
 ) -> None:
-    """Decode every video under FOLDER and say which ones training can use, and why not the others.
+    """Decode every video in FOLDER; report which ones training can use, and why the others cannot be used.
 
     Exit status 1 if none can be used.
     """
@@ -58,9 +58,9 @@ def preview(
     count: Annotated[int, option("Number of clips.", validator=within(1, MAX_COUNT), show_default=True)] = 16,
     preset: Annotated[str, option("The model's preset.", choices=PRESETS, show_default=True)] = "demo",
     seed: Annotated[int, option("Seed of the data set.", validator=within(0), show_default=True)] = 0,
-    held_out: Annotated[bool, option("The combinations that training never sees.")] = False,
+    held_out: Annotated[bool, option("Draw only combinations that training never sees.")] = False,
 ) -> None:
-    """Draw clips of the data set `bounce`: contact-sheet.png, spectrograms.png, and all of them in clips.mp4."""
+    """Draw clips of the data set `bounce`: contact-sheet.png, spectrograms.png, and clips.mp4 with all of them."""
     import torch
 
     from model.evaluation.contact_sheets import contact_sheet, one_after_another, spectrogram_sheet

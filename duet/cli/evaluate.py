@@ -1,4 +1,4 @@
-"""`duet evaluate`: measure how well sound and picture of a model's clips correspond."""
+"""`duet evaluate`: measure how well sound and picture of a model's clips match."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ def evaluate(
     clips: Annotated[
         int | None,
         option(
-            "Clips per run; fewer than 256 say little; default 256, or 2048 with --protocol paper.",
+            "Clips per run; fewer than 256 give wide intervals; default 256, or 2048 with --protocol paper.",
             validator=within(2, MAX_CLIPS),
         ),
     ] = None,
-    kinds: Annotated[str, option("Some of joint,v2a,a2v.", show_default=True)] = "joint,v2a,a2v",
+    kinds: Annotated[str, option("Any of joint,v2a,a2v, separated by commas.", show_default=True)] = "joint,v2a,a2v",
     methods: Annotated[
-        str, option("Some of clean,pigdm,replacement,gradient; default: those that the model allows.")
+        str, option("Any of clean,pigdm,replacement,gradient; default: those that the model supports.")
     ] = "",
     sampler: Annotated[str, option("Sampler of the base network.", show_default=True)] = "dpmpp_2m",
     steps: Annotated[int, option("Steps of the sampler.", validator=within(1), show_default=True)] = 20,
-    spacing: Annotated[str, option("How the steps are spaced.", show_default=True)] = "log_snr",
+    spacing: Annotated[str, option("Spacing of the steps.", show_default=True)] = "log_snr",
     seed: Annotated[int, option("Seed of the clips.", validator=within(0), show_default=True)] = 0,
     held_out: Annotated[
         bool,
         option(
-            "Also condition on combinations that training never sees, as separate runs; the default.",
+            "Also evaluate combinations that training never sees, as separate runs; the default.",
             negative="--no-held-out",
         ),
     ] = True,
@@ -72,7 +72,7 @@ def evaluate(
     ] = None,
     paper: PaperOptions = PAPER,
 ) -> None:
-    """Make clips with MODEL and measure them: how well sound and picture correspond, or FVD, KVD and FAD."""
+    """Make clips with MODEL and measure them: how well sound and picture match, or FVD, KVD and FAD."""
     from model.checkpoint.loading import CheckpointError
     from model.evaluation.generation import EvaluationError, plan, possible_methods
     from model.evaluation.report import Watcher, plot
@@ -80,7 +80,7 @@ def evaluate(
     from model.request import RequestError, SamplingParams
 
     if out is not None and importlib.util.find_spec("matplotlib") is None:
-        raise fail(USAGE, "--out draws with matplotlib, which is not installed: pip install matplotlib")
+        raise fail(USAGE, "--out needs matplotlib, which is not installed: pip install matplotlib")
     manifest = _manifest(model)
     params = SamplingParams(seed, sampler=sampler, steps=steps, spacing=spacing)
     if paper.protocol == "paper":

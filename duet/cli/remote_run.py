@@ -1,4 +1,4 @@
-"""Has a server make a clip: submits the job, follows it, saves its files. Ctrl-C cancels the job."""
+"""Makes clips with a server: submits the job, follows it, saves its files. Ctrl-C cancels the job."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from duet.cli.progress import ProgressDisplay
 from duet.client import Duet, DuetError, Job, JobCanceled, JobFailed, Refused
 
 
-class NotMade(Exception):
-    """The job ended without a result; `job` is the server's JSON of it."""
+class NoResult(Exception):
+    """The job ended without a result. `job` is the server's JSON."""
 
     def __init__(self, job: dict[str, Any], message: str) -> None:
         super().__init__(message)
@@ -25,23 +25,23 @@ class NotMade(Exception):
 
 
 def make(duet: Duet, spec: JobSpec, files: OutputFiles, progress: ProgressDisplay) -> tuple[dict[str, Any], list[Path]]:
-    """The server's JSON of the job, and the files written. Raises NotMade, DuetError, and OSError for a file."""
+    """The job as JSON, and the files written. Raises NoResult, DuetError, and OSError for a file."""
     _check_model(duet, spec)
     job: Job | None = None
     try:
         with _Submission(progress).deferring_ctrl_c() as submission:
             job = duet.submit(spec.kind, spec.params | {"on_upload": submission.uploaded}, spec.source)
-        progress.say(f"{job.id} is accepted, seed {job.seed}")
+        progress.say(f"{job.id} accepted, seed {job.seed}")
         show(job, progress)
         job.wait(lambda news: show(news, progress))
         return job.data, save(job, spec.indices, files.for_seed(job.seed), progress)
     except (JobFailed, JobCanceled) as error:
         assert job is not None
-        raise NotMade(job.data, str(error)) from error
+        raise NoResult(job.data, str(error)) from error
     except KeyboardInterrupt as error:
         if job is None:
             raise fail(INTERRUPTED, "Interrupted before the job was submitted.") from error
-        progress.say(f"Canceling {job.id} … (press Ctrl-C again to leave at once)")
+        progress.say(f"Canceling {job.id} … (press Ctrl-C again to exit at once)")
         raise fail(INTERRUPTED, _cancel(job)) from error
 
 
@@ -66,12 +66,12 @@ def save(job: Job, indices: tuple[int, ...], files: OutputFiles, progress: Progr
 
 
 def _check_model(duet: Duet, spec: JobSpec) -> None:
-    """End the command if the server's model has other weights than the clip was made with."""
+    """End the command if the weights of the server's model are not those that made the clip."""
     if spec.weights is None:
         return
     name = spec.params["model"]
     found = next((model for model in duet.models() if model.name == name), None)
-    if found is not None:  # otherwise the server refuses the job and says why
+    if found is not None:  # otherwise the server refuses the job with an explanation
         try:
             spec.check_weights(name, found.weights_hash)
         except ValueError as error:
@@ -89,13 +89,13 @@ def _cancel(job: Job) -> str:
     except DuetError as error:
         return f"{job.id} may still be running: {error}"
     except KeyboardInterrupt:
-        return f"Left at once: {job.id} may still be running. `duet cancel {job.id}` stops it."
+        return f"{job.id} may still be running. `duet cancel {job.id}` stops it."
     return f"{job.id} is canceled." if job.ended else f"{job.id} stops within a step."
 
 
 class _Submission:
-    """Ctrl-C during submission. Before the request is complete it ends the command, as there is no job yet; afterwards
-    the command waits for the answer to learn the job's id. A second Ctrl-C always ends the command."""
+    """Handles Ctrl-C during submission. Before the request is complete there is no job, and the command ends. After
+    that it waits for the response with the job's id. A second Ctrl-C always ends the command."""
 
     def __init__(self, progress: ProgressDisplay) -> None:
         self._progress = progress

@@ -1,4 +1,4 @@
-"""Commands that run the services, together or one at a time, and that create what they need: a bucket, keys."""
+"""Commands that run the services, together or one at a time, and that create a bucket or an API key."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from duet.cli.output import echo
 def serve(
     *,
     host: Annotated[str | None, option("Address to listen on; default DUET_HOST, or 127.0.0.1.")] = None,
-    port: Annotated[int | None, option("Port; default DUET_PORT, or 8000; 0 takes a free one.")] = None,
+    port: Annotated[int | None, option("Port; default DUET_PORT, or 8000; 0 selects a free one.")] = None,
     data: Annotated[Path | None, option("Folder for jobs and results; default DUET_DATA, or ./data.")] = None,
 ) -> None:
-    """Run everything on this machine: Redis, worker and API. Ctrl-C stops it."""
+    """Run Redis, a worker and the API on this machine. Ctrl-C stops them."""
     from duet.cli.startup_checks import check_machine
     from duet.standalone import stack
     from service.settings import load_settings
@@ -80,7 +80,7 @@ def worker() -> None:
 
 
 def webhooks(
-    *, secret: Annotated[bool, option("Only print the secrets that receivers verify signatures with.")] = False
+    *, secret: Annotated[bool, option("Only print the secrets with which receivers verify signatures.")] = False
 ) -> None:
     """Run the webhook sender alone, for the jobs of DUET_REDIS_URL; several may run."""
     import asyncio

@@ -1,4 +1,4 @@
-"""Checks before a service starts: settings that are valid, but do not fit this machine."""
+"""Checks before a service starts: whether valid settings also fit this machine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _folders(folders: Mapping[str, Path]) -> Iterator[str]:
         if not found.is_dir():
             yield f"{PREFIX}{name} is {str(folder)!r}: {found} is a file, not a folder"
         elif not os.access(found, os.W_OK | os.X_OK):
-            yield f"{PREFIX}{name} is {str(folder)!r}: this user may not write to {found}"
+            yield f"{PREFIX}{name} is {str(folder)!r}: {found} is not writable for this user"
 
 
 def _temporary(settings: Settings) -> Iterator[str]:
@@ -52,7 +52,7 @@ def _temporary(settings: Settings) -> Iterator[str]:
     except NotOurs as error:
         yield str(error)
     except OSError as error:
-        yield f"{PREFIX}DATA is {str(settings.data)!r}: {settings.temporary} cannot be made: {error.strerror}"
+        yield f"{PREFIX}DATA is {str(settings.data)!r}: {settings.temporary} cannot be created: {error.strerror}"
 
 
 def _models(settings: Settings) -> Iterator[str]:
@@ -78,5 +78,4 @@ def _device(device: str) -> Iterator[str]:
 
     there = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
     if int(number or 0) >= there:
-        count = f"only {there}" if there else "none"
-        yield f"{PREFIX}DEVICE is {device!r}: PyTorch finds {count} of that kind here"
+        yield f"{PREFIX}DEVICE is {device!r}: PyTorch found {f'only {there}' if there else 'no'} {kind} device"

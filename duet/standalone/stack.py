@@ -271,8 +271,8 @@ class _Stack:
                     answer = await client.get(f"{self.url}/readyz")
                     if answer.is_success:
                         break
-                    state = answer.text
-                except httpx.HTTPError as error:
+                    state = answer.json()["detail"]
+                except (httpx.HTTPError, ValueError, LookupError) as error:
                     state = f"the API does not respond ({type(error).__name__})"
                 if time.monotonic() - reported > 15:
                     reported = time.monotonic()

@@ -42,7 +42,7 @@ def test_prints_the_path_and_nothing_else(duet: Cli, server: Server) -> None:
     assert duet.files() == ["clip.mp4"]
     job = server.store.get(made_by(duet.folder / "clip.mp4")["job"])
     assert (job.kind, job.params.seed) == ("generate", 7)
-    assert f"{job.id} is accepted, seed 7" in done.stderr
+    assert f"{job.id} accepted, seed 7" in done.stderr
     assert "\x1b" not in done.stderr, "no terminal, no control codes"
 
 
