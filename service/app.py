@@ -155,3 +155,5 @@ def _log_access(settings: Settings) -> None:
         log.info("API keys are required", keys=names)
     else:
         log.info("no API keys are set: requests need no key", published_on=settings.published_on or settings.host)
+        if "*" in settings.allowed_origins:
+            log.warning("every web page that is opened on this machine can use the API", cors_origins="*")

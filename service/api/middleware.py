@@ -175,7 +175,8 @@ class RequestContext:
                 response: Response = problem_response(Request(scope), _misdirected())
             elif scope.get("root_path") and scope["path"] == scope["root_path"]:
                 # The relative links of the studio page need the slash.
-                response = RedirectResponse(f"{scope['root_path']}/", 308)
+                query = scope["query_string"].decode("latin-1")
+                response = RedirectResponse(f"{scope['root_path']}/{'?' if query else ''}{query}", 308)
             else:
                 await self._app(scope, receive, send_started)
                 return

@@ -15,6 +15,7 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
+from duet import Duet
 from service.app import create_app
 from service.jobs.store import JobStore
 from service.setting_types import OWN_PATHS, path_prefix
@@ -110,6 +111,17 @@ def test_every_path_in_a_response_carries_the_prefix(publish: Published, setting
         assert body["instance"] == "/duet/jobs/none"
 
 
+def test_the_client_works_under_the_prefix(
+    publish: Published, settings: Settings, store: JobStore, tmp_path: Path
+) -> None:
+    keyed = with_keys(settings)
+    with publish(keyed, "alice") as client, Duet(f"{client.base_url}/duet", KEYS["alice"]) as duet:
+        assert duet.generate(seed=1).status == "queued"
+        job = completed(Prefixed(client), store, keyed)  # type: ignore[arg-type]
+        saved = duet.job(job["id"]).save(tmp_path / "clip.mp4")
+        assert saved.read_bytes() == b"a video"
+
+
 def test_the_pages_work_under_the_prefix(publish: Published, settings: Settings) -> None:
     with publish(settings) as client:
         assert client.get("/duet", follow_redirects=True).url.path == "/duet/"
@@ -145,6 +157,8 @@ def test_the_api_itself_answers_without_the_prefix(
     redirect = httpx.get(f"{api.url}/duet", trust_env=False)
     assert (redirect.status_code, redirect.headers["location"]) == (308, "/duet/")
     assert redirect.headers["x-request-id"]
+    linked_job = httpx.get(f"{api.url}/duet?job=job_1&x=%2F%0d", trust_env=False)
+    assert linked_job.headers["location"] == "/duet/?job=job_1&x=%2F%0d"
     assert httpx.get(f"{api.url}/duetto/healthz", trust_env=False).status_code == 404
 
 
