@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from math import ceil, sqrt
 from typing import cast
 
 import numpy as np
@@ -30,7 +31,7 @@ EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL
 """The library's conversions to 8 bits are up to 3 levels off without these. To 16 bits they are wrong with them."""
 
 MOST_PIXELS = 2**19
-"""HDR pictures with more pixels are made smaller first: posters and the network's view need no more."""
+"""HDR pictures with more pixels are made smaller first: the network's view needs no more."""
 
 GAMMA = 2.4
 """Of an SDR display (ITU-R BT.1886)."""
@@ -50,16 +51,14 @@ A, B, C = 0.17883277, 0.28466892, 0.55991073
 STEPS = 2048
 
 
-def to_rgb(frame: VideoFrame) -> np.ndarray:
-    """`frame` as (height, width, 3) uint8 RGB for an SDR display; HDR of more than `MOST_PIXELS` is made smaller."""
+def to_rgb(frame: VideoFrame, most_pixels: int = MOST_PIXELS) -> np.ndarray:
+    """`frame` as (height, width, 3) uint8 RGB for an SDR display; HDR of more than `most_pixels` is made smaller."""
     if frame.color_trc not in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67) and frame.color_primaries != BT2020:
         return frame.reformat(format="rgb24", src_colorspace=_matrix(frame), interpolation=EXACT).to_ndarray()
-    factor = 1
-    while -(-frame.width // factor) * -(-frame.height // factor) > MOST_PIXELS:
-        factor += 1
-    size = -(-frame.width // factor), -(-frame.height // factor)
-    scaling = Interpolation.AREA if factor > 1 else Interpolation.BILINEAR
-    code = frame.reformat(*size, "rgb48le", src_colorspace=_matrix(frame), interpolation=scaling).to_ndarray()
+    scale = min(1.0, sqrt(most_pixels / (frame.width * frame.height)))
+    size = ceil(frame.width * scale), ceil(frame.height * scale)
+    how = Interpolation.AREA if scale < 1 else Interpolation.BILINEAR
+    code = frame.reformat(*size, "rgb48le", src_colorspace=_matrix(frame), interpolation=how).to_ndarray()
     light = _light(frame, code)
     if frame.color_primaries == BT2020 or frame.color_primaries == UNSPECIFIED:
         light = light @ TO_BT709.T

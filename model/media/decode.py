@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
-from model.media.colour import to_rgb
+from model.media.colour import MOST_PIXELS, to_rgb
 from model.media.frames import TimedFrame, window_frames
 from model.media.source import MediaError, read_sound, slack
 from model.networks.config import ClipSpec
@@ -111,12 +111,12 @@ def upright_aspect(shown: TimedFrame) -> Fraction:
     return 1 / shown.aspect if quarter_turn else shown.aspect
 
 
-def upright_rgb(shown: TimedFrame) -> np.ndarray:
+def upright_rgb(shown: TimedFrame, most_pixels: int = MOST_PIXELS) -> np.ndarray:
     """(h, w, 3) uint8, turned and mirrored as the file's display matrix wants it; only quarter turns are known.
 
-    The colours are those of an SDR display (`model.media.colour`).
+    The colours are those of an SDR display; HDR of more than `most_pixels` is made smaller (`model.media.colour`).
     """
-    rgb = to_rgb(shown.frame)
+    rgb = to_rgb(shown.frame, most_pixels)
     matrix = shown.display_matrix
     if matrix is None:
         return rgb

@@ -29,6 +29,9 @@ HEAD_BYTES = 2**20
 MAX_BOX_BYTES = 2**16
 """The longest box whose content is read: a sample entry holds the codec's parameter sets."""
 
+MOST_ASPECT = 64
+"""The widest pixel, by its height, that is believed. The reciprocal is the narrowest."""
+
 SAMPLE_ENTRY_BYTES = 86
 """A visual sample entry up to the boxes inside it."""
 
@@ -95,6 +98,8 @@ def display_of(descriptor: int, container: InputContainer, stream: VideoStream) 
     left, top, right, bottom = crop
     if left + right >= context.width or top + bottom >= context.height:
         crop = 0, 0, 0, 0
+    if not 1 / MOST_ASPECT <= aspect <= MOST_ASPECT:
+        aspect = Fraction(1)
     return Display(crop, aspect, colours, profile)
 
 

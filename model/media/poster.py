@@ -81,7 +81,8 @@ def choose(views: np.ndarray) -> int:
 
 def displayed(shown: TimedFrame, max_width: int, max_height: int) -> Image.Image:
     """The frame as a player shows it, within so many pixels."""
-    picture, aspect = Image.fromarray(np.ascontiguousarray(upright_rgb(shown))), upright_aspect(shown)
+    rgb, aspect = upright_rgb(shown, MAX_WIDTH * MAX_HEIGHT), upright_aspect(shown)
+    picture = Image.fromarray(np.ascontiguousarray(rgb))
     width, height = picture.width * max(aspect, Fraction(1)), picture.height / min(aspect, Fraction(1))
     scale = min(Fraction(1), max_width / width, max_height / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))

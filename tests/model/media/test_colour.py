@@ -13,7 +13,7 @@ from PIL import Image
 from model.media.colour import hlg_to_light, light_to_pq, pq_to_light, to_rgb, tone_map
 from model.media.decode import decode_video
 from model.media.mux import mux_v2a
-from model.media.poster import draw_poster
+from model.media.poster import Poster, draw_poster
 from model.networks.config import ClipSpec
 from tests.measure import pictures
 
@@ -150,6 +150,21 @@ def test_posters_and_the_network_see_hdr_as_a_player_on_an_sdr_screen(
     with Image.open(tmp_path / "poster.webp") as poster:
         assert np.abs(measured(np.asarray(poster.convert("RGB")), 5) - expected).max() <= 6
     assert np.abs(measured(view, 5) - expected).max() <= 4
+
+
+@pytest.mark.parametrize(("size", "shown"), [((1080, 1920), (640, 1138)), ((1920, 1080), (640, 360))])
+def test_the_poster_of_hdr_has_the_size_of_any_other(
+    tmp_path: Path, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    frame = av.VideoFrame(*size, "yuv420p10le")
+    for plane, level in zip(frame.planes, (400, 512, 512), strict=True):
+        plane.update(np.full(plane.buffer_size // 2, level, "<u2").tobytes())
+    tags = {"colorspace": BT2020, "color_primaries": BT2020, "color_trc": PQ, "color_range": 1}
+    source = write(tmp_path / "hdr.mkv", frame, "libx264", tags, {"preset": "ultrafast"})
+
+    poster = Poster.from_json(draw_poster(source, tmp_path / "poster.webp"))
+
+    assert (poster.width, poster.height) == shown
 
 
 def flat(format: str, matrix: Colorspace | None = None, color_range: int | None = None) -> av.VideoFrame:

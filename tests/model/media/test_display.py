@@ -73,6 +73,17 @@ def test_a_clean_aperture_is_a_crop_if_it_lies_in_the_picture(
     assert display(extend_sample_entry(make(tmp_path / "a.mp4", Film(frames=4)), aperture)).crop == crop
 
 
+@pytest.mark.parametrize(("width", "height"), [(-64 << 16, 48 << 16), (1, 2**31 - 1), (2**31 - 1, 1), (0, 0)])
+def test_a_display_size_that_makes_no_sense_is_not_believed(tmp_path: Path, width: int, height: int) -> None:
+    source = extend_sample_entry(make(tmp_path / "a.mp4", Film(frames=60)), clap(40, 32))
+    data = bytearray(source.read_bytes())
+    struct.pack_into(">2i", data, data.index(b"tkhd") + 80, width, height)
+    source.write_bytes(data)
+
+    assert display(source).aspect == 1
+    mux_v2a(source, 0.0, 1.6, np.zeros((1, 25_600), np.float32), 16_000, tmp_path / "result.mp4", "")
+
+
 def test_quicktime_files_have_the_boxes_too(tmp_path: Path) -> None:
     source = make(tmp_path / "a.mov", Film(frames=4, aspect=Fraction(2)), Track(seconds=0.5))
 
