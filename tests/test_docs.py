@@ -67,14 +67,14 @@ def commands(group: App = app, prefix: str = "") -> dict[str, set[str]]:
 
 
 def sources() -> str:
-    """The source of everything that can say something to a user, its strings that go over several lines in one."""
+    """The source of everything with messages for users; strings over several lines are joined."""
     paths = [path for folder in SOURCES for path in (ROOT / folder).rglob("*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in [*paths, ROOT / "Makefile"])
     return re.sub(r'"\s*\n\s*f?"', "", text)
 
 
 @pages
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_are_valid(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if link.startswith(("http://", "https://")):
             continue
@@ -87,7 +87,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pages
-def test_pictures_are_described_and_not_too_large(page: Path) -> None:
+def test_pictures_have_descriptions_and_small_files(page: Path) -> None:
     for described, path in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", prose(page)):
         assert len(described) > 20, path
         assert (page.parent / path).stat().st_size < 256 * 1024, path
@@ -136,7 +136,7 @@ def test_the_table_of_settings_is_not_stale() -> None:
     assert settings_table.written() == settings_table.table(), "run: python -m tests.settings_table"
 
 
-def test_errors_that_troubleshooting_explains_are_said_by_the_code() -> None:
+def test_errors_in_troubleshooting_exist_in_the_code() -> None:
     said, codes = sources(), error_codes()
     page = ROOT / "docs" / "troubleshooting.md"
     symptoms = [row.split("|")[1] for row in page.read_text(encoding="utf-8").splitlines() if row.startswith("|")]
@@ -153,7 +153,7 @@ def test_every_error_is_explained() -> None:
     assert not missing, f"docs/troubleshooting.md does not explain {missing}"
 
 
-def test_the_index_leads_to_every_page() -> None:
+def test_every_page_is_linked() -> None:
     index = ROOT / "docs" / "README.md"
     reached, pages = set(), [index]
     while pages:

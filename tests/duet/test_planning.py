@@ -1,4 +1,4 @@
-"""The calculator of `duet plan`: textbook queues with known answers, and what it makes of measured files."""
+"""Capacity planning: queues with known answers, and measured files."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ SPEED = Speed("a test", batch=4, base_step=0.1, sr_step=0.2)
         (200, 180.0, 0.0951),
     ],
 )
-def test_the_probability_of_waiting_is_erlang_s(servers: int, offered: float, probability: float) -> None:
+def test_the_probability_of_waiting_is_erlang_c(servers: int, offered: float, probability: float) -> None:
     assert erlang_c(servers, offered) == pytest.approx(probability, abs=1e-3)
 
 
-def test_one_server_waits_as_pollaczek_and_khinchine_say() -> None:
+def test_one_server_follows_pollaczek_and_khinchine() -> None:
     """M/G/1: ρ T (1 + c²) / (2 (1 − ρ)), which Allen and Cunneen's formula is for one server."""
     for variation in (0.0, 1.0, 3.0):
         seen = waits(1, 1, 0.8, ServiceTime(1.0, variation))
@@ -53,7 +53,7 @@ def test_one_server_waits_as_pollaczek_and_khinchine_say() -> None:
     assert waits(1, 1, 0.8, ServiceTime(1.0, 1.0)).p95 == pytest.approx(math.log(0.8 / 0.05) / 0.2)
 
 
-def test_more_than_can_be_served_waits_for_ever_and_hardly_any_not_at_all() -> None:
+def test_overload_waits_for_ever_and_a_small_load_not_at_all() -> None:
     assert waits(1, 4, 1.0, ServiceTime(4.0, 0.0)).mean == math.inf
     assert waits(4, 4, 0.1, ServiceTime(1.0, 0.0)).p95 == 0
 
@@ -77,7 +77,7 @@ def test_jobs_that_share_an_engine_slow_each_other_as_measured() -> None:
     assert 3 < full.batch_mean <= 4
 
 
-def test_super_resolution_and_guidance_cost_what_they_cost() -> None:
+def test_the_cost_of_super_resolution_and_guidance() -> None:
     plain, upscaled = Load(1, ONE, 20, 0), Load(1, ONE, 20, 8)
     assert SPEED.seconds("generate", plain) == pytest.approx(4 * 2.0)
     assert SPEED.seconds("generate", upscaled) == pytest.approx(4 * (2.0 + 1.6))
@@ -86,7 +86,7 @@ def test_super_resolution_and_guidance_cost_what_they_cost() -> None:
     assert SPEED.seconds("v2a", replace(upscaled, guidance="clean")) == pytest.approx(4 * 2.0)
 
 
-def test_the_methods_of_guidance_are_those_of_the_model() -> None:
+def test_every_guidance_method_has_a_cost() -> None:
     assert set(GUIDANCE) == set(METHODS)
 
 
@@ -97,7 +97,7 @@ def test_the_variation_is_that_of_the_mix() -> None:
     assert mixed.variation == pytest.approx((8 / 16) ** 2)
 
 
-def test_as_many_workers_as_the_busiest_hour_needs() -> None:
+def test_workers_are_planned_for_the_busiest_hour() -> None:
     """4 clips in 14.4 s are 1000 an hour; 500 an hour, 3 times as many at the peak, at 70 %: 2.14 workers."""
     found = plan(SPEED, Load(500, ONE, peak=3.0), gpu_hour_price=2.0)
     assert found.workers == 3
@@ -107,7 +107,7 @@ def test_as_many_workers_as_the_busiest_hour_needs() -> None:
     assert found.cost_per_clip == pytest.approx(3 * 2.0 / 500)
 
 
-def test_a_shorter_wait_takes_more_workers() -> None:
+def test_a_shorter_wait_needs_more_workers() -> None:
     load = Load(3000, ONE)
     loose, tight = plan(SPEED, load, utilisation=0.95), plan(SPEED, load, utilisation=0.95, wait_p95=0.5)
     assert loose.workers < tight.workers
@@ -122,7 +122,7 @@ def test_storage_holds_clips_and_uploads_for_the_retention() -> None:
     assert found.storage_gb_kept == pytest.approx(2 * found.storage_gb_per_day)
 
 
-def test_the_estimate_for_a_gpu_is_that_of_the_operations() -> None:
+def test_the_gpu_estimate_follows_from_operations() -> None:
     """20 base and 8 super-resolution evaluations are 188 TFLOP: 0.24 s at 790 TFLOP/s, 0.6 s at two fifths of it."""
     for efficiency, seconds in ((1.0, 0.238), (0.4, 0.594)):
         speed = estimated_gpu(efficiency)
@@ -137,7 +137,7 @@ def report(path: Path, rates: dict[int, float], **changes: Any) -> Path:
     return path
 
 
-def test_measured_files_are_read_at_their_best_batch(tmp_path: Path) -> None:
+def test_measured_speed_is_that_of_the_best_batch(tmp_path: Path) -> None:
     plain = report(tmp_path / "plain.json", {1: 1.0, 8: 5.0, 16: 4.0})
     speed = measured([plain])
     assert (speed.batch, speed.base_step, speed.sr_step) == (8, pytest.approx(0.01), None)
@@ -167,7 +167,7 @@ def test_one_file_is_enough_for_the_published_networks(tmp_path: Path) -> None:
         ('{"device": "d", "preset": "paper", "steps": 20, "sr_steps": 0, "rows": [{"out_of_memory": true}]}', "no row"),
     ],
 )
-def test_a_file_that_is_something_else_is_named(tmp_path: Path, text: str, says: str) -> None:
+def test_a_file_of_another_kind_is_named(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "figures.json"
     path.write_text(text)
     with pytest.raises(PlanError, match=says) as error:
@@ -175,7 +175,7 @@ def test_a_file_that_is_something_else_is_named(tmp_path: Path, text: str, says:
     assert str(path) in str(error.value)
 
 
-def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+def test_mismatched_files_are_refused(tmp_path: Path) -> None:
     here = report(tmp_path / "a.json", {1: 1.0})
     with pytest.raises(PlanError, match="different devices"):
         measured([here, report(tmp_path / "b.json", {1: 0.5}, sr_steps=8, device="cpu")])

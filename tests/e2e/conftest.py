@@ -18,11 +18,11 @@ from tests.processes import children, status
 from tests.waiting import until
 
 START_SECONDS = 60
-"""How long a start may take on a machine that does other things as well."""
+"""Limit for a start on a busy machine."""
 
 
 class Serve:
-    """A running `duet serve`; `lines` is what it has printed."""
+    """A running `duet serve`; `lines` is its output."""
 
     def __init__(self, data: Path, *arguments: str) -> None:
         self.data = data
@@ -90,7 +90,7 @@ class Serve:
 
 
 def alive(pids: list[int]) -> list[int]:
-    """Those of the processes that still run."""
+    """The processes that still run."""
     return [pid for pid in pids if (state := status(pid)) and state[0] != "Z"]
 
 
@@ -106,7 +106,7 @@ def finished(client: httpx.Client, job: str, seconds: float = 120) -> dict:
 
 @pytest.fixture
 def start_serve() -> Iterator[Callable[..., Serve]]:
-    """Starts stacks; those that still run after the test are stopped."""
+    """Starts stacks, and stops them after the test."""
     started: list[Serve] = []
 
     def start(data: Path, *arguments: str) -> Serve:
@@ -120,7 +120,7 @@ def start_serve() -> Iterator[Callable[..., Serve]]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of one stack that all tests of a module share."""
+    """A client of a stack that is shared by the tests of a module."""
     serve = Serve(tmp_path_factory.mktemp("served") / "data")
     try:
         with serve.ready() as client:

@@ -1,4 +1,4 @@
-"""The three jobs from a REST call to a file that plays, on the stack as `duet serve` starts it."""
+"""The three kinds of job from request to playable file, with `duet serve`."""
 
 from __future__ import annotations
 
@@ -137,9 +137,7 @@ def test_a2v_returns_new_frames_over_the_users_own_sound(served: httpx.Client, m
     np.testing.assert_allclose(exact.sound, own, atol=1e-6)
 
 
-def test_what_cannot_be_used_is_refused_before_it_becomes_a_job(
-    served: httpx.Client, music: Path, tmp_path: Path
-) -> None:
+def test_an_unusable_upload_is_refused_without_a_job(served: httpx.Client, music: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.mp4"
     text.write_text("not a film")
     for upload, status in ((music, 422), (text, 415)):

@@ -1,4 +1,4 @@
-"""One command owns all processes: it starts them, starts them again, stops them, and leaves none behind."""
+"""`duet serve` starts, restarts and stops all processes, and leaves none behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Start = Callable[..., Serve]
 QUICK = {"steps": 2, "super_resolution": False, "seed": 1}
 
 
-def test_ctrl_c_stops_all_and_the_next_start_finds_jobs_and_results(start_serve: Start, tmp_path: Path) -> None:
+def test_jobs_and_results_survive_a_restart(start_serve: Start, tmp_path: Path) -> None:
     first = start_serve(tmp_path / "data")
     with first.ready() as client:
         assert f"curl -s {client.base_url}".rstrip("/") in first.output
@@ -48,7 +48,7 @@ def test_ctrl_c_stops_all_and_the_next_start_finds_jobs_and_results(start_serve:
         assert finished(client, waiting)["status"] == "completed"
 
 
-def test_what_dies_is_started_again_and_no_job_is_lost(start_serve: Start, tmp_path: Path) -> None:
+def test_killed_processes_are_restarted_and_no_job_is_lost(start_serve: Start, tmp_path: Path) -> None:
     serve = start_serve(tmp_path / "data")
     with serve.ready() as client:
         job = client.post("/generate", json=QUICK | {"steps": 250}).json()["urls"]["self"]
@@ -72,7 +72,7 @@ def test_what_dies_is_started_again_and_no_job_is_lost(start_serve: Start, tmp_p
     assert sum("restarting it" in line for line in serve.lines) >= 4
 
 
-def test_nothing_outlives_a_command_that_was_killed(start_serve: Start, tmp_path: Path) -> None:
+def test_no_process_outlives_a_killed_command(start_serve: Start, tmp_path: Path) -> None:
     first = start_serve(tmp_path / "data")
     first.ready().close()
     family = first.family()
@@ -81,7 +81,7 @@ def test_nothing_outlives_a_command_that_was_killed(start_serve: Start, tmp_path
     start_serve(tmp_path / "data").ready().close()
 
 
-def test_a_folder_in_use_is_refused_with_a_sentence(start_serve: Start, tmp_path: Path) -> None:
+def test_a_data_folder_in_use_is_refused(start_serve: Start, tmp_path: Path) -> None:
     first = start_serve(tmp_path / "data")
     first.ready().close()
     second = start_serve(tmp_path / "data")
@@ -92,7 +92,7 @@ def test_a_folder_in_use_is_refused_with_a_sentence(start_serve: Start, tmp_path
     assert first.process.poll() is None
 
 
-def test_a_port_in_use_is_refused_with_a_sentence(start_serve: Start, tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused(start_serve: Start, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         serve = start_serve(tmp_path / "data", "--port", str(port))
@@ -103,7 +103,7 @@ def test_a_port_in_use_is_refused_with_a_sentence(start_serve: Start, tmp_path: 
     ]
 
 
-def test_an_address_that_others_can_reach_is_refused(start_serve: Start, tmp_path: Path) -> None:
+def test_a_public_address_without_keys_is_refused(start_serve: Start, tmp_path: Path) -> None:
     serve = start_serve(tmp_path / "data", "--host", "0.0.0.0")
     assert serve.wait() == 1
     assert "this machine only" in serve.output

@@ -25,7 +25,7 @@ from tests.workers.fake import FakeWorker
 
 
 def environment(**further: str) -> dict[str, str]:
-    """That of this process without Duet's settings, and `further`."""
+    """The environment of this process without Duet's settings, and with `further`."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("DUET_")}
     return own | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | further
 
@@ -35,7 +35,7 @@ def command(*arguments: object) -> list[str]:
 
 
 class Cli:
-    """`duet` in a folder of its own, with its environment."""
+    """Runs `duet` in its own folder and environment."""
 
     started: ClassVar[list[subprocess.Popen[bytes]]] = []
 
@@ -67,7 +67,7 @@ class Cli:
 
 
 class Server:
-    """An API, its jobs, and workers as they are wanted."""
+    """An API with its jobs, and workers on demand."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
@@ -93,7 +93,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
-    """What a failed test has started does not outlive it."""
+    """Kills the processes that a failed test has left."""
     yield
     for process in Cli.started:
         process.kill()
@@ -115,7 +115,7 @@ def running(url: str, folder: Path, **settings: object) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def server(shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that all tests of a module share, with a quick worker."""
+    """A server with a fast worker, shared by the tests of a module."""
     with running(f"{shared_redis.url}?db=3", tmp_path_factory.mktemp("server")) as server:
         server.work(0.02)
         yield server
@@ -123,7 +123,7 @@ def server(shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def idle_server(shared_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of the test's own, without a worker."""
+    """A server for one test, without a worker."""
     with running(f"{shared_redis.url}?db=4", tmp_path_factory.mktemp("idle")) as server:
         yield server
 
@@ -142,7 +142,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def local(tmp_path: Path, tiny_models: Path) -> Callable[..., Cli]:
-    """`duet` with a model that takes no time and no server, in a folder of its own."""
+    """`duet` without a server, with a small model, in its own folder."""
 
     def make(**settings: str) -> Cli:
         models = {"DUET_MODELS": str(tiny_models), "DUET_DEFAULT_MODEL": "tiny", "DUET_DATA": str(tmp_path / "data")}
@@ -155,13 +155,13 @@ def local(tmp_path: Path, tiny_models: Path) -> Callable[..., Cli]:
 
 @pytest.fixture
 def shared_redis_url(shared_redis: RedisServer) -> str:
-    """A part of the shared Redis that nobody else uses."""
+    """A database of the shared Redis that no other test uses."""
     return f"{shared_redis.url}?db=5"
 
 
 @pytest.fixture
 def run_with_keys() -> Iterator[Callable[[str, Path], Server]]:
-    """Starts a server that asks for API keys."""
+    """Starts a server that requires API keys."""
     servers: list[Server] = []
 
     def start(url: str, folder: Path) -> Server:

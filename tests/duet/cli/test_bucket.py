@@ -1,4 +1,4 @@
-"""`duet bucket`: makes the bucket of DUET_STORAGE, and may be repeated."""
+"""`duet bucket` creates the bucket of DUET_STORAGE, and may be repeated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cli(folder: Path, endpoint: str, **settings: str) -> Cli:
     return Cli(folder, **{f"DUET_{name.upper()}": value for name, value in (store_at(endpoint) | settings).items()})
 
 
-def test_the_bucket_is_made_once_and_then_found(s3_endpoint: str, tmp_path: Path) -> None:
+def test_the_bucket_is_created_once(s3_endpoint: str, tmp_path: Path) -> None:
     duet = cli(tmp_path, s3_endpoint, storage="s3://made-by-bucket/prefix")
     first, second = duet("bucket"), duet("bucket")
     assert (first.returncode, second.returncode) == (0, 0)
@@ -29,12 +29,12 @@ def test_the_bucket_is_made_once_and_then_found(s3_endpoint: str, tmp_path: Path
     open_storage(Settings(storage="s3://made-by-bucket/prefix", **store_at(s3_endpoint))).check()  # type: ignore[arg-type]
 
 
-def test_elsewhere_than_in_amazons_first_region_the_region_is_named(s3_endpoint: str, tmp_path: Path) -> None:
+def test_the_bucket_is_created_in_the_configured_region(s3_endpoint: str, tmp_path: Path) -> None:
     made = cli(tmp_path, s3_endpoint, storage="s3://made-in-frankfurt", s3_region="eu-central-1")("bucket")
     assert made.returncode == 0, made.stderr
 
 
-def test_a_store_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+def test_waits_for_storage_that_is_still_starting(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     log = tmp_path / "log"

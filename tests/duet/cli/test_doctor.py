@@ -1,4 +1,4 @@
-"""`duet doctor` and `duet --help`: what they say of a machine in order, and of one that is not."""
+"""`duet doctor` on working and broken installations, and the imports of `duet --help`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def checks(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_all_is_well_where_a_server_runs(server: Server, local: Callable[..., Cli]) -> None:
+def test_every_check_passes_with_a_running_server(server: Server, local: Callable[..., Cli]) -> None:
     (storage := server.folder / "kept").mkdir()
     duet = local(DUET_URL=server.url, DUET_REDIS_URL=server.settings.redis_url, DUET_STORAGE=str(storage))
     found = checks(done := duet("doctor", "--json"))
@@ -40,7 +40,7 @@ def test_all_is_well_where_a_server_runs(server: Server, local: Callable[..., Cl
     assert "accepts jobs" in found["server"]["says"]
 
 
-def test_each_fault_is_told_with_what_to_do(local: Callable[..., Cli], tmp_path: Path) -> None:
+def test_every_fault_is_reported_with_advice(local: Callable[..., Cli], tmp_path: Path) -> None:
     (a_file := tmp_path / "a file").write_text("not a folder")
     with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts and never answers
         port = mute.getsockname()[1]
@@ -64,13 +64,13 @@ def test_each_fault_is_told_with_what_to_do(local: Callable[..., Cli], tmp_path:
     assert "cuda:99" in found["device"]["says"]
 
 
-def test_a_setting_that_is_wrong_is_a_finding(local: Callable[..., Cli]) -> None:
+def test_an_invalid_setting_is_reported(local: Callable[..., Cli]) -> None:
     found = checks(local(DUET_PORT="many")("doctor", "--json"))
     assert not found["settings"]["ok"]
     assert "DUET_PORT is 'many'" in found["settings"]["says"]
 
 
-def test_libraries_that_do_not_load_are_told_in_a_line(local: Callable[..., Cli], tmp_path: Path) -> None:
+def test_a_library_that_cannot_be_loaded_is_reported_in_one_line(local: Callable[..., Cli], tmp_path: Path) -> None:
     (broken := tmp_path / "broken").mkdir()
     (broken / "torchaudio.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
     duet = local()

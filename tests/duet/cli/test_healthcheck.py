@@ -1,4 +1,4 @@
-"""`python -m service.healthcheck`, with which a container asks whether its process is well."""
+"""`python -m service.healthcheck`, the health check of the containers."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def check(what: str, server: Server, **settings: str) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
-def test_the_api_is_well_also_while_no_worker_is_there(idle_server: Server) -> None:
+def test_the_api_is_healthy_without_a_worker(idle_server: Server) -> None:
     assert check("api", idle_server).returncode == 0
 
 
-def test_an_api_that_does_not_answer_is_not_well(idle_server: Server) -> None:
+def test_an_api_that_does_not_respond_is_unhealthy(idle_server: Server) -> None:
     answer = check("api", idle_server, DUET_PORT="9")
     assert answer.returncode == 1
     assert "the API does not answer" in answer.stderr
 
 
 @pytest.mark.slow
-def test_a_worker_is_well_once_it_takes_jobs_and_as_long_as_its_consumer_answers(idle_server: Server) -> None:
+def test_a_worker_is_healthy_while_its_consumer_responds(idle_server: Server) -> None:
     assert "no worker of this machine has a heartbeat" in check("worker", idle_server).stderr
     idle_server.work(0.02)
     assert check("worker", idle_server).returncode == 0
@@ -47,7 +47,7 @@ def test_a_worker_is_well_once_it_takes_jobs_and_as_long_as_its_consumer_answers
     assert "does not answer" in answer.stderr
 
 
-def test_webhooks_are_not_well_when_one_has_been_due_for_long(idle_server: Server) -> None:
+def test_the_webhook_sender_is_unhealthy_if_a_delivery_is_long_overdue(idle_server: Server) -> None:
     assert check("webhooks", idle_server).returncode == 0
     client = connect(idle_server.settings)
     seconds, _ = client.time()  # type: ignore[misc]
@@ -59,7 +59,7 @@ def test_webhooks_are_not_well_when_one_has_been_due_for_long(idle_server: Serve
     assert "a webhook has been due for" in answer.stderr
 
 
-def test_without_redis_nobody_is_well(idle_server: Server) -> None:
+def test_everything_is_unhealthy_without_redis(idle_server: Server) -> None:
     for what in ("worker", "webhooks"):
         answer = check(what, idle_server, DUET_REDIS_URL="redis://127.0.0.1:9/0")
         assert answer.returncode == 1

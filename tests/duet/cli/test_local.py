@@ -1,4 +1,4 @@
-"""`--local`: clips without a server, the same as a server makes, and again from their manifests."""
+"""`--local` makes the same clips as a server, also from their manifests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def same(one: Path, other: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def made(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """A folder with a clip made from nothing, its further output, and all their files."""
+    """A folder with all files of two generated clips."""
     folder = tmp_path_factory.mktemp("made")
     duet = Cli(folder, DUET_MODELS=str(tiny_models), DUET_DEFAULT_MODEL="tiny")
     done = duet("generate", "--local", "--steps", 2, "--sr-steps", 1, "--seed", 5, "-n", 2, "--all", "-o", "clip.mp4")
@@ -48,7 +48,7 @@ def made(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 @pytest.fixture(scope="module")
 def v2a_made(made: Cli) -> Cli:
-    """The same folder with a sound made for a video, from its second second on."""
+    """The same folder with a soundtrack for a video, starting at its first second."""
     (made.folder / "beach.mp4").write_bytes(media.video(10.0))
     done = made("v2a", "beach.mp4", "--local", "--steps", 1, "--start", 1, "--all", "--json")
     assert done.returncode == 0, done.stderr
@@ -107,7 +107,7 @@ def test_v2a_is_made_again_from_the_same_file_only(v2a_made: Cli) -> None:
     assert "--steps" in more.stderr
 
 
-def test_what_a_model_cannot_do_names_the_field(local: Callable[..., Cli]) -> None:
+def test_an_unsupported_parameter_is_named(local: Callable[..., Cli]) -> None:
     duet = local()
     done = duet("generate", "--local", "--order", 2)
     assert (done.returncode, done.stdout) == (2, "")
@@ -120,7 +120,7 @@ def test_what_a_model_cannot_do_names_the_field(local: Callable[..., Cli]) -> No
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_it_and_leaves_nothing(local: Callable[..., Cli]) -> None:
+def test_ctrl_c_leaves_no_file(local: Callable[..., Cli]) -> None:
     duet = local()
     process = duet.start("generate", "--local", "--steps", 1000, "--no-super-resolution", "-o", "clip.mp4")
     assert process.stderr is not None

@@ -1,4 +1,4 @@
-"""`duet generate`, `v2a`, `a2v` at a server, piped: what is printed, what is written, and how they end."""
+"""`duet generate`, `v2a` and `a2v` with a server and without a terminal: output, files and exit status."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.waiting import until
 
 
 def made_by(path: Path) -> dict[str, Any]:
-    """What the worker wrote: which job, which output."""
+    """Job and output index that the fake worker wrote into the file."""
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
 
 def stderr_of(process: subprocess.Popen[bytes], text: str) -> str:
-    """Read what the process says on standard error until `text` is among it."""
+    """Read standard error of the process until it contains `text`."""
     assert process.stderr is not None
     said = ""
     while text not in said:
@@ -63,7 +63,7 @@ def test_every_parameter_reaches_the_server(duet: Cli, server: Server) -> None:
     assert [made_by(duet.folder / name)["index"] for name in job["saved"]] == [0, 1]
 
 
-def test_uploads_go_with_their_name_and_the_clip_is_named_for_them(duet: Cli, server: Server) -> None:
+def test_the_upload_keeps_its_name_and_the_clip_is_named_after_it(duet: Cli, server: Server) -> None:
     (duet.folder / "Strand ä.mp4").write_bytes(media.video(4.0))
     (duet.folder / "song.wav").write_bytes(media.sound())
     done = duet("v2a", "Strand ä.mp4", "--start", 0.5, "--guidance", "replacement")
@@ -85,7 +85,7 @@ def test_the_seed_that_the_server_draws_names_the_clip(duet: Cli, server: Server
     assert duet.files() == sorted(done.stdout.splitlines())
 
 
-def test_what_is_there_is_not_replaced_unless_that_is_wanted(duet: Cli, server: Server) -> None:
+def test_existing_files_are_replaced_only_with_force(duet: Cli, server: Server) -> None:
     (duet.folder / "clip-1.mp4").write_text("mine")
     done = duet("generate", "-o", "clip.mp4", "-n", 2)
     assert (done.returncode, done.stdout) == (1, "")
@@ -110,13 +110,13 @@ def test_what_is_there_is_not_replaced_unless_that_is_wanted(duet: Cli, server: 
         (["generate", "--local", "--priority", "high"], ["--local", "priority"]),
     ],
 )
-def test_a_wrong_command_line_is_told_with_option_and_limit(arguments: list[str], said: list[str]) -> None:
+def test_a_wrong_command_line_names_option_and_limit(arguments: list[str], said: list[str]) -> None:
     done = invoke(arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert all(each.lower() in done.stderr.lower() for each in said), done.stderr
 
 
-def test_what_the_server_refuses_names_the_field_and_the_limit(duet: Cli) -> None:
+def test_a_refused_request_names_field_and_limit(duet: Cli) -> None:
     done = duet("generate", "--order", 2)
     assert (done.returncode, done.stdout) == (4, "")
     assert "order is a parameter of dpm_solver" in done.stderr
@@ -129,7 +129,7 @@ def test_what_the_server_refuses_names_the_field_and_the_limit(duet: Cli) -> Non
     assert duet("cancel", "job_00000000000000000000000000").returncode == 4
 
 
-def test_no_server_is_told_from_a_server_that_says_no(duet: Cli) -> None:
+def test_an_unreachable_server_has_its_own_status(duet: Cli) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     done = duet("models", "--url", f"http://127.0.0.1:{port}")
@@ -146,7 +146,7 @@ def test_a_failed_job_says_why(duet: Cli) -> None:
     assert duet.files() == []
 
 
-def test_ctrl_c_cancels_the_job_that_runs(idle_server: Server, tmp_path: Path) -> None:
+def test_ctrl_c_cancels_a_running_job(idle_server: Server, tmp_path: Path) -> None:
     idle_server.work(0.6)
     process = Cli(tmp_path, DUET_URL=idle_server.url).start("generate", "-o", "clip.mp4")
     said = stderr_of(process, "base 1/5")
@@ -160,7 +160,7 @@ def test_ctrl_c_cancels_the_job_that_runs(idle_server: Server, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_cancels_the_job_that_waits(idle_server: Server, tmp_path: Path) -> None:
+def test_ctrl_c_cancels_a_queued_job(idle_server: Server, tmp_path: Path) -> None:
     process = Cli(tmp_path, DUET_URL=idle_server.url).start("generate")
     said = stderr_of(process, "in the queue, next")
     process.send_signal(signal.SIGINT)
@@ -171,7 +171,7 @@ def test_ctrl_c_cancels_the_job_that_waits(idle_server: Server, tmp_path: Path) 
     assert idle_server.store.get(job_id).status == "canceled"
 
 
-def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_exits_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:  # takes the request and never answers
         process = Cli(tmp_path, DUET_URL=f"http://127.0.0.1:{mute.getsockname()[1]}").start("generate")
         connection, _ = mute.accept()
@@ -207,7 +207,7 @@ def test_jobs_are_listed_shown_canceled_and_saved(idle_server: Server, tmp_path:
     assert "already_ended" in done.stderr
 
 
-def test_models_say_what_they_make(duet: Cli) -> None:
+def test_models_are_listed_with_their_clips(duet: Cli) -> None:
     text = duet("models").stdout
     assert "demo (default" in text
     assert "16 frames of 16×16 or 128×128 at 10 Hz, 1.6 s, sound at 8000 Hz" in text

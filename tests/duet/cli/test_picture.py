@@ -23,7 +23,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("name", "format"), [("a.png", "PNG"), ("a.webp", "WEBP"), ("a.JPG", "JPEG")])
-def test_the_name_says_what_kind_of_picture_is_written(clip: Path, tmp_path: Path, name: str, format: str) -> None:
+def test_the_suffix_selects_the_format(clip: Path, tmp_path: Path, name: str, format: str) -> None:
     done = picture(clip, "-o", tmp_path / name)
 
     assert done.returncode == 0, done.stderr
@@ -32,7 +32,7 @@ def test_the_name_says_what_kind_of_picture_is_written(clip: Path, tmp_path: Pat
         assert (written.format, written.width) == (format, 1600)
 
 
-def test_what_cannot_be_done_is_said_in_a_line(clip: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line(clip: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "notes.mp4"
     wrong.write_text("not a clip")
     for arguments, status, reason in (

@@ -13,14 +13,14 @@ def planned(*arguments: str) -> Ended:
     return invoke(["plan", *arguments], {"COLUMNS": "120"})
 
 
-def test_a_plan_for_people_says_what_its_figures_are() -> None:
+def test_the_table_names_its_figures_and_their_source() -> None:
     shown = planned("--jobs-per-hour", "500", "--sr", "--gpu-hour-price", "3")
     assert shown.exit_code == 0
     for words in ("500 jobs per hour", "workers (GPUs)", "cost per clip", "GB", "Speed: estimated, assuming"):
         assert words in shown.output
 
 
-def test_a_plan_for_programs_holds_the_same() -> None:
+def test_the_json_has_the_same_figures() -> None:
     """188 TFLOP at 316 TFLOP/s are 0.595 s: 20 000 an hour are 3.3 at a time, and 5 GPUs are busy for 66 %."""
     shown = planned("--jobs-per-hour", "20000", "--gpu-hour-price", "3", "--json")
     report = json.loads(shown.output)
@@ -31,7 +31,7 @@ def test_a_plan_for_programs_holds_the_same() -> None:
     assert report["speed"]["batch"] == 16
 
 
-def test_what_was_measured_goes_before_what_is_built_in(tmp_path: Path) -> None:
+def test_measured_figures_replace_built_in_ones(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     rows = [{"batch": 4, "clips_per_s": 2.0}]
     path.write_text(json.dumps({"device": "a card", "preset": "paper", "steps": 20, "sr_steps": 0, "rows": rows}))
@@ -67,7 +67,7 @@ def test_the_demo_model_has_figures_of_its_own() -> None:
         (["--jobs-per-hour", "10000000", "--model", "demo"], "needs more than 4096 workers"),
     ],
 )
-def test_what_cannot_be_planned_is_named(arguments: list[str], says: str) -> None:
+def test_an_invalid_argument_is_named(arguments: list[str], says: str) -> None:
     ended = planned(*arguments)
     assert ended.exit_code == USAGE
     assert says in ended.output

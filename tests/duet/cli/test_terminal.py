@@ -1,4 +1,4 @@
-"""`duet` in a terminal, a pseudo-terminal here: bars that move, and an end that leaves the screen as it was."""
+"""`duet` in a pseudo-terminal: progress bars, and a restored screen at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.waiting import until
 
 
 class Terminal:
-    """A screen of 100 columns that a process writes its standard error to."""
+    """A pseudo-terminal of 100 columns for the standard error of a process."""
 
     def __init__(self) -> None:
         self._ours, self.theirs = pty.openpty()
@@ -55,7 +55,7 @@ def in_terminal(server: Server, folder: Path) -> Cli:
     return duet
 
 
-def test_a_bar_shows_stage_step_and_share(idle_server: Server, tmp_path: Path) -> None:
+def test_the_bar_shows_stage_step_and_share(idle_server: Server, tmp_path: Path) -> None:
     idle_server.work(0.3)
     terminal = Terminal()
     process = in_terminal(idle_server, tmp_path).start("generate", "--seed", 7, stderr=terminal.theirs)
@@ -66,7 +66,7 @@ def test_a_bar_shows_stage_step_and_share(idle_server: Server, tmp_path: Path) -
     assert terminal.raw.rindex("\x1b[?25h") > terminal.raw.rindex("\x1b[?25l"), "the cursor is shown again"
 
 
-def test_ctrl_c_gives_the_terminal_back(idle_server: Server, tmp_path: Path) -> None:
+def test_ctrl_c_restores_the_terminal(idle_server: Server, tmp_path: Path) -> None:
     terminal = Terminal()
     process = in_terminal(idle_server, tmp_path).start("generate", stderr=terminal.theirs)
     until(lambda: "in the queue" in terminal.text, "it shows that it waits", 30)
@@ -77,7 +77,7 @@ def test_ctrl_c_gives_the_terminal_back(idle_server: Server, tmp_path: Path) -> 
     assert terminal.raw.rindex("\x1b[?25h") > terminal.raw.rindex("\x1b[?25l")
 
 
-def test_jobs_are_a_table_that_fits(server: Server, tmp_path: Path) -> None:
+def test_the_table_of_jobs_fits_the_terminal(server: Server, tmp_path: Path) -> None:
     duet = in_terminal(server, tmp_path)
     assert duet("generate", "--seed", 1).returncode == 0
     terminal = Terminal()

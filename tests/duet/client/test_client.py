@@ -1,5 +1,4 @@
-"""The Python client, plain and for asyncio, against a real API: what it asks, what it makes of the answers, and what it
-does when they do not come."""
+"""The Python client, blocking and for asyncio, with a real API: requests, results, errors and lost connections."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ def duet(settings: Settings, shared_api: RunningApi) -> Iterator[Duet]:
 
 @pytest.fixture
 def work(settings: Settings, tmp_path: Path) -> Iterator[Callable[[float], FakeWorker]]:
-    """Starts a worker whose jobs have five steps of so many seconds."""
+    """Starts a worker whose jobs have five steps of this duration."""
     workers: list[FakeWorker] = []
 
     def start(step_seconds: float = 0.01) -> FakeWorker:
@@ -69,13 +68,13 @@ def work(settings: Settings, tmp_path: Path) -> Iterator[Callable[[float], FakeW
 
 @contextmanager
 def between(api: RunningApi) -> Iterator[Proxy]:
-    """A proxy before the API, which can be taken away."""
+    """A proxy in front of the API, which can be made unreachable."""
     with closing(Proxy(("127.0.0.1", api.port))) as proxy:
         yield proxy
 
 
 class ForgetfulServer(TcpServer):
-    """Passes the first requests on to the API, and loses the answers; the later ones as they should be."""
+    """A proxy that forwards all requests, but loses the first `lost` responses."""
 
     def __init__(self, api: RunningApi, lost: int) -> None:
         self.lost = lost
@@ -96,7 +95,7 @@ class ForgetfulServer(TcpServer):
 
 
 class WithoutEvents:
-    """An API of the time before there were events."""
+    """An API without event streams."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -125,7 +124,7 @@ def test_one_line_from_a_video_to_a_clip(duet: Duet, work: Callable[[], FakeWork
         job.save(folder, output=3)
 
 
-def test_progress_is_told_as_it_happens(duet: Duet, work: Callable[[float], FakeWorker]) -> None:
+def test_progress_is_reported_as_it_happens(duet: Duet, work: Callable[[float], FakeWorker]) -> None:
     job = duet.generate(seed=1, num_outputs=2)
     assert (job.status, job.ended) == ("queued", False)
     told: list[tuple[str, int | None, float]] = []
@@ -185,7 +184,7 @@ def test_asyncio_has_the_same(shared_api: RunningApi, work: Callable[[float], Fa
     assert told[-1] == "completed"
 
 
-def test_what_the_server_refuses_reads_well(duet: Duet, tmp_path: Path) -> None:
+def test_a_refusal_names_fields_and_limits(duet: Duet, tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         duet.generate(steps=0, sampler="euler")
     error = refused.value
@@ -204,7 +203,7 @@ def test_what_the_server_refuses_reads_well(duet: Duet, tmp_path: Path) -> None:
         Duet("127.0.0.1:8000")
 
 
-def test_the_end_of_a_job_that_made_nothing_is_an_exception(duet: Duet, work: Callable[[float], FakeWorker]) -> None:
+def test_a_job_without_result_raises(duet: Duet, work: Callable[[float], FakeWorker]) -> None:
     canceled, deleted = duet.generate(), duet.generate()
     canceled.cancel()
     assert canceled.cancel().status == "canceled", "that it is canceled already is no error"
@@ -222,7 +221,7 @@ def test_the_end_of_a_job_that_made_nothing_is_an_exception(duet: Duet, work: Ca
         done.cancel()
 
 
-def test_a_wait_ends_in_time(duet: Duet) -> None:
+def test_wait_ends_at_its_timeout(duet: Duet) -> None:
     job = duet.generate()
     with pytest.raises(StillRunning, match=r"within 0\.5 s"):
         job.wait(timeout=0.5)
@@ -232,7 +231,7 @@ def test_a_wait_ends_in_time(duet: Duet) -> None:
 
 
 @pytest.mark.parametrize("upload", [False, True])
-def test_an_answer_that_is_lost_makes_no_second_job(
+def test_a_lost_response_creates_no_second_job(
     duet: Duet, shared_api: RunningApi, upload: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "song.wav").write_bytes(media.sound(20.0))
@@ -242,7 +241,7 @@ def test_an_answer_that_is_lost_makes_no_second_job(
     assert [each.id for each in duet.jobs()] == [job.id]
 
 
-def test_a_server_that_comes_back_is_waited_for(shared_api: RunningApi, duet: Duet) -> None:
+def test_requests_are_retried_until_the_server_is_back(shared_api: RunningApi, duet: Duet) -> None:
     with between(shared_api) as proxy, Duet(f"http://127.0.0.1:{proxy.port}", retry=QUICK) as through:
         proxy.take_away()
         threading.Timer(0.3, proxy.put_back).start()
@@ -252,7 +251,7 @@ def test_a_server_that_comes_back_is_waited_for(shared_api: RunningApi, duet: Du
             through.models()
 
 
-def test_events_that_break_are_taken_up_where_they_were(
+def test_a_broken_event_stream_is_resumed(
     shared_api: RunningApi, duet: Duet, work: Callable[[float], FakeWorker]
 ) -> None:
     with between(shared_api) as proxy, Duet(f"http://127.0.0.1:{proxy.port}", retry=QUICK) as through:
@@ -269,7 +268,7 @@ def test_events_that_break_are_taken_up_where_they_were(
     assert seen[-1].name == "completed"
 
 
-def test_without_events_the_job_is_asked_for(settings: Settings, store: JobStore) -> None:
+def test_jobs_are_polled_without_an_event_stream(settings: Settings, store: JobStore) -> None:
     app = create_app(settings)
     app.add_middleware(WithoutEvents)
     api = RunningApi(app)
@@ -297,7 +296,7 @@ def test_without_events_the_job_is_asked_for(settings: Settings, store: JobStore
     assert told == [0.0, 0.4, 1.0]
 
 
-def test_a_key_goes_to_its_server_only(
+def test_the_key_is_sent_only_to_its_server(
     run_api: Callable[[Settings], RunningApi], settings: Settings, work: Callable[[float], FakeWorker], tmp_path: Path
 ) -> None:
     api = run_api(with_keys(settings))
@@ -328,7 +327,7 @@ def test_a_key_goes_to_its_server_only(
     assert b"authorization" not in heard[0].lower()
 
 
-def test_many_jobs_come_in_parts(duet: Duet) -> None:
+def test_long_lists_of_jobs_are_paged(duet: Duet) -> None:
     made = [duet.generate(seed=number).id for number in range(7)]
     assert [job.id for job in duet.jobs(limit=5)] == made[:1:-1]
     assert len(duet.jobs(limit=100)) == 7
@@ -336,7 +335,7 @@ def test_many_jobs_come_in_parts(duet: Duet) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_a_stream_of_events_is_read_however_it_arrives(size: int, end: str) -> None:
+def test_event_streams_are_parsed_in_any_chunks(size: int, end: str) -> None:
     lines = ["\ufeffretry: 2000", "", ": still here", "id: 5-0", "event: status", 'data: {"name":', 'data: "ä €"}', ""]
     lines += ["event: progress", "unknown: field", 'data: {"step": 1}', "", "event: gone", "data", "", "event: cut", ""]
     stream = end.join(lines).encode()

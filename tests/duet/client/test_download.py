@@ -25,7 +25,7 @@ BODY = b"a whole clip"
 
 @contextmanager
 def answering(status: int, *headers: tuple[str, str], body: bytes = b"") -> Iterator[str]:
-    """The URL of a server that gives every request this answer."""
+    """The URL of a server that gives every request this response."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -62,7 +62,7 @@ def job_data() -> dict:
 
 
 @pytest.mark.parametrize("status", [204, 206, 301, 304])
-def test_an_answer_that_is_not_the_file_leaves_the_old_one(status: int, tmp_path: Path) -> None:
+def test_an_unexpected_response_keeps_the_existing_file(status: int, tmp_path: Path) -> None:
     (target := tmp_path / "clip.mp4").write_bytes(b"mine")
     with (
         answering(status, ("Location", "/elsewhere")) as url,
@@ -101,7 +101,7 @@ def test_a_retry_field_cannot_delay_the_client_for_hours() -> None:
     assert operation.throw(httpx.ReadError("broken")) == Sleep(operations.MAX_DELAY)
 
 
-def test_asyncio_writes_in_another_thread(tmp_path: Path) -> None:
+def test_asyncio_saves_in_another_thread(tmp_path: Path) -> None:
     threads: list[threading.Thread] = []
     watching = True
 

@@ -32,14 +32,14 @@ def run_twice(report, recover=None) -> set[int]:  # type: ignore[no-untyped-def]
     return asyncio.run(run())
 
 
-def test_a_program_that_ended_with_a_status_is_started_again() -> None:
+def test_a_failed_program_is_restarted() -> None:
     lines: list[str] = []
     assert len(run_twice(lambda name, line: lines.append(line))) == 2
     assert any("ended unexpectedly (exit status 3)" in line for line in lines)
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-def test_output_that_cannot_be_written_ends_no_supervision(code: int) -> None:
+def test_supervision_continues_without_output(code: int) -> None:
     def report(name: str, line: str) -> None:
         raise OSError(code, "cannot be written")
 
