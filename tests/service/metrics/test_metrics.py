@@ -222,7 +222,7 @@ def test_the_embedded_stack_takes_a_port_for_each_kind_of_process_or_says_which_
         asked = settings.model_copy(update={"port": 0, "metrics_port": port - place})
         with pytest.raises(local.CannotServe, match=f"DUET_METRICS_PORT is {port - place}: .* {port} is not available"):
             local.serve(asked)
-    with pytest.raises(local.CannotServe, match="there are 65535"):
+    with pytest.raises(local.CannotServe, match="the highest port is 65535"):
         local.serve(settings.model_copy(update={"port": 0, "metrics_port": 65534}))
 
 
