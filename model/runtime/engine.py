@@ -32,18 +32,24 @@ import torch
 from model.runtime.evaluator import Evaluator, Program, Request, is_out_of_memory
 from model.sampling.samplers import EvaluateAll, EvaluateFrames, Prediction
 
+HELD_INTERVAL = 0.02
+"""Seconds between two looks at held runs, if nothing else is to be done."""
+
 SLOWDOWN = 2.0
 """How much longer the windows of long clips may make a tick for the other runs."""
 
 
 class EngineRun(Future[Any]):
-    """A program in the engine, and a future of its result or exception. `long`: see `Engine.submit`."""
+    """A program in the engine, and a future of its result or exception. `long` and `held`: see `Engine.submit`."""
 
-    def __init__(self, evaluator: Evaluator, program: Program, on_start: Callable[[], None], long: bool) -> None:
+    def __init__(
+        self, evaluator: Evaluator, program: Program, on_start: Callable[[], None], long: bool, held: Callable[[], bool]
+    ) -> None:
         super().__init__()
         self.evaluator = evaluator
         self.on_start = on_start
         self.long = long
+        self.held = held
         self._program = program
         self._asked: Request | EvaluateAll | None = None
         self._answers: list[Prediction] = []
@@ -63,6 +69,11 @@ class EngineRun(Future[Any]):
         if self._asked is None or self.done():
             return ()
         return self._asked.requests[len(self._answers) :] if isinstance(self._asked, EvaluateAll) else (self._asked,)
+
+    @property
+    def asks(self) -> bool:
+        """Whether it waits for predictions, and takes them."""
+        return bool(self.requests) and not self.held()
 
     @property
     def frames(self) -> int:
@@ -167,13 +178,16 @@ class Engine:
         program: Program,
         on_start: Callable[[], None] = lambda: None,
         long: bool = False,
+        held: Callable[[], bool] = lambda: False,
     ) -> EngineRun:
         """Run `program` on the networks of `evaluator`. `on_start` is called when the engine starts it.
 
         Both run in the engine's thread: anything slow in them keeps the device waiting. `long`: the program requests
         many evaluations at once; long runs have places of their own, so that others need not wait for their end.
+        `held`: asked before every tick, whether the run is left alone for now, because its parts are not taken as fast
+        as they are made.
         """
-        run = EngineRun(evaluator, program, on_start, long)
+        run = EngineRun(evaluator, program, on_start, long, held)
         with self._changed:
             if self._closed is not None:
                 run.leave(self._closed)
@@ -220,14 +234,14 @@ class Engine:
             while self._closed is None:
                 self._busy_since = time.monotonic()
                 self._join_and_drop()
-                asking = [run for run in self._live if run.requests]
+                asking = [run for run in self._live if run.asks]
                 self._tell()
                 if asking:
                     self._tick(asking)
                 else:
                     self._busy_since = None
                     with self._changed:
-                        self._changed.wait_for(lambda: self._waiting or self._live or self._closed)
+                        self._changed.wait_for(self._has_work, HELD_INTERVAL if self._live else None)
         except BaseException as error:
             self.close(error)
             if self._on_lost is None:
@@ -251,16 +265,27 @@ class Engine:
         for run in [run for run in self._live if run.done()]:
             self._live.remove(run)
             run.drop()
-        for long in (False, True):
-            while sum(run.long == long for run in self._live) < self.capacity:
-                with self._changed:
-                    following = next((run for run in self._waiting if run.long == long), None)
-                    if following is None:
-                        break
-                    self._waiting.remove(following)
-                if not following.done():
-                    self._live.append(following)
-                    self._begin(following)
+        while True:
+            with self._changed:
+                following = self._following()
+                if following is None:
+                    break
+                self._waiting.remove(following)
+            if not following.done():
+                self._live.append(following)
+                self._begin(following)
+
+    def _following(self) -> EngineRun | None:
+        """The longest waiting run that there is a place for."""
+        free = {long: sum(run.long == long for run in self._live) < self.capacity for long in (False, True)}
+        return next((run for run in self._waiting if free[run.long]), None)
+
+    def _has_work(self) -> bool:
+        return (
+            self._closed is not None
+            or self._following() is not None
+            or any(run.done() or run.asks for run in self._live)
+        )
 
     def _begin(self, run: EngineRun) -> None:
         try:

@@ -287,6 +287,22 @@ def test_long_clips_leave_the_places_of_the_others_free(make_engine: Callable[..
     assert sorted(began) == ["first long", "short"]
 
 
+def test_a_held_run_is_left_alone_while_others_go_on(make_engine: Callable[..., Engine], evaluator: Watched) -> None:
+    held = threading.Event()
+    held.set()
+    engine = make_engine(2)
+    waiting = engine.submit(evaluator, clip_program(1, 3), held=held.is_set)  # type: ignore[arg-type]
+    assert len(engine.submit(evaluator, clip_program(2, 5)).result(PATIENCE)) == 5  # type: ignore[arg-type]
+    until(lambda: engine.busy_for == 0, "the engine waits")  # and does not count as hung
+    assert all(1 not in names(batch) for batch in evaluator.batches)
+    held.clear()
+    assert len(waiting.result(PATIENCE)) == 3
+    held.set()
+    left = engine.submit(evaluator, clip_program(3, 3), held=held.is_set)  # type: ignore[arg-type]
+    left.leave(KeyError("cancelled"))
+    until(lambda: not engine._live, "a held run that has left is dropped")
+
+
 def test_a_long_run_leaves_between_its_windows(make_engine: Callable[..., Engine], evaluator: Watched) -> None:
     engine = make_engine(2)
     evaluator.held.clear()
