@@ -1,1 +1,1 @@
-"""How well sound and picture of a model's clips belong together, measured without any other network."""
+"""Evaluation: how well sound and picture of generated clips match."""

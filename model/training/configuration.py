@@ -10,7 +10,7 @@ import json
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -247,8 +247,8 @@ def build_configuration(data: Mapping[str, Any]) -> TrainingConfig:
     built = {name: _build(cls, _table(data, name), name) for name, cls in _TABLES.items() if name in data}
     plain = {f.name for f in fields(TrainingConfig)} - {"model", *_TABLES}
     _refuse_unknown(data, sorted(plain | set(_TABLES) | set(_MODEL_TABLES)), "")
-    top = _build(TrainingConfig, {key: value for key, value in data.items() if key in plain}, "", None, plain)
-    return TrainingConfig(**{name: getattr(top, name) for name in plain}, model=ModelConfig(**parts), **built)
+    top = _checked(TrainingConfig, {key: value for key, value in data.items() if key in plain}, "")
+    return TrainingConfig(**top, model=ModelConfig(**parts), **built)
 
 
 def configuration_from_json(text: str) -> TrainingConfig:
@@ -311,21 +311,19 @@ def _refuse_unknown(values: Mapping[str, Any], known: Sequence[str], table: str)
             raise ConfigurationError(f"there is no setting {table}{key}{hint}")
 
 
-def _build(
-    cls: type,
-    values: Mapping[str, Any],
-    table: str,
-    kept: Mapping[str, Any] | None = None,
-    only: set[str] | None = None,
-) -> Any:
-    prefix = f"{table}." if table else ""
-    hints = get_type_hints(cls)
-    _refuse_unknown(values, [f.name for f in fields(cls) if only is None or f.name in only], prefix)
-    checked = {key: _typed(value, hints[key], f"{prefix}{key}") for key, value in values.items()}
+def _build(cls: type, values: Mapping[str, Any], table: str, kept: Mapping[str, Any] | None = None) -> Any:
+    checked = _checked(cls, values, f"{table}.")
     try:
         return cls(**{**(kept or {}), **checked})
     except ConfigError as error:
         raise ConfigurationError(f"{table}: {error}") from error
+
+
+def _checked(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """`values` with the types of the fields of `cls`. Raises ConfigurationError."""
+    hints = get_type_hints(cls)
+    _refuse_unknown(values, [f.name for f in fields(cls)], prefix)
+    return {key: _typed(value, hints[key], f"{prefix}{key}") for key, value in values.items()}
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:
@@ -347,16 +345,3 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
         raise ConfigurationError(f"{name} must be {words.get(kind, kind)}; got {value!r}")
     return value
-
-
-def setting_names() -> dict[str, Any]:
-    """Every setting of a TOML file except those of the network, with its default."""
-
-    def default(f: Any) -> Any:
-        return f.default if f.default is not MISSING else None
-
-    names = {f.name: default(f) for f in fields(TrainingConfig) if not is_dataclass(f.default_factory)}
-    names = {name: value for name, value in names.items() if name not in ("model", *_TABLES)}
-    for table, cls in _TABLES.items():
-        names |= {f"{table}.{f.name}": default(f) for f in fields(cls)}
-    return names

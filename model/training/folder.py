@@ -48,7 +48,7 @@ class Prepared:
 
 
 class FolderSource:
-    """Windows of prepared videos, shuffled anew for every epoch."""
+    """Windows of prepared videos, shuffled again in every epoch."""
 
     reads_disk = True
 

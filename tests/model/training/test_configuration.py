@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ import model.training
 from model.networks.config import PRESETS, ConfigError
 from model.training.configuration import (
     ConfigurationError,
+    TrainingConfig,
     build_configuration,
     configuration_from_json,
     differences,
+    flatten,
     read_configuration,
-    setting_names,
 )
 from tests.model.training.runs import small
 
@@ -93,7 +95,8 @@ def test_differences_list_only_settings_that_change_the_result() -> None:
 def test_the_documentation_lists_every_setting_with_its_default() -> None:
     page = DOCUMENTATION.read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]
-    for name, default in setting_names().items():
+    settings = {name: value for name, value in asdict(TrainingConfig()).items() if name != "model"}
+    for name, default in flatten(settings).items():
         shown = str(default).lower() if isinstance(default, bool) else str(default or "") if default != 0 else "0"
         shown = ", ".join(map(str, default)) if isinstance(default, tuple) else shown
         start = f"| `{name}` | `{shown}` |" if shown else f"| `{name}` | |"
