@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from model.evaluation.alignment import MEASURES, perceive
+from model.evaluation.alignment import MEASURES, detect
 from model.evaluation.bootstrap import Interval, scores
 from model.evaluation.contact_sheets import contact_sheet, spectrogram_sheet
 from model.evaluation.generation import REAL_SEED, SPLITS
@@ -36,7 +36,7 @@ def main() -> None:
             started = time.perf_counter()
             clips = data.batch(index)
             rendered = time.perf_counter()
-            found = perceive(clips, spec)
+            found = detect(clips, spec)
             perceived = time.perf_counter()
             measured = scores(found, found)
             ended = time.perf_counter()

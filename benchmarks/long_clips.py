@@ -35,7 +35,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.checkpoint.manifest import find_models
-from model.evaluation.alignment import Perceived, perceive
+from model.evaluation.alignment import Perceived, detect
 from model.evaluation.bootstrap import LEVEL, RESAMPLES, scores
 from model.evaluation.generation import REAL_SEED
 from model.networks.config import ClipSpec
@@ -114,7 +114,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     real = _real(spec, arguments.clips, arguments.folder)
     until = time.monotonic() + arguments.seconds
-    rows, found_real = {}, perceive(real, spec, 4)
+    rows, found_real = {}, detect(real, spec, 4)
     for row in arguments.rows:
         seconds = _make(pipeline, row, spec, real, arguments.folder, until)
         clips, borders, used = _made(row, spec, real, arguments.folder)
@@ -228,7 +228,7 @@ def _made(row: str, spec: ClipSpec, real: Latents, folder: Path) -> tuple[Latent
 def _measures(
     clips: Latents, real: Latents, borders: list[list[int]], spec: ClipSpec, found_real: Perceived
 ) -> dict[str, Any]:
-    found = perceive(clips, spec, 4)
+    found = detect(clips, spec, 4)
     whole = [list(range(16, spec.frames, 16))] * clips.batch
     measures: dict[str, Any] = {
         score.measure: {"value": asdict(score.value), "normalised": asdict(score.normalised)}

@@ -40,7 +40,7 @@ BATCH_SIZES = "1,2,4,8,16"
 
 
 @dataclass
-class Seen:
+class JobTimes:
     """One job as a client sees it: seconds from request to end, and for each promised ETA its time and its value."""
 
     seconds: float
@@ -116,10 +116,10 @@ def _bare(batch: int, repeats: int = 5) -> tuple[list[float], list[float]]:
     return list(clips), list(files)
 
 
-async def _many(url: str, count: int, flight: int) -> list[Seen]:
+async def _many(url: str, count: int, flight: int) -> list[JobTimes]:
     """Run `count` jobs, `flight` at a time."""
     left = iter(range(count))
-    seen: list[Seen] = []
+    seen: list[JobTimes] = []
 
     async def one_after_the_other(client: httpx.AsyncClient) -> None:
         for number in left:
@@ -130,7 +130,7 @@ async def _many(url: str, count: int, flight: int) -> list[Seen]:
     return seen
 
 
-async def _one(client: httpx.AsyncClient, number: int) -> Seen:
+async def _one(client: httpx.AsyncClient, number: int) -> JobTimes:
     began = time.perf_counter()
     answer = await client.post("/generate", json={**PARAMS, "seed": number})
     answer.raise_for_status()
@@ -145,7 +145,7 @@ async def _one(client: httpx.AsyncClient, number: int) -> Seen:
             elif event.event in ("failed", "canceled"):
                 raise SystemExit(f"a job {event.event}: {event.json()['error']}")
             elif event.event == "completed":
-                return Seen(now - began, now, promises)
+                return JobTimes(now - began, now, promises)
     raise SystemExit("the events ended before the job did")
 
 

@@ -17,7 +17,7 @@ WARM = 0.1
 
 
 @dataclass(frozen=True)
-class Seen:
+class Statistics:
     """Results over the counted jobs, in seconds."""
 
     wait_p50: float
@@ -74,7 +74,7 @@ def batch_times(seconds: Mapping[int, float]) -> list[float]:
 
 def simulate(
     workers: int, times: Sequence[float], load: float, jobs: int, seed: int, works: Sequence[float] = (1.0,)
-) -> Seen:
+) -> Statistics:
     """Simulate `jobs` jobs. `load` is the fraction of the workers' capacity. `works` are the job sizes, equally likely;
     `times` apply to size 1."""
     chance = random.Random(seed)
@@ -138,7 +138,7 @@ def simulate(
     counted = slice(int(WARM * jobs), jobs)
     waits = sorted(waited[counted])
     latencies = sorted(took[counted])
-    return Seen(
+    return Statistics(
         wait_p50=_quantile(waits, 0.5),
         wait_p95=_quantile(waits, 0.95),
         wait_mean=sum(waits) / len(waits),

@@ -63,7 +63,7 @@ def preview(
     """Draw clips of the data set `bounce`: contact-sheet.png, spectrograms.png, and clips.mp4 with all of them."""
     import torch
 
-    from model.evaluation.contact_sheets import contact_sheet, one_after_another, spectrogram_sheet
+    from model.evaluation.contact_sheets import concatenated, contact_sheet, spectrogram_sheet
     from model.media.encode import write_clip
     from model.training.bounce import Bounce
 
@@ -73,7 +73,7 @@ def preview(
         out.mkdir(parents=True, exist_ok=True)
         contact_sheet(clips).save(out / "contact-sheet.png")
         spectrogram_sheet(clips, clip).save(out / "spectrograms.png")
-        frames, sound = one_after_another(clips)
+        frames, sound = concatenated(clips)
         write_clip(out / "clips.mp4", frames, clip.fps, sound, clip.sample_rate, f"bounce, seed {seed}, {count} clips")
     except OSError as error:
         raise fail(FAILED, f"{out} cannot be written: {error.strerror or error}") from error

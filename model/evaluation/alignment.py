@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
 from model.evaluation import flow
-from model.evaluation.audio_features import Sounds, frame_of, listen
-from model.evaluation.video_features import Images, look
+from model.evaluation.audio_features import Onsets, detect_onsets, frame_of
+from model.evaluation.video_features import Discs, detect_discs
 from model.networks.config import ClipSpec
 from model.sampling.latents import Latents
 
@@ -23,46 +23,43 @@ MAX_LAG = 4
 
 
 @dataclass(frozen=True)
-class Perceived:
-    """Detections in a set of clips: sounds, images, and the flow (clips, frames). All on the CPU."""
+class Detections:
+    """Detections in a set of clips: onsets, discs, and the optical flow (clips, frames). All on the CPU."""
 
     spec: ClipSpec
-    sounds: Sounds
-    images: Images
+    onsets: Onsets
+    discs: Discs
     flow: Tensor
 
-    def shuffled(self, by: int) -> Perceived:
+    def shuffled(self, by: int) -> Detections:
         """Each clip's sound paired with the picture of the clip `by` further on."""
-        sounds = self.sounds
-        clip = (sounds.clip + by) % sounds.clips
-        return replace(self, sounds=replace(sounds, clip=clip, envelope=sounds.envelope.roll(by, 0)))
+        onsets = self.onsets
+        clip = (onsets.clip + by) % onsets.clips
+        return replace(self, onsets=replace(onsets, clip=clip, envelope=onsets.envelope.roll(by, 0)))
 
 
-def perceive(clips: Latents, spec: ClipSpec, at_once: int = 32) -> Perceived:
+def detect(clips: Latents, spec: ClipSpec, at_once: int = 32) -> Detections:
     """Run the detectors on `clips`, which have both modalities, in batches of `at_once`."""
     parts = [
         (
-            listen(part["audio"].cpu(), spec.sample_rate, spec.fps),
-            look(part["video"].cpu()),
+            detect_onsets(part["audio"].cpu(), spec.sample_rate, spec.fps),
+            detect_discs(part["video"].cpu()),
             flow.motion(part["video"].cpu()),
         )
         for part in clips.split([len(chunk) for chunk in torch.arange(clips.batch).split(at_once)])
     ]
-    return Perceived(
+    return Detections(
         spec=spec,
-        sounds=Sounds(
+        onsets=Onsets(
             clips=clips.batch,
-            clip=torch.cat([sounds.clip + at_once * number for number, (sounds, _, _) in enumerate(parts)]),
+            clip=torch.cat([onsets.clip + at_once * number for number, (onsets, _, _) in enumerate(parts)]),
             **{
-                name: torch.cat([getattr(sounds, name) for sounds, _, _ in parts])
+                name: torch.cat([getattr(onsets, name) for onsets, _, _ in parts])
                 for name in ("time", "pitch", "timbre", "envelope")
             },
         ),
-        images=Images(
-            **{
-                name: torch.cat([getattr(images, name) for _, images, _ in parts])
-                for name in Images.__dataclass_fields__
-            }
+        discs=Discs(
+            **{name: torch.cat([getattr(discs, name) for _, discs, _ in parts]) for name in Discs.__dataclass_fields__}
         ),
         flow=torch.cat([motion for _, _, motion in parts]),
     )
@@ -74,7 +71,7 @@ class Measure:
 
     name: str
     label: str
-    statistics: Callable[[Perceived], Tensor]
+    statistics: Callable[[Detections], Tensor]
     value: Callable[[Tensor], Tensor]
 
 
@@ -82,10 +79,10 @@ def _ratio(sums: Tensor) -> Tensor:
     return sums[..., 0] / sums[..., 1].clamp(min=1e-9)
 
 
-def _onsets(found: Perceived) -> Tensor:
+def _onsets(found: Detections) -> Tensor:
     """Twice the number of pairs, and the number of events of both kinds; their ratio is F1."""
-    heard = found.sounds.in_frames(found.spec.fps, found.spec.frames)
-    seen = found.images.events
+    heard = found.onsets.in_frames(found.spec.fps, found.spec.frames)
+    seen = found.discs.events
     pairs = torch.zeros(len(seen))
     free = seen.clone()
     for frame in range(seen.shape[1]):
@@ -99,26 +96,26 @@ def _onsets(found: Perceived) -> Tensor:
     return torch.stack([2 * pairs, (heard.sum(1) + seen.sum(1)).float()], dim=1)
 
 
-def _frame_seen(found: Perceived) -> Tensor:
+def _frame_seen(found: Detections) -> Tensor:
     """The frame that shows each onset: its own if it has an event, else the one before or after with an event, else its
     own."""
     frames = found.spec.frames
-    now = frame_of(found.sounds.time, found.spec.fps, frames)
+    now = frame_of(found.onsets.time, found.spec.fps, frames)
     chosen = now
     for step in (1, -1, 0):  # later steps take precedence
         near = (now + step).clamp(0, frames - 1)
-        chosen = torch.where(found.images.events[found.sounds.clip, near], near, chosen)
+        chosen = torch.where(found.discs.events[found.onsets.clip, near], near, chosen)
     return chosen
 
 
-def _per_clip(found: Perceived, terms: Tensor) -> Tensor:
+def _per_clip(found: Detections, terms: Tensor) -> Tensor:
     """Sum (onsets, terms) over the onsets of each clip."""
-    return torch.zeros(found.sounds.clips, terms.shape[1]).index_add_(0, found.sounds.clip, terms.float())
+    return torch.zeros(found.onsets.clips, terms.shape[1]).index_add_(0, found.onsets.clip, terms.float())
 
 
-def _pitch_and_x(found: Perceived) -> Tensor:
-    x = found.images.place[found.sounds.clip, _frame_seen(found), 0] - 0.5
-    pitch = torch.log2(found.sounds.pitch / 566)  # centred, so that sums of squares keep their precision
+def _pitch_and_x(found: Detections) -> Tensor:
+    x = found.discs.place[found.onsets.clip, _frame_seen(found), 0] - 0.5
+    pitch = torch.log2(found.onsets.pitch / 566)  # centred, so that sums of squares keep their precision
     return _per_clip(found, torch.stack([torch.ones_like(x), x, pitch, x * x, pitch * pitch, x * pitch], dim=1))
 
 
@@ -129,13 +126,13 @@ def _correlation(sums: Tensor) -> Tensor:
     return torch.where(spread > 1e-9, covariance / spread.clamp(min=1e-9), 0.0) * (count > 0)
 
 
-def _hue_and_timbre(found: Perceived) -> Tensor:
-    hue = found.images.hue[found.sounds.clip, _frame_seen(found)]
-    agree = hue == found.sounds.timbre
+def _hue_and_timbre(found: Detections) -> Tensor:
+    hue = found.discs.hue[found.onsets.clip, _frame_seen(found)]
+    agree = hue == found.onsets.timbre
     return _per_clip(found, torch.stack([agree, torch.ones_like(agree)], dim=1))
 
 
-def lags(found: Perceived) -> Tensor:
+def lags(found: Detections) -> Tensor:
     """(clips, 2 MAX_LAG + 1): correlation of the sound's envelope with motion energy; a positive lag is late sound."""
 
     def standard(value: Tensor) -> Tensor:
@@ -143,8 +140,8 @@ def lags(found: Perceived) -> Tensor:
         return value / value.square().sum(1, keepdim=True).sqrt().clamp(min=1e-9)
 
     # Only rises of the envelope: a tone decays over several frames.
-    sound = standard(pad(found.sounds.envelope.diff(dim=1).clamp(min=0), (1, 0)))
-    picture = standard(found.images.motion)
+    sound = standard(pad(found.onsets.envelope.diff(dim=1).clamp(min=0), (1, 0)))
+    picture = standard(found.discs.motion)
     columns = []
     for lag in range(-MAX_LAG, MAX_LAG + 1):
         late, early = (sound, picture) if lag >= 0 else (picture, sound)
@@ -153,12 +150,12 @@ def lags(found: Perceived) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
-def _in_step(found: Perceived) -> Tensor:
+def _in_step(found: Detections) -> Tensor:
     best = lags(found).argmax(1) - MAX_LAG
     return torch.stack([(best.abs() <= 1).float(), torch.ones(len(best))], dim=1)
 
 
-def _av_align(found: Perceived) -> Tensor:
+def _av_align(found: Detections) -> Tensor:
     """Flow peaks and sound onsets that have one of the other kind within a frame, over the union.
 
     As in the paper, the mean of both counts; published programs count onsets only, which can exceed the union.
@@ -166,7 +163,7 @@ def _av_align(found: Perceived) -> Tensor:
     motion, frames = found.flow, found.spec.frames
     peak = torch.zeros_like(motion, dtype=torch.bool)
     peak[:, 1:-1] = (motion[:, 1:-1] > motion[:, :-2]) & (motion[:, 1:-1] > motion[:, 2:])
-    sounding = found.sounds.in_frames(found.spec.fps, frames)
+    sounding = found.onsets.in_frames(found.spec.fps, frames)
     heard_near, seen_near = (max_pool1d(each.float(), 3, 1, 1).bool() for each in (sounding, peak))
     both = ((sounding & seen_near).sum(1) + (peak & heard_near).sum(1)) / 2
     union = sounding.sum(1) + peak.sum(1) - both

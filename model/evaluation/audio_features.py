@@ -40,7 +40,7 @@ TIMBRES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 
 
 
 @dataclass(frozen=True)
-class Sounds:
+class Onsets:
     """Onsets, one row each: `clip`, `time` in seconds, `pitch` in hertz, class of `timbre`.
 
     `clips` is the number of clips, `envelope` (clips, frames) the RMS above the hum during each frame.
@@ -65,12 +65,12 @@ def frame_of(time: Tensor, fps: int, frames: int) -> Tensor:
     return (time * fps).long().clamp(0, frames - 1)
 
 
-def listen(audio: Tensor, sample_rate: int, fps: int) -> Sounds:
+def detect_onsets(audio: Tensor, sample_rate: int, fps: int) -> Onsets:
     """Detect the onsets in `audio` (clips, 1, samples)."""
     sound = audio[:, 0].float()
     clip, time = _onsets(sound, sample_rate)
     pitch, timbre = _tones(sound, sample_rate, clip, time)
-    return Sounds(len(audio), clip, time, pitch, timbre, _envelope(sound, sample_rate, fps))
+    return Onsets(len(audio), clip, time, pitch, timbre, _envelope(sound, sample_rate, fps))
 
 
 def flux(sound: Tensor, sample_rate: int) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.evaluation.alignment import MEASURES, Measure, Perceived
+from model.evaluation.alignment import MEASURES, Detections, Measure
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -42,13 +42,13 @@ class Score:
     normalised: Interval
 
 
-def scores(made: Perceived, real: Perceived, seed: int = 0) -> list[Score]:
+def scores(made: Detections, real: Detections, seed: int = 0) -> list[Score]:
     """Every measure of the clips `made`, relative to `real` ones. Raises ValueError for fewer than two clips."""
     for found, what in ((made, "generated clips"), (real, "real clips")):
-        if found.sounds.clips < 2:
-            raise ValueError(f"the number of {what} must be at least 2; got {found.sounds.clips}")
+        if found.onsets.clips < 2:
+            raise ValueError(f"the number of {what} must be at least 2; got {found.onsets.clips}")
     draws = torch.Generator().manual_seed(seed)
-    own, others = (_weights(found.sounds.clips, draws) for found in (made, real))
+    own, others = (_weights(found.onsets.clips, draws) for found in (made, real))
     answers = []
     for measure in MEASURES:
         value = _resampled(measure, [measure.statistics(made)], own)
@@ -60,8 +60,8 @@ def scores(made: Perceived, real: Perceived, seed: int = 0) -> list[Score]:
     return answers
 
 
-def _shuffled(measure: Measure, found: Perceived) -> list[Tensor]:
-    count = found.sounds.clips
+def _shuffled(measure: Measure, found: Detections) -> list[Tensor]:
+    count = found.onsets.clips
     return [measure.statistics(found.shuffled(by)) for by in range(1, min(SHUFFLES, count - 1) + 1)]
 
 

@@ -43,7 +43,7 @@ def spectrogram_sheet(clips: Latents, spec: ClipSpec) -> Image.Image:
     return page
 
 
-def one_after_another(clips: Latents) -> tuple[np.ndarray, np.ndarray]:
+def concatenated(clips: Latents) -> tuple[np.ndarray, np.ndarray]:
     """Concatenated clips: frames (frames, height, width, 3) uint8, enlarged as on a sheet, and sound (1, samples)."""
     video, audio = clips["video"], clips["audio"]
     scale = max(1, 4 * FRAME // video.shape[-2])

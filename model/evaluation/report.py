@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint.manifest import Manifest
-from model.evaluation.alignment import MEASURES, Perceived, perceive
+from model.evaluation.alignment import MEASURES, Detections, detect
 from model.evaluation.bootstrap import Score, scores
 from model.evaluation.generation import ClipGenerator, Run, real_clips, sampling
 from model.request import SamplingParams
@@ -87,12 +87,12 @@ def evaluate(
     pipeline = Pipeline.load(base_only, device, dtype)
     generator = ClipGenerator(pipeline)
     real = {split: real_clips(config, split, clips, pipeline.device) for split in dict.fromkeys(r.split for r in runs)}
-    seen: dict[str, Perceived] = {split: perceive(latents, config.clip) for split, latents in real.items()}
+    seen: dict[str, Detections] = {split: detect(latents, config.clip) for split, latents in real.items()}
     results = []
     for run in runs:
         watcher.begins(run)
         made = generator.make(run, params, real[run.split], watcher.clip)
-        result = Result(run, tuple(scores(perceive(made, config.clip), seen[run.split])))
+        result = Result(run, tuple(scores(detect(made, config.clip), seen[run.split])))
         watcher.ends(run, made, result)
         results.append(result)
     return Evaluation(manifest, clips, params, tuple(results))

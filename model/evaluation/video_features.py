@@ -34,7 +34,7 @@ TURN = 0.08
 
 
 @dataclass(frozen=True)
-class Images:
+class Discs:
     """`flash` (clips, frames): whether something flashes. `place` (clips, frames, 2): x and y of the flash, else of all
     discs, in frame widths, y upwards. `hue` (clips, frames): class of the flashing disc, or without a
     flash the most frequent class. `turns` (clips, frames): whether a disc reverses its motion.
@@ -57,7 +57,7 @@ class Images:
         return self.flash | (self.turns & ~near)
 
 
-def look(video: Tensor) -> Images:
+def detect_discs(video: Tensor) -> Discs:
     """Detect discs and events in `video` (clips, frames, 3, height, width), in [-1, 1]."""
     picture = (video.float().clamp(-1, 1) + 1) / 2
     chroma = picture.amax(2) - picture.amin(2)
@@ -75,7 +75,7 @@ def look(video: Tensor) -> Images:
     # A flash hides the hue of its disc, whose position is that of the flash.
     flashing = one_hot(hue, HUES).bool() & flash[..., None]
     disc_place = torch.where(flashing[..., None], place[:, :, None], _centre(discs))
-    return Images(
+    return Discs(
         flash=flash,
         place=place,
         hue=hue,

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from benchmarks.demo_model import table
 from model.checkpoint.manifest import BUILTIN, find_models
-from model.evaluation.alignment import perceive
+from model.evaluation.alignment import detect
 from model.evaluation.bootstrap import Score, scores
 from model.evaluation.generation import ClipGenerator, Run, real_clips
 from model.networks.config import PRESETS
@@ -85,7 +85,7 @@ def _of_kind(kind: str) -> dict[str, Score]:
     run = Run(kind, method, "train")
     clips = ClipGenerator(demo_clip.pipeline()).make(run, SamplingParams(0), real, lambda: None)
     spec = manifest.config.clip
-    return {score.measure: score for score in scores(perceive(clips, spec), perceive(real, spec))}
+    return {score.measure: score for score in scores(detect(clips, spec), detect(real, spec))}
 
 
 @pytest.mark.slow

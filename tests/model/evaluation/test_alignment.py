@@ -8,8 +8,8 @@ from functools import cache
 import pytest
 import torch
 
-from model.evaluation.alignment import MAX_LAG, MEASURES, Perceived, lags, perceive
-from model.evaluation.audio_features import Sounds
+from model.evaluation.alignment import MAX_LAG, MEASURES, Detections, detect, lags
+from model.evaluation.audio_features import Onsets
 from model.evaluation.bootstrap import Score, scores
 from model.networks.config import ClipSpec
 from model.sampling.latents import Latents
@@ -20,11 +20,11 @@ BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
 @cache
-def real() -> Perceived:
-    return perceive(Bounce(SPEC, 21, "train").batch(torch.arange(96)), SPEC)
+def real() -> Detections:
+    return detect(Bounce(SPEC, 21, "train").batch(torch.arange(96)), SPEC)
 
 
-def value(name: str, found: Perceived) -> float:
+def value(name: str, found: Detections) -> float:
     measure = BY_NAME[name]
     return float(measure.value(measure.statistics(found).sum(0)))
 
@@ -56,9 +56,9 @@ def test_intervals_have_the_theoretical_width_of_a_proportion() -> None:
     assert widest / 8**0.5 * 0.8 < found.high - found.low < widest * 1.1
 
 
-def _sounds(*times: float, frames: int = 16) -> Sounds:
+def _detected(*times: float, frames: int = 16) -> Onsets:
     count = len(times)
-    return Sounds(
+    return Onsets(
         clips=1,
         clip=torch.zeros(count, dtype=torch.long),
         time=torch.tensor(times),
@@ -68,16 +68,16 @@ def _sounds(*times: float, frames: int = 16) -> Sounds:
     )
 
 
-def _seen(*frames: int) -> Perceived:
+def _seen(*frames: int) -> Detections:
     found = real()
     flash = torch.zeros(1, SPEC.frames, dtype=torch.bool)
     flash[0, list(frames)] = True
-    images = type(found.images)(
-        **{name: getattr(found.images, name)[:1] for name in ("place", "hue", "area", "motion")},
+    discs = type(found.discs)(
+        **{name: getattr(found.discs, name)[:1] for name in ("place", "hue", "area", "motion")},
         flash=flash,
         turns=torch.zeros_like(flash),
     )
-    return Perceived(SPEC, _sounds(), images, torch.zeros(1, SPEC.frames))
+    return Detections(SPEC, _detected(), discs, torch.zeros(1, SPEC.frames))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def _seen(*frames: int) -> Perceived:
 def test_onset_f1_pairs_events_at_most_a_frame_apart(
     times: tuple[float, ...], frames: tuple[int, ...], expected: float
 ) -> None:
-    found = replace(_seen(*frames), sounds=_sounds(*times))
+    found = replace(_seen(*frames), onsets=_detected(*times))
     assert value("onset_f1", found) == pytest.approx(expected)
 
 
@@ -113,14 +113,14 @@ def test_onset_f1_pairs_events_at_most_a_frame_apart(
 def test_av_align_is_pairs_over_union(times: tuple[float, ...], peaks: tuple[int, ...], expected: float) -> None:
     flow = torch.zeros(1, SPEC.frames)
     flow[0, list(peaks)] = 1.0
-    found = replace(_seen(), sounds=_sounds(*times), flow=flow)
+    found = replace(_seen(), onsets=_detected(*times), flow=flow)
     assert value("av_align", found) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("late", [-2, 3])
 def test_the_best_lag_is_the_delay_of_the_sound(late: int) -> None:
-    sounds = real().sounds
-    moved = replace(real(), sounds=replace(sounds, envelope=sounds.envelope.roll(late, 1)))
+    onsets = real().onsets
+    moved = replace(real(), onsets=replace(onsets, envelope=onsets.envelope.roll(late, 1)))
     own, other = (lags(each).mean(0).argmax() - MAX_LAG for each in (real(), moved))
     assert int(other - own) == late
     assert int(own) in (0, 1)
@@ -128,13 +128,13 @@ def test_the_best_lag_is_the_delay_of_the_sound(late: int) -> None:
 
 def test_silent_dark_clips_score_zero() -> None:
     nothing = Latents(torch.full((4, *SPEC.video_shape), -1.0), torch.zeros(4, *SPEC.audio_shape))
-    for score in scores(perceive(nothing, SPEC), real()):
+    for score in scores(detect(nothing, SPEC), real()):
         assert score.value.value == score.value.value, "not NaN"
         if score.measure != "lag":  # without events every lag is equally good
             assert score.value.value == 0
 
 
 def test_one_clip_is_too_few() -> None:
-    one = perceive(Bounce(SPEC, 0, "train").batch(torch.arange(1)), SPEC)
+    one = detect(Bounce(SPEC, 0, "train").batch(torch.arange(1)), SPEC)
     with pytest.raises(ValueError, match="at least 2"):
         scores(one, real())

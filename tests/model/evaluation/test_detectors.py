@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d
 
 from model.evaluation import flow
-from model.evaluation.audio_features import Sounds, listen
-from model.evaluation.video_features import Images, look
+from model.evaluation.audio_features import Onsets, detect_onsets
+from model.evaluation.video_features import Discs, detect_discs
 from model.networks.config import PRESETS, ClipSpec
 from model.sampling.latents import Latents
 from model.training.bounce import Bounce, Scene
@@ -25,8 +25,8 @@ COUNT = 96
 class Found:
     scene: Scene
     clips: Latents
-    sounds: Sounds
-    images: Images
+    onsets: Onsets
+    discs: Discs
 
 
 @cache
@@ -34,22 +34,22 @@ def found(name: str) -> Found:
     spec = SPECS[name]
     data, index = Bounce(spec, 11, "train"), torch.arange(COUNT)
     clips = data.batch(index)
-    sounds = listen(clips["audio"], spec.sample_rate, spec.fps)
-    return Found(data.scene(index), clips, sounds, look(clips["video"]))
+    onsets = detect_onsets(clips["audio"], spec.sample_rate, spec.fps)
+    return Found(data.scene(index), clips, onsets, detect_discs(clips["video"]))
 
 
-def nearest(scene: Scene, sounds: Sounds) -> tuple[Tensor, Tensor]:
+def nearest(scene: Scene, onsets: Onsets) -> tuple[Tensor, Tensor]:
     """For each onset the distance in seconds to the nearest impact of its clip, and that impact's index."""
-    distance = (scene.time[sounds.clip] - sounds.time[:, None]).abs()
+    distance = (scene.time[onsets.clip] - onsets.time[:, None]).abs()
     return distance.min(1)
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_onsets_are_detected_at_impacts(name: str) -> None:
-    scene, sounds = found(name).scene, found(name).sounds
-    distance, event = nearest(scene, sounds)
-    right = len({(int(c), int(e)) for c, e, d in zip(sounds.clip, event, distance, strict=True) if d < 0.03})
-    score = 2 * right / (len(sounds.clip) + int(scene.impact.sum()))
+    scene, onsets = found(name).scene, found(name).onsets
+    distance, event = nearest(scene, onsets)
+    right = len({(int(c), int(e)) for c, e, d in zip(onsets.clip, event, distance, strict=True) if d < 0.03})
+    score = 2 * right / (len(onsets.clip) + int(scene.impact.sum()))
     print(f"{name}: onset F1 within 30 ms {score:.4f}, mean error {1000 * distance[distance < 0.03].mean():.1f} ms")
     assert score >= 0.97
     assert distance[distance < 0.03].mean() < 0.006
@@ -57,13 +57,13 @@ def test_onsets_are_detected_at_impacts(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_pitch_and_timbre_are_recovered(name: str) -> None:
-    scene, sounds = found(name).scene, found(name).sounds
-    distance, event = nearest(scene, sounds)
+    scene, onsets = found(name).scene, found(name).onsets
+    distance, event = nearest(scene, onsets)
     true = distance < 0.03
-    pitch = scene.pitch[sounds.clip, event]
-    semitones = 12 * torch.log2(sounds.pitch / pitch).abs()[true]
-    hue = scene.hue[sounds.clip, scene.disc[sounds.clip, event]]
-    timbre = (hue == sounds.timbre)[true].double().mean()
+    pitch = scene.pitch[onsets.clip, event]
+    semitones = 12 * torch.log2(onsets.pitch / pitch).abs()[true]
+    hue = scene.hue[onsets.clip, scene.disc[onsets.clip, event]]
+    timbre = (hue == onsets.timbre)[true].double().mean()
     print(f"{name}: pitch within a semitone {(semitones < 1).double().mean():.4f}, timbre {timbre:.4f}")
     assert (semitones < 1).double().mean() >= 0.97
     assert timbre >= 0.97
@@ -71,15 +71,15 @@ def test_pitch_and_timbre_are_recovered(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_flashes_are_detected_with_hue_and_place(name: str) -> None:
-    scene, images = found(name).scene, found(name).images
+    scene, discs = found(name).scene, found(name).discs
     true = scene.flash & scene.present[..., None]
     # A disc may hide the flash of another.
-    assert (images.flash == true.any(1)).double().mean() >= 0.995
+    assert (discs.flash == true.any(1)).double().mean() >= 0.995
     one = true.sum(1) == 1
     disc = true.int().argmax(1)
-    hue = (scene.hue.gather(1, disc) == images.hue)[one].double().mean()
+    hue = (scene.hue.gather(1, disc) == discs.hue)[one].double().mean()
     place = scene.position.gather(1, disc[:, None, :, None].expand(-1, 1, -1, 2))[:, 0]
-    error = (place - images.place).abs()[one].quantile(0.95)
+    error = (place - discs.place).abs()[one].quantile(0.95)
     print(f"{name}: hue {hue:.4f}, 95 % of places within {error:.4f} widths")
     assert hue >= 0.97
     assert error < 0.03
@@ -87,25 +87,25 @@ def test_flashes_are_detected_with_hue_and_place(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_reversals_are_detected_without_flashes(name: str) -> None:
-    scene, images = found(name).scene, found(name).images
+    scene, discs = found(name).scene, found(name).discs
     true = (scene.flash & scene.present[..., None]).any(1)
     near = max_pool1d(true.float(), 3, 1, 1).bool()
-    assert near[images.turns].double().mean() >= 0.97, "what turns back has met a wall"
+    assert near[discs.turns].double().mean() >= 0.97, "a reversal needs a wall"
     inner = torch.zeros_like(true)
     inner[:, 2:-2] = true[:, 2:-2]
-    seen = max_pool1d(images.turns.float(), 3, 1, 1).bool()
+    seen = max_pool1d(discs.turns.float(), 3, 1, 1).bool()
     assert seen[inner].double().mean() >= 0.8
 
 
 def test_a_picture_without_discs_and_a_hum_have_no_events() -> None:
     spec = SPECS["16px"]
     dim = torch.full((3, *spec.video_shape), -0.6)
-    images = look(dim)
-    assert not images.events.any()
+    discs = detect_discs(dim)
+    assert not discs.events.any()
     time = torch.arange(spec.samples) / spec.sample_rate
     hum = 0.2 * torch.sin(2 * torch.pi * 120 * time).expand(3, 1, -1)
-    assert len(listen(hum, spec.sample_rate, spec.fps).clip) == 0
-    assert len(listen(torch.zeros(3, 1, spec.samples), spec.sample_rate, spec.fps).clip) == 0
+    assert len(detect_onsets(hum, spec.sample_rate, spec.fps).clip) == 0
+    assert len(detect_onsets(torch.zeros(3, 1, spec.samples), spec.sample_rate, spec.fps).clip) == 0
 
 
 def test_detectors_tolerate_noise_and_blur() -> None:
@@ -115,12 +115,12 @@ def test_detectors_tolerate_noise_and_blur() -> None:
     audio = clips["audio"] + 0.005 * torch.randn(clips["audio"].shape, generator=draws)
     blurred = torch.nn.functional.avg_pool3d(clips["video"].transpose(1, 2), (1, 3, 3), 1, (0, 1, 1)).transpose(1, 2)
     video = blurred + 0.05 * torch.randn(blurred.shape, generator=draws)
-    sounds, images = listen(audio, spec.sample_rate, spec.fps), look(video)
-    distance, _ = nearest(scene, sounds)
+    onsets, discs = detect_onsets(audio, spec.sample_rate, spec.fps), detect_discs(video)
+    distance, _ = nearest(scene, onsets)
     assert (distance < 0.03).double().mean() >= 0.9
     assert (distance < 0.03).sum() >= 0.9 * scene.impact.sum()
     true = (scene.flash & scene.present[..., None]).any(1)
-    assert (images.flash == true).double().mean() >= 0.95
+    assert (discs.flash == true).double().mean() >= 0.95
 
 
 def test_flow_length_equals_the_displacement() -> None:
