@@ -51,6 +51,28 @@ def open_options(descriptor: int) -> dict[str, str]:
 _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"mif2")
 _STILLS = (b"\x89PNG", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1")
 _EBML, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x1f\x43\xb6\x75"
+_UNOPENED = {
+    b"FLV\x01": "Flash video (FLV)",
+    b"\0\0\1\xba": "an MPEG program stream (MPG, VOB)",
+    bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"): "Windows Media (WMV, WMA, ASF)",
+    b".RMF": "RealMedia",
+    bytes.fromhex("060e2b34020501010d010201"): "MXF",
+    b"caff": "a Core Audio file (CAF)",
+    b".snd": "an AU sound",
+    b"#!AMR": "an AMR sound",
+    bytes.fromhex("726966662e91cf11a5d628db04c10000"): "Wave64 (W64)",
+    b"\x0b\x77": "bare AC-3",
+    b"wvpk": "WavPack",
+    b"MAC ": "Monkey's Audio",
+    b"DSD ": "DSD sound",
+    b"MThd": "MIDI",
+    b"DKIF": "IVF",
+    b"\0\0\0\1": "bare H.264 or H.265, without a container",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+}
+"""Formats of sound and film that are not opened, by their first bytes."""
+
 _MOV_ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp", b"sidx", b"moof")
 
 
@@ -93,6 +115,9 @@ def why_unknown(descriptor: int) -> str:
     head = os.pread(descriptor, SNIFF_BYTES, 0)
     if _CLUSTER in head:
         return "the file is a later part of a WebM or MKV recording, without the header that its first part has"
+    for signature, name in _UNOPENED.items():
+        if head.startswith(signature):
+            return f"the file is {name}, which is not supported"
     return "the file is not a video or sound file that can be opened"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -214,6 +215,31 @@ def test_a_later_part_of_a_recording_is_called_so(prober: Prober, tmp_path: Path
 
     assert error.status == 415
     assert "without the header that its first part has" in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.flv", "Flash video"),
+        ("a.mpg", "MPEG program stream"),
+        ("a.asf", "Windows Media"),
+        ("a.caf", "Core Audio"),
+        ("a.w64", "Wave64"),
+    ],
+)
+def test_a_format_that_is_not_opened_is_named(prober: Prober, tmp_path: Path, name: str, words: str) -> None:
+    film = {"a.flv": "flv", "a.mpg": "mpeg2video", "a.asf": "wmv2"}.get(name)
+    sound = Track(codec="pcm_s16be" if name == "a.caf" else "pcm_s16le", format="s16")
+    if film is None:
+        path = make(tmp_path / name, None, sound)
+    else:
+        path = make(tmp_path / name, Film(fps=Fraction(25), codec=film))
+
+    error = refusal(prober, path, "audio" if film is None else "video")
+
+    assert (error.status, error.code) == (415, "unsupported_media")
+    assert words in error.message
+    assert "MP4" in error.allowed
 
 
 def test_a_segment_without_its_initialization_is_called_so(prober: Prober, tmp_path: Path) -> None:
