@@ -11,7 +11,8 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from types import MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 from duet.client import operations
 from duet.client.effects import Operation
@@ -22,7 +23,6 @@ from duet.client.resources import JobData, Model
 
 P = ParamSpec("P")
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 JobT = TypeVar("JobT", bound="JobMethods[Any]")
 
 
@@ -40,21 +40,27 @@ class Awaited(ABC):
     async def run(self, operation: Operation[T]) -> T: ...
 
 
-class _Method(Protocol[P, T_co]):
+class method(Generic[P, T]):  # a decorator
+    """Makes an operation a plain method of a Blocking class, and a coroutine method of an Awaited one."""
+
+    def __init__(self, operation: Callable[Concatenate[Any, P], Operation[T]]) -> None:
+        @functools.wraps(operation)
+        def blocking(self: Blocking, *args: P.args, **kwargs: P.kwargs) -> T:
+            return self.run(operation(self, *args, **kwargs))
+
+        @functools.wraps(operation)
+        async def awaited(self: Awaited, *args: P.args, **kwargs: P.kwargs) -> T:
+            return await self.run(operation(self, *args, **kwargs))
+
+        self._blocking, self._awaited = blocking, awaited
+
     @overload
-    def __get__(self, instance: Blocking, owner: Any) -> Callable[P, T_co]: ...
+    def __get__(self, instance: Blocking, owner: type) -> Callable[P, T]: ...
     @overload
-    def __get__(self, instance: Awaited, owner: Any) -> Callable[P, Coroutine[Any, Any, T_co]]: ...
-
-
-def method(operation: Callable[Concatenate[Any, P], Operation[T]]) -> _Method[P, T]:
-    """A method that runs the operation with its instance's `run`."""
-
-    @functools.wraps(operation)
-    def call(self: Blocking | Awaited, *args: P.args, **kwargs: P.kwargs) -> Any:
-        return self.run(operation(self, *args, **kwargs))
-
-    return cast("_Method[P, T]", call)
+    def __get__(self, instance: Awaited, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, instance: Blocking | Awaited | None, owner: type) -> Any:
+        function = self._awaited if issubclass(owner, Awaited) else self._blocking
+        return function if instance is None else MethodType(function, instance)
 
 
 class ServerMethods(ABC, Generic[JobT]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from duet.client.errors import JobCanceled, JobFailed
 
@@ -48,7 +48,9 @@ class _Field(Generic[T]):
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, job: JobData, owner: type) -> T:
+    def __get__(self, job: JobData | None, owner: type) -> T:
+        if job is None:  # of the class, as `help` asks
+            return cast("T", self)
         value: T = job.data[self._name]
         return value
 

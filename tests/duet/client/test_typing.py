@@ -1,12 +1,15 @@
-"""Methods that are written once have exact types in both clients, as mypy sees them."""
+"""Methods that are written once have exact types and are real methods in both clients."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 from mypy import api
+
+from duet.client import AsyncDuet, AsyncJob, Duet, Job
 
 SNIPPET = """
 from duet import AsyncDuet, Duet
@@ -46,3 +49,12 @@ def test_mypy_knows_arguments_and_results(tmp_path: Path) -> None:
     assert revealed[6:] == ["AsyncJob", "pathlib.Path", "list[Model]"]
     errors = re.findall(r"error: .*?\[([\w-]+)\]$", said, re.MULTILINE)
     assert errors == ["call-arg", "arg-type"], said
+
+
+@pytest.mark.parametrize(("plain", "awaited", "name"), [(Duet, AsyncDuet, "v2a"), (Job, AsyncJob, "wait")])
+def test_methods_are_functions_and_coroutine_functions_with_a_docstring(plain: type, awaited: type, name: str) -> None:
+    assert inspect.isfunction(getattr(plain, name))
+    assert not inspect.iscoroutinefunction(getattr(plain, name))
+    assert inspect.iscoroutinefunction(getattr(awaited, name))
+    assert inspect.getdoc(getattr(plain, name)) == inspect.getdoc(getattr(awaited, name))
+    assert inspect.getdoc(getattr(plain, name))
