@@ -63,6 +63,7 @@ def test_the_studio_works_under_a_prefix(
     page.goto(studio.url)  # without the slash
     page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Use this key").click()
+    expect(page.get_by_role("button", name="Make a clip")).to_be_visible()  # the page listens for files by then
     drop(page, film, "video/mp4")
     choose(page, steps=WATCHED)
     start(page, "Make its sound")

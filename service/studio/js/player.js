@@ -41,7 +41,7 @@ export class Player {
     this.choice = this.#soundChoice();
     const screens = [
       this.companion && this.#screen(this.companion.element, this.companion.words),
-      this.#screen(this.clip, this.companion ? "Made" : null),
+      this.#screen(this.clip, this.companion ? "Result" : null),
     ];
     this.element = h(
       "section",
