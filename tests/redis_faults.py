@@ -57,10 +57,86 @@ def _loop(path: str) -> None:
         other.eval("while true do end", 0)
 
 
+@contextmanager
+def stale_replica(client: redis.Redis) -> Iterator[None]:
+    """A replica that has lost its master and serves no old data (MASTERDOWN)."""
+    with configured(client, "replica-serve-stale-data", "no", "yes"), replica(client):
+        yield
+
+
+@contextmanager
+def closed_to_strangers(client: redis.Redis) -> Iterator[None]:
+    """With another password than its clients know (NOAUTH). Their connections are closed, so that they notice."""
+    client.config_set("requirepass", "another")
+    client.execute_command("AUTH", "another")
+    _kill_others(client)
+    try:
+        yield
+    finally:
+        with suppress(redis.RedisError):
+            client.config_set("requirepass", "")
+
+
+@contextmanager
+def crowded(client: redis.Redis) -> Iterator[None]:
+    """With as many clients as it may have (ERR max number of clients reached)."""
+    client.config_set("maxclients", "1")
+    _kill_others(client)
+    try:
+        yield
+    finally:
+        with suppress(redis.RedisError):
+            client.config_set("maxclients", "10000")
+
+
+@contextmanager
+def cutting(client: redis.Redis) -> Iterator[None]:
+    """Closes every connection, ten times a second."""
+    over = threading.Event()
+
+    def cut() -> None:
+        while not over.wait(0.1):
+            _kill_others(client)
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def cannot_save(client: redis.Redis) -> Iterator[None]:
+    """Whose last snapshot has failed (MISCONF)."""
+    folder = client.config_get("dir")["dir"]
+    client.config_set("dir", "/proc")
+    client.config_set("save", "3600 1")
+    client.bgsave()
+    try:
+        yield
+    finally:
+        with suppress(redis.RedisError):
+            client.config_set("save", "")
+            client.config_set("dir", folder)
+
+
+def _kill_others(client: redis.Redis) -> None:
+    with suppress(redis.RedisError):
+        for kind in ("normal", "pubsub"):
+            client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+
+
 FAULTS: dict[str, Callable[[redis.Redis], AbstractContextManager[None]]] = {
     "full": lambda client: configured(client, "maxmemory", "1mb", "0"),
     "read-only": replica,
     "without replicas": lambda client: configured(client, "min-replicas-to-write", "1", "0"),
     "busy": busy,
+    "stale": stale_replica,
+    "closed": closed_to_strangers,
+    "crowded": crowded,
+    "cutting": cutting,
+    "cannot save": cannot_save,
 }
 """By name; `client` is connected by a Unix socket."""

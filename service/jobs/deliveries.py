@@ -36,11 +36,15 @@ class Delivery:
         return json.dumps(asdict(self), default=datetime.isoformat, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Delivery:
-        values = json.loads(text)
-        for name in ("at", "next_attempt_at"):
-            values[name] = values[name] and datetime.fromisoformat(values[name])
-        return cls(**values)
+    def parsed(cls, text: str | bytes) -> Delivery | None:
+        """None for an entry that this version cannot read."""
+        try:
+            values = json.loads(text)
+            for name in ("at", "next_attempt_at"):
+                values[name] = values[name] and datetime.fromisoformat(values[name])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 def deliveries_key(job_id: str) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -144,8 +144,10 @@ class Follower:
 class Events:
     """Reads events, in an API process: an asynchronous context manager in which clients can follow jobs."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, failed: Callable[[str], None] = lambda name: None) -> None:
+        """`failed` is called with the name of a background task for each of its failures."""
         self.closing = False
+        self._failed = failed
         self._limit = settings.max_event_streams
         self._followers: dict[str, set[Follower]] = {}
         self._count = 0
@@ -233,14 +235,16 @@ class Events:
                         if message is None:
                             continue
                         if message["type"] == "message":
-                            text = message["data"].decode()
+                            text = message["data"].decode(errors="replace")
                             self._wake([text.removesuffix(GONE)], erased=text.endswith(GONE))
                         else:
                             self._wake(list(self._followers))
                             answers = True
-            except (redis.RedisError, OSError) as error:
+            except Exception as error:  # this task must not end before the process does
+                self._failed("events")
                 if answers:
-                    log.warning("event streams wait for Redis", error=str(error))
+                    known = isinstance(error, redis.RedisError | OSError)
+                    log.warning("event streams wait for Redis", error=str(error), exc_info=not known)
                 answers = False
                 await asyncio.sleep(_RETRY_S)
 
@@ -251,16 +255,26 @@ class Events:
             waiting = [job_id for job_id, those in self._followers.items() if any(each.waiting for each in those)]
             if not waiting:
                 continue
-            with contextlib.suppress(redis.RedisError):  # `_listen` has logged it
-                async with self._redis.pipeline(transaction=False) as pipeline:
-                    for job_id in waiting:
-                        pipeline.zrank(QUEUED, job_id)
-                    positions = await pipeline.execute()
-                for job_id, position in zip(waiting, positions, strict=True):
-                    for follower in self._followers.get(job_id, ()):
-                        if position != follower.queue_position:
-                            follower.queue_position = position
-                            follower.wake()
+            try:
+                positions = await self._positions(waiting)
+            except redis.RedisError:
+                continue  # `_listen` has logged it
+            except Exception as error:  # this task must not end before the process does
+                self._failed("positions")
+                log.warning("queue positions not updated", error=str(error), exc_info=True)
+                continue
+            for job_id, position in zip(waiting, positions, strict=True):
+                for follower in self._followers.get(job_id, ()):
+                    if position != follower.queue_position:
+                        follower.queue_position = position
+                        follower.wake()
+
+    async def _positions(self, job_ids: list[str]) -> list[int | None]:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.zrank(QUEUED, job_id)
+            positions: list[int | None] = await pipeline.execute()
+        return positions
 
     def _wake(self, job_ids: Iterable[str], erased: bool = False) -> None:
         for job_id in job_ids:

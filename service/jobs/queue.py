@@ -12,6 +12,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -46,6 +47,25 @@ _URGENCY = {priority: rabbit.MOST_URGENT - priority // _STEP for priority in (_R
 _MOVE = """
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[1]) end
 """
+
+
+@dataclass(frozen=True)
+class _Message:
+    """A message in one of Redis' lists: its job, when that was made in seconds since 1970, and Celery's priority."""
+
+    job_id: str
+    made_at: float
+    priority: int
+
+    @classmethod
+    def parsed(cls, raw: bytes) -> _Message | None:
+        """None for a message that is not ours: a worker rejects it when it is its turn."""
+        try:
+            message = json.loads(raw)
+            job_id = str(message["headers"]["id"])
+            return cls(job_id, made_at(job_id), int(message["properties"]["priority"]))
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 class QueueUnavailable(Exception):
@@ -191,7 +211,8 @@ class JobQueue:
         with self._celery.connection_for_read() as connection:
             channel = connection.default_channel
             lists = [channel._q_for_pri(QUEUE, priority) for priority in channel.priority_steps]
-            return {json.loads(raw)["headers"]["id"] for name in lists for raw in channel.client.lrange(name, 0, -1)}
+            messages = [_Message.parsed(raw) for name in lists for raw in channel.client.lrange(name, 0, -1)]
+            return {message.job_id for message in messages if message is not None}
 
     def _move_up(self, seconds: float) -> None:
         """Move each message to the list of its current priority."""
@@ -201,9 +222,10 @@ class JobQueue:
             for place in (_PRIORITY["normal"], _PRIORITY["low"]):
                 messages: list[bytes] = channel.client.lrange(channel._q_for_pri(QUEUE, place), 0, -1)
                 for raw in reversed(messages):  # the oldest first
-                    message = json.loads(raw)
-                    waited = now - made_at(message["headers"]["id"])
-                    due = message["properties"]["priority"] - _STEP * int(waited / seconds)
+                    message = _Message.parsed(raw)
+                    if message is None:
+                        continue
+                    due = message.priority - _STEP * int((now - message.made_at) / seconds)
                     due = max(due, _PRIORITY["high"])
                     if due < place:
                         keys = [channel._q_for_pri(QUEUE, priority) for priority in (place, due)]

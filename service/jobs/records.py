@@ -218,18 +218,26 @@ class RecordStore:
         text = self._read(lambda: self._redis.get(record_key(job_id)))
         if text is None:
             raise UnknownJob(job_id)
-        return decoded(text)
+        try:
+            return decoded(text)
+        except UnicodeDecodeError as error:
+            self._report_unreadable(job_id, str(error))
+            raise UnreadableRecord(str(error)) from error
 
     def _parsed(self, job_id: str, text: str | bytes) -> Job:
-        """Raises UnreadableRecord. Only the first process that reads such a record logs it."""
+        """Raises UnreadableRecord."""
         try:
             return Job.from_json(text)
         except UnreadableRecord as error:
-            with reachable():
-                new = self._redis.sadd(UNREADABLE, job_id)
-            if new:
-                log.error("a job's record cannot be read", job=job_id, reason=str(error))
+            self._report_unreadable(job_id, str(error))
             raise
+
+    def _report_unreadable(self, job_id: str, reason: str) -> None:
+        """Count the record. Only the first process that reads it logs it."""
+        with reachable():
+            new = self._redis.sadd(UNREADABLE, job_id)
+        if new:
+            log.error("a job's record cannot be read", job=job_id, reason=reason)
 
     def _read(self, ask: Callable[[], Any]) -> Any:
         """Read, once more after a timeout, such as with a busy disk."""
@@ -327,21 +335,25 @@ def _shown(job: Job) -> tuple[object, ...]:
 
 def _snapshot(job: Job, facts: list[Any]) -> JobSnapshot:
     attempt, position, deliveries = facts
-    return JobSnapshot(job, _progress(attempt), position, tuple(Delivery.from_json(entry) for entry in deliveries))
+    log_of_webhook = tuple(found for entry in deliveries if (found := Delivery.parsed(entry)) is not None)
+    return JobSnapshot(job, _progress(attempt), position, log_of_webhook)
 
 
 def _progress(attempt: Any) -> Progress | None:
-    """The latest progress report of an attempt."""
+    """The latest progress report of an attempt; None if there is none, or none that this version can read."""
     values = {decoded(key): decoded(value) for key, value in attempt.items()}
     if "stage" not in values:
         return None
-    return Progress(
-        stage=values["stage"],
-        step=int(values["step"]),
-        total_steps=int(values["total_steps"]),
-        progress=float(values["progress"]),
-        eta_seconds=float(values["eta_seconds"]) if values["eta_seconds"] else None,
-    )
+    try:
+        return Progress(
+            stage=values["stage"],
+            step=int(values["step"]),
+            total_steps=int(values["total_steps"]),
+            progress=float(values["progress"]),
+            eta_seconds=float(values["eta_seconds"]) if values["eta_seconds"] else None,
+        )
+    except (KeyError, ValueError):
+        return None
 
 
 def _turn(job: Job, ageing: float) -> int:

@@ -148,9 +148,10 @@ class JobStore(RecordStore):
         """
         try:
             return self._change(job_id, lambda job: record.abandon(job, job.attempt), guarded=not known_dead)
-        except (UnknownJob, record.StaleClaim, record.IllegalTransition):
+        except record.StaleClaim:
             return None
-        except UnreadableRecord:  # postponed, so that it does not block the others
+        except (UnknownJob, UnreadableRecord, record.IllegalTransition):
+            # Postponed: `leases_run_out` has a limit, and ids that stay due would block the others.
             self._postpone(LEASES, self._milliseconds(), [job_id])
             return None
 

@@ -48,7 +48,7 @@ class ApiMetrics:
             "duet_event_streams", "Clients that follow a job.", registry=own, multiprocess_mode="livesum"
         )
         self.event_streams.set(0)  # the previous process with this number may have left its streams counted
-        self.background_failed = background_failures(own, "sweeper", "concurrency")
+        self.background_failed = background_failures(own, "sweeper", "concurrency", "events", "positions")
         self.storage_breaker = storage_breaker(own)
         self._queue = QueueCollector(settings)
         if self.shared:

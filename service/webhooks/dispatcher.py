@@ -73,9 +73,11 @@ class Deliverer:
             try:
                 await self._take_all()
                 answers = True
-            except StoreUnavailable as error:
+            except Exception as error:  # one entry must not end the sending of all others
+                self._metrics.background_failed("outbox")
                 if answers:
-                    log.warning("webhooks wait for Redis", error=str(error))
+                    known = isinstance(error, StoreUnavailable)
+                    log.warning("webhooks wait for Redis", error=str(error), exc_info=not known)
                 answers = False
             await _either(stop, _POLL_S)
         if self._running:
@@ -101,7 +103,8 @@ class Deliverer:
         try:
             job = await self._outbox.job(claim)
             if job is None or job.webhook is None:
-                return  # erased since it was claimed
+                await self._outbox.drop(claim)  # erased since it was claimed, or an id without a job
+                return
             host = urlsplit(job.webhook.url).netloc
             if self._hosts[host] >= CONCURRENCY_PER_HOST:
                 await self._outbox.postpone(claim, random.uniform(1, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
+from service.metrics.background import background_failures
 from service.webhooks.sender import Answer
 
 
@@ -26,6 +27,7 @@ class WebhookMetrics:
             "Webhooks that were not received and are not resent.",
             registry=self.registry,
         )
+        self.background_failed = background_failures(self.registry, "outbox")
         self._seconds = Histogram("duet_webhook_seconds", "Duration of each delivery attempt.", registry=self.registry)
 
     def sent(self, answer: Answer, seconds: float, given_up: bool) -> None:

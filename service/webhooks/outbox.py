@@ -61,7 +61,7 @@ class Outbox:
         """Claim the longest overdue webhook for `seconds`; None if none is due."""
         with reachable():
             found: Any = await self._claim(keys=[DUE], args=[int(seconds * 1000)])
-        return Claim(found[0].decode(), int(found[1])) if found else None
+        return Claim(found[0].decode(errors="replace"), int(found[1])) if found else None
 
     async def job(self, claim: Claim) -> Job | None:
         """The job to report; None if it was erased."""
@@ -84,6 +84,10 @@ class Outbox:
     async def postpone(self, claim: Claim, pause: float) -> None:
         """Make it due again after `pause` seconds."""
         await self._settled(claim, "", pause)
+
+    async def drop(self, claim: Claim) -> None:
+        """Nothing is to be sent for it."""
+        await self._settled(claim, "", None)
 
     async def _settled(self, claim: Claim, entry: str, pause: float | None) -> bool:
         milliseconds = "" if pause is None else int(pause * 1000)

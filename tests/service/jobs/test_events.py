@@ -6,7 +6,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import httpx
 import pytest
@@ -16,8 +16,8 @@ import uvicorn
 from service.api import events as route
 from service.app import create_app
 from service.jobs.connection import connect
-from service.jobs.event_keys import events_key
-from service.jobs.events import Preview, Previews, Sprite
+from service.jobs.event_keys import CHANNEL, events_key
+from service.jobs.events import Events, Preview, Previews, Sprite
 from service.jobs.record import Job, JobError, Progress, StaleClaim
 from service.jobs.store import JobStore
 from service.server import Server
@@ -446,6 +446,38 @@ def test_open_streams_do_not_hold_up_the_end_of_a_server(settings: Settings, sto
         assert stream.rest(5) == [], "the job goes on, and the client elsewhere"
         thread.join(5)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("what", ["noise", "an unknown error"])
+def test_streams_outlive_what_nobody_expects(
+    what: str,
+    run_api: Callable[[Settings], RunningApi],
+    settings: Settings,
+    store: JobStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A task that ended would leave every stream silent until its next comment."""
+    woken = Events._wake
+
+    def fails_once(self: Events, job_ids: Iterable[str], erased: bool = False) -> None:
+        monkeypatch.setattr(Events, "_wake", woken)
+        raise LookupError("nobody expects this")
+
+    api = run_api(settings)
+    job, url = queued(store)
+    with httpx.Client(base_url=api.url, trust_env=False) as client, Stream(client, url) as stream:
+        stream.next()
+        if what == "noise":
+            store._redis.publish(CHANNEL, b"\xff\xfe")
+        else:
+            monkeypatch.setattr(Events, "_wake", fails_once)
+        store._redis.publish(CHANNEL, b"job_of_nobody")
+        until(lambda: Events._wake is woken, "it has failed")
+        began = time.monotonic()
+        begin(store, job)
+        while stream.next().data["status"] != "in_progress":
+            pass
+        assert time.monotonic() - began < 5
 
 
 def test_progress_is_written_in_the_breath_that_reports_it(store: JobStore, settings: Settings) -> None:

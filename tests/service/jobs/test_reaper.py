@@ -186,15 +186,44 @@ def test_the_reaper_survives_any_error(store: JobStore, queue: JobQueue, monkeyp
     assert failures == ["reaper"]
 
 
+@pytest.mark.parametrize("record", [b"{}", b'{"id": "\xff"}'], ids=["missing fields", "not UTF-8"])
 def test_a_record_that_cannot_be_read_does_not_stop_the_reaper(
-    store: JobStore, queue: JobQueue, reaper: Reaper
+    store: JobStore, queue: JobQueue, reaper: Reaper, record: bytes
 ) -> None:
     broken, good = a_job(), a_job()
     for job in (broken, good):
         store.create(job)
         store.claim(job.id, "w")
-    store._redis.set(f"duet:job:{broken.id}", "{}")
+    store._redis.set(f"duet:job:{broken.id}", record)
     until(lambda: len(store.leases_run_out()) == 2, "the leases have run out")
     reaper.round()
     assert store.get(good.id).holder is None
     assert queue.waiting() == {good.id}
+
+
+def test_leases_without_a_job_do_not_hide_the_others(store: JobStore, queue: JobQueue, reaper: Reaper) -> None:
+    job = a_job()
+    store.create(job)
+    store.claim(job.id, "w")
+    store._redis.zadd("duet:leases", {f"job_{number}": number for number in range(150)})
+    until(lambda: store._redis.zcount("duet:leases", "-inf", 1000 * time.time()) == 151, "the leases have run out")
+    reaper.round()
+    reaper.round()
+    assert store.get(job.id).holder is None
+
+
+@pytest.mark.parametrize("message", [b"noise", b"{}", b'{"headers": {"id": "x"}, "properties": {"priority": 6}}'])
+def test_a_foreign_message_does_not_stop_the_reaper(
+    store: JobStore, queue: JobQueue, reaper: Reaper, message: bytes
+) -> None:
+    for name in ("duet", "duet\x06\x166"):
+        store._redis.lpush(name, message)
+    job = a_job()
+    store.create(job)
+    queue.age(1)
+
+    def sent() -> bool:
+        reaper.round()
+        return queue.waiting() == {job.id}
+
+    until(sent, "the message is sent")

@@ -433,6 +433,17 @@ def test_a_record_that_cannot_be_read_fails_alone(store: JobStore) -> None:
     assert store._redis.scard("duet:unreadable") == 2
 
 
+def test_progress_and_deliveries_that_cannot_be_read_are_left_out(store: JobStore) -> None:
+    """As after a rollback to a version before another field was added."""
+    job = a_job()
+    store.create(job)
+    store._redis.hset(f"duet:job:{job.id}:attempt", mapping={"attempt": 1, "stage": "base", "step": "x"})
+    for entry in ("noise", "[]", '{"at": null, "next_attempt_at": null, "new": 1}'):
+        store._redis.rpush(f"duet:webhooks:log:{job.id}", entry)
+    for snapshot in (store.look(job.id), *store.snapshots([job])):
+        assert (snapshot.progress, snapshot.deliveries) == (None, ())
+
+
 def test_leases_and_heartbeats_do_not_outlast_a_clock_that_goes_back(store: JobStore) -> None:
     """What Redis holds after its clock went back nine minutes."""
     short = JobStore(store._redis, lease=0.2)

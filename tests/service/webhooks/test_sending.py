@@ -331,6 +331,18 @@ def test_it_outlives_redis(own_redis: RedisServer, start: Start) -> None:
     assert process.stop() == 0
 
 
+@pytest.mark.parametrize("member", ["job_that_never_was", b"\xff\xfe"])
+def test_an_entry_without_a_job_stops_nothing(store: JobStore, start: Start, redis_url: str, member: str) -> None:
+    with redis.Redis.from_url(redis_url) as client, Receiver() as receiver:
+        client.zadd(DUE, {member: 1})
+        process = start()
+        ended(store, receiver.url)
+        until(lambda: receiver.received, "the webhook arrives")
+        assert process.process.poll() is None
+        if isinstance(member, str):
+            until(lambda: outbox_is_empty(redis_url), "the entry is dropped")
+
+
 def test_it_ends_in_order_and_what_was_under_way_is_done(store: JobStore, start: Start) -> None:
     process = start()
     with Receiver(Reply(200, pause=1)) as receiver:
