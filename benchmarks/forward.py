@@ -82,7 +82,11 @@ def seconds(run: Callable[[], Pair], device: str) -> float:
 
 def difference(a: Pair, b: Pair) -> float:
     """Relative L2 distance, the larger of the two modalities."""
-    return max(((x.float() - y.float()).norm() / y.float().norm()).item() for x, y in zip(a, b, strict=True))
+    return max(
+        ((x.float() - y.float()).norm() / y.float().norm()).item()
+        for x, y in zip(a, b, strict=True)
+        if x is not None and y is not None
+    )
 
 
 def operations(config: ModelConfig, batch: int) -> int:

@@ -35,7 +35,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.checkpoint.manifest import find_models
-from model.evaluation.alignment import Perceived, detect
+from model.evaluation.alignment import Detections, detect
 from model.evaluation.bootstrap import LEVEL, RESAMPLES, scores
 from model.evaluation.generation import REAL_SEED
 from model.networks.config import ClipSpec
@@ -226,7 +226,7 @@ def _made(row: str, spec: ClipSpec, real: Latents, folder: Path) -> tuple[Latent
 
 
 def _measures(
-    clips: Latents, real: Latents, borders: list[list[int]], spec: ClipSpec, found_real: Perceived
+    clips: Latents, real: Latents, borders: list[list[int]], spec: ClipSpec, found_real: Detections
 ) -> dict[str, Any]:
     found = detect(clips, spec, 4)
     whole = [list(range(16, spec.frames, 16))] * clips.batch
@@ -240,7 +240,7 @@ def _measures(
     for name, at in (("seam", whole), ("last", borders)):
         measures[f"{name}_video"] = _ratio(_at(change, at, 1))
         measures[f"{name}_audio"] = _ratio(_at(step, at, per_frame))
-    hue = found.images.area.argmax(-1)
+    hue = found.discs.area.argmax(-1)
     kept = (hue[:, 16:] == hue[:, :-16]).float()
     measures["hue_kept"] = _ratio(torch.stack([kept.mean(1), torch.ones(len(kept))], 1))
     loud = 10 * clips["audio"][:, 0].unflatten(-1, (-1, 16 * per_frame)).square().mean(-1).clamp(min=1e-8).log10()

@@ -28,6 +28,8 @@ class PlainCoupledUNet:
     def __call__(self, x: Pair, t: Tensor, shifts: list[int]) -> Pair:
         """Video (batch, frames, 3, height, width) and audio (batch, 1, samples) at the times t (batch,)."""
         video, audio = x
+        assert video is not None
+        assert audio is not None
         w, config, shift = self.weights, self.config, iter(shifts)
         emb = linear(w, "time_embed.2", F.silu(linear(w, "time_embed.0", timestep_embedding(t, config.channels))))
         windows = dict(zip(config.cross_attention_scales, config.windows, strict=True))

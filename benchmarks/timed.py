@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +28,8 @@ from model.networks.config import UNetConfig
 from model.networks.pair import Pair
 from model.runtime.allocator import keep_freed_memory
 from model.runtime.batch_sizes import BatchSizes
-from model.runtime.evaluator import Evaluator, Request
-from model.runtime.pipeline import Clip, ClipRequest, Pipeline, StepProgress
-from model.sampling.samplers import Prediction
+from model.runtime.evaluator import Evaluator, Program
+from model.runtime.pipeline import ClipPart, ClipRequest, Pipeline, StepProgress
 from model.sampling.schedule import NoiseSchedule
 from service.settings import Settings, load_settings
 from workers.app import run
@@ -55,7 +54,7 @@ class TimedNetwork(nn.Module):
         self.dtype = torch.float32
 
     def forward(self, x: Pair, t: Pair, *_: object) -> Pair:
-        began, clips = time.time(), len(x.video)
+        began, clips = time.time(), next(len(value) for value in x if value is not None)
         time.sleep(self.call + self.clip * clips)
         if self.ledger is not None:
             self.ledger.write(f"{time.time()} {time.time() - began} {clips}\n")
@@ -66,9 +65,12 @@ class TimedPipeline(Pipeline):
     """A pipeline whose programs raise for seeds of at least BROKEN."""
 
     def program(
-        self, request: ClipRequest, on_progress: Callable[[StepProgress], None] = lambda _: None
-    ) -> Generator[Request, Prediction, Clip]:
-        program = super().program(request, on_progress)
+        self,
+        request: ClipRequest,
+        on_progress: Callable[[StepProgress], None] = lambda _: None,
+        on_part: Callable[[ClipPart], None] | None = None,
+    ) -> Program:
+        program = super().program(request, on_progress, on_part)
         if request.params.seed < BROKEN:
             return (yield from program)
         asked = next(program)
