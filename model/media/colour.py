@@ -6,17 +6,15 @@ with the transfer functions of ITU-R BT.2100, for a display whose white is BT.24
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
 from math import ceil, sqrt
-from typing import cast
 
 import numpy as np
-from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation
 
 from model.media.display import BT2020, UNSPECIFIED
+from model.media.side_data import side_data
 
 HD_WIDTH, HD_HEIGHT = 1280, 576
 """Untagged YUV is BT.709 from this width on or above this height, else BT.601, as players take it."""
@@ -67,7 +65,7 @@ def to_rgb(frame: VideoFrame, most_pixels: int = MOST_PIXELS) -> np.ndarray:
 
 def brightest(frame: VideoFrame) -> float | None:
     """cd/m² of the content's brightest pixel, else of the display that it was graded on, if the frame tells."""
-    held = {one.type.name: bytes(one) for one in cast(Iterable[SideData], frame.side_data)}
+    held = side_data(frame)
     if (level := held.get("CONTENT_LIGHT_LEVEL")) is not None and (most := int(np.frombuffer(level, np.uint32)[0])):
         return float(most)
     if (mastering := held.get("MASTERING_DISPLAY_METADATA")) is not None:

@@ -160,6 +160,8 @@ def tag_bt709(stream: VideoStream) -> None:
 
 def rgb_to_yuv(frame: VideoFrame, width: int, height: int) -> VideoFrame:
     """RGB of any kind → yuv420p, BT.709, limited range."""
+    if frame.format.components[0].bits < 8 and not frame.format.has_palette:  # the library takes 31 of 31 for 248
+        frame = frame.reformat(format="rgb24")
     colours = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
     return frame.reformat(width, height, "yuv420p", interpolation=EXACT, **colours)
 

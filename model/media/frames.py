@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
@@ -14,7 +14,6 @@ import av
 import av.filter
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -22,6 +21,7 @@ from model.media.display import UNSPECIFIED, Display, display_of
 from model.media.fields import deinterlaced, filter_graph
 from model.media.lengths import THEORA, frame_interval, has_decode_times_only, seconds, timeline_origin
 from model.media.opening import MediaError, decode_packet, decoded, read_packets
+from model.media.side_data import side_data
 from model.media.source import open_parts, slack
 from model.media.tracks import video_track
 
@@ -50,8 +50,7 @@ class TimedFrame:
     @property
     def display_matrix(self) -> tuple[int, ...] | None:
         """The nine numbers, row by row, that turn the stored picture upright, if any (ISO/IEC 14496-12, `tkhd`)."""
-        held = cast(Iterable[SideData], self.frame.side_data)
-        matrix = next((bytes(one) for one in held if one.type.name == "DISPLAYMATRIX"), None)
+        matrix = side_data(self.frame).get("DISPLAYMATRIX")
         return None if matrix is None else tuple(np.frombuffer(matrix, np.int32).tolist())
 
 

@@ -6,18 +6,17 @@ frames are encoded anew so finely that no difference is seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from math import ceil
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
@@ -28,6 +27,7 @@ from model.media.fields import is_top_first
 from model.media.frames import TimedFrame, window_frames
 from model.media.lengths import timeline_origin
 from model.media.opening import read_packets
+from model.media.side_data import side_data
 from model.media.source import open_video, read_sound, slack
 
 Item = TypeVar("Item")
@@ -332,7 +332,7 @@ def _has_rgb_colours(frame: VideoFrame) -> bool:
 
 def _light(frame: VideoFrame) -> list[str]:
     """x264's parameters for the mastering display and the light level that an HDR frame carries (SMPTE ST 2086)."""
-    held = {one.type.name: bytes(one) for one in cast(Iterable[SideData], frame.side_data)}
+    held = side_data(frame)
     parameters = []
     mastering = held.get("MASTERING_DISPLAY_METADATA")
     if mastering is not None:

@@ -179,6 +179,8 @@ def flat(format: str, matrix: Colorspace | None = None, color_range: int | None 
         ("a.mov", "png", "rgb24", None, None),
         ("a.mov", "png", "rgba", None, None),
         ("a.avi", "rawvideo", "bgr24", None, None),
+        ("a.avi", "rawvideo", "rgb555le", None, None),
+        ("a.mov", "tiff", "rgb24", None, None),
         ("a.webm", "libvpx-vp9", "gbrp", None, None),
         ("a.mkv", "libx264rgb", "rgb24", None, None),
         ("a.mkv", "ffv1", "bgr0", None, None),
@@ -210,7 +212,11 @@ def test_flat_colours_stay(
     if codec == "gif":
         source_frame = av.VideoFrame.from_ndarray(patches(), format="rgb24").reformat(format="bgr8")
     source = write(tmp_path / name, source_frame, codec, tags, options.get(codec))
-    true = measured(source_frame.to_ndarray(format="rgb24"), len(PATCHES)) if codec == "gif" else PATCHES
+    true = (
+        measured(source_frame.to_ndarray(format="rgb24"), len(PATCHES))
+        if codec == "gif" or format == "rgb555le"
+        else PATCHES
+    )
 
     how = mux_v2a(source, 0.0, 1.6, SOUND, 16_000, tmp_path / "result.mp4", "")
 
