@@ -35,7 +35,7 @@ ATTACKS = [*headers.ATTACKS, *slow_clients.ATTACKS, *smuggling.ATTACKS]
 MEMORY_LIMIT = 64 * 2**20
 """Bytes by which the API's memory may grow during one attack."""
 
-LATENCY_LIMIT = 1.0
+LATENCY_LIMIT = 2.0
 """Seconds: the 99th percentile of another client's requests during one attack."""
 
 USUAL_OPEN_FILES = 1024
