@@ -40,7 +40,7 @@ test-compose: install-dev
 contract: install-dev
 	$(BIN)/python -m tests.api_contract
 
-# 500 jobs while everything is killed; takes minutes, and the table goes to build/chaos.md.
+# 600 jobs while everything fails that they need; takes a quarter of an hour, and the tables go to build/chaos.md.
 chaos: install-dev
 	$(BIN)/python -m benchmarks.chaos
 
