@@ -28,6 +28,7 @@ from service.jobs.store import JobStore
 from service.log import log
 from service.periodic import Periodic
 from service.storage import Storage, StorageUnavailable
+from service.storage.folder import flush
 from workers.leases import Leases
 
 INTERVAL = 1.0
@@ -64,7 +65,7 @@ class UnreadableEntry(Exception):
 
 
 @dataclass(frozen=True)
-class Result:
+class SpooledResult:
     """The outputs of an attempt. Their keys in storage are also paths below `folder`."""
 
     folder: Path
@@ -82,7 +83,7 @@ class _Adopted:
     """A result that the spool thread delivers. `stack` holds its lock and its lease; the next attempt is `due` by the
     monotonic clock; `errors` counts the unexpected ones."""
 
-    result: Result
+    result: SpooledResult
     stack: ExitStack
     due: float = 0.0
     pause: float = INTERVAL
@@ -129,7 +130,7 @@ class Spool:
             adopted.stack.close()
         self._adopted.clear()
 
-    def add(self, job: Job, made: list[Files], timings: Timings) -> Result:
+    def add(self, job: Job, made: list[Files], timings: Timings) -> SpooledResult:
         """Move the files of every output, which must be on the same disk, into a new entry. Raises OSError, and leaves
         nothing behind then."""
         partial = self._folder / f".{job.id}-{job.attempt}"
@@ -144,17 +145,17 @@ class Spool:
                 (partial / str(index)).mkdir(parents=True)
                 for name, path in files.items():
                     os.replace(path, partial / str(index) / name)
-                    _flush(partial / str(index) / name)
+                    flush(partial / str(index) / name)
             (partial / _RESULT).write_text(json.dumps(entry), encoding="utf-8")
-            _flush(partial / _RESULT)
+            flush(partial / _RESULT)
             os.rename(partial, final)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _flush(self._folder)
-        return Result(final, job.id, job.attempt, outputs, timings)
+        flush(self._folder)
+        return SpooledResult(final, job.id, job.attempt, outputs, timings)
 
-    def deliver(self, result: Result) -> bool:
+    def deliver(self, result: SpooledResult) -> bool:
         """Upload and commit, then erase the entry. False if another process is delivering it.
 
         Raises StorageUnavailable or StoreUnavailable: the entry stays, and the spool thread retries. Raises one of
@@ -165,7 +166,7 @@ class Spool:
                 self._deliver(result)
         return ours
 
-    def waiting(self) -> list[Result]:
+    def waiting(self) -> list[SpooledResult]:
         """The undelivered results. Stray files and unreadable entries are skipped, and logged once."""
         results = []
         for folder in sorted(self._folder.glob("[!.]*")) if self._folder.is_dir() else []:
@@ -197,7 +198,7 @@ class Spool:
             else:
                 adopted.postpone()
 
-    def _deliver(self, result: Result) -> None:
+    def _deliver(self, result: SpooledResult) -> None:
         try:
             self._store.spooled(result.job_id, result.token, self.holder)
             for output in result.outputs:
@@ -211,14 +212,14 @@ class Spool:
                 raise
         _remove(result.folder)
 
-    def _committed(self, result: Result) -> bool:
+    def _committed(self, result: SpooledResult) -> bool:
         """Whether an earlier delivery committed and its answer was lost."""
         try:
             return self._store.get(result.job_id).outputs == result.outputs
         except UnknownJob:
             return False
 
-    def _adopt(self, result: Result) -> ExitStack | None:
+    def _adopt(self, result: SpooledResult) -> ExitStack | None:
         with ExitStack() as stack:
             if not stack.enter_context(_locked(result.folder)):
                 return None
@@ -247,7 +248,7 @@ class Spool:
             return adopted.errors >= ATTEMPTS and self._give_up(result)
         return True
 
-    def _give_up(self, result: Result) -> bool:
+    def _give_up(self, result: SpooledResult) -> bool:
         """Have the job run again, with a strike; False while Redis is unavailable."""
         error = JobError(
             "internal_error", "the result could not be stored; the worker's log says why", True, result.token
@@ -286,12 +287,12 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)  # what stays is erased by `_tidy`
 
 
-def _read(folder: Path) -> Result | None:
+def _read(folder: Path) -> SpooledResult | None:
     """None if it was delivered in the meantime. Raises UnreadableEntry or OSError."""
     try:
         entry = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
         outputs = tuple(Output(**output) for output in entry["outputs"])
-        return Result(folder, entry["job"], entry["token"], outputs, Timings(**entry["timings"]))
+        return SpooledResult(folder, entry["job"], entry["token"], outputs, Timings(**entry["timings"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -314,12 +315,3 @@ def _locked(folder: Path) -> Iterator[bool]:
             return
         # The previous holder may have delivered and erased it between our open and flock.
         yield (folder / _RESULT).exists()
-
-
-def _flush(path: Path) -> None:
-    """Flush to disk: an entry that survives a crash is complete."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

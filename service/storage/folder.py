@@ -94,7 +94,7 @@ def _write_whole(path: Path, source: IO[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        flush(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):  # renamed already, or erased with its folder
             os.unlink(temporary)
@@ -108,8 +108,9 @@ def _pieces(file: IO[bytes], left: int | None) -> Iterator[bytes]:
             yield piece
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

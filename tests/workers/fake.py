@@ -1,4 +1,4 @@
-"""Workers whose model is the fake of the chaos runs, as processes and as runners in the test's own process."""
+"""Workers with the fake model of the chaos runs, as processes and as runners in the test's own process."""
 
 from __future__ import annotations
 

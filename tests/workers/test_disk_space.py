@@ -1,4 +1,4 @@
-"""A worker whose disk is full: a small file system of its own where the tests may mount one."""
+"""A worker whose disk is full: a small file system of its own where the tests can mount one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_worker_on_a_full_disk_waits_for_room_and_costs_no_job_a_strike(
         worker.stop()
 
 
-def test_a_job_that_needs_more_than_there_is_pauses_the_worker(tmp_path: Path) -> None:
+def test_a_job_that_fills_the_disk_pauses_the_worker(tmp_path: Path) -> None:
     disk = DiskSpace(tmp_path / "not" / "yet", reserve=1, pause=0.1)
     assert disk.has_room()
     disk.ran_out()

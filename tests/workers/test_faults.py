@@ -1,4 +1,4 @@
-"""Faults, answered: real worker processes whose model is a fake, a real Redis, storage that goes away."""
+"""Faults: real worker processes with a fake model, a real Redis, storage that becomes unavailable."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def running(stack: Stack, job: Job) -> bool:
 
 
 @pytest.mark.slow
-def test_a_poison_job_fails_after_three_runs_alone_and_takes_nobody_with_it(
+def test_a_poison_job_fails_after_three_runs_alone_and_harms_no_other(
     stack: Stack, start: StartWorker, tmp_path: Path
 ) -> None:
     poison, beside = submit(stack, "poison"), submit(stack)
@@ -118,7 +118,7 @@ def test_a_worker_that_is_stopped_in_a_long_step_hands_its_jobs_back_within_the_
 
 
 @pytest.mark.slow
-def test_a_running_job_outlives_a_restart_of_redis(
+def test_a_running_job_survives_a_restart_of_redis(
     stack: Stack, start: StartWorker, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     start(step_seconds=0.4)
@@ -203,9 +203,7 @@ def test_a_commit_whose_answer_was_lost_keeps_the_files(stack: Stack) -> None:
     assert len(stack.files(job)) == 3
 
 
-def test_a_suspect_job_waits_until_it_has_the_worker_to_itself(
-    stack: Stack, start: StartWorker, tmp_path: Path
-) -> None:
+def test_a_suspect_job_waits_until_it_can_run_alone(stack: Stack, start: StartWorker, tmp_path: Path) -> None:
     suspect = stack.create()
     stack.store.claim(suspect.id, "a worker that died")
     stack.store.abandon(suspect.id, known_dead=True)
@@ -234,7 +232,7 @@ def test_two_threads_of_a_worker_never_run_the_same_job(stack: Stack, start: Sta
     assert set(runs(tmp_path).values()) == {1}
 
 
-def test_a_runner_that_stops_takes_no_job(stack: Stack) -> None:
+def test_a_stopping_runner_claims_no_job(stack: Stack) -> None:
     job = stack.create()
     runner: Runner = parts(stack)[0]
     runner.stop()

@@ -77,7 +77,7 @@ def test_as_many_workers_as_gpus_have_one_each(workers: Workers) -> None:
     assert {workers.gpu(number) for number in started} == {gpu.uuid for gpu in GPUS}
 
 
-def test_who_finds_none_free_says_so_and_takes_over_from_one_that_was_killed(workers: Workers) -> None:
+def test_a_waiting_worker_logs_it_and_takes_over_from_a_killed_one(workers: Workers) -> None:
     first, second = workers.start(), workers.start()
     taken = {workers.gpu(first), workers.gpu(second)}
     third = workers.start()
@@ -89,7 +89,7 @@ def test_who_finds_none_free_says_so_and_takes_over_from_one_that_was_killed(wor
     assert taken == {"GPU-00", "GPU-11"}
 
 
-def test_a_gpu_is_shared_on_purpose_and_only_when_all_have_somebody(tmp_path: Path) -> None:
+def test_a_gpu_is_shared_only_if_set_and_when_every_gpu_has_a_worker(tmp_path: Path) -> None:
     workers = Workers(tmp_path, 2, DUET_WORKERS_PER_GPU="2")
     try:
         seen = [workers.gpu(workers.start()) for _ in range(4)]
@@ -99,7 +99,7 @@ def test_a_gpu_is_shared_on_purpose_and_only_when_all_have_somebody(tmp_path: Pa
 
 
 @pytest.mark.parametrize("settings", [{}, {"gpu_locks": "locks", "device": "cpu"}])
-def test_nobody_looks_for_a_gpu_who_needs_none(settings: dict[str, str], tmp_path: Path) -> None:
+def test_a_worker_that_needs_no_gpu_claims_none(settings: dict[str, str], tmp_path: Path) -> None:
     if "gpu_locks" in settings:
         settings = settings | {"gpu_locks": str(tmp_path / settings["gpu_locks"])}
 
@@ -116,7 +116,7 @@ def test_a_machine_without_a_driver_has_no_gpu() -> None:
     assert nvml_gpus() == []
 
 
-def test_a_folder_that_cannot_be_written_ends_the_process_with_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_ends_the_process_with_a_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     workers = Workers(tmp_path, 1, DUET_GPU_LOCKS=str(tmp_path / "file"))
     number = workers.start()
@@ -146,6 +146,6 @@ def test_the_usual_variables_are_honoured(environment: dict[str, str], seen: str
     assert [gpu.uuid for gpu in allowed(GPUS, environment)] == [f"GPU-{number}{number}" for number in seen]
 
 
-def test_a_gpu_by_number_and_whichever_is_free_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_device_number_and_gpu_locks_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="DUET_DEVICE is 'cuda:1', but with DUET_GPU_LOCKS"):
         load_settings(device="cuda:1", gpu_locks="locks")

@@ -1,4 +1,4 @@
-"""Progress of a job whose outputs are made side by side."""
+"""Progress of a job with several outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def step(number: int, fraction: float, eta: float | None) -> StepProgress:
     return StepProgress("base", number, 20, fraction, eta, lambda: ClipPreview(None, None))
 
 
-def test_a_job_is_where_its_slowest_output_is_and_all_outputs_count_for_its_share() -> None:
+def test_stage_and_step_are_of_the_slowest_output_and_progress_of_all() -> None:
     progress = JobProgress(2, lambda: 0.5)
     progress.update(0, step(12, 0.6, 4.0))
     progress.update(1, step(8, 0.4, 6.0))
@@ -23,7 +23,7 @@ def test_a_job_is_where_its_slowest_output_is_and_all_outputs_count_for_its_shar
     assert (shown.step, shown.progress, shown.eta_seconds) == (8, 0.5, 6.5)
 
 
-def test_outputs_that_wait_for_their_turn_add_theirs() -> None:
+def test_waiting_outputs_add_to_the_remaining_time() -> None:
     progress = JobProgress(3, lambda: 0.0)
     progress.update(0, step(10, 0.5, 5.0))
     progress.update(1, step(10, 0.5, 5.0))
@@ -32,7 +32,7 @@ def test_outputs_that_wait_for_their_turn_add_theirs() -> None:
     assert shown.eta_seconds == 15.0  # 5 s for those that run, 10 s for the third after them
 
 
-def test_outputs_that_have_ended_leave_their_place_to_the_next() -> None:
+def test_ended_outputs_free_their_place_for_the_next() -> None:
     """Four outputs of 10 s, one at a time."""
     progress = JobProgress(4, lambda: 0.0)
     progress.update(0, step(10, 0.5, 5.0))
@@ -43,13 +43,13 @@ def test_outputs_that_have_ended_leave_their_place_to_the_next() -> None:
     assert progress.progress().eta_seconds == 25.0
 
 
-def test_nothing_is_promised_before_step_times_are_known() -> None:
+def test_no_remaining_time_before_step_times_are_known() -> None:
     progress = JobProgress(1, lambda: 0.5)
     progress.update(0, step(1, 0.05, None))
     assert progress.progress().eta_seconds is None
 
 
-def test_a_running_mean_follows_what_is_measured() -> None:
+def test_a_moving_average_follows_its_values() -> None:
     average = MovingAverage()
     assert average.seconds == 0.0
     for seconds in (2.0, *[1.0] * 20):

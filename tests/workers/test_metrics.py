@@ -1,4 +1,4 @@
-"""What a worker and the sender of webhooks count: through real jobs, real failures and a real port."""
+"""Metrics of a worker and of the webhook sender: with real jobs, real failures and a real port."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Failing:
         raise self._error
 
 
-def test_failures_are_counted_by_their_reason_and_whose_fault_they_are(stack: Stack) -> None:
+def test_failures_are_counted_by_reason_and_strike(stack: Stack) -> None:
     runner = parts(stack, Failing(MemoryError("no room")))[0]
     job = stack.create()
     for _ in range(2):
@@ -121,7 +121,7 @@ def test_failures_are_counted_by_their_reason_and_whose_fault_they_are(stack: St
     assert shown(runner)['duet_worker_failures_total{reason="undecodable_input",strike="no"}'] == 1
 
 
-def test_what_waits_for_storage_is_no_clip_yet(stack: Stack) -> None:
+def test_a_spooled_result_does_not_count_as_a_clip(stack: Stack) -> None:
     class Full(FolderStorage):
         def put_file(self, key: str, path: Path, content_type: str) -> None:
             raise StorageUnavailable("nobody answers")
@@ -133,7 +133,7 @@ def test_what_waits_for_storage_is_no_clip_yet(stack: Stack) -> None:
     assert found['duet_worker_clips_total{kind="generate"}'] == 0
 
 
-def test_a_lost_lease_is_counted_by_who_lost_it_and_by_who_took_it(stack: Stack) -> None:
+def test_a_lost_lease_is_counted_by_the_loser_and_the_reaper(stack: Stack) -> None:
     runner, leases, _ = parts(stack)
     leases._lost = runner.metrics.lease_lost
     stack.store.lease = 0.2
@@ -150,7 +150,7 @@ def test_a_lost_lease_is_counted_by_who_lost_it_and_by_who_took_it(stack: Stack)
     assert found['duet_reaper_abandoned_total{status="queued"}'] == 1
 
 
-def test_webhooks_are_counted_by_what_came_of_them() -> None:
+def test_webhooks_are_counted_by_outcome() -> None:
     metrics = WebhookMetrics()
     metrics.sent(Answer(204), 0.1, given_up=False)
     metrics.sent(Answer(500, "the receiver answered 500"), 0.1, given_up=False)
@@ -162,7 +162,7 @@ def test_webhooks_are_counted_by_what_came_of_them() -> None:
     assert found["duet_webhook_seconds_count"] == 3
 
 
-def test_counting_in_many_threads_loses_nothing(stack: Stack) -> None:
+def test_counts_of_many_threads_are_complete(stack: Stack) -> None:
     metrics, job = WorkerMetrics(), stack.create()
 
     def work() -> None:
@@ -180,7 +180,7 @@ def test_counting_in_many_threads_loses_nothing(stack: Stack) -> None:
     assert found["duet_worker_jobs_in_hand"] == 0
 
 
-def test_a_worker_process_serves_what_it_counts(stack: Stack, tmp_path: Path) -> None:
+def test_a_worker_process_serves_its_metrics(stack: Stack, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     worker = FakeWorker(stack.settings.model_copy(update={"metrics_port": port}), tmp_path)

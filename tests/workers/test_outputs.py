@@ -1,4 +1,4 @@
-"""The files of an output: pictures of what was made and of what was uploaded, and a manifest that makes it again."""
+"""The files of an output: clip, pictures, and a manifest that reproduces it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_every_kind_of_job_has_all_files(make_output: Callable[..., Made], film:
         assert text == {**described["plot"], **{name: described[name] for name in described if name != "plot"}}
 
 
-def test_what_was_generated_is_what_is_shown(make_output: Callable[..., Made]) -> None:
+def test_pictures_show_the_generated_clip(make_output: Callable[..., Made]) -> None:
     made = make_output("generate")
 
     assert made.clip.frames is not None
@@ -129,7 +129,7 @@ def test_what_was_generated_is_what_is_shown(make_output: Callable[..., Made]) -
     assert made.manifest["pictures"]["spectrogram"]["hertz"] == SPEC.sample_rate / 2
 
 
-def test_the_poster_of_v2a_is_one_of_the_uploads_own_frames(make_output: Callable[..., Made], film: Path) -> None:
+def test_the_poster_of_v2a_is_a_frame_of_the_upload(make_output: Callable[..., Made], film: Path) -> None:
     made = make_output("v2a", film, start=0.6)
 
     described = made.manifest["pictures"]["poster"]
@@ -139,7 +139,7 @@ def test_the_poster_of_v2a_is_one_of_the_uploads_own_frames(make_output: Callabl
     assert made.manifest["pictures"]["spectrogram"]["hertz"] == SPEC.sample_rate / 2
 
 
-def test_the_spectrogram_of_a2v_is_of_the_uploads_own_sound(make_output: Callable[..., Made], film: Path) -> None:
+def test_the_spectrogram_of_a2v_is_of_the_uploaded_sound(make_output: Callable[..., Made], film: Path) -> None:
     """The clip's sound sweeps from 200 Hz up, 400 Hz more each second; the window begins at 0.5 s."""
     made = make_output("a2v", film, start=0.5)
 
@@ -151,7 +151,7 @@ def test_the_spectrogram_of_a2v_is_of_the_uploads_own_sound(make_output: Callabl
     assert ((hertz[middle] > 0.9 * lower - 20) & (hertz[middle] < 1.1 * (lower + 150) + 20)).all()
 
 
-def test_the_manifest_makes_the_clip_again(make_output: Callable[..., Made], pipeline: Pipeline, film: Path) -> None:
+def test_the_manifest_reproduces_the_clip(make_output: Callable[..., Made], pipeline: Pipeline, film: Path) -> None:
     """From nothing but the manifest, the model that it names and the upload whose hash it has."""
     made = make_output("v2a", film, index=1, start=0.4)
     manifest = made.manifest
@@ -175,7 +175,7 @@ def test_the_manifest_makes_the_clip_again(make_output: Callable[..., Made], pip
     assert torch.equal(again.audio, made.clip.audio)
 
 
-def test_the_manifest_says_what_it_was_made_with(make_output: Callable[..., Made], pipeline: Pipeline) -> None:
+def test_the_manifest_names_model_and_versions(make_output: Callable[..., Made], pipeline: Pipeline) -> None:
     manifest = make_output("generate").manifest
 
     assert manifest["schema_version"] == 1
@@ -203,7 +203,7 @@ OWN_SOUND = "the upload's own sound, exact in audio.wav, AAC in video.mp4"
          "re-encoded, deinterlaced"),
     ],
 )  # fmt: skip
-def test_the_manifest_says_how_the_uploads_frames_went_over(
+def test_the_manifest_says_whether_the_uploaded_frames_were_copied(
     make_output: Callable[..., Made], tmp_path: Path, name: str, film: Film, how: str
 ) -> None:
     made = make_output("v2a", make(tmp_path / name, film))
@@ -221,7 +221,7 @@ def test_the_manifest_says_how_the_uploads_frames_went_over(
         (replace(STEREO, layout="6.1", sample_rate=6000), "6.1 mixed down to 7.1, resampled from 6000 to 7350 Hz"),
     ],
 )
-def test_the_manifest_says_what_was_changed_of_the_uploads_sound(
+def test_the_manifest_lists_changes_to_the_uploaded_sound(
     make_output: Callable[..., Made], tmp_path: Path, sound: Track, changes: str
 ) -> None:
     made = make_output("a2v", make(tmp_path / "a.wav", sound=sound))
@@ -245,7 +245,7 @@ def test_the_manifest_says_that_the_sound_changed_its_format(make_output: Callab
     assert made.manifest["input"]["used"] == {"start": 1.8, "duration": SPEC.duration, "tracks": [1]}
 
 
-def test_the_manifest_tells_models_apart_that_share_their_weights(
+def test_the_manifest_distinguishes_models_with_the_same_weights(
     pipeline: Pipeline, make_output: Callable[..., Made]
 ) -> None:
     """A calibration changes what pigdm makes, and a mirrored model what every job makes."""

@@ -57,7 +57,7 @@ def opened(picture: Sprite) -> NDArray[np.uint8]:
         ((40, 90, 160), (4, 4, 16, 64, 36)),
     ],
 )
-def test_a_sprite_holds_the_frames_in_their_order(
+def test_a_sprite_has_the_frames_in_order(
     shape: tuple[int, int, int], laid_out: tuple[int, int, int, int, int]
 ) -> None:
     frames = colours(*shape)
@@ -84,7 +84,7 @@ def _shrunk(frames: Frames) -> NDArray[np.floating]:
     return frames.mean(axis=3).reshape(len(frames), size, times, size, times).mean(axis=(2, 4))
 
 
-def test_a_waveform_is_the_least_and_the_greatest_of_each_part() -> None:
+def test_a_waveform_is_the_minimum_and_maximum_of_each_part() -> None:
     seconds = np.arange(25_600) / 16_000
     swelling = (seconds / 1.6 * np.sin(2 * np.pi * 440 * seconds)).astype(np.float32)
     pairs = np.array(waveform(swelling))
@@ -97,13 +97,13 @@ def test_a_waveform_is_the_least_and_the_greatest_of_each_part() -> None:
     assert [number for number, (_, high) in enumerate(waveform(spike)) if high] == [10]
 
 
-def test_what_is_no_sound_is_bounded() -> None:
+def test_invalid_samples_are_bounded() -> None:
     assert waveform(np.full(1600, 7.0, np.float32)) == ((1.0, 1.0),) * 160
     assert waveform(np.full(1600, np.nan, np.float32)) == ((0.0, 0.0),) * 160
     assert len(waveform(np.array([0.25, -0.5], np.float32))) == 160
 
 
-def test_a_side_that_the_user_brought_along_is_not_shown() -> None:
+def test_the_uploaded_modality_has_no_preview() -> None:
     where = {"index": 0, "stage": "base", "step": 5, "total_steps": 20}
     assert preview(None, np.zeros(1600, np.float32), **where).sprite is None  # type: ignore[arg-type]
     assert preview(colours(), None, **where).waveform is None  # type: ignore[arg-type]
@@ -121,7 +121,7 @@ def small(index: int = 0, step: int = 5, webp: bytes = b"\x00\n\xffWEBP") -> Pre
     return Preview(index, "base", step, 20, Sprite(webp, 4, 4, 16, 64, 64), ((-0.5, 0.5),) * 160)
 
 
-def test_only_who_holds_the_job_shows_previews(store: JobStore, settings: Settings) -> None:
+def test_only_the_holder_of_a_job_publishes_previews(store: JobStore, settings: Settings) -> None:
     previews = Previews(connect(settings))
     job = a_job()
     store.create(job)
@@ -140,7 +140,7 @@ def test_only_who_holds_the_job_shows_previews(store: JobStore, settings: Settin
         previews.publish(job.id, 1, small())
 
 
-def test_of_each_output_the_last_is_kept_and_a_job_stays_small(store: JobStore, settings: Settings) -> None:
+def test_only_the_last_preview_of_each_output_is_kept(store: JobStore, settings: Settings) -> None:
     previews = Previews(connect(settings))
     job = a_job(metadata={f"name-{number}": "x" * 512 for number in range(16)})
     store.create(job)
@@ -160,7 +160,7 @@ def test_of_each_output_the_last_is_kept_and_a_job_stays_small(store: JobStore, 
         assert all(0 < int(client.ttl(key)) <= 3600 for key in keys)  # type: ignore[arg-type]
 
 
-def test_a_sprite_that_is_too_large_is_a_mistake(store: JobStore, settings: Settings) -> None:
+def test_a_sprite_that_is_too_large_is_an_error(store: JobStore, settings: Settings) -> None:
     with pytest.raises(ValueError, match="24576 are allowed"):
         Previews(connect(settings)).publish("job_x", 1, small(webp=bytes(MAX_SPRITE + 1)))
 

@@ -1,4 +1,4 @@
-"""RabbitMQ as the broker: real workers, a real RabbitMQ, and both of them killed."""
+"""RabbitMQ as the broker: real workers and a real RabbitMQ, both of them killed."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def healthy(settings: Settings) -> bool:
     return subprocess.run(command, env={**os.environ, **own}, check=False).returncode == 0
 
 
-def test_jobs_go_their_way_and_leave_nothing_in_the_queue(stack: Stack, start_worker: StartWorker) -> None:
+def test_jobs_complete_and_leave_nothing_in_the_queue(stack: Stack, start_worker: StartWorker) -> None:
     before = [stack.submit(seed=number) for number in range(3)]
     assert stack.queue.waiting() == {job.id for job in before}
     worker = start_worker()
@@ -115,7 +115,7 @@ def test_jobs_go_their_way_and_leave_nothing_in_the_queue(stack: Stack, start_wo
         assert [key for key in client.keys("*") if b"duet:" not in key] == [], "Celery keeps nothing in Redis"
 
 
-def test_urgent_jobs_come_out_first_and_equal_ones_in_order(queue: JobQueue, stack: Stack) -> None:
+def test_urgent_jobs_are_delivered_first_and_equal_ones_in_order(queue: JobQueue, stack: Stack) -> None:
     interrupted = replace(a_job(priority="low"), attempt=1)
     jobs = [*(a_job(priority=name) for name in ("low", "normal", "high", "normal", "high")), interrupted]
     for job in jobs:
@@ -123,7 +123,7 @@ def test_urgent_jobs_come_out_first_and_equal_ones_in_order(queue: JobQueue, sta
     assert taken(stack.settings, len(jobs)) == [jobs[index].id for index in (5, 2, 4, 1, 3, 0)]
 
 
-def test_who_has_waited_long_gets_a_more_urgent_message_too_and_only_one(
+def test_a_job_that_waits_gets_one_message_of_higher_priority(
     queue: JobQueue, stack: Stack, rabbit: RabbitServer
 ) -> None:
     """60 s are worth one priority, as in Redis' lists; the message from before stays, and finds nothing to do."""
@@ -152,7 +152,7 @@ def test_a_worker_that_is_killed_loses_no_job(stack: Stack, start_worker: StartW
 
 
 @pytest.mark.timed
-def test_a_restart_keeps_the_messages_and_a_running_job_goes_on(
+def test_a_restart_keeps_the_messages_and_a_running_job_continues(
     stack: Stack, start_worker: StartWorker, rabbit: RabbitServer
 ) -> None:
     worker = start_worker()
@@ -170,7 +170,7 @@ def test_a_restart_keeps_the_messages_and_a_running_job_goes_on(
     assert worker.process.poll() is None, worker.log.read_text()
 
 
-def test_a_rabbitmq_that_lost_its_disk_costs_time_only(
+def test_a_rabbitmq_that_lost_its_disk_loses_no_job(
     stack: Stack, start_worker: StartWorker, rabbit: RabbitServer
 ) -> None:
     jobs = [stack.submit(seed=number) for number in range(3)]
@@ -182,7 +182,7 @@ def test_a_rabbitmq_that_lost_its_disk_costs_time_only(
     assert [(job.status, job.attempt) for job in done] == [(Status.COMPLETED, 1)] * 3
 
 
-def test_a_message_that_is_there_is_not_sent_again(stack: Stack) -> None:
+def test_an_existing_message_is_not_sent_again(stack: Stack) -> None:
     job = stack.submit()
     until(stack.store.without_message, "it should have been claimed by now")
     reaper = Reaper(stack.store, stack.queue)
@@ -191,7 +191,7 @@ def test_a_message_that_is_there_is_not_sent_again(stack: Stack) -> None:
     assert taken(stack.settings, 1) == [job.id]
 
 
-def test_one_that_was_lost_is_sent_again(stack: Stack) -> None:
+def test_a_lost_message_is_sent_again(stack: Stack) -> None:
     job = stack.submit()
     assert taken(stack.settings, 1) == [job.id], "as a worker would that dies before it notes so"
     until(stack.store.without_message, "it should have been claimed by now")

@@ -1,4 +1,4 @@
-"""A Redis that answers and refuses: real worker processes, and errors that Redis itself gives."""
+"""A Redis that refuses commands: real worker processes, and errors from Redis itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fencing token at work: an attempt that was overtaken changes nothing that anybody sees."""
+"""Attempts: fencing tokens, failures, strikes and cancellation."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def overtake(stack: Stack, job: Job) -> None:
     assert stack.store.claim(job.id, "another worker") is not None
 
 
-def test_a_stale_token_commits_nothing_and_its_files_go(stack: Stack, maker: ModelMaker) -> None:
+def test_a_stale_token_commits_nothing_and_its_files_are_erased(stack: Stack, maker: ModelMaker) -> None:
     job = stack.create()
     storage = TakenDuringUpload(stack, job)
     parts(stack, maker, storage)[0].run(job.id)
@@ -97,7 +97,7 @@ def test_an_attempt_notices_at_its_next_report_that_it_was_overtaken(stack: Stac
     assert not stack.store.get(job.id).status.ended
 
 
-def test_a_stopping_runner_lets_the_job_go_at_once(
+def test_a_stopping_runner_releases_its_job_at_once(
     stack: Stack, runner: Runner, pipelines: dict[str, Pipeline]
 ) -> None:
     job = stack.create(steps=30)
@@ -162,7 +162,7 @@ class Refusing(ModelMaker):
         raise RequestError("steps", "this model has no such steps")
 
 
-def test_a_job_that_cannot_be_done_fails_at_once_with_a_reason(stack: Stack, pipelines: dict[str, Pipeline]) -> None:
+def test_a_job_that_cannot_be_made_fails_at_once_with_a_reason(stack: Stack, pipelines: dict[str, Pipeline]) -> None:
     job = stack.create()
     maker = Refusing(pipelines)
     parts(stack, maker)[0].run(job.id)
@@ -221,7 +221,7 @@ class LosesItsDecoder(ModelMaker):
         raise DecoderLost("the decoder was killed from outside")
 
 
-def test_a_lost_decoder_costs_no_strike_unless_it_goes_on(stack: Stack, pipelines: dict[str, Pipeline]) -> None:
+def test_a_lost_decoder_costs_no_strike_in_the_first_attempts(stack: Stack, pipelines: dict[str, Pipeline]) -> None:
     job = stack.create()
     maker = LosesItsDecoder(pipelines)
     runner = parts(stack, maker)[0]

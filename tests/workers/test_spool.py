@@ -1,4 +1,4 @@
-"""The spool thread and the lease threads survive what they do not expect."""
+"""The spool and lease threads survive unexpected errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool_module, "INTERVAL", 0.01)
 
 
-def test_one_result_that_storage_refuses_holds_up_no_other(stack: Stack) -> None:
+def test_a_result_that_storage_refuses_does_not_delay_others(stack: Stack) -> None:
     storage = Refusing(Path(stack.settings.storage_url), StorageUnavailable("access denied"))
     runner, _, spool = parts(stack, storage=storage)
     jobs = [stack.create() for _ in range(3)]
@@ -55,7 +55,7 @@ def test_one_result_that_storage_refuses_holds_up_no_other(stack: Stack) -> None
     spool.stop()
 
 
-def test_a_result_that_cannot_be_delivered_is_given_up_in_the_end(stack: Stack) -> None:
+def test_a_result_that_cannot_be_delivered_is_finally_given_up(stack: Stack) -> None:
     storage = Refusing(Path(stack.settings.storage_url), StorageUnavailable("away"))
     runner, _, spool = parts(stack, storage=storage)
     job = stack.create()
@@ -90,7 +90,7 @@ def test_stray_files_and_unreadable_entries_stop_nothing(stack: Stack) -> None:
     assert [path.name for path in folder.iterdir()] == ["a-stray-file"]
 
 
-def test_a_disk_that_fills_while_a_result_is_written_leaves_no_folder(
+def test_a_disk_that_fills_during_a_write_leaves_no_folder(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool: Spool = parts(stack)[2]
@@ -102,7 +102,7 @@ def test_a_disk_that_fills_while_a_result_is_written_leaves_no_folder(
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(spool_module, "_flush", full)
+    monkeypatch.setattr(spool_module, "flush", full)
     with pytest.raises(OSError, match="No space"):
         spool.add(job, [{"video.mp4": file}], spool_module.Timings())
     assert list(stack.settings.spool.iterdir()) == []

@@ -1,11 +1,11 @@
-"""Previews keep to their throttle, each of them and all together."""
+"""Throttles of previews, alone and with a shared parent."""
 
 from __future__ import annotations
 
 from workers.throttle import Throttle
 
 
-def test_it_is_due_once_in_its_time() -> None:
+def test_a_throttle_allows_once_per_interval() -> None:
     now = [0.0]
     throttle = Throttle(1.0, clock=lambda: now[0])
     due = []
@@ -15,7 +15,7 @@ def test_it_is_due_once_in_its_time() -> None:
     assert [tenth for tenth, is_due in enumerate(due) if is_due] == [10, 20, 30]
 
 
-def test_what_shares_a_pace_takes_turns() -> None:
+def test_throttles_with_a_shared_parent_take_turns() -> None:
     now = [0.0]
     shared = Throttle(0.5, clock=lambda: now[0])
     first, second = (Throttle(0.5, shared, clock=lambda: now[0]) for _ in range(2))

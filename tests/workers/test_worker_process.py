@@ -29,7 +29,7 @@ def upload(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_job_runs_to_its_end_and_its_files_say_how_they_were_made(served: Stack) -> None:
+def test_a_job_completes_and_its_files_describe_it(served: Stack) -> None:
     job = served.ended(served.submit(num_outputs=2, super_resolution=True, sr_steps=1, seed=5))
     assert job.status is Status.COMPLETED
     assert job.attempt == 1
@@ -102,7 +102,7 @@ def test_a_broken_upload_fails_its_own_job_only(served: Stack, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_stopped_worker_hands_its_job_to_the_next(stack: Stack, start_worker: StartWorker) -> None:
+def test_a_stopped_worker_hands_its_job_back(stack: Stack, start_worker: StartWorker) -> None:
     first = start_worker()
     job = stack.submit(steps=30)
     until(lambda: (p := stack.store.look(job.id).progress) and p.step > 0, "the first step is reported")

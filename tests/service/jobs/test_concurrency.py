@@ -1,4 +1,4 @@
-"""What one key may have open at a time holds over all API processes, and survives the death of one."""
+"""Limits of concurrent streams and uploads hold over all API processes, and survive the death of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`GET /jobs/{id}/events`: what those see who follow a job."""
+"""`GET /jobs/{id}/events`, as clients see it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_job_is_seen_from_queue_to_end(client: httpx.Client, store: JobStore) 
         assert ids == sorted(set(ids)), "each event has an id of its own, and they rise"
 
 
-def test_the_job_says_where_its_events_are(client: httpx.Client) -> None:
+def test_the_job_links_to_its_events(client: httpx.Client) -> None:
     made = client.post("/v1/generate").json()
     assert made["urls"]["events"] == f"{made['urls']['self']}/events"
     with Stream(client, made["urls"]["self"]) as stream:
@@ -97,7 +97,7 @@ def test_the_job_says_where_its_events_are(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("kind", ["completed", "failed", "canceled"])
-def test_of_a_job_that_has_ended_the_end_is_all(client: httpx.Client, store: JobStore, kind: str) -> None:
+def test_the_stream_of_an_ended_job_is_its_last_event(client: httpx.Client, store: JobStore, kind: str) -> None:
     job, url = queued(store)
     if kind == "canceled":
         store.request_cancel(job.id)
@@ -113,7 +113,7 @@ def test_of_a_job_that_has_ended_the_end_is_all(client: httpx.Client, store: Job
     assert (again.status_code, again.content) == (204, b"")
 
 
-def test_who_was_cut_off_misses_nothing(client: httpx.Client, store: JobStore) -> None:
+def test_a_reconnected_client_misses_nothing(client: httpx.Client, store: JobStore) -> None:
     job, url = queued(store)
     with Stream(client, url) as stream:
         last = stream.next().id
@@ -130,7 +130,7 @@ def test_who_was_cut_off_misses_nothing(client: httpx.Client, store: JobStore) -
         assert stream.rest() == events[100:]
 
 
-def test_any_api_process_goes_on_where_another_left_off(
+def test_another_api_process_continues_the_stream(
     client: httpx.Client, store: JobStore, settings: Settings, run_api: Callable[[Settings], RunningApi]
 ) -> None:
     job, url = queued(store)
@@ -146,7 +146,7 @@ def test_any_api_process_goes_on_where_another_left_off(
 
 
 @pytest.mark.parametrize("last", ["1-0", "99999999999999-0", "99999999999999999999-99999999999999999999", "0-0"])
-def test_who_saw_something_else_begins_anew(client: httpx.Client, store: JobStore, last: str) -> None:
+def test_an_unknown_last_event_id_starts_anew(client: httpx.Client, store: JobStore, last: str) -> None:
     job, url = queued(store)
     begin(store, job)
     with Stream(client, url, last) as stream:
@@ -155,14 +155,14 @@ def test_who_saw_something_else_begins_anew(client: httpx.Client, store: JobStor
 
 
 @pytest.mark.parametrize("last", ["x", "5", "5-", "-5-1", "5-1-1", "١-١", "5-1\u00e9"])
-def test_what_is_no_event_id_is_refused(client: httpx.Client, store: JobStore, last: str) -> None:
+def test_an_invalid_event_id_is_refused(client: httpx.Client, store: JobStore, last: str) -> None:
     _, url = queued(store)
     answer = client.get(f"{url}/events", headers={"Last-Event-ID": last.encode()})
     (error,) = problem(answer, 422, "invalid_parameter")["errors"]
     assert error["field"] == "Last-Event-ID"
 
 
-def test_a_stream_that_is_no_longer_kept_begins_anew(client: httpx.Client, store: JobStore, settings: Settings) -> None:
+def test_an_expired_stream_starts_anew(client: httpx.Client, store: JobStore, settings: Settings) -> None:
     job, url = queued(store)
     with Stream(client, url) as stream:
         last = stream.next().id
@@ -181,7 +181,7 @@ def test_a_stream_that_is_no_longer_kept_begins_anew(client: httpx.Client, store
     assert client.get(f"{url}/events", headers={"Last-Event-ID": end.id}).status_code == 204
 
 
-def test_nothing_is_lost_between_the_job_as_it_is_and_what_follows(client: httpx.Client, store: JobStore) -> None:
+def test_no_event_is_lost_between_the_first_status_and_the_stream(client: httpx.Client, store: JobStore) -> None:
     """Clients that come at any moment of a busy job see every step after the one that they began with."""
     job, url = queued(store)
     token = begin(store, job)
@@ -208,7 +208,7 @@ def test_nothing_is_lost_between_the_job_as_it_is_and_what_follows(client: httpx
         worker.join()
 
 
-def test_a_job_that_waits_says_where_it_stands(client: httpx.Client, store: JobStore) -> None:
+def test_a_queued_job_reports_its_position(client: httpx.Client, store: JobStore) -> None:
     first, _ = queued(store)
     second, _ = queued(store)
     job, url = queued(store)
@@ -227,7 +227,7 @@ def test_a_job_that_waits_says_where_it_stands(client: httpx.Client, store: JobS
         assert stream.next().data["status"] == "in_progress"
 
 
-def test_a_job_that_goes_back_to_the_queue_is_seen_to(client: httpx.Client, store: JobStore) -> None:
+def test_a_requeued_job_is_reported(client: httpx.Client, store: JobStore) -> None:
     job, url = queued(store)
     token = begin(store, job)
     with Stream(client, url) as stream:
@@ -275,9 +275,7 @@ def test_previews_arrive_as_pictures(client: httpx.Client, store: JobStore, sett
         assert (both["sprite"], both["waveform"]) == (None, None)
 
 
-def test_who_comes_later_sees_what_has_emerged_so_far(
-    client: httpx.Client, store: JobStore, settings: Settings
-) -> None:
+def test_a_late_client_receives_the_latest_previews(client: httpx.Client, store: JobStore, settings: Settings) -> None:
     previews = Previews(connect(settings))
     job, url = queued(store)
     with Stream(client, url) as stream:
@@ -298,7 +296,7 @@ def test_who_comes_later_sees_what_has_emerged_so_far(
 
 
 @pytest.mark.timed
-def test_the_stream_breathes(client: httpx.Client, store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stream_sends_heartbeats(client: httpx.Client, store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert route.HEARTBEAT_S == 15
     monkeypatch.setattr(route, "HEARTBEAT_S", 0.2)
     _, url = queued(store)
@@ -308,7 +306,7 @@ def test_the_stream_breathes(client: httpx.Client, store: JobStore, monkeypatch:
         stream.nothing(0.1)
 
 
-def test_the_end_is_told_even_if_the_stream_has_lost_it(
+def test_the_end_is_reported_even_if_the_stream_has_lost_it(
     client: httpx.Client, store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(route, "HEARTBEAT_S", 0.5)
@@ -345,7 +343,7 @@ def test_the_head_of_a_stream_is_an_answer_that_ends(client: httpx.Client, store
 
 
 @pytest.mark.timed
-def test_the_stream_lives_through_a_restart_of_redis(
+def test_the_stream_survives_a_restart_of_redis(
     own_redis: RedisServer, settings: Settings, run_api: Callable[[Settings], RunningApi]
 ) -> None:
     api = run_api(settings.model_copy(update={"redis_url": own_redis.url}))
@@ -368,7 +366,7 @@ def test_the_stream_lives_through_a_restart_of_redis(
 
 
 @pytest.mark.timed
-def test_many_may_follow_and_no_more_than_the_server_bears(
+def test_a_server_has_a_maximum_of_followers(
     settings: Settings, store: JobStore, run_api: Callable[[Settings], RunningApi]
 ) -> None:
     api = run_api(settings.model_copy(update={"max_event_streams": 3}))
@@ -394,7 +392,7 @@ def test_many_may_follow_and_no_more_than_the_server_bears(
 
 
 @pytest.mark.timed
-def test_two_hundred_pages_hear_of_a_step_at_once(
+def test_two_hundred_pages_receive_a_step_within_seconds(
     settings: Settings, store: JobStore, run_api: Callable[[Settings], RunningApi]
 ) -> None:
     api = run_api(settings)
@@ -432,7 +430,7 @@ def test_with_keys_only_the_owner_follows(
         assert stranger.get(file).status_code != 401, "the page can fetch what the event names"
 
 
-def test_open_streams_do_not_hold_up_the_end_of_a_server(settings: Settings, store: JobStore) -> None:
+def test_open_streams_do_not_delay_the_end_of_a_server(settings: Settings, store: JobStore) -> None:
     app = create_app(settings)
     server = Server(uvicorn.Config(app, port=0, log_config=None), app)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -449,7 +447,7 @@ def test_open_streams_do_not_hold_up_the_end_of_a_server(settings: Settings, sto
 
 
 @pytest.mark.parametrize("what", ["noise", "an unknown error"])
-def test_streams_outlive_what_nobody_expects(
+def test_streams_survive_unexpected_messages_and_errors(
     what: str,
     run_api: Callable[[Settings], RunningApi],
     settings: Settings,
@@ -480,7 +478,7 @@ def test_streams_outlive_what_nobody_expects(
         assert time.monotonic() - began < 5
 
 
-def test_progress_is_written_in_the_breath_that_reports_it(store: JobStore, settings: Settings) -> None:
+def test_progress_is_appended_to_the_stream_in_the_same_script(store: JobStore, settings: Settings) -> None:
     job, _ = queued(store)
     token = begin(store, job)
     store.progress(job.id, token, step(7))

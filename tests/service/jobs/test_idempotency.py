@@ -44,7 +44,7 @@ def test_the_same_request_gives_the_same_job(client: httpx.Client, store: JobSto
     assert len(store.page()[0]) == 1
 
 
-def test_also_after_the_job_has_completed(client: httpx.Client, store: JobStore) -> None:
+def test_the_same_request_gives_the_same_job_after_it_has_completed(client: httpx.Client, store: JobStore) -> None:
     job_id = client.post("/generate", headers=KEY).json()["id"]
     store.claim(job_id, "a worker")
     store.start(job_id, 1)
@@ -63,7 +63,7 @@ def test_another_request_with_the_same_key_is_refused(
     assert len(store.page()[0]) == 1
 
 
-def test_what_is_spelled_differently_is_the_same_request(client: httpx.Client) -> None:
+def test_another_spelling_is_the_same_request(client: httpx.Client) -> None:
     """The defaults may be left out, the order may change, a form may hold its parameters as fields or as one."""
     first = client.post("/generate", json={"steps": 20, "spacing": "log_snr"}, headers=KEY).json()
     assert client.post("/generate", content=b"", headers=KEY).json()["id"] == first["id"]
@@ -88,7 +88,7 @@ def test_the_file_is_part_of_the_request_and_its_name_is_not(client: httpx.Clien
 
 
 @pytest.mark.parametrize("route", ["/generate", "/v2a"])
-def test_of_duplicates_at_the_same_moment_one_makes_the_job(
+def test_one_of_simultaneous_duplicates_creates_the_job(
     client: httpx.Client, store: JobStore, settings: Settings, route: str
 ) -> None:
     files = {"file": ("a.mp4", media.video())} if route == "/v2a" else None
@@ -108,7 +108,7 @@ def test_a_refused_request_leaves_its_key_free(client: httpx.Client) -> None:
     assert client.post("/generate", json={"steps": 1}, headers=KEY).status_code == 202
 
 
-def test_a_request_that_found_storage_away_may_come_again(
+def test_a_request_refused_by_an_outage_of_storage_can_be_repeated(
     run_api: Callable[[Settings], RunningApi], settings: Settings
 ) -> None:
     away = {"storage": "s3://clips", "s3_endpoint": "http://127.0.0.1:9", "s3_access_key": "a", "s3_secret_key": "b"}
@@ -129,7 +129,7 @@ def test_the_key_of_a_deleted_job_does_not_make_another(client: httpx.Client, st
     assert store.page() == ([], None)
 
 
-def test_a_retry_takes_a_key_too(client: httpx.Client) -> None:
+def test_a_retry_accepts_a_key(client: httpx.Client) -> None:
     url = client.post("/generate").headers["location"]
     first, again = (client.post(f"{url}/retry", headers=KEY) for _ in range(2))
     assert first.json()["id"] == again.json()["id"]
@@ -137,12 +137,14 @@ def test_a_retry_takes_a_key_too(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ü"])
-def test_a_key_that_is_none_is_refused(client: httpx.Client, key: str) -> None:
+def test_an_invalid_key_is_refused(client: httpx.Client, key: str) -> None:
     answer = client.post("/generate", headers={"Idempotency-Key": key.encode("latin-1")})  # type: ignore[dict-item]
     assert problem(answer, 422, "invalid_parameter")["errors"][0]["field"] == "Idempotency-Key"
 
 
-def test_keys_survive_redis(run_api: Callable[[Settings], RunningApi], own_redis: RedisServer, tmp_path: Path) -> None:
+def test_keys_survive_a_restart_of_redis(
+    run_api: Callable[[Settings], RunningApi], own_redis: RedisServer, tmp_path: Path
+) -> None:
     api = run_api(Settings(redis_url=own_redis.url, data=tmp_path / "data"))
     first = httpx.post(f"{api.url}/generate", headers=KEY, trust_env=False).json()
     own_redis.kill()
@@ -162,7 +164,7 @@ def test_a_key_is_kept_as_long_as_its_job_and_a_day_at_least(
     assert timedelta(seconds=-5) < timedelta(milliseconds=left) - kept <= timedelta()
 
 
-def test_whoever_died_before_the_record_was_written_holds_the_key_for_a_while_only(
+def test_a_process_that_died_before_writing_the_record_holds_the_key_only_for_a_while(
     keys: IdempotencyKeys, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idempotency, "LEASE", 0.3)
@@ -173,7 +175,9 @@ def test_whoever_died_before_the_record_was_written_holds_the_key_for_a_while_on
     assert keys.made(REQUEST) == alive.id
 
 
-def test_whoever_died_after_the_record_was_written_has_made_the_job(keys: IdempotencyKeys, store: JobStore) -> None:
+def test_a_process_that_died_after_writing_the_record_has_created_the_job(
+    keys: IdempotencyKeys, store: JobStore
+) -> None:
     job = a_job()
     assert keys.reserve(REQUEST, job.id) is None
     store.create(job)

@@ -38,7 +38,7 @@ def test_the_message_names_the_task_and_carries_the_id(queue: JobQueue, settings
     assert (arguments, keywords) == ([job.id], {})
 
 
-def test_urgent_jobs_come_out_first_and_equal_ones_in_order(queue: JobQueue, settings: Settings) -> None:
+def test_urgent_jobs_are_delivered_first_and_equal_ones_in_order(queue: JobQueue, settings: Settings) -> None:
     jobs = [a_job(priority=name) for name in ("low", "normal", "high", "normal", "high", "low")]
     for job in jobs:
         queue.enqueue(job)
@@ -47,7 +47,7 @@ def test_urgent_jobs_come_out_first_and_equal_ones_in_order(queue: JobQueue, set
     assert order == [jobs[index].id for index in (2, 4, 1, 3, 0, 5)]
 
 
-def test_who_has_waited_long_counts_as_more_urgent_so_that_none_starves(queue: JobQueue, settings: Settings) -> None:
+def test_waiting_raises_the_priority_so_no_job_starves(queue: JobQueue, settings: Settings) -> None:
     """60 s are worth one priority: low for 130 s is high by now, low for 70 s and normal count alike."""
     now = time.time()
     ages = [("low", 130), ("low", 70), ("normal", 65), ("normal", 0), ("high", 0), ("low", 0)]
@@ -61,7 +61,7 @@ def test_who_has_waited_long_counts_as_more_urgent_so_that_none_starves(queue: J
     assert order == [jobs[index].id for index in (4, 2, 0, 3, 1, 5)]
 
 
-def test_what_was_under_way_before_comes_out_first(queue: JobQueue, settings: Settings) -> None:
+def test_requeued_jobs_are_delivered_first(queue: JobQueue, settings: Settings) -> None:
     new, interrupted = a_job(priority="high"), replace(a_job(priority="low"), attempt=1)
     queue.enqueue(new)
     queue.enqueue(interrupted)
@@ -70,7 +70,7 @@ def test_what_was_under_way_before_comes_out_first(queue: JobQueue, settings: Se
 
 
 @pytest.mark.timed
-def test_a_redis_that_says_nothing_is_waited_for_some_seconds(tmp_path: Path) -> None:
+def test_a_silent_redis_times_out_within_seconds(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, as a host that hangs may
         queue = JobQueue(Settings(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0", data=tmp_path))
         for ask in (queue.waiting, lambda: queue.enqueue(a_job())):
@@ -115,5 +115,5 @@ def test_redis_addresses_as_celery_writes_them(redis_url: str, for_celery: str) 
     assert broker_url(redis_url) == for_celery
 
 
-def test_an_id_tells_when_it_was_made() -> None:
+def test_an_id_contains_its_creation_time() -> None:
     assert made_at(new_job_id(1_700_000_000.25)) == 1_700_000_000.25

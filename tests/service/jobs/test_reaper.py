@@ -1,4 +1,4 @@
-"""What a dead worker held and what lost its message comes back, whoever looks and however often."""
+"""The reaper requeues jobs of dead workers and jobs that lost their message."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_any_number_of_reapers_send_one_message_for_a_job_that_waits(
     assert queue.waiting() == {job.id}
 
 
-def test_what_a_dead_worker_held_waits_again(store: JobStore, queue: JobQueue, reaper: Reaper) -> None:
+def test_the_jobs_of_a_dead_worker_are_requeued(store: JobStore, queue: JobQueue, reaper: Reaper) -> None:
     job = a_job()
     store.create(job)
     store.claim(job.id, "w")
@@ -123,9 +123,7 @@ def test_reapers_at_the_same_moment_count_one_strike(store: JobStore, queue: Job
     assert store.get(job.id).strikes == 1
 
 
-def test_after_a_restart_of_redis_live_workers_have_a_lease_s_time_to_renew(
-    own_redis: RedisServer, tmp_path: Path
-) -> None:
+def test_after_a_restart_of_redis_live_workers_have_one_lease_to_renew(own_redis: RedisServer, tmp_path: Path) -> None:
     settings = Settings(redis_url=own_redis.url, data=tmp_path)
     store, queue = JobStore(connect(settings), 1.5), JobQueue(settings)
     job = a_job()
@@ -158,7 +156,7 @@ def test_a_worker_known_to_be_dead_is_not_waited_for(store: JobStore, queue: Job
     assert queue.waiting() == {jobs[0].id, jobs[1].id}
 
 
-def test_it_goes_its_rounds_until_it_is_stopped(store: JobStore, queue: JobQueue, reaper: Reaper) -> None:
+def test_the_reaper_runs_rounds_until_it_is_stopped(store: JobStore, queue: JobQueue, reaper: Reaper) -> None:
     reaper.start()
     job = a_job()
     store.create(job)

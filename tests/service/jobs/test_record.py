@@ -15,7 +15,7 @@ from tests.service.new_jobs import OUTPUT, TIMINGS, UPLOAD, a_job
 ERROR = JobError("out_of_memory", "the model needs more memory", True, 1)
 
 
-def test_a_job_goes_from_queued_over_in_progress_to_completed() -> None:
+def test_a_job_goes_from_queued_through_in_progress_to_completed() -> None:
     job = a_job()
     assert (job.status, job.attempt) == (Status.QUEUED, 0)
     job = record.claim(job, "w")
@@ -37,7 +37,7 @@ def test_a_claimed_job_can_fail_before_and_after_the_engine_began() -> None:
         assert (failed.status, failed.error) == (Status.FAILED, ERROR)
 
 
-def test_a_job_that_came_back_can_be_claimed_again_and_the_first_claim_is_void() -> None:
+def test_a_requeued_job_can_be_claimed_again_and_the_first_claim_is_void() -> None:
     first = record.start(record.claim(a_job(), "w"), 1)
     second = record.claim(record.abandon(first, 1), "v")
     assert second.attempt == 2
@@ -55,14 +55,14 @@ def test_a_job_that_came_back_can_be_claimed_again_and_the_first_claim_is_void()
     assert record.complete(record.start(second, 2), 2, (OUTPUT,), TIMINGS).status is Status.COMPLETED
 
 
-def test_a_held_job_is_claimed_by_nobody_else_and_by_its_holder_to_no_effect() -> None:
+def test_a_held_job_can_be_claimed_only_by_its_holder_without_effect() -> None:
     held = record.claim(a_job(), "w")
     with pytest.raises(IllegalTransition):
         record.claim(held, "v")
     assert record.claim(held, "w") == held
 
 
-def test_what_was_given_up_is_stale_even_before_the_next_claim() -> None:
+def test_a_released_attempt_is_stale_before_the_next_claim() -> None:
     given_up = record.abandon(record.start(record.claim(a_job(), "w"), 1), 1)
     with pytest.raises(StaleClaim):
         record.complete(given_up, 1, (OUTPUT,), TIMINGS)
@@ -81,12 +81,12 @@ def test_a_queued_job_is_cancelled_at_once_a_running_one_when_its_worker_stops()
     assert record.complete(asked, 1, (OUTPUT,), TIMINGS).status is Status.COMPLETED
 
 
-def test_nothing_is_stopped_that_nobody_wanted_stopped() -> None:
+def test_a_job_is_stopped_only_after_a_cancel_request() -> None:
     with pytest.raises(IllegalTransition):
         record.stopped(record.start(record.claim(a_job(), "w"), 1), 1)
 
 
-def test_a_hand_back_counts_nothing() -> None:
+def test_a_hand_back_is_no_strike() -> None:
     job = a_job()
     for attempt in range(1, 10):
         job = record.hand_back(record.start(record.claim(job, "w"), attempt), attempt)
@@ -94,12 +94,12 @@ def test_a_hand_back_counts_nothing() -> None:
     assert job.started_at is None
 
 
-def test_the_death_of_a_worker_that_ran_several_jobs_is_held_against_none_of_them() -> None:
+def test_the_death_of_a_worker_with_several_jobs_is_no_strike() -> None:
     job = record.abandon(record.start(record.claim(a_job(), "w"), 1), 1)
     assert (job.status, job.strikes, job.alone) == (Status.QUEUED, 0, True)
 
 
-def test_a_job_under_which_its_worker_dies_three_times_while_alone_has_failed_and_says_why() -> None:
+def test_a_job_fails_when_its_worker_died_three_times_while_it_ran_alone() -> None:
     job = record.abandon(record.claim(a_job(), "w"), 1)
     for attempt in (2, 3, 4):
         assert job.status is Status.QUEUED
@@ -110,7 +110,7 @@ def test_a_job_under_which_its_worker_dies_three_times_while_alone_has_failed_an
     assert "3 times" in job.error.message
 
 
-def test_a_job_that_raises_is_tried_again_and_fails_with_its_own_reason_at_the_third_strike() -> None:
+def test_a_job_that_raises_is_retried_and_fails_with_its_error_at_the_third_strike() -> None:
     job = a_job()
     for attempt in (1, 2, 3):
         assert job.status is Status.QUEUED
@@ -144,7 +144,7 @@ def test_a_job_does_not_complete_before_it_started() -> None:
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "canceled"])
-def test_what_has_ended_stays_as_it_ended(end: str) -> None:
+def test_an_ended_job_does_not_change(end: str) -> None:
     running = record.start(record.claim(a_job(), "w"), 1)
     job = {
         "completed": lambda: record.complete(running, 1, (OUTPUT,), TIMINGS),
@@ -166,7 +166,7 @@ def test_what_has_ended_stays_as_it_ended(end: str) -> None:
             change()
 
 
-def test_a_job_is_kept_for_the_retention() -> None:
+def test_a_job_is_kept_for_its_retention() -> None:
     job = a_job(retention=timedelta(hours=3))
     assert job.expires_at - job.created_at == timedelta(hours=3)
 
@@ -205,7 +205,7 @@ def test_an_id_carries_its_time_as_a_ulid_does() -> None:
     assert new_job_id(1469918176.385).startswith("job_01ARYZ6S41")
 
 
-def test_attempts_write_to_places_of_their_own() -> None:
+def test_each_attempt_has_its_own_storage_keys() -> None:
     first = record.claim(a_job(), "w")
     second = record.claim(record.hand_back(first, 1), "w")
     assert first.attempt_key("video.mp4") == f"jobs/{first.id}/attempt-1/video.mp4"

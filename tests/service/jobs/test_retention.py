@@ -1,4 +1,4 @@
-"""How jobs come to their end."""
+"""Erasure of expired and deleted jobs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def nothing_is_left(client: redis.Redis, settings: Settings, job_id: str) -> Non
             assert client.zscore(key, job_id) is None, key
 
 
-def test_what_has_expired_is_erased_whole_and_nothing_else(
+def test_expired_jobs_are_erased_completely_and_nothing_else(
     retention: Retention, store: JobStore, storage: Breaking, settings: Settings, client_of_redis: redis.Redis
 ) -> None:
     old = kept(retention, store, storage, timedelta(milliseconds=1))
@@ -170,7 +170,7 @@ def test_the_sweeper_survives_any_error(retention: Retention, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), StorageUnavailable("away")])
-def test_an_erasure_that_is_cut_off_is_taken_up_again(
+def test_an_interrupted_erasure_is_completed_later(
     retention: Retention,
     store: JobStore,
     storage: Breaking,
@@ -203,7 +203,7 @@ def test_an_upload_whose_api_died_before_the_record_was_written_is_erased(
     assert names_in(settings.data) == []
 
 
-def test_an_upload_whose_job_is_recorded_stays(
+def test_an_upload_with_a_record_is_kept(
     retention: Retention, store: JobStore, storage: Breaking, settings: Settings
 ) -> None:
     kept(retention, store, storage, timedelta(days=7))
@@ -211,7 +211,7 @@ def test_an_upload_whose_job_is_recorded_stays(
     assert names_in(settings.data) == ["input.mp4", "video.mp4"]
 
 
-def test_what_a_worker_writes_after_its_job_was_deleted_is_erased(
+def test_files_written_after_their_job_was_deleted_are_erased(
     retention: Retention, store: JobStore, storage: Breaking, settings: Settings
 ) -> None:
     job = a_job()
@@ -242,7 +242,7 @@ def test_a_failed_sweep_is_followed_by_another(
         until(lambda: not names_in(settings.data), "the file is erased when storage is back")
 
 
-def test_an_expired_job_is_gone_for_a_while_and_then_unknown(
+def test_an_expired_job_answers_410_for_a_while_and_then_404(
     run_api: Callable[[Settings], RunningApi], settings: Settings, retention: Retention, store: JobStore
 ) -> None:
     short = {"retention": timedelta(seconds=1), "remember_erased": timedelta(seconds=2)}

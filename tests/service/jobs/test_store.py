@@ -69,14 +69,14 @@ def test_each_claim_is_a_new_attempt(store: JobStore) -> None:
         store.hand_back(job.id, attempt)
 
 
-def test_of_claims_at_the_same_moment_one_wins(store: JobStore) -> None:
+def test_one_of_simultaneous_claims_wins(store: JobStore) -> None:
     job = a_job()
     store.create(job)
     claims = at_once(*[lambda name=name: store.claim(job.id, f"worker-{name}") for name in range(12)])
     assert [claim.attempt for claim in claims if claim] == [1]
 
 
-def test_there_is_nothing_to_claim_once_a_job_ended_or_is_gone(store: JobStore) -> None:
+def test_an_ended_or_erased_job_cannot_be_claimed(store: JobStore) -> None:
     job = a_job()
     store.create(job)
     store.claim(job.id, "w")
@@ -86,7 +86,7 @@ def test_there_is_nothing_to_claim_once_a_job_ended_or_is_gone(store: JobStore) 
     assert store.claim(job.id, "w") is None
 
 
-def test_whoever_was_overtaken_can_change_nothing(store: JobStore) -> None:
+def test_an_overtaken_attempt_can_change_nothing(store: JobStore) -> None:
     job = a_job()
     store.create(job)
     store.claim(job.id, "w")
@@ -106,7 +106,7 @@ def test_whoever_was_overtaken_can_change_nothing(store: JobStore) -> None:
     assert store.look(job.id).progress is None
 
 
-def test_of_all_results_that_come_at_once_one_is_committed(store: JobStore) -> None:
+def test_one_of_simultaneous_results_is_committed(store: JobStore) -> None:
     job = a_job()
     store.create(job)
     store.claim(job.id, "w")
@@ -118,7 +118,7 @@ def test_of_all_results_that_come_at_once_one_is_committed(store: JobStore) -> N
     assert committed == [store.get(job.id)] * 4
 
 
-def test_a_commit_whose_answer_got_lost_counts(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_whose_answer_was_lost_counts(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client sends a command again when the connection broke before the answer came."""
     job = a_job()
     store.create(job)
@@ -155,7 +155,7 @@ def test_progress_is_that_of_the_current_attempt(store: JobStore) -> None:
         store.progress(job.id, 2, STEP)
 
 
-def test_progress_leaves_the_record_alone(store: JobStore) -> None:
+def test_progress_does_not_change_the_record(store: JobStore) -> None:
     job = a_job()
     store.create(job)
     store.claim(job.id, "w")
@@ -164,7 +164,7 @@ def test_progress_leaves_the_record_alone(store: JobStore) -> None:
     assert store.get(job.id) == before
 
 
-def test_the_position_counts_urgent_jobs_first_and_running_ones_not(store: JobStore) -> None:
+def test_the_queue_position_counts_urgent_jobs_and_not_running_ones(store: JobStore) -> None:
     low, normal, later, high = (a_job(priority=name) for name in ("low", "normal", "normal", "high"))
     for job in (low, normal, later, high):
         store.create(job)
@@ -181,7 +181,7 @@ def test_the_position_counts_urgent_jobs_first_and_running_ones_not(store: JobSt
     assert [store.look(job.id).queue_position for job in (low, later)] == [0, 1]
 
 
-def test_the_position_counts_waiting_too(store: JobStore) -> None:
+def test_the_queue_position_takes_ageing_into_account(store: JobStore) -> None:
     """Five minutes are worth one priority, so an old job of low priority goes before a new one of normal."""
     now = datetime.now(UTC)
     old, new = a_job(priority="low"), a_job(priority="normal")
@@ -191,7 +191,7 @@ def test_the_position_counts_waiting_too(store: JobStore) -> None:
     assert [store.look(job.id).queue_position for job in (old, new)] == [0, 1]
 
 
-def test_pages_go_from_the_newest_to_the_oldest_and_filter(store: JobStore) -> None:
+def test_pages_list_newest_first_and_filter(store: JobStore) -> None:
     jobs = [a_job(kind, owner=owner) for owner in ("ann", "bob") for kind in ("generate", "v2a", "a2v", "v2a")]
     for job in jobs:
         store.create(job)
@@ -231,7 +231,7 @@ def test_a_cancel_reaches_the_worker_with_its_next_step_or_renewal(store: JobSto
     assert store.cancelled(job.id, 1).status is Status.CANCELED
 
 
-def test_a_cancelled_job_waits_no_more(store: JobStore) -> None:
+def test_a_cancelled_job_leaves_the_queue(store: JobStore) -> None:
     job = a_job()
     store.create(job)
     assert store.request_cancel(job.id).status is Status.CANCELED
@@ -241,7 +241,7 @@ def test_a_cancelled_job_waits_no_more(store: JobStore) -> None:
         store.request_cancel(job.id)
 
 
-def test_a_lease_that_ran_out_can_be_renewed_until_somebody_took_the_job(store: JobStore) -> None:
+def test_an_expired_lease_can_be_renewed_until_the_job_is_claimed_again(store: JobStore) -> None:
     short = JobStore(store._redis, lease=0.05)
     job = a_job()
     short.create(job)
@@ -261,7 +261,7 @@ def test_a_lease_that_ran_out_can_be_renewed_until_somebody_took_the_job(store: 
     assert store.without_message() == [job.id]
 
 
-def test_what_a_dead_worker_held_is_known_and_can_be_taken_at_once(store: JobStore) -> None:
+def test_the_jobs_of_a_dead_worker_can_be_taken_at_once(store: JobStore) -> None:
     jobs = [a_job() for _ in range(3)]
     for job, holder in zip(jobs, ("w", "v", "w"), strict=True):
         store.create(job)
@@ -271,7 +271,7 @@ def test_what_a_dead_worker_held_is_known_and_can_be_taken_at_once(store: JobSto
     assert [job.id for job in store.held("w")] == [jobs[2].id]
 
 
-def test_a_job_that_nobody_claims_needs_another_message_after_a_while(store: JobStore) -> None:
+def test_an_unclaimed_job_needs_another_message_after_a_while(store: JobStore) -> None:
     short = JobStore(store._redis, lease=0.2)
     claimed, forgotten = a_job(), a_job()
     for job in (claimed, forgotten):
@@ -283,7 +283,7 @@ def test_a_job_that_nobody_claims_needs_another_message_after_a_while(store: Job
     assert store.without_message() == []
 
 
-def test_retention_ends_for_the_oldest_first(store: JobStore) -> None:
+def test_the_oldest_jobs_expire_first(store: JobStore) -> None:
     jobs = [a_job(retention=timedelta(milliseconds=milliseconds)) for milliseconds in (20, 1, 60_000)]
     for job in jobs:
         store.create(job)
@@ -293,7 +293,7 @@ def test_retention_ends_for_the_oldest_first(store: JobStore) -> None:
     assert store.expired() == [jobs[0].id]
 
 
-def test_an_erased_job_is_remembered_for_as_long_as_was_asked_for(store: JobStore) -> None:
+def test_an_erased_job_is_remembered_for_the_given_time(store: JobStore) -> None:
     jobs = [a_job(owner="ann"), a_job(), a_job()]
     for job in jobs:
         store.create(job)
@@ -317,7 +317,7 @@ def test_an_erased_job_leaves_nothing(store: JobStore, redis_url: str) -> None:
         assert client.keys("duet:*") == []
 
 
-def test_a_worker_is_there_as_long_as_it_gives_signs_of_life(store: JobStore) -> None:
+def test_a_worker_is_listed_while_its_heartbeat_is_valid(store: JobStore) -> None:
     store.announce_worker("a", 60)
     store.announce_worker("b", 0.2)
     assert store.workers() == ["a", "b"]
@@ -326,7 +326,7 @@ def test_a_worker_is_there_as_long_as_it_gives_signs_of_life(store: JobStore) ->
     assert store.workers() == []
 
 
-def test_what_was_accepted_is_there_after_redis_was_killed(own_redis: RedisServer, tmp_path: Path) -> None:
+def test_accepted_jobs_survive_a_killed_redis(own_redis: RedisServer, tmp_path: Path) -> None:
     store = JobStore(connect(Settings(redis_url=own_redis.url, data=tmp_path)))
     jobs = [a_job() for _ in range(20)]
     for job in jobs:
@@ -338,7 +338,7 @@ def test_what_was_accepted_is_there_after_redis_was_killed(own_redis: RedisServe
     assert [store.get(job.id) for job in jobs] == jobs
 
 
-def test_a_redis_that_takes_no_writes_is_unavailable(store: JobStore, redis_url: str) -> None:
+def test_a_full_redis_is_unavailable(store: JobStore, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.config_set("maxmemory", "1")
         try:
@@ -368,7 +368,7 @@ def test_a_redis_that_refuses_writes_is_unavailable(
             client.config_set(name, whole)
 
 
-def test_a_replica_takes_no_writes_and_is_unavailable(own_redis: RedisServer, tmp_path: Path) -> None:
+def test_a_replica_refuses_writes_and_is_unavailable(own_redis: RedisServer, tmp_path: Path) -> None:
     store = JobStore(connect(Settings(redis_url=own_redis.url, data=tmp_path)))
     with redis.Redis.from_url(own_redis.url) as client:
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
@@ -416,7 +416,7 @@ def _busy(client: redis.Redis) -> bool:
     return False
 
 
-def test_a_record_that_cannot_be_read_fails_alone(store: JobStore) -> None:
+def test_an_unreadable_record_affects_no_other_job(store: JobStore) -> None:
     good, broken, newer = a_job(), a_job(), a_job()
     for job in (good, broken, newer):
         store.create(job)

@@ -1,4 +1,4 @@
-"""Metrics files on a disk that is full, or fills up."""
+"""Metrics files on a disk that is full or fills up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads of the API: over HTTP, with a real Redis, and with one that is away or does not answer."""
+"""Metrics of the API: over HTTP, with a real Redis, and with one that is unavailable or silent."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_requests_count_by_the_template_of_their_route(api: RunningApi, own: httpx.Client) -> None:
+def test_requests_are_counted_by_route_template(api: RunningApi, own: httpx.Client) -> None:
     job = own.post("/generate").json()["id"]
     for path in (f"/jobs/{job}", f"/v1/jobs/{job}", "/jobs/job_00000000000000000000000000", "/nothing", f"/{job}"):
         own.get(path)
@@ -62,7 +62,7 @@ def test_requests_count_by_the_template_of_their_route(api: RunningApi, own: htt
     assert job not in own.get("/metrics").text
 
 
-def test_uploads_count_when_they_are_taken_and_when_they_are_refused(api: RunningApi, own: httpx.Client) -> None:
+def test_accepted_and_refused_uploads_are_counted(api: RunningApi, own: httpx.Client) -> None:
     film = media.video()
     assert own.post("/v2a", files={"file": ("a.mp4", film)}).status_code == 202
     assert own.post("/v2a", files={"file": ("a.mp4", b"nothing of the kind")}).status_code == 415
@@ -75,13 +75,13 @@ def test_uploads_count_when_they_are_taken_and_when_they_are_refused(api: Runnin
     assert found['duet_jobs_accepted_total{kind="v2a",priority="normal"}'] == 1
 
 
-def test_a_repeated_request_is_no_second_job(api: RunningApi, own: httpx.Client) -> None:
+def test_a_repeated_request_is_not_counted_as_a_job(api: RunningApi, own: httpx.Client) -> None:
     for _ in range(2):
         own.post("/generate", json={"seed": 1, "priority": "high"}, headers={"Idempotency-Key": "once"})
     assert scraped(f"{api.url}/metrics")['duet_jobs_accepted_total{kind="generate",priority="high"}'] == 1
 
 
-def test_the_queue_is_shown_as_redis_has_it(api: RunningApi, own: httpx.Client, store: JobStore) -> None:
+def test_queue_metrics_agree_with_redis(api: RunningApi, own: httpx.Client, store: JobStore) -> None:
     jobs = [own.post("/generate", json={"priority": each}).json()["id"] for each in ("low", "high", "high")]
     store.announce_worker("a worker")
     store.announce_worker("a dead one", -1)
@@ -117,7 +117,7 @@ def test_clients_that_follow_a_job_are_counted(api: RunningApi, own: httpx.Clien
 
 
 @pytest.mark.timed
-def test_a_redis_that_is_away_is_said_at_once(run_api: RunApi, own_redis: RedisServer, settings: Settings) -> None:
+def test_an_unavailable_redis_is_reported_at_once(run_api: RunApi, own_redis: RedisServer, settings: Settings) -> None:
     api = run_api(settings.model_copy(update={"redis_url": own_redis.url}))
     own_redis.kill()
     began = time.monotonic()
@@ -130,7 +130,7 @@ def test_a_redis_that_is_away_is_said_at_once(run_api: RunApi, own_redis: RedisS
 
 
 @pytest.mark.timed
-def test_a_redis_that_does_not_answer_keeps_nobody_waiting(run_api: RunApi, settings: Settings) -> None:
+def test_a_silent_redis_does_not_delay_a_scrape(run_api: RunApi, settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         api = run_api(settings.model_copy(update={"redis_url": url}))
@@ -151,15 +151,13 @@ def test_a_redis_that_does_not_answer_keeps_nobody_waiting(run_api: RunApi, sett
         ("text/plain;version=;escaping=x, application/;;", "text/plain; version=0.0.4; charset=utf-8"),
     ],
 )
-def test_the_format_is_the_one_that_is_asked_for(client: httpx.Client, accept: str, type_: str) -> None:
+def test_the_format_follows_the_accept_header(client: httpx.Client, accept: str, type_: str) -> None:
     answer = client.get("/metrics", headers={"Accept": accept})
     assert (answer.status_code, answer.headers["content-type"]) == (200, type_)
     assert answer.text.endswith("# EOF\n") == type_.startswith("application/openmetrics")
 
 
-def test_with_keys_the_port_of_its_own_asks_for_none_and_shows_nothing_else(
-    run_api: RunApi, settings: Settings
-) -> None:
+def test_the_separate_port_needs_no_key_and_serves_only_metrics(run_api: RunApi, settings: Settings) -> None:
     port = free_port()
     api = run_api(with_keys(settings, metrics_port=port))
     with client_of(api, None) as stranger, client_of(api, "alice") as alice:
@@ -181,7 +179,7 @@ def test_with_keys_the_port_of_its_own_asks_for_none_and_shows_nothing_else(
     ],
 )
 @pytest.mark.parametrize("command", ["api", "worker", "webhooks"])
-def test_a_port_that_cannot_be_had_ends_the_process_in_words(
+def test_an_unavailable_port_ends_the_process_with_a_message(
     settings: Settings, command: str, changes: dict[str, str], sentence: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -215,7 +213,7 @@ def _port_with_free_neighbours(place: int) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_the_embedded_stack_takes_a_port_for_each_kind_of_process_or_says_which_it_cannot_have(
+def test_the_embedded_stack_uses_one_port_per_process_or_names_the_unavailable_one(
     settings: Settings, place: int
 ) -> None:
     with _port_with_free_neighbours(place) as port:
@@ -255,7 +253,7 @@ def api_processes(
 
 
 @pytest.mark.slow
-def test_several_processes_count_together_and_none_is_forgotten_when_it_dies(settings: Settings) -> None:
+def test_several_processes_count_together_also_after_one_dies(settings: Settings) -> None:
     port = free_port()
     metrics = f"http://127.0.0.1:{port}/metrics"
     with api_processes(settings, port) as (url, start):

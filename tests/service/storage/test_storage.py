@@ -105,7 +105,7 @@ def test_any_part_can_be_read(storage: Storage, start: int, stop: int | None) ->
     assert read(storage, "jobs/a/video.mp4", start, stop) == DATA[start:stop]
 
 
-def test_the_etag_tells_contents_apart(storage: Storage) -> None:
+def test_the_etag_changes_with_the_contents(storage: Storage) -> None:
     storage.put_bytes("a", b"one", "text/plain")
     first = storage.info("a").etag
     assert storage.info("a").etag == first
@@ -114,7 +114,7 @@ def test_the_etag_tells_contents_apart(storage: Storage) -> None:
     assert '"' not in first
 
 
-def test_what_is_not_there_is_not_found(storage: Storage, tmp_path: Path) -> None:
+def test_a_missing_object_is_not_found(storage: Storage, tmp_path: Path) -> None:
     for ask in (
         lambda: storage.info("jobs/a/video.mp4"),
         lambda: storage.read("jobs/a/video.mp4"),
@@ -138,7 +138,7 @@ def test_erasing_a_job_leaves_its_neighbours(storage: Storage) -> None:
 @pytest.mark.parametrize(
     "key", ["", "/etc/passwd", "../x", "a/../../x", "a/./b", "a//b", "a/", ".hidden", "a\\b", "a\0b", "a\nb", "é"]
 )
-def test_no_key_leads_out_of_the_store(storage: Storage, key: str) -> None:
+def test_no_key_escapes_the_store(storage: Storage, key: str) -> None:
     for use in (
         lambda: storage.put_bytes(key, b"x", "text/plain"),
         lambda: storage.info(key),
@@ -175,7 +175,7 @@ def test_a_folder_never_shows_half_an_object(tmp_path: Path) -> None:
     assert seen <= set(contents)
 
 
-def test_a_full_disk_is_told_apart_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_has_its_own_error_and_leaves_nothing(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "duet-test", small]).returncode:
@@ -190,7 +190,7 @@ def test_a_full_disk_is_told_apart_and_leaves_nothing(tmp_path: Path) -> None:
         subprocess.run(["umount", small], check=True)
 
 
-def test_a_folder_that_cannot_be_one_is_unavailable(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageUnavailable) as refused:
         FolderStorage(tmp_path / "file").check()

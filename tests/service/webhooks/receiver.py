@@ -1,4 +1,4 @@
-"""A receiver of webhooks: a real HTTP server, which answers as it is told."""
+"""A receiver of webhooks: a real HTTP server with configurable responses."""
 
 from __future__ import annotations
 

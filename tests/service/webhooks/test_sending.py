@@ -1,4 +1,4 @@
-"""Webhooks on their way: from a job's end to a real receiver, by the process that users run."""
+"""Delivery of webhooks: from a job's end to a real receiver, by the process that users run."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_the_end_of_a_job_arrives_signed(
         Standard(SECRET).verify(received.body.replace(b"demo", b"omed"), received.headers)
 
 
-def test_links_are_whole_where_the_operator_says_where_users_come_from(store: JobStore, start: Start) -> None:
+def test_links_are_absolute_with_a_public_url(store: JobStore, start: Start) -> None:
     start(public_url="https://duet.example/")
     with Receiver() as receiver:
         job = ended(store, receiver.url)
@@ -131,7 +131,7 @@ def test_links_are_whole_where_the_operator_says_where_users_come_from(store: Jo
     assert data["outputs"][0]["files"]["video.mp4"] == f"https://duet.example/jobs/{job.id}/files/video.mp4"
 
 
-def test_two_secrets_are_good_while_one_is_exchanged(store: JobStore, start: Start) -> None:
+def test_two_secrets_are_valid_during_a_rotation(store: JobStore, start: Start) -> None:
     old = f"whsec_{base64.b64encode(bytes(24)).decode()}"
     start(webhook_secret=f"{SECRET} {old}")
     with Receiver() as receiver:
@@ -141,9 +141,7 @@ def test_two_secrets_are_good_while_one_is_exchanged(store: JobStore, start: Sta
         Standard(secret).verify(received.body, received.headers)
 
 
-def test_a_receiver_that_fails_is_tried_again_with_the_same_message(
-    store: JobStore, start: Start, redis_url: str
-) -> None:
+def test_a_failed_delivery_is_retried_with_the_same_message(store: JobStore, start: Start, redis_url: str) -> None:
     start()
     with Receiver(Reply(500), Reply(503), Reply(204, body=b"")) as receiver:
         job = ended(store, receiver.url)
@@ -158,9 +156,7 @@ def test_a_receiver_that_fails_is_tried_again_with_the_same_message(
     until(lambda: outbox_is_empty(redis_url), "the outbox is empty")
 
 
-def test_it_is_given_up_after_the_last_pause_or_when_it_is_unwanted(
-    store: JobStore, start: Start, redis_url: str
-) -> None:
+def test_a_webhook_is_given_up_after_the_last_pause_or_a_410(store: JobStore, start: Start, redis_url: str) -> None:
     start()
     with Receiver(Reply(400)) as failing, Receiver(Reply(410)) as gone:
         hopeless, unwanted = ended(store, failing.url), ended(store, gone.url)
@@ -172,7 +168,7 @@ def test_it_is_given_up_after_the_last_pause_or_when_it_is_unwanted(
     assert (only.status, only.next_attempt_at) == (410, None)
 
 
-def test_a_receiver_may_ask_for_time(store: JobStore, start: Start) -> None:
+def test_a_receiver_can_ask_for_a_longer_pause(store: JobStore, start: Start) -> None:
     start()
     with Receiver(Reply(429, {"Retry-After": "2"}), Reply()) as receiver:
         first, _ = tried(store, ended(store, receiver.url), 2)
@@ -200,7 +196,7 @@ def test_redirects_are_not_followed(store: JobStore, start: Start) -> None:
 
 
 @pytest.mark.timed
-def test_a_dead_target_holds_nothing_back(store: JobStore, start: Start, client: httpx.Client) -> None:
+def test_a_dead_target_does_not_delay_others(store: JobStore, start: Start, client: httpx.Client) -> None:
     """Neither the job, which has ended all the same, nor the webhooks of others."""
     start(webhook_timeout=5)
     with socket.create_server(("127.0.0.1", 0)) as silent, Receiver() as receiver:
@@ -213,7 +209,7 @@ def test_a_dead_target_holds_nothing_back(store: JobStore, start: Start, client:
 
 
 @pytest.mark.parametrize("what", ["nobody listens", "no HTTP", "silence", "endless"])
-def test_what_goes_wrong_is_told_in_words(store: JobStore, start: Start, what: str) -> None:
+def test_failures_are_described_in_words(store: JobStore, start: Start, what: str) -> None:
     words = {"nobody listens": "ConnectError", "no HTTP": "RemoteProtocolError", "silence": "no answer within 1 s"}
     start(webhook_retries="", webhook_timeout=1)
     with ExitStack() as stack:
@@ -234,7 +230,7 @@ def test_what_goes_wrong_is_told_in_words(store: JobStore, start: Start, what: s
         assert only.error.startswith(words[what])
 
 
-def test_an_answer_is_read_no_further_than_politeness_asks(store: JobStore, start: Start) -> None:
+def test_a_response_is_read_up_to_a_limit(store: JobStore, start: Start) -> None:
     process = start()
     with Receiver(Reply(200, body=b"x" * 50_000_000)) as receiver:
         before = _memory(process.process.pid)
@@ -248,7 +244,7 @@ def _memory(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_whoever_dies_while_sending_loses_nothing(store: JobStore, start: Start, redis_url: str) -> None:
+def test_a_sender_that_dies_loses_nothing(store: JobStore, start: Start, redis_url: str) -> None:
     """kill -9 between the receiver's answer and the word of it: it comes twice, and not never."""
     killed: list[float] = []
     first = start(webhook_timeout=1)
@@ -273,7 +269,7 @@ def test_whoever_dies_while_sending_loses_nothing(store: JobStore, start: Start,
         assert len({received.headers["webhook-id"] for received in receiver.received}) == 1
 
 
-def test_several_send_each_webhook_once(store: JobStore, start: Start, redis_url: str) -> None:
+def test_several_senders_send_each_webhook_once(store: JobStore, start: Start, redis_url: str) -> None:
     for _ in range(3):
         start()
     with Receiver() as receiver:
@@ -287,7 +283,7 @@ def test_several_send_each_webhook_once(store: JobStore, start: Start, redis_url
     assert outbox_is_empty(redis_url)
 
 
-def test_who_comes_too_late_writes_nothing(store: JobStore, settings: Settings) -> None:
+def test_a_late_outcome_is_not_recorded(store: JobStore, settings: Settings) -> None:
     job = ended(store, "https://93.184.215.14/")
 
     async def race() -> tuple[bool, bool]:
@@ -309,7 +305,7 @@ def test_who_comes_too_late_writes_nothing(store: JobStore, settings: Settings) 
     assert len(list(store.look(job.id).deliveries)) == 1
 
 
-def test_a_job_that_is_erased_while_it_is_told_of_leaves_nothing(store: JobStore, start: Start, redis_url: str) -> None:
+def test_a_job_erased_during_delivery_leaves_nothing(store: JobStore, start: Start, redis_url: str) -> None:
     process = start()
     with Receiver(Reply(500, pause=0.5)) as receiver:
         job = ended(store, receiver.url)
@@ -320,7 +316,7 @@ def test_a_job_that_is_erased_while_it_is_told_of_leaves_nothing(store: JobStore
         assert [key for key in client.keys("duet:*") if b"secret" not in key] == []
 
 
-def test_it_outlives_redis(own_redis: RedisServer, start: Start) -> None:
+def test_the_sender_survives_an_outage_of_redis(own_redis: RedisServer, start: Start) -> None:
     process = start(redis_url=own_redis.url)
     own_redis.kill()
     until(lambda: "wait for Redis" in process.log.read_text(), "it has noticed")
@@ -343,7 +339,7 @@ def test_an_entry_without_a_job_stops_nothing(store: JobStore, start: Start, red
             until(lambda: outbox_is_empty(redis_url), "the entry is dropped")
 
 
-def test_it_ends_in_order_and_what_was_under_way_is_done(store: JobStore, start: Start) -> None:
+def test_the_sender_finishes_attempts_before_it_ends(store: JobStore, start: Start) -> None:
     process = start()
     with Receiver(Reply(200, pause=1)) as receiver:
         job = ended(store, receiver.url)
@@ -379,14 +375,14 @@ def test_the_secret_is_shown_to_the_operator(redis_url: str) -> None:
     assert "does not answer" in away.stderr
 
 
-def test_it_needs_no_torch() -> None:
+def test_the_sender_needs_no_torch() -> None:
     loaded = "[name for name in ('torch', 'av', 'numpy') if name in sys.modules]"
     code = f"import service.webhooks.dispatcher, sys; print({loaded})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
 
-def test_a_private_target_is_refused_when_it_is_sent_to_as_well(store: JobStore, start: Start) -> None:
+def test_a_private_target_is_also_refused_at_delivery(store: JobStore, start: Start) -> None:
     """The record may say what submission would refuse: another setting was in force, or the name leads elsewhere."""
     start(webhook_allow_private=False, webhook_retries="")
     with Receiver() as receiver:
@@ -402,7 +398,7 @@ def post(sender: Sender, url: str) -> Answer:
     return asyncio.run(sender.post(url, {"webhook-id": "msg_x"}, b"{}"))
 
 
-def test_a_name_that_changes_its_mind_leads_nowhere_else() -> None:
+def test_dns_rebinding_has_no_effect() -> None:
     """DNS rebinding: public when it is judged, this machine when it is connected to. It is looked up once only."""
     with Receiver() as receiver:
         looks: list[str] = []
@@ -432,7 +428,7 @@ def test_of_several_addresses_the_one_that_answers_is_taken() -> None:
         assert post(sender, f"http://inside.example:{receiver.port}/").status == 200
 
 
-def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with Receiver() as proxy, Receiver() as receiver:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("ALL_PROXY", proxy.url)

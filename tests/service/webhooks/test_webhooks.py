@@ -1,4 +1,4 @@
-"""The parameter `webhook`: who is sent to, and who is not."""
+"""The parameter `webhook`, and which targets are allowed."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_only_the_public_internet_is_public(public: bool, address: str) -> None:
         ("https://example.com:443/", "https://example.com/"),
     ],
 )
-def test_an_address_has_one_spelling(given: str, plain: str) -> None:
+def test_addresses_are_normalised(given: str, plain: str) -> None:
     assert plain_url(given) == plain
 
 
@@ -120,12 +120,12 @@ def test_an_address_has_one_spelling(given: str, plain: str) -> None:
         "http://1.2.3.4.5/",
     ],
 )
-def test_what_is_no_plain_address_is_refused(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(TargetRefused):
         plain_url(url)
 
 
-def test_a_name_that_leads_inside_as_well_is_refused() -> None:
+def test_a_name_with_public_and_private_addresses_is_refused() -> None:
     assert permitted("x", ["93.184.215.14"], False) == ["93.184.215.14"]
     with pytest.raises(TargetRefused, match="not a public address"):
         permitted("x", ["93.184.215.14", "10.0.0.1"], False)
@@ -135,7 +135,7 @@ def test_a_name_that_leads_inside_as_well_is_refused() -> None:
 
 
 @pytest.mark.timed
-def test_a_name_is_looked_up_when_it_is_given() -> None:
+def test_a_name_is_looked_up_at_submission() -> None:
     def nobody(host: str, port: int) -> list[str]:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
@@ -170,7 +170,7 @@ def test_a_job_keeps_its_webhook(client: httpx.Client, store: JobStore) -> None:
 
 @pytest.mark.parametrize("form", ["params", "webhook"])
 @pytest.mark.parametrize(("route", "file"), [("/v2a", media.video()), ("/a2v", media.sound())])
-def test_a_form_says_it_as_json(client: httpx.Client, route: str, file: bytes, form: str) -> None:
+def test_a_form_has_the_webhook_as_json(client: httpx.Client, route: str, file: bytes, form: str) -> None:
     webhook: dict[str, Any] = {"url": HOOK, "events": ["completed"]}
     data = {"params": json.dumps({"seed": 7, "webhook": webhook})} if form == "params" else {}
     data = data or {"seed": "7", "webhook": json.dumps(webhook)}
@@ -207,9 +207,7 @@ def test_a_form_says_it_as_json(client: httpx.Client, route: str, file: bytes, f
         ({"url": "http://0.0.0.0/"}, "webhook.url"),
     ],
 )
-def test_a_webhook_that_cannot_be_is_refused(
-    client: httpx.Client, store: JobStore, webhook: object, field: str
-) -> None:
+def test_an_invalid_webhook_is_refused(client: httpx.Client, store: JobStore, webhook: object, field: str) -> None:
     answer = client.post("/generate", json={"webhook": webhook})
     errors = problem(answer, 422, "invalid_parameter")["errors"]
     assert [error["field"] for error in errors] == [field]
@@ -217,7 +215,7 @@ def test_a_webhook_that_cannot_be_is_refused(
     assert store.page() == ([], None)
 
 
-def test_where_all_users_are_trusted_private_addresses_are_fine(
+def test_private_addresses_are_allowed_if_all_users_are_trusted(
     settings: Settings, run_api: Callable[[Settings], RunningApi]
 ) -> None:
     api = run_api(settings.model_copy(update={"webhook_allow_private": True}))
@@ -225,7 +223,7 @@ def test_where_all_users_are_trusted_private_addresses_are_fine(
     assert answer.status_code == 202
 
 
-def test_a_repeated_job_tells_of_itself_too(client: httpx.Client, store: JobStore) -> None:
+def test_a_retried_job_inherits_the_webhook(client: httpx.Client, store: JobStore) -> None:
     job = client.post("/generate", json={"webhook": {"url": HOOK}}).json()
     client.post(job["urls"]["cancel"])
     again = client.post(job["urls"]["retry"]).json()
@@ -238,7 +236,7 @@ def ended(store: JobStore, how: str, *events: str) -> Job:
 
 
 @pytest.mark.parametrize("how", ["completed", "failed", "canceled"])
-def test_the_end_of_a_job_is_entered_with_it(store: JobStore, settings: Settings, how: str) -> None:
+def test_the_end_of_a_job_enters_its_webhook(store: JobStore, settings: Settings, how: str) -> None:
     others = {"completed", "failed", "canceled"} - {how}
     wanted = ended(store, how, how)
     ended(store, how, *others)
@@ -249,14 +247,14 @@ def test_the_end_of_a_job_is_entered_with_it(store: JobStore, settings: Settings
     assert due(settings) == [wanted.id]
 
 
-def test_an_erased_job_tells_nobody(store: JobStore, settings: Settings) -> None:
+def test_an_erased_job_sends_no_webhook(store: JobStore, settings: Settings) -> None:
     job = ended(store, "completed", "completed")
     store.erase(job.id)
     with redis.Redis.from_url(settings.redis_url) as client:
         assert client.keys("duet:*") == []
 
 
-def test_everyone_signs_with_the_same_secret(settings: Settings) -> None:
+def test_all_processes_sign_with_the_same_secret(settings: Settings) -> None:
     drawn = {asyncio.run(secrets_of(settings)) for _ in range(2)}
     ((secret,),) = drawn
     assert len(base64.b64decode(secret.removeprefix("whsec_"))) == 32
@@ -286,7 +284,7 @@ def test_a_record_of_an_earlier_version_has_no_webhook(store: JobStore, settings
         ("public_url", "https://duet.example/?a=b"),
     ],
 )
-def test_a_wrong_setting_is_told_without_its_secret(name: str, value: str) -> None:
+def test_an_error_about_a_secret_does_not_show_it(name: str, value: str) -> None:
     with pytest.raises(SystemExit) as end:
         load_settings(**{name: value})
     assert f"DUET_{name.upper()}" in str(end.value)
@@ -294,7 +292,7 @@ def test_a_wrong_setting_is_told_without_its_secret(name: str, value: str) -> No
 
 
 @pytest.mark.parametrize("url", ["http://a..com/", f"http://{'a' * 64}.com/", "http://.com/"])
-def test_a_host_that_no_name_can_have_is_refused(client: httpx.Client, url: str) -> None:
+def test_an_impossible_host_name_is_refused(client: httpx.Client, url: str) -> None:
     answer = client.post("/generate", json={"webhook": {"url": url}})
     problem(answer, 422, "invalid_parameter")
 
