@@ -27,7 +27,7 @@ def local_job(spec: JobSpec, settings: Settings) -> tuple[Job, Manifest]:
     except RequestError as error:
         raise InvalidJob(f"{error.field}: {error}") from error
     except ProbeError as error:
-        raise InvalidJob(f"{error.field}: {error.message}; allowed is {error.allowed}") from error
+        raise InvalidJob(f"{error.field}: {error.message}; allowed: {error.allowed}") from error
     except (ManifestError, ProbeUnavailableError, ValueError) as error:
         raise CannotMake(str(error)) from error
 
