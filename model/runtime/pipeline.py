@@ -13,6 +13,7 @@ from model.checkpoint.loading import load_model
 from model.checkpoint.manifest import Manifest
 from model.networks.config import ClipSpec
 from model.request import SamplingParams, clip_of
+from model.runtime.allocator import release_freed_memory
 from model.runtime.base_stage import BaseStage
 from model.runtime.condition import GIVEN, Given, check
 from model.runtime.evaluator import Evaluator, Program, drive, evaluate
@@ -136,6 +137,8 @@ class Pipeline:
         audio = latents.audio[0, :, : length.samples].float().clamp(-1, 1).cpu() if latents.audio is not None else None
         video = latents.video[0, : length.frames] if latents.video is not None else None
         del latents
+        if length.frames > config.clip.frames:
+            release_freed_memory()  # what the solver needed of a long state would lie unused beside super-resolution
         enlarged = None
         if params.super_resolution and video is not None:
             assert self.evaluator.sr is not None
