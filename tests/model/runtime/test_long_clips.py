@@ -225,6 +225,7 @@ def test_a_long_clip_is_the_same_alone_and_in_company(pipeline: Pipeline, kind: 
 def test_progress_goes_on_within_a_step_and_previews_show_the_whole_clip(pipeline: Pipeline) -> None:
     params = replace(QUICK, duration=8.0, super_resolution=True, sr_steps=2, guidance="decoupling")
     seen: list[StepProgress] = []
+    pipeline.run(ClipRequest("generate", replace(params, steps=1, duration=None)))  # so that step times are known
     clip = pipeline.run(ClipRequest("generate", params), seen.append)
     assert clip.frames is not None
     fractions = [progress.fraction for progress in seen]
