@@ -8,38 +8,27 @@ import numpy as np
 AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")
 """AAC's channel configurations 1 to 7, which every decoder knows."""
 
-HALF_POWER = 0.5**0.5
-QUARTER_POWER = 0.5
+_BESIDE = {
+    "SDL": "SL", "SDR": "SR", "SSL": "SL", "SSR": "SR", "LFE2": "LFE",
+    "DL": "FL", "DR": "FR", "BIL": "FL", "BIR": "FR", "BFL": "FL", "BFC": "FC", "BFR": "FR",
 
-NEAREST: dict[str, dict[str, float]] = {
-    "BC": {"BL": HALF_POWER, "BR": HALF_POWER},
-    "FLC": {"FL": HALF_POWER, "FC": HALF_POWER},
-    "FRC": {"FR": HALF_POWER, "FC": HALF_POWER},
-    "WL": {"FL": HALF_POWER, "SL": HALF_POWER},
-    "WR": {"FR": HALF_POWER, "SR": HALF_POWER},
-    "SDL": {"SL": 1.0},
-    "SDR": {"SR": 1.0},
-    "SSL": {"SL": 1.0},
-    "SSR": {"SR": 1.0},
-    "LFE2": {"LFE": 1.0},
-    "DL": {"FL": 1.0},
-    "DR": {"FR": 1.0},
-    "BIL": {"FL": 1.0},
-    "BIR": {"FR": 1.0},
-    "TC": dict.fromkeys(("FL", "FR", "BL", "BR"), QUARTER_POWER),
-    "TFL": {"FL": 1.0},
-    "TFC": {"FC": 1.0},
-    "TFR": {"FR": 1.0},
-    "TSL": {"SL": 1.0},
-    "TSR": {"SR": 1.0},
-    "TTL": {"SL": 1.0},
-    "TTR": {"SR": 1.0},
-    "TBL": {"BL": 1.0},
-    "TBC": {"BL": HALF_POWER, "BR": HALF_POWER},
-    "TBR": {"BR": 1.0},
-    "BFL": {"FL": 1.0},
-    "BFC": {"FC": 1.0},
-    "BFR": {"FR": 1.0},
+        "TFL": "FL",
+        "TFC": "FC",
+        "TFR": "FR",
+        "TSL": "SL",
+        "TSR": "SR",
+        "TTL": "SL",
+        "TTR": "SR",
+        "TBL": "BL",
+        "TBR": "BR"
+    ,
+}
+_BETWEEN = {
+    "BC": ("BL", "BR"), "TBC": ("BL", "BR"), "TC": ("FL", "FR", "BL", "BR"),
+    "FLC": ("FL", "FC"), "FRC": ("FR", "FC"), "WL": ("FL", "SL"), "WR": ("FR", "SR"),
+}
+NEAREST = {name: {seat: 1.0} for name, seat in _BESIDE.items()} | {
+    name: dict.fromkeys(seats, len(seats) ** -0.5) for name, seats in _BETWEEN.items()
 }
 """Loudspeakers that 7.1 lacks: those nearest to them, with gains that keep the power."""
 
