@@ -9,25 +9,25 @@ AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")
 """AAC's channel configurations 1 to 7, which every decoder knows."""
 
 _BESIDE = {
-    "SDL": "SL", "SDR": "SR", "SSL": "SL", "SSR": "SR", "LFE2": "LFE",
-    "DL": "FL", "DR": "FR", "BIL": "FL", "BIR": "FR", "BFL": "FL", "BFC": "FC", "BFR": "FR",
-
-        "TFL": "FL",
-        "TFC": "FC",
-        "TFR": "FR",
-        "TSL": "SL",
-        "TSR": "SR",
-        "TTL": "SL",
-        "TTR": "SR",
-        "TBL": "BL",
-        "TBR": "BR"
-    ,
+    "FL": ("DL", "BIL", "BFL", "TFL"),
+    "FR": ("DR", "BIR", "BFR", "TFR"),
+    "FC": ("BFC", "TFC"),
+    "LFE": ("LFE2",),
+    "SL": ("SDL", "SSL", "TSL", "TTL"),
+    "SR": ("SDR", "SSR", "TSR", "TTR"),
+    "BL": ("TBL",),
+    "BR": ("TBR",),
 }
 _BETWEEN = {
-    "BC": ("BL", "BR"), "TBC": ("BL", "BR"), "TC": ("FL", "FR", "BL", "BR"),
-    "FLC": ("FL", "FC"), "FRC": ("FR", "FC"), "WL": ("FL", "SL"), "WR": ("FR", "SR"),
+    "BC": ("BL", "BR"),
+    "TBC": ("BL", "BR"),
+    "TC": ("FL", "FR", "BL", "BR"),
+    "FLC": ("FL", "FC"),
+    "FRC": ("FR", "FC"),
+    "WL": ("FL", "SL"),
+    "WR": ("FR", "SR"),
 }
-NEAREST = {name: {seat: 1.0} for name, seat in _BESIDE.items()} | {
+NEAREST = {name: {seat: 1.0} for seat, names in _BESIDE.items() for name in names} | {
     name: dict.fromkeys(seats, len(seats) ** -0.5) for name, seats in _BETWEEN.items()
 }
 """Loudspeakers that 7.1 lacks: those nearest to them, with gains that keep the power."""
