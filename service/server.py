@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import resource
 import socket
+import time
 from contextlib import suppress
 
 import uvicorn
@@ -13,6 +16,28 @@ from service.connections import limited
 from service.settings import Settings
 
 MAX_OPEN_FILES = 65_536
+_INVALID = "Invalid HTTP request received."
+_LOG_INTERVAL_S = 10.0
+
+
+class _Throttle(logging.Filter):
+    """Lets uvicorn's warning about an invalid request pass at most once in _LOG_INTERVAL_S: any client can cause it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg != _INVALID:
+            return True
+        now = time.monotonic()
+        if now - self._passed < _LOG_INTERVAL_S:
+            return False
+        self._passed = now
+        return True
+
+
+_throttle = _Throttle()
 
 
 def raise_open_files_limit() -> None:
@@ -29,6 +54,7 @@ def raise_open_files_limit() -> None:
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """uvicorn's configuration for the API."""
+    logging.getLogger("uvicorn.error").addFilter(_throttle)
     return uvicorn.Config(
         app,
         host=settings.host,

@@ -67,26 +67,18 @@ def stale_replica(client: redis.Redis) -> Iterator[None]:
 @contextmanager
 def closed_to_strangers(client: redis.Redis) -> Iterator[None]:
     """With another password than its clients know (NOAUTH). Their connections are closed, so that they notice."""
-    client.config_set("requirepass", "another")
-    client.execute_command("AUTH", "another")
-    _kill_others(client)
-    try:
+    with configured(client, "requirepass", "another", ""):
+        client.execute_command("AUTH", "another")
+        _kill_others(client)
         yield
-    finally:
-        with suppress(redis.RedisError):
-            client.config_set("requirepass", "")
 
 
 @contextmanager
 def crowded(client: redis.Redis) -> Iterator[None]:
     """With as many clients as it may have (ERR max number of clients reached)."""
-    client.config_set("maxclients", "1")
-    _kill_others(client)
-    try:
+    with configured(client, "maxclients", "1", "10000"):
+        _kill_others(client)
         yield
-    finally:
-        with suppress(redis.RedisError):
-            client.config_set("maxclients", "10000")
 
 
 @contextmanager
