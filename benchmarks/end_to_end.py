@@ -80,7 +80,8 @@ class Api:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
         boundary = uuid.uuid4().hex
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{upload.name}"\r\n\r\n'
-        self._form = head.encode() + upload.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        length = f'--{boundary}\r\nContent-Disposition: form-data; name="duration"\r\n\r\n1.6\r\n'
+        self._form = length.encode() + head.encode() + upload.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
         self._form_type = f"multipart/form-data; boundary={boundary}"
 
     def generate(self) -> tuple[str, float]:
@@ -90,7 +91,7 @@ class Api:
         return job, 1000 * (time.perf_counter() - began)
 
     def v2a(self) -> tuple[str, float]:
-        """Upload the film. Returns the job's path and the milliseconds from the last byte to the 202."""
+        """Upload the film for a clip of 1.6 s. Returns the job's path and the milliseconds from last byte to 202."""
         job, sent = self._post("/v2a", self._form, self._form_type)
         return job, 1000 * (time.perf_counter() - sent)
 

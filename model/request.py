@@ -169,7 +169,7 @@ class SamplingParams:
             return {}
         clip = manifest.config.clip
         made = clip_of(self.duration, clip)
-        if made.frames != clip.frames and "audio" in manifest.config.base.modalities and clip.sample_rate % clip.fps:
+        if made.frames != clip.frames and "audio" in manifest.config.base.modalities and not is_divisible(clip):
             raise RequestError(
                 "duration",
                 f"duration must be {clip.duration:g} for the model {manifest.name}: its {clip.sample_rate} audio "
@@ -185,6 +185,11 @@ def clip_of(duration: float | None, clip: ClipSpec) -> ClipSpec:
         return clip
     rounding = 1e-6
     return replace(clip, frames=max(1, math.ceil(duration * clip.fps - rounding)))
+
+
+def is_divisible(clip: ClipSpec) -> bool:
+    """Whether every frame lasts a whole number of audio samples, so that a model of `clip` can make other lengths."""
+    return clip.sample_rate % clip.fps == 0
 
 
 def allowed_guidance(kind: str, manifest: Manifest) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import DirectoryPath, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model.request import MIN_DURATION
 from service.setting_types import (
     UNSET_IF_EMPTY,
     BrokerUrl,
@@ -192,6 +193,12 @@ class Settings(BaseSettings):
         description="most connections of one address to one API process; trusted proxies are exempt; 0: no limit",
     )
     max_duration_s: float = Field(default=600, gt=0, le=86_400, description="longest upload, in seconds")
+    max_output_s: float = Field(
+        default=60,
+        ge=MIN_DURATION,
+        le=600,
+        description="longest clip that is made, in seconds; of a longer upload the first part is used",
+    )
     max_width: int = Field(default=8192, ge=16, description="largest width of a video, in pixels")
     max_height: int = Field(default=4320, ge=16, description="largest height of a video, in pixels")
     retention: PositiveDuration = Field(

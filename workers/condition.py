@@ -7,9 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from model.media.decode import decode_audio, decode_video
+from model.request import clip_of
 from model.runtime.pipeline import Pipeline
 from service.jobs.record import Job
-from workers.decoder import confined
+from workers.decoder import clip_limits, confined_within
 
 
 def decode_condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tensor | None:
@@ -20,4 +21,5 @@ def decode_condition(job: Job, pipeline: Pipeline, source: Path | None) -> Tenso
     if job.input is None or source is None:
         return None
     decode = decode_video if job.kind == "v2a" else decode_audio
-    return confined(decode, source, pipeline.manifest.config.clip, job.input.used.start)
+    clip = clip_of(job.params.duration, pipeline.manifest.config.clip)
+    return confined_within(clip_limits(clip.duration), decode, source, clip, job.input.used.start)

@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -46,8 +46,11 @@ T = TypeVar("T")
 LIMITS = ProcessLimits(cpu_seconds=120, wall_seconds=180.0, memory_bytes=4 * 1024**3, file_bytes=1024**3)
 """Limits of one call; `memory_bytes` come on top of the loaded libraries."""
 
-LARGEST_ANSWER = 2**28
-"""Bytes read of a child's answer at most: over a hundred times a clip at the network's size."""
+CPU_SECONDS_A_SECOND = 30
+"""CPU time for each second of a clip: encoding 30 frames of 8K takes about as long."""
+
+LARGEST_ANSWER = 2**29
+"""Bytes read of a child's answer at most: ten minutes at the network's size have 300 million."""
 
 GRACE = 10.0
 """Seconds that the server has to kill an overdue child and to report it."""
@@ -83,6 +86,17 @@ def confined(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) ->
     DecoderFault.
     """
     return _shared.call(function, *arguments, **named)
+
+
+def confined_within(limits: ProcessLimits, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """As `confined`, with other limits."""
+    return _shared.call_within(limits, function, *arguments, **named)
+
+
+def clip_limits(seconds: float) -> ProcessLimits:
+    """Limits of a call that decodes or encodes a clip of `seconds`."""
+    more = math.ceil(CPU_SECONDS_A_SECOND * seconds)
+    return replace(LIMITS, cpu_seconds=LIMITS.cpu_seconds + more, wall_seconds=LIMITS.wall_seconds + more)
 
 
 def warm() -> None:
@@ -127,17 +141,21 @@ class Decoding:
 
     def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """See `confined`."""
+        return self.call_within(self.limits, function, *arguments, **named)
+
+    def call_within(self, limits: ProcessLimits, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """See `confined_within`."""
         request = pickle.dumps((function, [_portable(each) for each in arguments], named))
         ours, theirs = socket.socketpair()
         report_ours, report_theirs = socket.socketpair()
         with ours, report_ours:
             with theirs, report_theirs:
-                self._hand_over(theirs.fileno(), report_theirs.fileno())
+                self._hand_over(limits, theirs.fileno(), report_theirs.fileno())
             try:
                 # The child itself says that it runs: time that the server takes to start is not the child's.
                 report_ours.settimeout(STARTING)
                 running = report_ours.recv(1)
-                deadline = time.monotonic() + self.limits.wall_seconds + GRACE
+                deadline = time.monotonic() + limits.wall_seconds + GRACE
                 answer = _converse(ours, request, deadline) if running else b""
                 report = json.loads(_received(report_ours, LARGEST_REPORT, deadline) or b"{}")
             except TimeoutError as error:
@@ -149,15 +167,15 @@ class Decoding:
             raise DecoderLost("the decoder's server ended")
         if self._on_spent is not None:
             self._on_spent(Spent(report["cpu_seconds"], report["peak_bytes"]))
-        return _unpack(answer, report, self.limits)
+        return _unpack(answer, report, limits)
 
-    def _hand_over(self, *ends: int) -> None:
+    def _hand_over(self, limits: ProcessLimits, *ends: int) -> None:
         """Send the server its ends of the call's sockets. A server that has died is replaced."""
         with self._lock:
             for attempt in (1, 2):
                 control = self._ensure_server()
                 try:
-                    socket.send_fds(control, [b"c"], list(ends))
+                    socket.send_fds(control, [limits.to_json().encode()], list(ends))
                 except OSError as error:
                     if attempt == 2:
                         raise DecoderLost(f"the decoder's server does not take calls: {error}") from error
@@ -170,9 +188,9 @@ class Decoding:
             return self._control
         if self._control is not None:
             self._control.close()
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._server = _start_server(theirs.fileno(), self.limits)
+            self._server = _start_server(theirs.fileno())
         self._control = ours
         return ours
 
@@ -188,13 +206,13 @@ def _portable(argument: Any) -> Any:
     return argument.cpu() if isinstance(argument, Tensor) else argument
 
 
-def _start_server(control: int, limits: ProcessLimits) -> subprocess.Popen[bytes]:
+def _start_server(control: int) -> subprocess.Popen[bytes]:
     environment = {
         "PYTHONPATH": os.pathsep.join(os.path.abspath(each) for each in sys.path),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    command = [sys.executable, "-m", "workers.decoder_server", str(control), limits.to_json()]
+    command = [sys.executable, "-m", "workers.decoder_server", str(control)]
     try:
         return child.start(
             command, environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[control]

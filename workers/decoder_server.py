@@ -34,8 +34,12 @@ class _Child:
     overdue: bool = False
 
 
-def main(control_fd: int, limits: ProcessLimits) -> None:
-    """Serve calls that arrive on the socket `control_fd`, until its other end closes."""
+LARGEST_CALL = 1024
+"""Bytes of a message that starts a call: its limits as JSON."""
+
+
+def main(control_fd: int) -> None:
+    """Serve calls that arrive on the packet socket `control_fd`, until its other end closes."""
     import gc
 
     import numpy.ma  # noqa: F401
@@ -61,13 +65,13 @@ def main(control_fd: int, limits: ProcessLimits) -> None:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         children: dict[int, _Child] = {}
         try:
-            _serve(control, woken, children, limits)
+            _serve(control, woken, children)
         finally:
             for pid in children:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _serve(control: socket.socket, woken: int, children: dict[int, _Child], limits: ProcessLimits) -> None:
+def _serve(control: socket.socket, woken: int, children: dict[int, _Child]) -> None:
     server = os.getpid()
     while True:
         soonest = min((child.deadline for child in children.values() if not child.overdue), default=None)
@@ -78,9 +82,10 @@ def _serve(control: socket.socket, woken: int, children: dict[int, _Child], limi
         _reap(children)
         _end_overdue(children)
         if control.fileno() in ready:
-            byte, ends, _, _ = socket.recv_fds(control, 1, 2)
-            if not byte:
+            call, ends, _, _ = socket.recv_fds(control, LARGEST_CALL, 2)
+            if not call:
                 return
+            limits = ProcessLimits(**json.loads(call))
             connection, report = ends
             pid = os.fork()
             if pid == 0:
@@ -177,4 +182,4 @@ def _answer(function: Any, arguments: tuple[Any, ...], named: Mapping[str, Any])
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), ProcessLimits(**json.loads(sys.argv[2])))
+    main(int(sys.argv[1]))

@@ -12,7 +12,7 @@ from model.media.spectrogram import Plot, draw_sound, write_spectrogram
 from model.runtime.pipeline import Clip, Pipeline
 from service.jobs.record import Job
 from workers import provenance
-from workers.decoder import confined
+from workers.decoder import clip_limits, confined, confined_within
 from workers.provenance import Pictures
 from workers.spool import Files
 
@@ -43,14 +43,17 @@ def _write_clip(
         write_wav(audio, clip.audio, clip.sample_rate)
         return "generated", "generated"
     used = job.input.used
+    limits = clip_limits(used.duration)
     if job.kind == "v2a":
         assert clip.audio is not None
-        how = confined(mux_v2a, source, used.start, used.duration, clip.audio, clip.sample_rate, video, comment)
+        how = confined_within(
+            limits, mux_v2a, source, used.start, used.duration, clip.audio, clip.sample_rate, video, comment
+        )
         write_wav(audio, clip.audio, clip.sample_rate)
         return f"the upload's own frames, {how}", "generated"
     assert clip.frames is not None
-    changes = confined(mux_a2v, clip.frames, clip.fps, source, used.start, used.duration, video, comment)
-    confined(cut_wav, source, used.start, used.duration, audio)
+    changes = confined_within(limits, mux_a2v, clip.frames, clip.fps, source, used.start, used.duration, video, comment)
+    confined_within(limits, cut_wav, source, used.start, used.duration, audio)
     own = "the upload's own sound, exact in audio.wav, AAC in video.mp4"
     return "generated", f"{own}: {changes}" if changes else own
 

@@ -43,8 +43,8 @@ def _local_job(spec: JobSpec, settings: Settings) -> tuple[Job, Manifest]:
         )
     if spec.weights is not None:
         spec.check_weights(manifest.name, manifest.weights_hash)
-    request = JobRequest(spec.kind, manifest, resolve_params(spec.kind, manifest, params), start)
+    request = JobRequest(spec.kind, manifest, resolve_params(spec.kind, manifest, params, settings), start)
     source = Source.of(spec.source) if spec.source else None
     probed = probe_source(request, source, probe, settings) if source else None
-    job = build_job(request, settings.retention, source, probed)
+    job = build_job(request, settings, source, probed)
     return record.start(record.claim(job, "command line"), 1), manifest

@@ -79,6 +79,13 @@ class SamplingOptions:
         int | None,
         option("Number of clips; default 1.", "--num-outputs", "-n", validator=within(1, limits.MAX_OUTPUTS)),
     ] = None
+    duration: Annotated[
+        float | None,
+        option(
+            "Seconds of the clip; default: the file from --start on, or the model's own duration.",
+            validator=within(limits.MIN_DURATION, limits.MAX_DURATION),
+        ),
+    ] = None
     sampler: Annotated[str | None, option("Sampler; default dpmpp_2m.", choices=limits.SAMPLERS)] = None
     steps: Annotated[int | None, option("Sampling steps; default 20.", validator=within(1, limits.MAX_STEPS))] = None
     spacing: Annotated[str | None, option("Spacing of the steps; default log_snr.", choices=limits.SPACINGS)] = None

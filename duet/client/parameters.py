@@ -22,6 +22,7 @@ class _Parameters(TypedDict, total=False):
     model: str
     seed: int
     num_outputs: int
+    duration: float
     sampler: str
     steps: int
     spacing: str

@@ -10,11 +10,21 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from service.api.parameters import A2VParameters, Parameters, V2AParameters, allowed, parse_json, refuse
+from model.request import RequestError
+from service.api.parameters import (
+    A2VParameters,
+    Parameters,
+    V2AParameters,
+    allowed,
+    parse_json,
+    refuse,
+    refuse_parameter,
+)
 from service.api.problems import FieldError, Problem
 from service.api.submission import ACCEPTED, Submission, SubmissionHere, answers
 from service.api.uploads import receive_upload
 from service.jobs.intake import JobRequest, Source, build_job, probe_source
+from service.jobs.record import Job
 from service.sandbox.probe import ProbeError, ProbeResult
 
 router = APIRouter(tags=["make"])
@@ -76,7 +86,7 @@ async def _submit(
             if accepted is None:
                 wanted = await submission.job_request(kind, parameters)
                 found = await _probe(wanted, upload.source, submission)
-                job = build_job(wanted, services.settings.retention, upload.source, found)
+                job = _build(wanted, upload.source, found, submission)
                 accepted = await submission.commit(asked, job, upload.source.path)
     except Problem as problem:
         services.metrics.refused(kind, problem.code)
@@ -96,6 +106,14 @@ async def _probe(wanted: JobRequest, source: Source, submission: Submission) -> 
     except ProbeError as error:
         wrong = FieldError(error.field, error.got, error.allowed)
         raise Problem(error.status, error.code, f"{source.filename}: {error.message}.", [wrong]) from error
+
+
+def _build(wanted: JobRequest, source: Source, found: ProbeResult, submission: Submission) -> Job:
+    """The job. Raises Problem if the upload is too short for it."""
+    try:
+        return build_job(wanted, submission.services.settings, source, found)
+    except RequestError as error:
+        raise refuse_parameter(error, wanted.params.duration) from error
 
 
 def read_fields(model: type[Parameters], fields: dict[str, str]) -> Any:

@@ -32,6 +32,7 @@ JOB: dict[str, Any] = {
     "params": {
         "seed": 7,
         "num_outputs": 1,
+        "duration": 7.8,
         "sampler": "dpmpp_2m",
         "steps": 20,
         "spacing": "log_snr",
@@ -46,7 +47,7 @@ JOB: dict[str, Any] = {
         "duration": 7.8,
         "video": {"width": 320, "height": 240, "fps": 30.0},
         "audio": {"sample_rate": 44100, "channels": 2},
-        "used": {"start": 0.0, "duration": 1.6, "tracks": [0]},
+        "used": {"start": 0.0, "duration": 7.8, "tracks": [0], "notice": None},
     },
     "outputs": [{"index": 0, "seed": 7, "files": {name: f"/jobs/{_ID}/files/{name}" for name in _FILES}}],
     "error": None,
@@ -86,6 +87,7 @@ MODELS: dict[str, Any] = {
             "description": "Bouncing discs that make a sound when they hit a wall.",
             "licence": "MIT",
             "clip": {"frames": 16, "fps": 10, "height": 16, "width": 16, "sample_rate": 8000, "duration": 1.6},
+            "max_duration": 60,
             "resolutions": [
                 {"width": 16, "height": 16, "super_resolution": False},
                 {"width": 128, "height": 128, "super_resolution": True},

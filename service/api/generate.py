@@ -35,6 +35,6 @@ async def generate(
     await submission.check_room()
     accepted = await submission.replay(asked)
     if accepted is None:
-        job = build_job(await submission.job_request("generate", parameters), submission.services.settings.retention)
+        job = build_job(await submission.job_request("generate", parameters), submission.services.settings)
         accepted = await submission.commit(asked, job)
     return await submission.answer(accepted)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from model.checkpoint.manifest import Manifest
 from model.networks.config import KINDS
-from model.request import SAMPLERS, allowed_guidance
+from model.request import SAMPLERS, allowed_guidance, is_divisible
 from service.api.auth import CallerHere
 from service.api.services import ServicesHere
 
@@ -47,7 +47,8 @@ class ModelView(BaseModel):
     trained: bool = Field(description="false if the weights are random, so that clips are noise")
     description: str = Field(description="short description")
     licence: str = Field(description="licence of the weights")
-    clip: ClipView = Field(description="its clips")
+    clip: ClipView = Field(description="its clips, if no other duration is asked for")
+    max_duration: float = Field(gt=0, description="longest clip of this service, in seconds")
     resolutions: list[Resolution] = Field(description="its frame sizes")
     samplers: list[str] = Field(description="values of the parameter `sampler`")
     guidance: dict[str, list[str]] = Field(description="allowed guidance methods, by kind of job")
@@ -62,8 +63,8 @@ class ModelList(BaseModel):
     data: list[ModelView] = Field(description="the models")
 
 
-def view(manifest: Manifest, default: str, weights_hash: str) -> ModelView:
-    """The model as `/models` shows it."""
+def view(manifest: Manifest, default: str, weights_hash: str, max_output_s: float) -> ModelView:
+    """The model as `/models` shows it; `max_output_s`: the service's limit."""
     clip = manifest.config.clip
     sizes = [Resolution(width=clip.width, height=clip.height, super_resolution=False)]
     if manifest.config.sr is not None:
@@ -77,6 +78,7 @@ def view(manifest: Manifest, default: str, weights_hash: str) -> ModelView:
         description=manifest.description,
         licence=manifest.licence,
         clip=ClipView(**asdict(clip), duration=clip.duration),
+        max_duration=max_output_s if is_divisible(clip) else clip.duration,
         resolutions=sizes,
         samplers=list(SAMPLERS),
         guidance={kind: list(allowed_guidance(kind, manifest)) for kind in KINDS},
@@ -88,6 +90,8 @@ def view(manifest: Manifest, default: str, weights_hash: str) -> ModelView:
 @router.head("/models", include_in_schema=False)
 def models(services: ServicesHere, caller: CallerHere) -> ModelList:
     """The models that jobs can use, with their capabilities."""
-    catalogue = services.catalogue
+    catalogue, longest = services.catalogue, services.settings.max_output_s
     listed = catalogue.manifests.values()
-    return ModelList(data=[view(each, catalogue.default, catalogue.weights_hash(each.name)) for each in listed])
+    return ModelList(
+        data=[view(each, catalogue.default, catalogue.weights_hash(each.name), longest) for each in listed]
+    )

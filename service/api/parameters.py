@@ -17,6 +17,7 @@ from service.api.problems import FieldError, Problem
 from service.api.webhook_parameter import ALLOWED, WebhookParameter
 from service.jobs.intake import resolve_params
 from service.jobs.record import PRIORITIES
+from service.settings import Settings
 
 _DEFAULT: dict[str, Any] = {field.name: field.default for field in fields(SamplingParams)}
 _WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "a string"}
@@ -50,6 +51,13 @@ class Parameters(BaseModel):
         ge=1,
         le=limits.MAX_OUTPUTS,
         description="number of clips; clip i uses (seed, i)",
+    )
+    duration: float | None = Field(
+        default=None,
+        ge=limits.MIN_DURATION,
+        le=limits.MAX_DURATION,
+        description="seconds of the clip, in whole frames, at most DUET_MAX_OUTPUT_S; if absent, the rest of "
+        "the upload from `start` on, or without an upload the model's own duration",
     )
     sampler: Annotated[str, OneOf(limits.SAMPLERS)] = Field(
         default=_DEFAULT["sampler"], description="solver that turns noise into a clip"
@@ -88,14 +96,14 @@ class Parameters(BaseModel):
         description="URL that receives a signed message when the job has ended (Standard Webhooks); none if absent",
     )
 
-    def sampling(self, kind: str, manifest: Manifest) -> SamplingParams:
-        """The parameters with a seed and every default filled in. Raises Problem if the model does not support them."""
+    def sampling(self, kind: str, manifest: Manifest, settings: Settings) -> SamplingParams:
+        """The parameters with a seed and every default filled in, but for what an upload decides. Raises Problem if the
+        model or this service does not support them."""
         given = {name: getattr(self, name) for name in _SAMPLING if hasattr(self, name)}
         try:
-            return resolve_params(kind, manifest, given)
+            return resolve_params(kind, manifest, given, settings)
         except RequestError as error:
-            refused = FieldError(error.field, given.get(error.field), str(error))
-            raise Problem(422, "invalid_parameter", f"{error}.", [refused]) from error
+            raise refuse_parameter(error, given.get(error.field)) from error
 
 
 class SuperResolution(BaseModel):
@@ -167,6 +175,11 @@ def refuse(error: ValidationError, model: type[Parameters]) -> Problem:
             errors.append(FieldError(name, item["input"], allowed(model, name)))
     names = ", ".join(dict.fromkeys(error.field or "the body" for error in errors))
     return Problem(422, "invalid_parameter", f"Invalid value: {names}.", errors)
+
+
+def refuse_parameter(error: RequestError, given: Any) -> Problem:
+    """The problem of a parameter that the model, the service or the upload does not allow."""
+    return Problem(422, "invalid_parameter", f"{error}.", [FieldError(error.field, given, str(error))])
 
 
 def _field(location: tuple[int | str, ...]) -> str:

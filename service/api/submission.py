@@ -133,7 +133,7 @@ class Submission:
         """The job that the parameters describe. Raises Problem for an unknown model, for parameters that it does not
         support and for a webhook that cannot be sent."""
         manifest = self.services.catalogue.find(parameters.model)
-        params = parameters.sampling(kind, manifest)
+        params = parameters.sampling(kind, manifest, self.services.settings)
         return JobRequest(
             kind,
             manifest,

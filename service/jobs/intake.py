@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from model.checkpoint.manifest import Manifest
-from model.request import MAX_SEED, SamplingParams
+from model.request import MAX_SEED, RequestError, SamplingParams, clip_of, is_divisible
 from service.jobs.record import (
     Input,
     Job,
@@ -79,8 +79,12 @@ class JobRequest:
     webhook: Webhook | None = None
 
 
-def resolve_params(kind: str, manifest: Manifest, given: Mapping[str, Any]) -> SamplingParams:
-    """Sampling parameters with every default filled in and a seed drawn where none is given. Raises RequestError."""
+def resolve_params(kind: str, manifest: Manifest, given: Mapping[str, Any], settings: Settings) -> SamplingParams:
+    """Sampling parameters with every default filled in, but for a duration that depends on an upload, and a seed drawn
+    if none is given. Raises RequestError."""
+    duration = given.get("duration")
+    if duration is not None and duration > settings.max_output_s:
+        raise RequestError("duration", f"duration must be at most {settings.max_output_s:g} s here; got {duration:g}")
     seed = given.get("seed")
     if seed is None:
         seed = secrets.randbelow(MAX_SEED + 1)
@@ -93,25 +97,30 @@ def probe_source(request: JobRequest, source: Source, probe: Probe, settings: Se
         max_seconds=settings.max_duration_s,
         max_width=settings.max_width,
         max_height=settings.max_height,
-        window=request.manifest.config.clip.duration,
+        window=clip_of(request.params.duration, request.manifest.config.clip).duration,
     )
     return probe(source.path, "video" if request.kind == "v2a" else "audio", limits, request.start)
 
 
 def build_job(
-    request: JobRequest, retention: timedelta, source: Source | None = None, found: ProbeResult | None = None
+    request: JobRequest, settings: Settings, source: Source | None = None, found: ProbeResult | None = None
 ) -> Job:
-    """The record of a new, queued job. `found` is the probe's result for `source`."""
+    """The record of a new, queued job. `found` is the probe's result for `source`. Raises RequestError if the source is
+    too short for the duration that is asked for."""
     job_id = new_job_id()
+    params, upload = request.params, None
+    if source is not None and found is not None:
+        params = replace(params, duration=_duration(request, found, settings))
+        upload = _input(job_id, request, params, source, found)
     return new_job(
         request.kind,
         request.manifest.name,
-        request.params,
+        params,
         priority=request.priority,
         metadata=request.metadata,
-        retention=retention,
+        retention=settings.retention,
         job_id=job_id,
-        input=_input(job_id, request, source, found) if source is not None and found is not None else None,
+        input=upload,
         owner=request.owner,
         webhook=request.webhook,
     )
@@ -146,9 +155,26 @@ def extension(found: ProbeResult, filename: str) -> str:
     return ".m4a" if known[0] == ".mp4" and found.video is None else known[0]
 
 
-def _input(job_id: str, request: JobRequest, source: Source, found: ProbeResult) -> Input:
+def _duration(request: JobRequest, found: ProbeResult, settings: Settings) -> float | None:
+    """Seconds of the clip in whole frames: the duration asked for, or the rest of the source, as far as the service
+    allows. None if the model makes clips of its own duration only."""
+    clip, asked = request.manifest.config.clip, request.params.duration
+    left = round(found.duration - request.start, 3)
+    if asked is None:
+        return clip_of(min(left, settings.max_output_s), clip).duration if is_divisible(clip) else None
+    longest = max(left, clip.duration)
+    if asked > clip_of(longest, clip).duration:
+        raise RequestError("duration", f"duration must be at most {longest:g}, the rest of the file; got {asked:g}")
+    return asked
+
+
+def _input(job_id: str, request: JobRequest, params: SamplingParams, source: Source, found: ProbeResult) -> Input:
     name = f"input{extension(found, source.filename)}"
-    remaining = min(request.manifest.config.clip.duration, found.duration - request.start)
+    left = found.duration - request.start
+    used = min(clip_of(params.duration, request.manifest.config.clip).duration, left)
+    notice = None
+    if request.params.duration is None and used < left:
+        notice = f"Only the first {used:g} s of {left:g} s are used, the longest clip that this server makes."
     return Input(
         filename=source.filename,
         bytes=source.bytes,
@@ -156,7 +182,7 @@ def _input(job_id: str, request: JobRequest, source: Source, found: ProbeResult)
         duration=round(found.duration, 6),
         video=found.video,
         audio=found.audio,
-        used=Window(request.start, round(remaining, 6), found.tracks),
+        used=Window(request.start, round(used, 6), found.tracks, notice),
         name=name,
         key=f"{storage_prefix(job_id)}{name}",
     )

@@ -69,12 +69,14 @@ class StaleClaim(Exception):
 class Window:
     """The part of an upload that a job uses, in seconds, and the numbers of its tracks, as in the file, from 0.
 
-    Two tracks are the left and the right channel of one sound. Records of older versions do not name them.
+    Two tracks are the left and the right channel of one sound. Records of older versions do not name them. `notice`
+    says why the window ends before the upload does, if the user did not ask for that.
     """
 
     start: float
     duration: float
     tracks: tuple[int, ...] = ()
+    notice: str | None = None
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class WindowView(View):
     tracks: list[int] = Field(
         description="numbers of the file's tracks that the job uses, from 0; two for a left and a right channel"
     )
+    notice: str | None = Field(description="why the rest of a longer upload is not used")
 
 
 class InputView(View):
@@ -246,5 +247,5 @@ def _input(upload: Input) -> InputView:
         duration=upload.duration,
         video=VideoView(**asdict(upload.video)) if upload.video else None,
         audio=AudioView(**asdict(upload.audio)) if upload.audio else None,
-        used=WindowView(start=upload.used.start, duration=upload.used.duration, tracks=list(upload.used.tracks)),
+        used=WindowView(**asdict(upload.used) | {"tracks": list(upload.used.tracks)}),
     )

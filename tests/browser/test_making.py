@@ -68,6 +68,7 @@ def test_a_sound_for_a_dropped_video(studio: Studio, film: Path) -> None:
     expect(page.locator(".source-name")).to_have_text(film.name)
     expect(page.get_by_role("radio", name="A video")).to_be_checked()
     page.get_by_label("Begin at").fill("1.2")
+    page.get_by_label("Length in seconds").fill("1.6")
     expect(page.get_by_text("Uses 0:01.2 – 0:02.8")).to_be_visible()
     studio.look("v2a-file")
 
@@ -96,6 +97,7 @@ def test_a_video_for_a_chosen_sound(studio: Studio, music: Path) -> None:
         page.get_by_role("button", name="Choose a sound").click()
     chooser.value.set_files(music)
     expect(page.get_by_role("radio", name="A sound")).to_be_checked()
+    page.get_by_label("Length in seconds").fill("1.6")
     studio.look("a2v-file")
 
     choose(page)

@@ -150,8 +150,8 @@ def does_the_three_jobs(stack: Stack) -> str:
     with stack.client() as duet, tempfile.TemporaryDirectory() as folder:
         for kind, submit in {
             "generate": lambda: duet.generate(seed=7),
-            "v2a": lambda: duet.v2a(video, seed=7),
-            "a2v": lambda: duet.a2v(sound, seed=7),
+            "v2a": lambda: duet.v2a(video, seed=7, duration=1.6),
+            "a2v": lambda: duet.a2v(sound, seed=7, duration=1.6),
         }.items():
             started = time.monotonic()
             job = submit().wait(timeout=PATIENCE)

@@ -90,6 +90,7 @@ BAD = {
     "header_timeout_s": ["0", "601"],
     "max_connections_per_address": ["-1"],
     "max_duration_s": ["0", "inf"],
+    "max_output_s": ["0", "601", "nan"],
     "max_width": ["8"],
     "max_height": ["8"],
     "retention": ["soon", "0", "-1", "999999999999999d", "40000d"],

@@ -242,7 +242,7 @@ def test_the_manifest_says_that_the_sound_changed_its_format(make_output: Callab
 
     change = "48000 Hz 5.1(side) within the window converted to 48000 Hz stereo in both files"
     assert made.manifest["output"]["audio"] == f"{OWN_SOUND}: {change}"
-    assert made.manifest["input"]["used"] == {"start": 1.8, "duration": SPEC.duration, "tracks": [1]}
+    assert made.manifest["input"]["used"] == {"start": 1.8, "duration": SPEC.duration, "tracks": [1], "notice": None}
 
 
 def test_the_manifest_distinguishes_models_with_the_same_weights(

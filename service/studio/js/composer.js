@@ -9,7 +9,7 @@ import { Once } from "./once.js";
 import { picker, Source } from "./source.js";
 import { bytes, KINDS, label } from "./words.js";
 
-const OPEN = ["model", "start", "seed", "num_outputs", "steps"];
+const OPEN = ["model", "start", "duration", "seed", "num_outputs", "steps"];
 
 /** Parameters that only go with a certain value of another one. */
 const ONLY_WITH = {
@@ -164,7 +164,7 @@ export class Composer {
       if (name.startsWith("guidance")) shown &&= (model.guidance[this.#kind] ?? []).length > 0;
       each.shown = shown;
     }
-    this.source.mark(values.start ?? 0, model.clip.duration);
+    this.source.mark(values.start ?? 0, values.duration ?? model.max_duration);
   }
 
   #aboutModel(model) {

@@ -30,6 +30,7 @@ export const LABELS = {
   num_outputs: "Outputs",
   steps: "Steps",
   start: "Begin at",
+  duration: "Length in seconds",
   sampler: "Sampler",
   spacing: "Step spacing",
   order: "Solver order",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+import wave
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from tests.clips import Film, Track, make, read_number
 from tests.conftest import RedisServer
 from tests.duet.cli.conftest import Cli, running
 from tests.service import media
@@ -26,6 +29,12 @@ def content(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with av.open(str(path)) as container:
         sound = [frame.to_ndarray() for frame in container.decode(audio=0)]
     return np.stack(frames), np.concatenate(sound, 1)
+
+
+def seconds(path: Path) -> float:
+    """Length of a clip's sound."""
+    with av.open(str(path)) as container:
+        return sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
 
 
 def same(one: Path, other: Path) -> bool:
@@ -132,3 +141,39 @@ def test_ctrl_c_leaves_no_file(local: Callable[..., Cli]) -> None:
     assert b"Interrupted" in err
     assert b"Traceback" not in err
     assert duet.files() == []
+
+
+@pytest.mark.slow
+def test_a_film_of_several_windows_keeps_every_frame_under_its_sound(made: Cli) -> None:
+    """5.3 s at 24 frames a second: 127 frames, 5.3 s of sound, in 3.3 windows of the model."""
+    make(made.folder / "film.mp4", Film(frames=127, fps=Fraction(24)), Track(seconds=5.3))
+    done = made("v2a", "film.mp4", "--local", "--steps", 2, "--all", "-o", "scored.mp4")
+    assert done.returncode == 0, done.stderr
+    frames, _ = content(made.folder / "scored.mp4")
+    assert [read_number(frame) for frame in frames] == list(range(127))
+    assert 0 <= seconds(made.folder / "scored.mp4") - 127 / 24 < 0.15, "an AAC packet may go beyond the end"
+    with wave.open(str(made.folder / "scored.wav")) as file:
+        assert file.getnframes() / file.getframerate() == pytest.approx(5.3), "53 frames of the model's rate"
+    manifest = json.loads((made.folder / "scored.manifest.json").read_text())
+    assert manifest["params"]["duration"] == pytest.approx(5.3)
+
+
+@pytest.mark.slow
+def test_a_long_sound_keeps_every_sample_under_new_frames(made: Cli) -> None:
+    make(made.folder / "song.wav", sound=Track(44_100, "stereo", "pcm_s16le", seconds=4.25))
+    done = made("a2v", "song.wav", "--local", *QUICK, "--all", "-o", "shown.mp4")
+    assert done.returncode == 0, done.stderr
+    frames, _ = content(made.folder / "shown.mp4")
+    assert len(frames) == 43, "4.25 s in whole frames at 10 a second"
+    assert seconds(made.folder / "shown.mp4") == pytest.approx(4.25, abs=0.05)
+    with wave.open(str(made.folder / "song.wav")) as own, wave.open(str(made.folder / "shown.wav")) as kept:
+        assert kept.readframes(10**6) == own.readframes(10**6)
+
+
+@pytest.mark.slow
+def test_a_generated_clip_has_the_duration_asked_for(made: Cli) -> None:
+    done = made("generate", "--local", *QUICK, "--duration", 3.15, "-o", "long.mp4")
+    assert done.returncode == 0, done.stderr
+    frames, _ = content(made.folder / "long.mp4")
+    assert len(frames) == 32
+    assert 0 <= seconds(made.folder / "long.mp4") - 3.2 < 0.15

@@ -49,7 +49,7 @@ def test_a_video_is_accepted_for_v2a(client: httpx.Client, silent_video: bytes, 
         "duration": 3.0,
         "video": {"width": 64, "height": 48, "fps": 10.0},
         "audio": None,
-        "used": {"start": 0.5, "duration": 1.6, "tracks": [0]},
+        "used": {"start": 0.5, "duration": 2.5, "tracks": [0], "notice": None},
     }
     assert (job["params"]["seed"], job["params"]["start"], job["params"]["guidance"]) == (42, 0.5, "clean")
     assert "super_resolution" not in job["params"]
@@ -173,7 +173,7 @@ def test_too_many_pixels_are_refused(run_api: Callable[[Settings], RunningApi], 
 
 def test_a_short_upload_is_used_up_to_its_end(client: httpx.Client) -> None:
     job = client.post("/a2v", files={"file": ("a.wav", media.sound(2.0))}, data={"start": "1.5"}).json()
-    assert job["input"]["used"] == {"start": 1.5, "duration": 0.5, "tracks": [0]}
+    assert job["input"]["used"] == {"start": 1.5, "duration": 0.5, "tracks": [0], "notice": None}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""How long a clip becomes: by the request, the upload, the model and the service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from service.settings import Settings
+from tests.conftest import RunningApi
+from tests.service import media
+from tests.service.answers import problem
+
+
+@pytest.fixture(scope="module")
+def film() -> bytes:
+    """4.25 s at 20 frames a second."""
+    return media.video(seconds=4.25, fps=20)
+
+
+def submit(client: httpx.Client, film: bytes, **fields: str) -> dict[str, Any]:
+    answer = client.post("/v2a", files={"file": ("film.mp4", film)}, data=fields)
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+@pytest.mark.parametrize(
+    ("fields", "duration", "used"),
+    [
+        ({}, 4.3, 4.25),
+        ({"start": "1.0"}, 3.3, 3.25),
+        ({"duration": "1.6"}, 1.6, 1.6),
+        ({"duration": "2.01"}, 2.1, 2.1),
+        ({"start": "3.5"}, 0.8, 0.75),
+        ({"start": "3.5", "duration": "1.6"}, 1.6, 0.75),  # a window of the model may go beyond the end
+    ],
+)
+def test_an_upload_is_used_to_its_end(
+    client: httpx.Client, film: bytes, fields: dict[str, str], duration: float, used: float
+) -> None:
+    job = submit(client, film, **fields)
+    assert job["params"]["duration"] == pytest.approx(duration)
+    assert job["input"]["used"]["duration"] == pytest.approx(used)
+    assert job["input"]["used"]["notice"] is None
+
+
+def test_of_a_longer_upload_the_first_part_is_used(
+    run_api: Callable[[Settings], RunningApi], settings: Settings, film: bytes
+) -> None:
+    api = run_api(settings.model_copy(update={"max_output_s": 2.0}))
+    with httpx.Client(base_url=api.url) as client:
+        used = submit(client, film, start="0.5")["input"]["used"]
+        assert (used["start"], used["duration"]) == (0.5, 2.0)
+        assert used["notice"] == "Only the first 2 s of 3.75 s are used, the longest clip that this server makes."
+        assert submit(client, film, duration="2")["input"]["used"]["notice"] is None
+
+
+@pytest.mark.parametrize(
+    ("duration", "said"),
+    [
+        ("5", "duration must be at most 4.25, the rest of the file; got 5."),
+        ("60.5", "duration must be at most 60 s here; got 60.5."),
+        ("0.05", "Invalid value: duration."),
+        ("nan", "Invalid value: duration."),
+        ("-1", "Invalid value: duration."),
+        ("long", "Invalid value: duration."),
+    ],
+)
+def test_impossible_durations_name_the_limit(client: httpx.Client, film: bytes, duration: str, said: str) -> None:
+    answer = client.post("/v2a", files={"file": ("film.mp4", film)}, data={"duration": duration})
+    refused = problem(answer, 422, "invalid_parameter")
+    assert refused["detail"] == said
+    assert [error["field"] for error in refused["errors"]] == ["duration"]
+
+
+def test_a_generated_clip_has_the_models_duration_unless_another_is_asked_for(client: httpx.Client) -> None:
+    assert "duration" not in client.post("/generate", json={}).json()["params"]
+    assert client.post("/generate", json={"duration": 6.35}).json()["params"]["duration"] == pytest.approx(6.4)
+    refused = problem(client.post("/generate", json={"duration": 61}), 422, "invalid_parameter")
+    assert refused["detail"] == "duration must be at most 60 s here; got 61."
