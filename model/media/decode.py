@@ -1,8 +1,8 @@
-"""What the network sees and hears of an upload.
+"""Decodes an upload to the network's input.
 
-Preparation as in the published data loader (letter-boxed bicubic frames, 16 kHz mono), with two of its habits left out:
-clips are not mirrored, and sound is the mean of all channels, where the loader takes the first only: what is panned
-away from the first channel would not be there for the network, though the user hears it.
+Preparation follows the published data loader (letter-boxed bicubic frames, 16 kHz mono) with three differences: clips
+are not mirrored; frames have square pixels, are deinterlaced and tone-mapped, as a player shows them; and sound is the
+mean of all channels. The loader takes the first channel only, so the network would miss what is panned away from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_RATIO = 2000
 
 LEAD = Fraction(1, 5)
 LEAD_STEP = Fraction(1, 25)
-"""Seconds read around a window so that the filter has something to reach over, in steps that are whole numbers of
+"""Seconds read on both sides of a window as context for the filter, in steps that are whole numbers of
 samples at every usual rate (11 025 Hz is the awkward one)."""
 
 
@@ -112,7 +112,7 @@ def upright_aspect(shown: TimedFrame) -> Fraction:
 
 
 def upright_rgb(shown: TimedFrame, most_pixels: int = MOST_PIXELS) -> np.ndarray:
-    """(h, w, 3) uint8, turned and mirrored as the file's display matrix wants it; only quarter turns are known.
+    """(h, w, 3) uint8, turned and mirrored by the file's display matrix; only quarter turns are supported.
 
     The colours are those of an SDR display; HDR of more than `most_pixels` is made smaller (`model.media.colour`).
     """

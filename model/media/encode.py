@@ -1,4 +1,4 @@
-"""Writing files that every browser plays: MP4 with H.264 (yuv420p, no B-frames, index at the front) and AAC.
+"""Writes files that every browser plays: MP4 with H.264 (yuv420p, no B-frames, index at the front) and AAC.
 
 Every function writes beside its target and renames at the end, so that a file under its final name is always whole.
 """
@@ -138,7 +138,7 @@ def encode_frames(stream: VideoStream, frames: Iterable[tuple[VideoFrame, int, i
     for picture, pts, duration in frames:
         frame = to_even(picture)
         frame.pts, frame.time_base = pts, stream.codec_context.time_base
-        frame.pict_type = PictureType.NONE  # or the source's choice of keyframes would be forced on the encoder
+        frame.pict_type = PictureType.NONE  # otherwise the encoder repeats the source's keyframes
         stays[pts] = duration
         yield from _with_duration(stream.encode(frame), stays)
     yield from _with_duration(stream.encode(None), stays)

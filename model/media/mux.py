@@ -1,7 +1,6 @@
-"""The user's own frames under a new sound (v2a), the user's own sound over new frames (a2v).
+"""Muxes the user's frames with a new sound (v2a), and new frames with the user's sound (a2v).
 
-What was uploaded is not degraded: an H.264 stream is copied where a cut through it is exact, and otherwise its decoded
-frames are encoded anew so finely that no difference is seen.
+An H.264 stream is copied where an exact cut is possible. Otherwise its frames are re-encoded without visible loss.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from model.media.source import open_video, read_sound, slack
 Item = TypeVar("Item")
 
 LOOK_AHEAD = 16
-"""Frames after the window that are checked for reordering: as many as H.264 can hold back (ITU-T H.264, A.3)."""
+"""Frames after the window that are checked for reordering: H.264 reorders at most this many (ITU-T H.264, A.3)."""
 
 STEADY = Fraction(1, 1000)
 """Seconds by which two intervals of a constant rate differ at most, where a container rounds to milliseconds."""
@@ -48,13 +47,13 @@ NOT_FOR_SDR = (4, 5)
 """Dolby Vision profiles whose base layer alone is not shown in its true colours."""
 
 SLIVER = Fraction(1, 50)
-"""Seconds for which a last frame must be seen, where the window does not begin with a frame."""
+"""Least seconds of a last frame, where the window does not begin with a frame."""
 
 CLOCK = 90_000
 """Hertz, at least, of time stamps that do not fit the source's own."""
 
 IDR = 5
-"""NAL unit type of a picture that nothing after it looks behind (ITU-T H.264, table 7-1)."""
+"""NAL unit type of a picture that no later picture refers past (ITU-T H.264, table 7-1)."""
 
 
 def mux_v2a(
@@ -66,15 +65,15 @@ def mux_v2a(
     path: str | Path,
     comment: str,
 ) -> str:
-    """Write what `source` shows in [start, start + duration) seconds with `audio` (channels, samples) under it.
+    """Write the frames of `source` in [start, start + duration) seconds with `audio` (channels, samples) as the sound.
 
     The frame shown at `start` is the first, at time 0, and stays until its own end; size, intervals, orientation, pixel
     shape and colour tags stay. A source that ends early ends the sound with it.
 
     Returns "copied" if the stream went over bit by bit: H.264, 8-bit 4:2:0, no B-frames (cutting between those by time
     tears frames from the ones they refer to), beginning on an IDR frame, not cropped by the container. Otherwise
-    "re-encoded", at CRF 12, and what of its looks could not be kept; a frame of odd sides gets its last row or column
-    once more. Raises MediaError if there is no such window.
+    "re-encoded", at CRF 12, followed by the looks that could not be kept; a frame of odd sides gets its last row or
+    column once more. Raises MediaError if there is no such window.
     """
     begin, window, sound = Fraction(start), Fraction(duration), encode.as_float(audio)
     with open_video(source) as (container, stream, display):
@@ -115,10 +114,10 @@ def mux_a2v(
     path: str | Path,
     comment: str,
 ) -> str:
-    """Write `frames` (frames, height, width, 3) uint8 RGB with what sounds in `source` in [start, start + duration) s.
+    """Write `frames` (frames, height, width, 3) uint8 RGB with the sound of `source` in [start, start + duration) s.
 
-    Its sample rate and channels stay, where AAC can (`encode.add_aac`); what the source is too short for is silent.
-    Returns in words what had to be converted, empty if nothing. Raises MediaError if there is no such window.
+    Its sample rate and channels stay where AAC supports them (`encode.add_aac`); a short source is padded with silence.
+    Returns the conversions in words, empty if there was none. Raises MediaError if there is no such window.
     """
     sound = read_sound(source, Fraction(start), Fraction(duration))
     missing = round(Fraction(duration) * sound.sample_rate) - len(sound.samples)
@@ -305,7 +304,7 @@ def _write_encoded(
 
 
 def _keep_looks(video: VideoStream, first: TimedFrame) -> None:
-    """Give the new track what tells a player how to show the source's pixels: colours, their shape, which way is up."""
+    """Copy colour tags, pixel aspect and display matrix of the source to the new track."""
     context, frame = video.codec_context, first.frame
     if _has_rgb_colours(frame):
         encode.tag_bt709(video)

@@ -1,5 +1,5 @@
-"""The colours of a spectrogram: from near black over violet and orange to a warm white, evenly lighter from step to
-step, so that the picture reads the same in grey and for eyes that tell few colours apart.
+"""Colour map of the spectrogram: from near black over violet and orange to a warm white. Lightness rises evenly, so
+that the picture can be read in grey and by colour-blind people.
 
 The ramp is laid out in OKLab (Björn Ottosson, "A perceptual color space for image processing", 2020).
 """
@@ -17,7 +17,7 @@ HUES = (280.0, 455.0)
 """Degrees: violet, on over red and orange to a pale yellow."""
 
 CHROMA = 0.17
-"""How colourful the middle of the ramp is; its ends are nearly grey."""
+"""Chroma in the middle of the ramp; the ends are nearly grey."""
 
 _TO_LMS = np.array(
     [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
@@ -38,7 +38,7 @@ def ramp(steps: int) -> np.ndarray:
     lightness = LIGHTNESS[0] + (LIGHTNESS[1] - LIGHTNESS[0]) * along
     hue = np.radians(HUES[0] + (HUES[1] - HUES[0]) * along)
     wanted = CHROMA * np.sin(np.pi * along) ** 0.75 + 0.03
-    # A colour that no screen shows is made less colourful until it is shown: halving finds how much.
+    # Reduce the chroma of colours outside sRGB until they fit, by bisection.
     low, high = np.zeros(steps), wanted
     for _ in range(12):
         middle = (low + high) / 2

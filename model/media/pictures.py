@@ -1,4 +1,4 @@
-"""What a clip looks and sounds like, on one page: its frames with their times over the spectrogram of its sound."""
+"""Contact sheet of a clip: its frames with their times above the spectrogram of its sound."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from model.media.tracks import video_track
 
 FRAMES, COLUMNS = 16, 8
 MARGIN, GAP, LABEL, EM = 28, 8, 42, 20
-"""Pixels: around everything, between frames, of the line below a row of them, of the letters."""
+"""Pixels: page margin, gap between frames, height of the label line, font size."""
 
 SOUND_HEIGHT = 440
 """Pixels of the spectrogram."""
 
 TALLEST = 2.0
-"""Height of a frame's cell by its width: what is higher still is made smaller."""
+"""Highest ratio of a cell's height to its width; taller frames are scaled down."""
 
 PIXELATED = 96
-"""Frames of a small network, up to so many pixels wide, are enlarged as they are, every pixel a square."""
+"""Frames up to this width in pixels, those of a small network, are enlarged without interpolation."""
 
 MAX_SECONDS = 600
-"""Of a sound that are drawn."""
+"""Seconds of sound that are drawn at most."""
 
 SOUGHT = 60
-"""Seconds from which on frames are sought: decoding all of a longer clip takes too long."""
+"""Clips longer than this, in seconds, are seeked in: decoding all of them takes too long."""
 
 
 @dataclass(frozen=True)

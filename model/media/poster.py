@@ -1,4 +1,4 @@
-"""One frame that stands for a clip: the sharpest of those that are like the others."""
+"""Poster of a clip: the sharpest frame that is not an outlier."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ from model.media.frames import TimedFrame, video_frames
 from model.media.json_numbers import JsonNumbers
 
 MAX_WIDTH = 640
-"""Pixels. Frames are made smaller where they are wider, and never larger."""
+"""Pixels. Wider frames are scaled down; none is scaled up."""
 
 MAX_HEIGHT = 1280
-"""Pixels: what is higher than wide may be twice as high as others are wide."""
+"""Pixels: portrait frames may be twice as high as landscape frames are wide."""
 
 QUALITY = 80
 EFFORT = 1
-"""WebP's quality, 0 … 100, and how long to look for fewer bytes, 0 … 6: more than this takes twice the time to save a
-tenth."""
+"""WebP's quality, 0 … 100, and compression effort, 0 … 6: a higher effort takes twice the time and saves a tenth."""
 
 MOST_HELD, PIXELS_HELD = 24, 50_000_000
-"""So many frames of a file are judged at most, and so many pixels of them held: 24 of 1080p, two of 8K."""
+"""Limits of the frames that are compared, and of the pixels held for it: 24 frames of 1080p, two of 8K."""
 
 VIEW, COARSE = 64, 8
-"""Sides in pixels of the grey pictures that frames are judged by: how sharp they are, and how like the others."""
+"""Sides in pixels of the grey thumbnails that measure sharpness and similarity."""
 
 OUTLYING = 3.0
 
 
 @dataclass(frozen=True)
 class Poster(JsonNumbers):
-    """A picture of `width`×`height` pixels of what is shown at `time` seconds of the clip."""
+    """Size in pixels of the poster, and the time in seconds of its frame in the clip."""
 
     width: int
     height: int
@@ -55,7 +54,7 @@ def write_poster(path: str | Path, frames: np.ndarray | Tensor, fps: float) -> P
 
 
 def draw_poster(video: str | Path, path: str | Path) -> str:
-    """Write the best frame of a file as a player shows it: upright, its pixels square. The answer: a Poster as JSON.
+    """Write the best frame of a file as a player shows it, upright and with square pixels. Returns a Poster as JSON.
 
     Raises MediaError if the file has no frames.
     """
@@ -66,21 +65,21 @@ def draw_poster(video: str | Path, path: str | Path) -> str:
 
 
 def choose(views: np.ndarray) -> int:
-    """Which of `views` (frames, VIEW, VIEW), grey in 0 … 255, to show: the one of the sharpest edges.
+    """Index of the frame with the sharpest edges among `views` (frames, VIEW, VIEW), grey in 0 … 255.
 
-    What is out of line does not count: a flash, a black frame, the first one after a cut. Its distance from the mean
-    picture is more than `OUTLYING` times the usual one, measured on so few pixels that blur makes no difference.
+    Outliers are left out: a flash, a black frame, the first frame after a cut. An outlier is more than `OUTLYING` times
+    the median distance away from the mean picture, measured on few enough pixels that blur makes no difference.
     """
     grey = views.astype(np.float32)
     edges = np.abs(np.diff(grey, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(grey, axis=2)).mean(axis=(1, 2))
     blocks = grey.reshape(len(grey), COARSE, VIEW // COARSE, COARSE, VIEW // COARSE).mean(axis=(2, 4))
     distance = np.abs(blocks - blocks.mean(axis=0)).mean(axis=(1, 2))
-    outlying = distance > OUTLYING * np.median(distance) + 1  # a grey level is nothing to go by in a still clip
+    outlying = distance > OUTLYING * np.median(distance) + 1  # tolerates one grey level in a still clip
     return int(np.argmax(np.where(outlying, -1, edges)))
 
 
 def displayed(shown: TimedFrame, max_width: int, max_height: int) -> Image.Image:
-    """The frame as a player shows it, within so many pixels."""
+    """The frame as a player shows it, scaled down to fit."""
     rgb, aspect = upright_rgb(shown, MAX_WIDTH * MAX_HEIGHT), upright_aspect(shown)
     picture = Image.fromarray(np.ascontiguousarray(rgb))
     width, height = picture.width * max(aspect, Fraction(1)), picture.height / min(aspect, Fraction(1))
@@ -90,7 +89,7 @@ def displayed(shown: TimedFrame, max_width: int, max_height: int) -> Image.Image
 
 
 def _spread(frames: Iterator[TimedFrame]) -> list[TimedFrame]:
-    """Some of the frames, at equal distances: neighbours look alike, and not all of a large video can be held."""
+    """Frames at equal distances: neighbours look alike, and a large video does not fit in memory."""
     held: list[TimedFrame] = []
     stride = 1
     for number, shown in enumerate(frames):

@@ -1,4 +1,4 @@
-"""A sound as a picture: its log-mel spectrogram with axes in seconds and hertz, and a scale in decibels.
+"""Draws the log-mel spectrogram of a sound, with axes in seconds and hertz and a scale in decibels.
 
 The picture has a palette of 256 colours: the ramp of `model.media.palette`, then greys from the page to the ink for
 the text around it. The letters are large, because on a phone the picture is shown at a third of its size.
@@ -47,14 +47,14 @@ _COLOURS = 224
 """Of the 256 of the picture; the others are greys."""
 
 _TICKS_HZ = (8000, 2000, 500, 4000, 1000, 16000, 32000, 250, 125, 62, 64000, 128000, 256000, 31, 16, 8)
-"""The first ones get a place first."""
+"""In order of priority."""
 
 _STEPS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 
 
 @dataclass(frozen=True)
 class Plot(JsonNumbers):
-    """Where in a picture of `width`×`height` pixels what is drawn.
+    """Position and scale of the plot in a picture of `width`×`height` pixels.
 
     Time runs from 0 at `left` to `seconds` at `right`, frequency evenly in mel from 0 Hz at `bottom` to `hertz` at
     `top`; pixels count from the upper left, and `right` and `bottom` are the first ones outside. Colours run from
@@ -83,9 +83,9 @@ def write_spectrogram(path: str | Path, audio: Tensor, sample_rate: int) -> Plot
 
 
 def draw_sound(sound: str | Path, path: str | Path, duration: float) -> str:
-    """Write the spectrogram of the first `duration` seconds of a file, as `write_spectrogram` does; the answer as JSON.
+    """Write the spectrogram of the first `duration` seconds of a file, as `write_spectrogram` does.
 
-    Raises MediaError if the file has no sound.
+    Returns the Plot as JSON. Raises MediaError if the file has no sound.
     """
     heard = read_sound(sound, Fraction(0), Fraction(duration))
     return write_spectrogram(path, torch.from_numpy(heard.to_float()), heard.sample_rate).to_json()
@@ -130,7 +130,7 @@ def log_mel(audio: Tensor, sample_rate: int) -> Tensor:
     mono = audio.float().mean(dim=0)
     size, hop = _window(sample_rate), _hop(len(mono), sample_rate)
     window = torch.hann_window(size)
-    # A cut to silence would sound like a click and be drawn as one: the sound goes on as its own mirror image.
+    # Pad by reflection: a cut to silence would show as a click.
     longer = torch.from_numpy(np.pad(mono.numpy(force=True), size // 2, mode="symmetric"))
     spectrum = torch.stft(longer, size, hop, window=window, center=False, return_complex=True)
     amplitude = 2 * spectrum.abs() / window.sum()
