@@ -89,14 +89,9 @@ class Experiment(BaseStage):
 
         return draw
 
-    def _noise(self, stream: RandomStream) -> Latents:
-        noise = super()._noise(stream)
-        if "shared noise" not in self.way or noise.video is None:
-            return noise
-        window = self.windows.window
-        means = [part.mean(1, keepdim=True) for part in noise.video.split(window, 1)]
-        shared = [part - mean + means[0] for part, mean in zip(noise.video.split(window, 1), means, strict=True)]
-        return noise.replace("video", torch.cat(shared, 1))
+    @property
+    def shares_noise(self) -> bool:
+        return "shared noise" in self.way
 
 
 def main() -> None:

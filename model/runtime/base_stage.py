@@ -21,7 +21,7 @@ from model.sampling.latents import Latents, clip, unchanged
 from model.sampling.randomness import RandomStream
 from model.sampling.samplers import Evaluate, Prediction, Sampler
 from model.sampling.schedule import NoiseSchedule
-from model.sampling.windows import Draw, Windows, windowed
+from model.sampling.windows import Draw, Windows, share_mean, windowed
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,24 @@ class BaseStage:
     def _single(self) -> bool:
         return self.windows.frames == self.windows.window
 
+    @property
+    def shares_noise(self) -> bool:
+        """Whether all windows begin with the same mean of their frames' noise: where nothing else holds them together
+        over the whole clip."""
+        return self.kind == "generate" and not self._single
+
     def _noise(self, stream: RandomStream) -> Latents:
         """The initial noise. In a clip of several windows, that of the given side is drawn as windows need it."""
-        whole = replace(self.manifest.config.clip, frames=self.windows.frames)
+        windows = self.windows
+        whole = replace(self.manifest.config.clip, frames=-(-windows.frames // windows.window) * windows.window)
         shapes = {"video": whole.video_shape, "audio": whole.audio_shape}
         drawn = [name for name in self.manifest.config.base.modalities if self._single or name != GIVEN.get(self.kind)]
-        return Latents(
+        noise = Latents(
             *(stream.normal((1, *shapes[name]), self.device) if name in drawn else None for name in MODALITIES)
         )
+        if self.shares_noise and noise.video is not None:
+            noise = noise.replace("video", share_mean(noise.video, windows.window))
+        return noise if self._single else windows.clipped(noise)
 
     def _windows_at(self, t: float) -> Windows:
         """How the clip is cut at time `t`."""

@@ -71,6 +71,13 @@ class Windows:
             x.audio[..., start * self.samples : stop * self.samples] if x.audio is not None else None,
         )
 
+    def clipped(self, x: Latents) -> Latents:
+        """The clip at the beginning of `x`, which may be longer."""
+        return Latents(
+            x.video[:, : self.frames] if x.video is not None else None,
+            x.audio[..., : self.frames * self.samples] if x.audio is not None else None,
+        )
+
     def add(self, total: Latents, part: Latents, starts: Sequence[int], number: int) -> None:
         """Add window `number` of those at `starts` to `total`, a whole clip, in place; from zeros, all of them make up
         the clip."""
@@ -105,6 +112,17 @@ class Windows:
         from_left = inside if start > 0 else torch.full_like(inside, size)
         from_right = size - inside if start + self.window < self.frames else torch.full_like(inside, size)
         return torch.minimum(from_left, from_right)
+
+
+def share_mean(noise: Tensor, window: int) -> Tensor:
+    """Give all windows of `noise` (batch, frames, …) the mean over frames of the first; frames are whole windows.
+
+    Every window stays standard normal noise. Hues drift less in a clip whose windows all begin with the same lowest
+    frequency in time.
+    """
+    windows = noise.unflatten(1, (-1, window))
+    means = windows.mean(2, keepdim=True)
+    return (windows - means + means[:, :1]).flatten(1, 2)
 
 
 def windowed(

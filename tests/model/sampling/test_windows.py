@@ -19,7 +19,7 @@ from model.sampling.latents import Latents, unchanged
 from model.sampling.randomness import RandomStream
 from model.sampling.samplers import Evaluate, EvaluateAll, Prediction, Sampler
 from model.sampling.schedule import CLEAN, NoiseSchedule, linear_betas
-from model.sampling.windows import Windows, together, windowed
+from model.sampling.windows import Windows, share_mean, together, windowed
 from tests.model.sampling.analytic import Mixture
 from tests.model.sampling.test_guidance import answer as paired_answer
 from tests.model.sampling.test_guidance import error_variance
@@ -324,3 +324,15 @@ def test_chains_are_driven_in_rounds_and_each_gets_its_own_answers() -> None:
     assert stop.value.value == [[100.0, 101.0], [200.0, 201.0, 202.0]]
     assert rounds == [2, 2, 1]
     assert reports == [2, 2, 1]
+
+
+def test_windows_that_share_their_mean_are_still_standard_normal_noise() -> None:
+    noise = torch.randn(4000, 24, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shared = share_mean(noise, 8)
+    assert torch.allclose(shared[:, :8], noise[:, :8], atol=1e-12)
+    means = shared.unflatten(1, (3, 8)).mean(2)
+    assert torch.allclose(means[:, 1], means[:, 0], atol=1e-12)
+    assert torch.allclose(means[:, 2], means[:, 0], atol=1e-12)
+    window = shared[:, 8:16].flatten(1)
+    covariance = window.T @ window / len(window)
+    assert float((covariance - torch.eye(16, dtype=torch.float64)).abs().max()) < 0.08
