@@ -37,7 +37,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Claim:
+class GpuClaim:
     """A GPU that this process holds as long as `descriptor` is open."""
 
     gpu: Gpu
@@ -45,7 +45,7 @@ class Claim:
     descriptor: int
 
 
-def claim_gpu(settings: Settings, listed: Callable[[], list[Gpu]] | None = None) -> Claim | None:
+def claim_gpu(settings: Settings, listed: Callable[[], list[Gpu]] | None = None) -> GpuClaim | None:
     """Claim a free GPU, waiting if all are claimed, and hide the others from this process.
 
     Call it before torch is imported. None if `settings.gpu_locks` is unset, another device is configured, or this
@@ -132,7 +132,7 @@ def _parts(handle: object) -> list[object]:
     return parts
 
 
-def _take(folder: Path, gpus: list[Gpu], places: int) -> Claim:
+def _take(folder: Path, gpus: list[Gpu], places: int) -> GpuClaim:
     """The first free place. A GPU is shared only when every GPU has a worker. Waits until there is one."""
     logged = None
     while True:
@@ -140,7 +140,7 @@ def _take(folder: Path, gpus: list[Gpu], places: int) -> Claim:
             for gpu in gpus:
                 descriptor = _locked(folder / f"{gpu.uuid}.{place}.lock")
                 if descriptor is not None:
-                    return Claim(gpu, place, descriptor)
+                    return GpuClaim(gpu, place, descriptor)
         if logged is None or time.monotonic() - logged > LOG_S:
             logged = time.monotonic()
             log.warning(

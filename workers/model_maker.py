@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from model.checkpoint.manifest import find_models
 from model.media.source import MediaError
-from model.request import RequestError
+from model.request import RequestError, clip_of
 from model.runtime.allocator import keep_freed_memory
 from model.runtime.engine import Engine, EngineRun
 from model.runtime.evaluator import is_out_of_memory
@@ -142,11 +142,13 @@ class ModelMaker:
         events: SimpleQueue[EngineEvent] = SimpleQueue()
         started = threading.Event()
         runs: list[EngineRun] = []
+        clip = pipeline.manifest.config.clip
+        long = clip_of(job.params.duration, clip).frames > clip.frames
         try:
             for index in range(job.params.num_outputs):
                 request = ClipRequest(job.kind, job.params, index, condition)
                 program = pipeline.program(request, partial(self._post_step, events, index))
-                run = self.engine.submit(pipeline.evaluator, program, started.set)
+                run = self.engine.submit(pipeline.evaluator, program, started.set, long=long)
                 run.add_done_callback(partial(self._post_end, events, index, started))
                 runs.append(run)
             with attempt.waiting():

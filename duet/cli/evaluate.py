@@ -20,7 +20,7 @@ from duet.cli.options import DEVICES, DTYPES, option, within
 if TYPE_CHECKING:
     from model.checkpoint.manifest import Manifest
     from model.evaluation.bootstrap import Interval
-    from model.evaluation.generation import Run
+    from model.evaluation.generation import EvaluationRun
     from model.evaluation.report import Evaluation, Result
     from model.sampling.latents import Latents
 
@@ -95,7 +95,7 @@ def evaluate(
         with _progress() as progress:
             task = progress.add_task("", total=clips * len(runs))
 
-            def keep(run: Run, made: Latents, _: Result) -> None:
+            def keep(run: EvaluationRun, made: Latents, _: Result) -> None:
                 if out is not None:
                     _draw(run, made, manifest, out)
 
@@ -142,7 +142,7 @@ def _progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def _draw(run: Run, made: Latents, manifest: Manifest, out: Path) -> None:
+def _draw(run: EvaluationRun, made: Latents, manifest: Manifest, out: Path) -> None:
     from model.evaluation.contact_sheets import contact_sheet, spectrogram_sheet
 
     shown = made.map(lambda value: value[:SHOWN])

@@ -65,7 +65,7 @@ def evaluate_paper(
     """Evaluate and print. Ends the command with a sentence if a folder, a file or a parameter is not usable."""
     from model.checkpoint.loading import CheckpointError
     from model.evaluation.generation import EvaluationError
-    from model.evaluation.paper import Plan, evaluate
+    from model.evaluation.paper import PaperPlan, evaluate
     from model.evaluation.published.weights import WeightsMissing
     from model.evaluation.reference_clips import NoReference
     from model.request import RequestError
@@ -76,7 +76,7 @@ def evaluate_paper(
     assert options.reference is not None
     assert options.weights is not None
     try:
-        plan = Plan(params, clips, options.runs)
+        plan = PaperPlan(params, clips, options.runs)
         with progress:
             task = progress.add_task("real and made clips", total=2 * clips * options.runs)
             found = evaluate(

@@ -21,10 +21,10 @@ from torch import Tensor
 from model.checkpoint.manifest import Manifest
 from model.evaluation.distances import frechet_distance, kernel_distance
 from model.evaluation.generation import ClipGenerator, EvaluationError
-from model.evaluation.published.audioclip import PUBLISHED_BATCH, RATE, AudioHead
+from model.evaluation.published.audioclip import PUBLISHED_BATCH, RATE, AudioClipHead
 from model.evaluation.published.i3d import I3D, MIN_FRAMES, RESOLUTION, preprocess
 from model.evaluation.published.weights import AUDIOCLIP_FILE, I3D_FILE, Loaded, load, require
-from model.evaluation.reference_clips import ReferenceClips, Window
+from model.evaluation.reference_clips import FilmWindow, ReferenceClips
 from model.media.decode import resample
 from model.request import SamplingParams
 from model.runtime.pipeline import Pipeline
@@ -49,7 +49,7 @@ class Extractors:
     """The two networks, on the device of the evaluation."""
 
     i3d: Loaded[I3D]
-    audioclip: Loaded[AudioHead]
+    audioclip: Loaded[AudioClipHead]
     device: torch.device
 
     @classmethod
@@ -101,7 +101,7 @@ class PaperEvaluation:
 
 
 @dataclass(frozen=True)
-class Measure:
+class PaperMeasure:
     """A distance of one kind of features, its scale, and a sentence on what it is."""
 
     features: str
@@ -115,22 +115,22 @@ class Measure:
 
 
 MEASURES = {
-    "FVD": Measure(VIDEO, frechet_distance, 1, "Fréchet distance of I3D's logits"),
-    "KVD": Measure(VIDEO, kernel_distance, 1, "unbiased MMD² of I3D's logits, kernel (x·y/400 + 1)³"),
-    "FAD": Measure(
+    "FVD": PaperMeasure(VIDEO, frechet_distance, 1, "Fréchet distance of I3D's logits"),
+    "KVD": PaperMeasure(VIDEO, kernel_distance, 1, "unbiased MMD² of I3D's logits, kernel (x·y/400 + 1)³"),
+    "FAD": PaperMeasure(
         AUDIO,
         frechet_distance,
         FAD_SCALE,
         "Fréchet distance of AudioCLIP's embeddings, batch norm over eight clips and waveforms in ±1, as published",
     ),
-    "FAD, each clip alone": Measure(
+    "FAD, each clip alone": PaperMeasure(
         AUDIO_ALONE, frechet_distance, FAD_SCALE, "as FAD, with AudioCLIP as its authors meant it to be used"
     ),
 }
 
 
 @dataclass(frozen=True)
-class Plan:
+class PaperPlan:
     """What is computed: `clips` joint clips in each of `runs` runs. Run r makes clip i from the seed (params.seed + r,
     i), and draws the real windows with the seed params.seed + r."""
 
@@ -149,7 +149,7 @@ class Plan:
 
 def evaluate(
     manifest: Manifest,
-    plan: Plan,
+    plan: PaperPlan,
     reference: Path,
     weights: Path,
     work: Path,
@@ -185,7 +185,7 @@ def evaluate(
         def make(indexes: range, seeded: SamplingParams = seeded) -> Clips:
             return _generated(generator, seeded, indexes)
 
-        def read(indexes: range, drawn: Sequence[Window] = drawn) -> Clips:
+        def read(indexes: range, drawn: Sequence[FilmWindow] = drawn) -> Clips:
             return _stacked(real.load(drawn[index]) for index in indexes)
 
         fake = kept.collect(f"run-{run}-made", plan.clips, make, extractors, on_clips)
@@ -251,7 +251,7 @@ def _stacked(clips: Iterator[tuple[Tensor, Tensor]]) -> Clips:
 
 
 def _protocol(
-    manifest: Manifest, plan: Plan, params: SamplingParams, windows: Sequence[Window], extractors: Extractors
+    manifest: Manifest, plan: PaperPlan, params: SamplingParams, windows: Sequence[FilmWindow], extractors: Extractors
 ) -> dict[str, Any]:
     clip = manifest.config.clip
     listing = "\n".join(f"{window.path.name} {window.first}" for window in windows)

@@ -20,7 +20,7 @@ class NoReference(ValueError):
 
 
 @dataclass(frozen=True)
-class Window:
+class FilmWindow:
     """A part of a film, which begins with frame `first` at the clip's frame rate."""
 
     path: Path
@@ -35,7 +35,7 @@ class ReferenceClips:
     clip: ClipSpec
 
     @cached_property
-    def windows(self) -> tuple[Window, ...]:
+    def windows(self) -> tuple[FilmWindow, ...]:
         """Every window of every film, one frame apart, as the published data loader takes them.
 
         Raises NoReference if a file cannot be read, lacks sound or pictures, or no film is long enough.
@@ -47,7 +47,7 @@ class ReferenceClips:
             except MediaError as error:
                 raise NoReference(f"{path} cannot be used as a reference: {error}") from error
             spare = int((end - Fraction(self.clip.frames, self.clip.fps)) * self.clip.fps)
-            found += [Window(path, first) for first in range(spare + 1)] if spare >= 0 else []
+            found += [FilmWindow(path, first) for first in range(spare + 1)] if spare >= 0 else []
         if not found:
             raise NoReference(f"{self.folder} holds no film of at least {self.clip.duration} s")
         return tuple(found)
@@ -60,7 +60,7 @@ class ReferenceClips:
         found = (path for path in self.folder.rglob("*") if path.is_file())
         return sorted(path for path in found if not path.name.startswith("."))
 
-    def drawn(self, count: int, seed: int) -> list[Window]:
+    def drawn(self, count: int, seed: int) -> list[FilmWindow]:
         """`count` windows in the random order of `seed`; all different if there are as many, else all repeat."""
         windows = self.windows
         order: list[int] = []
@@ -69,7 +69,7 @@ class ReferenceClips:
             order += torch.randperm(len(windows), generator=draws).tolist()
         return [windows[index] for index in order[:count]]
 
-    def load(self, window: Window) -> tuple[Tensor, Tensor]:
+    def load(self, window: FilmWindow) -> tuple[Tensor, Tensor]:
         """Frames (frames, 3, height, width) as bytes, and sound (samples,) in [-1, 1]."""
         start = window.first / self.clip.fps
         frames = decode_video(window.path, self.clip, start)

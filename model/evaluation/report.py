@@ -11,7 +11,7 @@ from typing import Any
 from model.checkpoint.manifest import Manifest
 from model.evaluation.alignment import MEASURES, Detections, detect
 from model.evaluation.bootstrap import Score, scores
-from model.evaluation.generation import ClipGenerator, Run, real_clips, sampling
+from model.evaluation.generation import ClipGenerator, EvaluationRun, real_clips, sampling
 from model.request import SamplingParams
 from model.runtime.pipeline import Pipeline
 from model.sampling.latents import Latents
@@ -23,7 +23,7 @@ LABELS = {measure.name: measure.label for measure in MEASURES}
 class Result:
     """The scores of one run."""
 
-    run: Run
+    run: EvaluationRun
     scores: tuple[Score, ...]
 
 
@@ -31,9 +31,9 @@ class Result:
 class Watcher:
     """Callbacks: a run begins, a clip of it is done, the run ends with its clips and scores."""
 
-    begins: Callable[[Run], None]
+    begins: Callable[[EvaluationRun], None]
     clip: Callable[[], None]
-    ends: Callable[[Run, Latents, Result], None]
+    ends: Callable[[EvaluationRun, Latents, Result], None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Evaluation:
 
 def evaluate(
     manifest: Manifest,
-    runs: Sequence[Run],
+    runs: Sequence[EvaluationRun],
     clips: int,
     params: SamplingParams,
     watcher: Watcher,

@@ -72,7 +72,7 @@ class _Buffered:
         return None
 
 
-class Part:
+class ByteRange:
     """Bytes `begin` … `end` of a file, as a file for the decoder. The descriptor must stay open while it is used."""
 
     def __init__(self, descriptor: int, begin: int, end: int) -> None:

@@ -84,7 +84,7 @@ def _open(
 ) -> InputContainer:
     os.lseek(descriptor, 0, os.SEEK_SET)
     if link is not None:
-        part = ogg_links.Part(descriptor, *link)
+        part = ogg_links.ByteRange(descriptor, *link)
         del options["fd"]
         return av.open(part, "r", format=signature.demuxer, options=options, metadata_errors="replace")
     if signature.skip:

@@ -75,7 +75,7 @@ class Start:
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A run that is ready to train: its parts, on their device."""
 
     config: TrainingConfig
@@ -101,7 +101,9 @@ def learning_rate(config: OptimizerConfig, step: int, since: int, steps: int) ->
     return rate
 
 
-def prepare(config: TrainingConfig, out: Path, processes: Processes, start: Start, say: Callable[[str], None]) -> Run:
+def prepare(
+    config: TrainingConfig, out: Path, processes: Processes, start: Start, say: Callable[[str], None]
+) -> TrainingRun:
     """Networks, data and state: from the newest checkpoint in `out`, else from `start`, else initialised.
 
     Raises ConfigurationError, StateError, CheckpointError, DataError.
@@ -150,7 +152,7 @@ def prepare(config: TrainingConfig, out: Path, processes: Processes, start: Star
         predict = DistributedDataParallel(predict, device_ids=ids, gradient_as_bucket_view=True)
     if config.compile:
         predict.compile(dynamic=False)
-    return Run(config, out, processes, dtype, state, predict, objective, source, held_out)
+    return TrainingRun(config, out, processes, dtype, state, predict, objective, source, held_out)
 
 
 def compute_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
@@ -160,7 +162,7 @@ def compute_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
     return getattr(torch, config.precision)
 
 
-def train(run: Run, limits: Limits, observer: Observer) -> bool:
+def train(run: TrainingRun, limits: Limits, observer: Observer) -> bool:
     """Train to the last step or until `limits` are reached, and write a checkpoint. True if the last step was done.
 
     Raises TrainingError if the loss is not finite.
@@ -205,7 +207,7 @@ def train(run: Run, limits: Limits, observer: Observer) -> bool:
     return state.step >= config.steps
 
 
-def one_step(run: Run, source: Source, rows: range) -> None:
+def one_step(run: TrainingRun, source: Source, rows: range) -> None:
     """Gradients of all parts of this process' rows, one update of the weights and of their average."""
     config, state = run.config, run.state
     network, optimizer = state.network, state.optimizer
@@ -239,7 +241,7 @@ def one_step(run: Run, source: Source, rows: range) -> None:
     run.losses.append((state.step, torch.stack([norm / run.processes.count, *counted])))
 
 
-def flush_losses(run: Run, log: TrainingLog | None, known: float = math.nan) -> float:
+def flush_losses(run: TrainingRun, log: TrainingLog | None, known: float = math.nan) -> float:
     """Write the losses collected since the last call; return the newest. Raises TrainingError if one is not finite."""
     if not run.losses:
         return known
@@ -266,14 +268,14 @@ def flush_losses(run: Run, log: TrainingLog | None, known: float = math.nan) -> 
     return lines[-1]["loss"]
 
 
-def save(run: Run) -> None:
+def save(run: TrainingRun) -> None:
     """Write a checkpoint; every process waits for it."""
     if run.processes.first:
         save_checkpoint(run.out / "checkpoints", run.state, run.config, run.config.output.keep)
     run.processes.wait()
 
 
-def evaluate(run: Run, log: TrainingLog) -> None:
+def evaluate(run: TrainingRun, log: TrainingLog) -> None:
     """Compute whatever is due after this step: coupling gap, samples."""
     config, state, device = run.config, run.state, run.processes.device
     output = config.output

@@ -106,7 +106,7 @@ class Parameters(BaseModel):
             raise refuse_parameter(error, given.get(error.field)) from error
 
 
-class SuperResolution(BaseModel):
+class SuperResolutionParameters(BaseModel):
     """Parameters of jobs that generate frames."""
 
     super_resolution: bool | None = Field(
@@ -130,7 +130,7 @@ class Conditional(BaseModel):
     start: float = Field(default=0.0, ge=0, description="start of the window in the upload, in seconds")
 
 
-class GenerateParameters(SuperResolution, Parameters):
+class GenerateParameters(SuperResolutionParameters, Parameters):
     """Generate a video with sound."""
 
 
@@ -138,7 +138,7 @@ class V2AParameters(Conditional, Parameters):
     """Generate sound for a video."""
 
 
-class A2VParameters(Conditional, SuperResolution, Parameters):
+class A2VParameters(Conditional, SuperResolutionParameters, Parameters):
     """Generate video for a sound."""
 
 

@@ -47,7 +47,7 @@ COUNT_SHARE = 0.75
 """Part of the CPU time that counting packets may take."""
 
 
-class Refused(Exception):
+class RefusedUpload(Exception):
     """What is wrong with the file; the arguments of `service.sandbox.probe.ProbeError`."""
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     give_up_rights(request["limits"], door)
     try:
         answer = examine(request, door)
-    except Refused as refusal:
+    except RefusedUpload as refusal:
         answer = {"error": refusal.args[0]}
     except tracks.UnsupportedCodecError as error:
         answer = {
@@ -94,7 +94,7 @@ def give_up_rights(limits: dict[str, Any], door: int) -> None:
 
 
 def examine(request: dict[str, Any], door: int) -> dict[str, Any]:
-    """The fields of `service.sandbox.probe.ProbeResult`. Raises Refused, MediaError or a decoder's error."""
+    """The fields of `service.sandbox.probe.ProbeResult`. Raises RefusedUpload, MediaError or a decoder's error."""
     limits, want, start = request["limits"], request["want"], request["start"]
     budget, open_part = lengths.Budget(COUNT_SHARE * limits["cpu_seconds"]), partial(open_upload, request, door)
     answer: dict[str, Any] = {}
@@ -274,7 +274,7 @@ def describe_audio(track: AudioStream | None, tracks: int) -> dict[str, Any]:
 
 
 def refuse(code: str, message: str, **details: str) -> NoReturn:
-    raise Refused({"code": code, "message": message, **details})
+    raise RefusedUpload({"code": code, "message": message, **details})
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
 GROUPS, WIDTH, EXPANSION = 32, 4, 4
 
 
-class AudioHead(nn.Module):
+class AudioClipHead(nn.Module):
     """Embeddings of sounds. See `embed`."""
 
     window: Tensor

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from model.checkpoint.loading import read_published, require_layout
-from model.evaluation.published.audioclip import AudioHead
+from model.evaluation.published.audioclip import AudioClipHead
 from model.evaluation.published.i3d import I3D
 
 N = TypeVar("N", bound=nn.Module)
@@ -39,7 +39,7 @@ I3D_FILE = WeightFile(
 )
 AUDIOCLIP_FILE = WeightFile(
     "AudioCLIP-Full-Training.pt",
-    AudioHead,
+    AudioClipHead,
     "AudioCLIP, for FAD; 537,302,068 bytes",
     "release v0.1 of AudioCLIP by its authors (AndreyGuzhov/AudioCLIP on GitHub)",
     "2441d35b353352c8b1bbfb8f7c687f46314c3d2909e940eaf763b8c17f632c44",

@@ -14,7 +14,7 @@ from benchmarks.demo_model import table
 from model.checkpoint.manifest import BUILTIN, find_models
 from model.evaluation.alignment import detect
 from model.evaluation.bootstrap import Score, scores
-from model.evaluation.generation import ClipGenerator, Run, real_clips
+from model.evaluation.generation import ClipGenerator, EvaluationRun, real_clips
 from model.networks.config import PRESETS
 from model.request import SamplingParams, allowed_guidance
 from model.runtime.pipeline import Pipeline
@@ -82,7 +82,7 @@ def _of_kind(kind: str) -> dict[str, Score]:
     method = None if kind == "joint" else "clean"
     manifest = find_models()["demo"]
     real = real_clips(manifest.config, "train", CLIPS)
-    run = Run(kind, method, "train")
+    run = EvaluationRun(kind, method, "train")
     clips = ClipGenerator(demo_clip.pipeline()).make(run, SamplingParams(0), real, lambda: None)
     spec = manifest.config.clip
     return {score.measure: score for score in scores(detect(clips, spec), detect(real, spec))}

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from model.checkpoint.manifest import FILE_NAME, Manifest
-from model.evaluation.generation import EvaluationError, Run, plan, possible_methods
+from model.evaluation.generation import EvaluationError, EvaluationRun, plan, possible_methods
 from model.media.decode import decode_audio, decode_video
 from model.networks.config import PRESETS
 from tests.command_line import invoke
@@ -73,7 +73,7 @@ def test_methods_are_those_that_the_model_allows() -> None:
     plain, able = manifest(), manifest(independent_timesteps=True, calibration={"times": [1.0]})
     assert possible_methods(plain) == ("replacement", "gradient")
     assert possible_methods(able) == ("clean", "pigdm", "replacement", "gradient")
-    assert plan(able, ("v2a",), ("clean",), held_out=False) == [Run("v2a", "clean", "train")]
+    assert plan(able, ("v2a",), ("clean",), held_out=False) == [EvaluationRun("v2a", "clean", "train")]
     with pytest.raises(EvaluationError, match="not trained with independent timesteps"):
         plan(plain, ("a2v",), ("clean",), held_out=True)
 

@@ -12,11 +12,11 @@ from model.checkpoint.manifest import Manifest
 from model.evaluation import paper
 from model.evaluation.distances import frechet_distance
 from model.evaluation.generation import EvaluationError
-from model.evaluation.paper import AUDIO, VIDEO, FeatureFolder, Plan, Statistic, evaluate
-from model.evaluation.published.audioclip import AudioHead
+from model.evaluation.paper import AUDIO, VIDEO, FeatureFolder, PaperPlan, Statistic, evaluate
+from model.evaluation.published.audioclip import AudioClipHead
 from model.evaluation.published.i3d import I3D
 from model.evaluation.published.weights import AUDIOCLIP_FILE, I3D_FILE, WeightsMissing
-from model.evaluation.reference_clips import NoReference, ReferenceClips, Window
+from model.evaluation.reference_clips import FilmWindow, NoReference, ReferenceClips
 from model.networks.config import PRESETS, ClipSpec
 from model.request import SamplingParams
 from tests.clips import Film, Track, make, read_number
@@ -39,9 +39,9 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_windows_begin_at_every_frame_of_the_clips_rate(films: Path) -> None:
     clips = ReferenceClips(films, CLIP)
     assert [path.name for path in clips.films] == ["a.mp4", "short.mp4"]
-    assert clips.windows == tuple(Window(films / "a.mp4", first) for first in range(22))  # 2.1 s are spare
+    assert clips.windows == tuple(FilmWindow(films / "a.mp4", first) for first in range(22))  # 2.1 s are spare
 
-    frames, sound = clips.load(Window(films / "a.mp4", 10))
+    frames, sound = clips.load(FilmWindow(films / "a.mp4", 10))
     assert (frames.dtype, frames.shape, sound.shape) == (torch.uint8, (9, 3, 48, 64), (39_690,))
     assert read_number(frames[0].permute(1, 2, 0).numpy()) == 30  # what is shown at 1.0 s
 
@@ -77,14 +77,14 @@ def test_the_mean_and_deviation_are_of_the_runs() -> None:
 )
 def test_plans_that_make_no_batches_are_refused(clips: int, runs: int, message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
-        Plan(SamplingParams(0), clips, runs)
+        PaperPlan(SamplingParams(0), clips, runs)
 
 
 def test_models_that_have_no_such_clips_are_refused(tmp_path: Path) -> None:
     short = PRESETS["tiny"]
     manifest = Manifest("tiny", replace(short, clip=replace(short.clip, frames=8)), False, "untrained", "MIT")
     with pytest.raises(EvaluationError, match="I3D takes 9 frames or more"):
-        evaluate(manifest, Plan(SamplingParams(0), 8), tmp_path, tmp_path, tmp_path / "work", lambda count: None)
+        evaluate(manifest, PaperPlan(SamplingParams(0), 8), tmp_path, tmp_path, tmp_path / "work", lambda count: None)
 
 
 def test_features_of_another_evaluation_are_not_mixed_in(tmp_path: Path) -> None:
@@ -102,13 +102,13 @@ def test_an_evaluation_that_was_interrupted_goes_on(
     manifest = Manifest(
         "tiny", replace(tiny, clip=replace(tiny.clip, frames=9, height=16, width=16)), False, "x", "MIT"
     )
-    plan = Plan(SamplingParams(3, steps=2), clips=16, runs=1)
+    plan = PaperPlan(SamplingParams(3, steps=2), clips=16, runs=1)
     monkeypatch.setattr(paper, "CHUNK", 8)
     weights, work = tmp_path / "weights", tmp_path / "work"
     with pytest.raises(WeightsMissing, match=I3D_FILE.name):
         evaluate(manifest, plan, films, weights, work, lambda count: None)
     weights.mkdir()
-    for file, network, prefix in ((I3D_FILE, I3D(), ""), (AUDIOCLIP_FILE, AudioHead(), "audio.")):
+    for file, network, prefix in ((I3D_FILE, I3D(), ""), (AUDIOCLIP_FILE, AudioClipHead(), "audio.")):
         fill(network)
         torch.save({prefix + name: value for name, value in network.state_dict().items()}, weights / file.name)
 

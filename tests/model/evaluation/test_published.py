@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.checkpoint.loading import CheckpointError
-from model.evaluation.published.audioclip import AudioHead, WaveletTransform
+from model.evaluation.published.audioclip import AudioClipHead, WaveletTransform
 from model.evaluation.published.i3d import I3D, pad, preprocess
 from model.evaluation.published.weights import AUDIOCLIP_FILE, I3D_FILE, WeightsMissing, load, require
 
@@ -97,11 +97,11 @@ def test_wavelets_are_powers_of_a_complex_sinc() -> None:
 
 
 @pytest.fixture(scope="module")
-def head() -> AudioHead:
-    return fill(AudioHead())
+def head() -> AudioClipHead:
+    return fill(AudioClipHead())
 
 
-def test_a_tone_stands_at_its_frequency(head: AudioHead) -> None:
+def test_a_tone_stands_at_its_frequency(head: AudioClipHead) -> None:
     """1 kHz is in the first of three bands: bin 1000 · 2048 / 44 100 = 46.4."""
     seconds = torch.arange(70_560) / 44_100
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_a_tone_stands_at_its_frequency(head: AudioHead) -> None:
     assert spectrogram[0, 0, 46, 60] > spectrogram[0, 1, :, 60].max() + 60
 
 
-def test_published_embeddings_depend_on_their_batch_and_others_do_not(head: AudioHead) -> None:
+def test_published_embeddings_depend_on_their_batch_and_others_do_not(head: AudioClipHead) -> None:
     sound = torch.randn(9, 22_050, generator=torch.Generator().manual_seed(4)) * 0.1
     before = {name: value.clone() for name, value in head.state_dict().items()}
     published = head.embed(sound[:8])
@@ -124,7 +124,7 @@ def test_published_embeddings_depend_on_their_batch_and_others_do_not(head: Audi
         head.embed(sound)
 
 
-def test_weights_are_read_strictly_and_named_by_their_hash(head: AudioHead, tmp_path: Path) -> None:
+def test_weights_are_read_strictly_and_named_by_their_hash(head: AudioClipHead, tmp_path: Path) -> None:
     state = {f"audio.{name}": value for name, value in head.state_dict().items()}
     torch.save({**state, "visual.proj": torch.zeros(3)}, tmp_path / AUDIOCLIP_FILE.name)
     loaded = load(AUDIOCLIP_FILE, tmp_path)

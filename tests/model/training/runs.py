@@ -78,7 +78,7 @@ class Silent:
 
 def run(
     config: TrainingConfig, out: Path, start: loop.Start | None = None, limits: loop.Limits | None = None
-) -> tuple[loop.Run, bool]:
+) -> tuple[loop.TrainingRun, bool]:
     """Train in this process. Returns the run and whether it reached its last step."""
     alone = Processes(0, 1, torch.device("cpu"))
     observer = Silent()
