@@ -2,7 +2,7 @@
 
     closed ──FAILURES failed calls in a row──▶ open
       ▲                                         │
-      └────a probe succeeds, one per PAUSE_S────┘
+      └──a probe gets an answer, one per PAUSE_S─┘
 
 Without it each call to a store that accepts connections and never answers holds a thread until its timeout. The probe
 is `check()`, made by the next caller. After it the breaker is on trial: one failed call opens it again.
@@ -10,6 +10,7 @@ is `check()`, made by the next caller. After it the breaker is on trial: one fai
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -55,7 +56,8 @@ class Breaker:
     def admit(self, probe: Callable[[], None]) -> int:
         """Return the period of a call that may be made. If a probe is due, makes it first.
 
-        Raises StorageUnavailable while open, and what `probe` raises.
+        A probe that finds the store full or is refused has got an answer: the breaker closes, and the call may free
+        space. Raises StorageUnavailable while open, and what `probe` raises otherwise.
         """
         with self._lock:
             if not self._open:
@@ -65,7 +67,8 @@ class Breaker:
             self._probing = True
         works = False
         try:
-            probe()
+            with contextlib.suppress(StorageRefused):
+                probe()
             works = True
         finally:
             with self._lock:

@@ -55,7 +55,7 @@ class FolderStorage:
         with _failures(key):
             file = self._path(key).open("rb")
             file.seek(start)
-        return _pieces(file, None if stop is None else stop - start)
+        return _pieces(key, file, None if stop is None else stop - start)
 
     def download(self, key: str, path: Path) -> None:
         with _failures(key):
@@ -101,8 +101,8 @@ def _write_whole(path: Path, source: IO[bytes]) -> None:
         raise
 
 
-def _pieces(file: IO[bytes], left: int | None) -> Iterator[bytes]:
-    with file:
+def _pieces(key: str, file: IO[bytes], left: int | None) -> Iterator[bytes]:
+    with _failures(key), file:
         while piece := file.read(CHUNK if left is None else min(CHUNK, left)):
             left = None if left is None else left - len(piece)
             yield piece

@@ -107,12 +107,6 @@ class S3Storage:
             with _failures(key):
                 self._lookups.delete_object(Bucket=self._bucket, Key=self._name(key))
 
-    def presign(self, key: str, seconds: int) -> str:
-        """A URL that reads the object without credentials for `seconds`."""
-        return self._client.generate_presigned_url(
-            "get_object", Params={"Bucket": self._bucket, "Key": self._name(key)}, ExpiresIn=seconds
-        )
-
     def _put(self, key: str, body: bytes | IO[bytes], content_type: str) -> None:
         with _failures(key):
             self._client.put_object(Bucket=self._bucket, Key=self._name(key), Body=body, ContentType=content_type)

@@ -28,11 +28,21 @@ class Store:
     """A store that raises `fault` if it has one, and counts its calls."""
 
     fault: Exception | None = None
+    check_fault: Exception | None = None
     broken_stream = False
     calls = 0
 
+    def __init__(self) -> None:
+        self.deleted: list[str] = []
+
     def check(self) -> None:
         self._call()
+        if self.check_fault is not None:
+            raise self.check_fault
+
+    def delete_prefix(self, prefix: str) -> None:
+        self._call()
+        self.deleted.append(prefix)
 
     def info(self, key: str) -> ObjectInfo:
         self._call()
@@ -118,6 +128,23 @@ def test_a_probe_that_passes_closes_it_on_trial(guarded: Guarded) -> None:
     guarded.breaker.admit(guarded.store.check)
     guarded.fail(1)
     assert guarded.breaker.open, "one failure on trial opens it again"
+
+
+@pytest.mark.parametrize("answer", [StorageFull("full"), StorageRefused("forbidden")])
+def test_a_probe_of_a_full_or_forbidden_store_closes_it_and_the_call_goes_on(
+    guarded: Guarded, answer: StorageRefused
+) -> None:
+    """A full store must remain open to deletions."""
+    guarded.fail(FAILURES)
+    guarded.now += PAUSE_S
+    guarded.store.fault = None
+    guarded.store.check_fault = answer
+    guarded.storage.delete_prefix("a/")
+    assert guarded.store.deleted == ["a/"]
+    assert guarded.changes == [True, False]
+    with pytest.raises(type(answer)):
+        guarded.storage.check()
+    assert not guarded.breaker.open
 
 
 def test_one_caller_probes_at_a_time(guarded: Guarded) -> None:

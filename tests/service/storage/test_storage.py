@@ -13,7 +13,6 @@ import uuid
 from pathlib import Path
 
 import boto3
-import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -198,24 +197,13 @@ def test_a_file_in_place_of_the_folder_is_unavailable(tmp_path: Path) -> None:
     assert refused.value.__cause__.errno in (errno.EEXIST, errno.ENOTDIR)
 
 
-def test_a_presigned_url_reads_the_object_without_keys(s3: S3Storage) -> None:
-    s3.put_bytes("jobs/a/video.mp4", DATA, "video/mp4")
-    url = s3.presign("jobs/a/video.mp4", 60)
-    whole = httpx.get(url, trust_env=False)
-    assert (whole.status_code, whole.content) == (200, DATA)
-    assert whole.headers["content-type"] == "video/mp4"
-    part = httpx.get(url, headers={"Range": "bytes=10-19"}, trust_env=False)
-    assert (part.status_code, part.content) == (206, DATA[10:20])
-
-
-def test_a_url_with_a_wrong_signature_is_refused() -> None:
-    """Needs a server that checks signatures: moto's does not."""
-    storage = open_storage(s3_settings(*named_server()))
-    assert isinstance(storage, S3Storage)
-    storage.put_bytes("jobs/a/video.mp4", DATA, "video/mp4")
-    url = storage.presign("jobs/a/video.mp4", 60)
-    forged = url[:-4] + ("0000" if url[-4:] != "0000" else "1111")
-    assert httpx.get(forged, trust_env=False).status_code == 403
+def test_a_read_error_in_an_open_object_is_an_outage(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("/proc/self/mem")  # can be opened; reading address 0 is EIO
+    pieces = FolderStorage(tmp_path).read("a")
+    with pytest.raises(StorageUnavailable) as failed:
+        next(pieces)
+    assert isinstance(failed.value.__cause__, OSError)
+    assert failed.value.__cause__.errno == errno.EIO
 
 
 def test_wrong_keys_are_an_outage_not_a_missing_file() -> None:
