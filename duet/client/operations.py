@@ -80,8 +80,12 @@ def fetch_json(request: Request, retry: RetryPolicy, *members: str) -> Operation
     except ValueError:
         found = None
     if not isinstance(found, dict) or not found.keys() >= set(members):
-        raise Refused(response.status, "not_duet", "The server at this URL is not Duet.", (), "")
+        raise _not_duet(response)
     return found
+
+
+def _not_duet(response: Response) -> Refused:
+    return Refused(response.status, "not_duet", "The server at this URL is not Duet.", (), "")
 
 
 def fetch_job(method: str, path: str, retry: RetryPolicy, **request: Any) -> Operation[dict[str, Any]]:
@@ -106,7 +110,7 @@ def events(job_id: str, retry: RetryPolicy, deadline: float | None = None) -> Op
     """Emit every Event until the last one. A stream that breaks is resumed after the last event received.
 
     Ends early at the `deadline`, on the monotonic clock, at the next event or heartbeat. Raises ServerUnreachable,
-    Refused: also if the server has no events, or too many listeners.
+    Refused: also if the server has no events, or too many listeners, or if the response is no event stream.
     """
     delays = iter(retry.delays)
     last_id = ""
@@ -125,6 +129,8 @@ def events(job_id: str, retry: RetryPolicy, deadline: float | None = None) -> Op
                 raise Refused.read(response.status, response.headers, response.body)
             if response.status == 204:  # there is no event after `last_id`
                 return
+            if response.headers.get("content-type", "").partition(";")[0].strip().lower() != "text/event-stream":
+                raise _not_duet(response)
             while message := (yield effects.ReadEvent()):
                 if message.retry is not None:
                     wanted = min(max(message.retry, 0), 1000 * MAX_DELAY) / 1000
@@ -167,8 +173,9 @@ def follow(
                 raise StillRunning(data["id"], timeout or 0.0)
             delay = min(delay, left)
         yield effects.Sleep(delay)
-        data = yield from fetch_job("GET", f"/jobs/{data['id']}", retry)
-        yield effects.Notify(functools.partial(on_change, data))
+        before, data = data, (yield from fetch_job("GET", f"/jobs/{data['id']}", retry))
+        if data != before:
+            yield effects.Notify(functools.partial(on_change, data))
 
 
 def _follow_events(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +18,7 @@ from httpx_sse import ServerSentEvent
 
 from duet.client import AsyncDuet, Duet, Job, Refused, RetryPolicy, operations
 from duet.client.asynchronous import AsyncJob
-from duet.client.effects import OpenStream, ReadEvent, Sleep
+from duet.client.effects import Done, Execution, Notify, OpenStream, ReadEvent, Send, Sleep
 from duet.client.requests import Response
 
 ONCE = RetryPolicy(())
@@ -93,10 +95,35 @@ def test_a_200_of_another_program_is_refused(body: bytes) -> None:
             assert refused.value.code == "not_duet"
 
 
+def test_a_page_in_place_of_an_event_stream_is_refused_at_once() -> None:
+    with answering(200, ("Content-Type", "text/html; charset=utf-8"), body=b"<html>") as url, Duet(url) as duet:
+        begun = time.monotonic()
+        with pytest.raises(Refused) as refused:
+            list(Job(duet, job_data()).events())
+        assert time.monotonic() - begun < sum(duet.retry.delays)
+    assert (refused.value.status, refused.value.code) == (200, "not_duet")
+
+
+def test_polling_reports_changes_only() -> None:
+    def job(**changes: object) -> Response:
+        return Response(200, {}, json.dumps(job_data() | changes).encode())
+
+    reported: list[dict] = []
+    operation = operations.follow(job_data() | {"status": "queued"}, reported.append, 10.0, ONCE)
+    polls = iter([job(status="queued"), job(status="running"), job(status="running"), job()])
+    execution = Execution(operation)
+    while not isinstance(effect := execution.next(), Done):
+        if isinstance(effect, Notify):
+            effect.callback()
+        else:
+            execution.resume(next(polls) if isinstance(effect, Send) else None)
+    assert [data["status"] for data in reported] == ["running", "completed"]
+
+
 def test_a_retry_field_cannot_delay_the_client_for_hours() -> None:
     operation = operations.events("job_1", RetryPolicy((0.1,)))
     assert isinstance(next(operation), OpenStream)
-    assert operation.send(Response(200, {})) == ReadEvent()
+    assert operation.send(Response(200, {"content-type": "text/event-stream"})) == ReadEvent()
     assert operation.send(ServerSentEvent(retry=10**400)) == ReadEvent()
     assert operation.throw(httpx.ReadError("broken")) == Sleep(operations.MAX_DELAY)
 
