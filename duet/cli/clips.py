@@ -120,6 +120,7 @@ def _make_locally(spec: JobSpec, files: OutputFiles, progress: ProgressDisplay) 
     from service.settings import load_settings
 
     settings = load_settings()
+    saved: list[Path] = []
     try:
         job, manifest = local_job(spec, settings)
         files = files.for_seed(job.params.seed)
@@ -128,10 +129,11 @@ def _make_locally(spec: JobSpec, files: OutputFiles, progress: ProgressDisplay) 
         progress.phase("loading")
         from duet.cli import local_run  # torch
 
-        return local_run.make(spec, job, manifest, settings, files, progress)
+        return local_run.make(spec, job, manifest, settings, files, progress, saved), saved
     except InvalidJob as error:
         raise fail(USAGE, str(error)) from error
     except CannotMake as error:
         raise fail(FAILED, str(error)) from error
     except KeyboardInterrupt as error:
-        raise fail(INTERRUPTED, "Interrupted: no file was written.") from error
+        written = f"saved {', '.join(map(str, saved))}" if saved else "no file was written"
+        raise fail(INTERRUPTED, f"Interrupted: {written}.") from error

@@ -30,9 +30,15 @@ from workers.outputs import write_files
 
 
 def make(
-    spec: JobSpec, job: Job, manifest: Manifest, settings: Settings, files: OutputFiles, progress: ProgressDisplay
-) -> tuple[dict[str, Any], list[Path]]:
-    """The job as the API shows it, with paths in place of URLs, and the files written.
+    spec: JobSpec,
+    job: Job,
+    manifest: Manifest,
+    settings: Settings,
+    files: OutputFiles,
+    progress: ProgressDisplay,
+    saved: list[Path],
+) -> dict[str, Any]:
+    """The job as the API shows it, with paths in place of URLs. Each file is added to `saved` when it is complete.
 
     Raises CannotMake, and OSError if a file cannot be written.
     """
@@ -42,17 +48,22 @@ def make(
     try:
         pipeline = Pipeline.load(manifest, settings.device, settings.dtype)
         with tempfile.TemporaryDirectory(prefix="duet-") as folder:
-            return _outputs(spec, job, pipeline, files, progress, Path(folder))
+            return _outputs(spec, job, pipeline, files, progress, Path(folder), saved)
     except (MediaError, CheckpointError, DecoderFault, DecoderLost, torch.OutOfMemoryError) as error:
         raise CannotMake(str(error)) from error
 
 
 def _outputs(
-    spec: JobSpec, job: Job, pipeline: Pipeline, files: OutputFiles, progress: ProgressDisplay, folder: Path
-) -> tuple[dict[str, Any], list[Path]]:
+    spec: JobSpec,
+    job: Job,
+    pipeline: Pipeline,
+    files: OutputFiles,
+    progress: ProgressDisplay,
+    folder: Path,
+    saved: list[Path],
+) -> dict[str, Any]:
     condition = decode_condition(job, pipeline, spec.source)
     outputs: list[Output] = []
-    saved: list[Path] = []
     seconds: dict[str, float] = {}
     for place, index in enumerate(spec.indices):
 
@@ -77,7 +88,7 @@ def _outputs(
         outputs.append(Output(index, job.params.seed, {file: str(path) for file, path in written.items()}))
     job = record.complete(job, 1, tuple(outputs), record.Timings(**seconds))
     shown_job = job_view(job, None, None, "", lambda path: path).model_dump(mode="json")
-    return shown_job | {"outputs": [asdict(output) for output in outputs], "urls": {}}, saved
+    return shown_job | {"outputs": [asdict(output) for output in outputs], "urls": {}}
 
 
 def _put(made: Path, path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.clips import Film, Track, make, read_number
 from tests.conftest import RedisServer
 from tests.duet.cli.conftest import Cli, running
 from tests.service import media
+from tests.waiting import until
 from tests.workers.conftest import Stack, running_worker
 
 QUICK = ("--steps", 1, "--no-super-resolution")
@@ -141,6 +142,19 @@ def test_ctrl_c_leaves_no_file(local: Callable[..., Cli]) -> None:
     assert b"Interrupted" in err
     assert b"Traceback" not in err
     assert duet.files() == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_names_the_files_that_were_saved(local: Callable[..., Cli]) -> None:
+    duet = local()
+    process = duet.start("generate", "--local", "-n", 8, "--steps", 100, "--no-super-resolution", "-o", "clip.mp4")
+    until(lambda: "clip.mp4" in duet.files(), "the first clip", 60)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    saved = [name for name in ("clip.mp4", *(f"clip-{index}.mp4" for index in range(1, 8))) if name in duet.files()]
+    assert len(saved) < 8, "it ended before the signal"
+    assert f"Interrupted: saved {', '.join(saved)}." in err.decode()
 
 
 @pytest.mark.slow
