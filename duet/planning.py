@@ -20,14 +20,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from model.networks.config import ClipSpec
+from model.request import clip_of
+
 KINDS = ("generate", "v2a", "a2v")
 PERCENTILE = 0.95
 
-BASE_TFLOP = 1.33
-"""One evaluation of the published base network for one clip."""
+CLIP = ClipSpec()
+WINDOW = CLIP.frames
+"""Frames of a window. The published models and the demo model have this window, at the rate of `CLIP`."""
 
-SR_TFLOP = 16 * 1.26
-"""One evaluation of the published super-resolution network for the 16 frames of one clip."""
+BASE_TFLOP = 1.33
+"""One evaluation of the published base network for one window."""
+
+SR_TFLOP = WINDOW * 1.26
+"""One evaluation of the published super-resolution network for the frames of one window."""
 
 PEAK_TFLOPS = 790.0
 """Peak of an H200 for bf16 matrix products, in 10¹² operations per second."""
@@ -47,13 +54,19 @@ REDIS_MICROSECONDS_PER_JOB = 2_600
 MAX_WORKERS = 4096
 
 
+def frames_of(duration: float | None) -> int:
+    """Frames of a clip of `duration` seconds. None: one window."""
+    return clip_of(duration, CLIP).frames
+
+
 class PlanError(ValueError):
     """An argument cannot be used; the message names the option."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Speed of a worker: seconds per clip and step in batches of `batch` clips, for the base and the SR network."""
+    """Speed of a worker: seconds per step and clip of one window, in batches of `batch` clips, for the base and the SR
+    network."""
 
     source: str
     batch: int
@@ -62,18 +75,18 @@ class Speed:
 
     def seconds(self, kind: str, load: Load) -> float:
         """Time in seconds from the start to the end of a full batch of this kind. Raises PlanError."""
-        base = load.steps * self.base_step * (GUIDANCE[load.guidance] if kind != "generate" else 1.0)
+        base = load.steps * load.windows * self.base_step * (GUIDANCE[load.guidance] if kind != "generate" else 1.0)
         if kind == "v2a" or not load.sr_steps:
             return self.batch * base
         if self.sr_step is None:
             raise PlanError("--measured: no file was measured with --sr; add one, or plan with --no-sr")
-        return self.batch * (base + load.sr_steps * self.sr_step)
+        return self.batch * (base + load.sr_steps * self.sr_step * load.frames / WINDOW)
 
 
 @dataclass(frozen=True)
 class Load:
     """The jobs to plan for. `mix` holds the share of each kind; `peak` is the load of the busiest hour relative to the
-    average."""
+    average; `frames` is the length of each clip."""
 
     jobs_per_hour: float
     mix: Mapping[str, float]
@@ -81,6 +94,14 @@ class Load:
     sr_steps: int = 8
     peak: float = 1.0
     guidance: str = "pigdm"
+    frames: int = WINDOW
+
+    @property
+    def windows(self) -> int:
+        """The most windows of a clip that a step evaluates; see `model.sampling.windows.Windows.most`."""
+        if self.frames <= WINDOW:
+            return 1
+        return 2 + math.ceil((self.frames - WINDOW - 1) / (WINDOW - 1))
 
     @property
     def peak_per_second(self) -> float:

@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 from duet.cli.exit_status import USAGE, fail
 from duet.cli.options import option, within
 from duet.cli.output import echo_json
-from model.request import GUIDANCE
+from model.request import GUIDANCE, MAX_DURATION, MIN_DURATION
 
 if TYPE_CHECKING:
     from duet.planning import Load, Plan, Speed
@@ -47,6 +47,15 @@ def plan(
         str,
         option("Kinds of the jobs: `generate`, or shares as in `generate=0.5,v2a=0.3,a2v=0.2`.", metavar="MIX"),
     ] = "generate",
+    duration: Annotated[
+        float | None,
+        option(
+            "Seconds of each clip; default: one window of the model, 1.6 s. Jobs of v2a and a2v without a duration use "
+            "the whole upload, so give the usual length of an upload for them.",
+            validator=within(MIN_DURATION, MAX_DURATION),
+            metavar="SECONDS",
+        ),
+    ] = None,
     steps: Annotated[int, _positive("Steps of the base network.", 1000)] = 20,
     sr: Annotated[bool, option("With super-resolution; the default.", negative="--no-sr")] = True,
     sr_steps: Annotated[int, _positive("Steps of the super-resolution.", 1000)] = 8,
@@ -81,7 +90,15 @@ def plan(
 
     try:
         usual = "clean" if model == "demo" else "pigdm"
-        load = planning.Load(jobs_per_hour, _mix(kind), steps, sr_steps if sr else 0, peak_factor, guidance or usual)
+        load = planning.Load(
+            jobs_per_hour,
+            _mix(kind),
+            steps,
+            sr_steps if sr else 0,
+            peak_factor,
+            guidance or usual,
+            planning.frames_of(duration),
+        )
         if measured:
             speed = planning.measured(measured)
         else:
@@ -123,7 +140,8 @@ def _show(speed: Speed, load: Load, found: Plan) -> None:
     mix = ", ".join(f"{share:.0%} {kind}" for kind, share in load.mix.items())
     upscaled = f"{load.sr_steps} super-resolution steps" if load.sr_steps else "no super-resolution"
     table = Table(
-        title=f"{load.jobs_per_hour:g} jobs per hour: {mix}; {load.steps} steps, {upscaled}", title_justify="left"
+        title=f"{load.jobs_per_hour:g} jobs per hour: {mix}; {load.frames} frames, {load.steps} steps, {upscaled}",
+        title_justify="left",
     )
     table.add_column("figure")
     table.add_column("value", justify="right")

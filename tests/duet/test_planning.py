@@ -20,12 +20,14 @@ from duet.planning import (
     StoredFiles,
     erlang_c,
     estimated_gpu,
+    frames_of,
     measured,
     plan,
     service_time,
     waits,
 )
 from model.request import GUIDANCE as METHODS
+from model.sampling.windows import Windows
 
 ONE = {"generate": 1.0}
 SPEED = Speed("a test", batch=4, base_step=0.1, sr_step=0.2)
@@ -84,6 +86,20 @@ def test_the_cost_of_super_resolution_and_guidance() -> None:
     assert SPEED.seconds("v2a", upscaled) == pytest.approx(4 * 3 * 2.0), "no frames are made"
     assert SPEED.seconds("a2v", upscaled) == pytest.approx(4 * (3 * 2.0 + 1.6))
     assert SPEED.seconds("v2a", replace(upscaled, guidance="clean")) == pytest.approx(4 * 2.0)
+
+
+def test_the_cost_of_a_long_clip() -> None:
+    """6.4 s are 64 frames: 6 windows a step, and the super-resolution of 4."""
+    long = Load(1, ONE, 20, 8, frames=frames_of(6.4))
+    assert SPEED.seconds("generate", long) == pytest.approx(4 * (6 * 2.0 + 4 * 1.6))
+    assert SPEED.seconds("v2a", long) == pytest.approx(4 * 6 * 3 * 2.0)
+    half = replace(long, frames=frames_of(0.8))
+    assert SPEED.seconds("generate", half) == pytest.approx(4 * (2.0 + 0.5 * 1.6)), "a whole window, half of its frames"
+
+
+@pytest.mark.parametrize("frames", [16, 17, 18, 31, 32, 33, 47, 64, 600])
+def test_windows_are_counted_as_the_sampler_cuts_them(frames: int) -> None:
+    assert Load(1, ONE, frames=frames).windows == Windows(frames, 16, 1600).most
 
 
 def test_every_guidance_method_has_a_cost() -> None:

@@ -46,6 +46,16 @@ def test_shares_of_the_kinds_need_not_sum_to_one() -> None:
     assert report["load"]["mix"] == {"generate": 0.5, "v2a": 0.25, "a2v": 0.25}
 
 
+def test_longer_clips_take_more_workers() -> None:
+    short, long = (
+        json.loads(planned("--jobs-per-hour", "20000", *duration, "--json").output)
+        for duration in ((), ("--duration", "6.4"))
+    )
+    assert (short["load"]["frames"], long["load"]["frames"]) == (16, 64)
+    assert long["plan"]["workers"] > 4 * short["plan"]["workers"] - 4
+    assert "64 frames" in planned("--jobs-per-hour", "10", "--duration", "6.4").output
+
+
 def test_the_demo_model_has_figures_of_its_own() -> None:
     report = json.loads(planned("--jobs-per-hour", "100", "--model", "demo", "--json").output)
     assert "EPYC" in report["speed"]["source"]
@@ -60,6 +70,7 @@ def test_the_demo_model_has_figures_of_its_own() -> None:
         (["--jobs-per-hour", "1", "--utilisation", "1"], '"1.0" for --utilisation. Must be <= 0.99'),
         (["--jobs-per-hour", "1", "--peak-factor", "0.5"], '"0.5" for --peak-factor. Must be >= 1'),
         (["--jobs-per-hour", "1", "--wait-p95", "-1"], '"-1.0" for --wait-p95. Must be > 0'),
+        (["--jobs-per-hour", "1", "--duration", "0"], '"0.0" for --duration. Must be >= 0.1'),
         (["--jobs-per-hour", "1", "--kind", "dance"], "'dance' is not one of generate, v2a, a2v"),
         (["--jobs-per-hour", "1", "--kind", "v2a=lots"], "'v2a=lots' is not one of"),
         (["--jobs-per-hour", "1", "--kind", "v2a,v2a"], "'v2a' is not one of"),
