@@ -92,7 +92,7 @@ class EngineRun(Future[Any]):
             return
         asked = self._asked
         self._answers += predictions
-        asked.answered(len(predictions))
+        asked.on_batch(len(predictions))
         if len(self._answers) == len(asked.requests):
             answers, self._answers = self._answers, []
             self._resume(answers)

@@ -244,7 +244,7 @@ def evaluate(request: Request | EvaluateAll, evaluator: Evaluator) -> Prediction
     while len(predictions) < len(request.requests):
         batch = evaluator(request.requests[len(predictions) : len(predictions) + at_once])
         predictions += batch
-        request.answered(len(batch))
+        request.on_batch(len(batch))
     return predictions
 
 

@@ -60,10 +60,10 @@ class EvaluateFrames:
 @dataclass(frozen=True, slots=True)
 class EvaluateAll:
     """Requests that do not depend on each other, such as the windows of a long clip; the answer is a list of
-    predictions in their order. A driver calls `answered` after each batch with its size."""
+    predictions in their order. A driver calls `on_batch` after each batch with its size."""
 
     requests: tuple[Evaluate, ...]
-    answered: Callable[[int], None] = lambda more: None
+    on_batch: Callable[[int], None] = lambda size: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,7 +279,7 @@ def test_many_windows_are_requested_in_several_parts_and_all_are_counted() -> No
         asked = next(program)
         while True:
             sizes.append(len(asked.requests))
-            asked.answered(len(asked.requests))
+            asked.on_batch(len(asked.requests))
             asked = program.send([each_value(request) for request in asked.requests])
 
     with pytest.raises(StopIteration) as stop:
@@ -316,7 +316,7 @@ def test_chains_are_driven_in_rounds_and_each_gets_its_own_answers() -> None:
         asked = next(program)
         while True:
             rounds.append(len(asked.requests))
-            asked.answered(len(asked.requests))
+            asked.on_batch(len(asked.requests))
             asked = program.send([Prediction(request.x) for request in asked.requests])
 
     with pytest.raises(StopIteration) as stop:
@@ -326,7 +326,7 @@ def test_chains_are_driven_in_rounds_and_each_gets_its_own_answers() -> None:
     assert reports == [2, 2, 1]
 
 
-def test_windows_that_share_their_mean_are_still_standard_normal_noise() -> None:
+def test_aligned_windows_that_share_their_mean_are_standard_normal_noise() -> None:
     noise = torch.randn(4000, 24, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     shared = share_mean(noise, 8)
     assert torch.allclose(shared[:, :8], noise[:, :8], atol=1e-12)
@@ -336,3 +336,10 @@ def test_windows_that_share_their_mean_are_still_standard_normal_noise() -> None
     window = shared[:, 8:16].flatten(1)
     covariance = window.T @ window / len(window)
     assert float((covariance - torch.eye(16, dtype=torch.float64)).abs().max()) < 0.08
+
+
+@pytest.mark.parametrize(("first", "ratio"), [(0, 1.0), (4, 1.375), (8, 1.5), (12, 1.375), (16, 1.0)])
+def test_the_mean_of_an_unaligned_window_varies_more_where_means_are_shared(first: int, ratio: float) -> None:
+    noise = torch.randn(40_000, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    means = share_mean(noise, 16)[:, first : first + 16].mean(1)
+    assert float(means.var()) * 16 == pytest.approx(ratio, rel=0.04)
