@@ -6,18 +6,20 @@ import os
 from collections.abc import Iterator
 
 MAX_BOXES = 100_000
+"""Boxes read by one walk or search."""
 
 Box = tuple[str, int, int]
-"""Type, first byte and end. The end of a box that was cut off is beyond the file's."""
+"""Type, first byte and end. The end of a box that was cut off is beyond the file's, but not beyond its parent's."""
 
 
-def walk(descriptor: int, begin: int = 0, end: int | None = None) -> Iterator[Box]:
-    """The boxes from `begin` to `end`: by default those at the top level."""
+def walk(
+    descriptor: int, begin: int = 0, end: int | None = None, counter: Iterator[int] | None = None
+) -> Iterator[Box]:
+    """The boxes from `begin` to `end`: by default those at the top level. Stops when `counter` has no more numbers."""
     size, at = os.fstat(descriptor).st_size, begin
     last = size if end is None else min(size, end)
-    for _ in range(MAX_BOXES):
-        if at >= last:
-            return
+    counter = iter(range(MAX_BOXES)) if counter is None else counter
+    while at < last and next(counter, None) is not None:
         header = os.pread(descriptor, 16, at)
         if len(header) < 8:
             return
@@ -28,16 +30,21 @@ def walk(descriptor: int, begin: int = 0, end: int | None = None) -> Iterator[Bo
             length = (size if end is None else end) - at
         if length < 8:
             return
-        yield kind.decode("latin-1"), at, at + length
-        at += length
+        after = at + length if end is None else min(at + length, end)
+        yield kind.decode("latin-1"), at, after
+        at = after
 
 
 def find(descriptor: int, *path: str, within: Box | None = None) -> Iterator[Box]:
     """The boxes at `path`, such as "moov", "trak", in the file or in the box `within`."""
-    boxes = walk(descriptor) if within is None else walk(descriptor, within[1] + 8, within[2])
-    for box in boxes:
+    yield from _find(descriptor, path, within, iter(range(MAX_BOXES)))
+
+
+def _find(descriptor: int, path: tuple[str, ...], within: Box | None, counter: Iterator[int]) -> Iterator[Box]:
+    begin, end = (0, None) if within is None else (within[1] + 8, within[2])
+    for box in walk(descriptor, begin, end, counter):
         if box[0] == path[0]:
-            yield from find(descriptor, *path[1:], within=box) if path[1:] else (box,)
+            yield from _find(descriptor, path[1:], box, counter) if path[1:] else (box,)
 
 
 def inside(data: bytes) -> Iterator[tuple[bytes, bytes]]:
