@@ -153,7 +153,7 @@ def sniff(head: bytes) -> str | None:
     packets = transport_stream.find(head)
     if packets is not None and packets[0] < packets[1]:  # it may begin inside a packet
         return "mpegts"
-    return frame_headers.kind(head)
+    return frame_headers.leading(head)
 
 
 def _after_tags(descriptor: int) -> int:

@@ -49,6 +49,15 @@ def kind(data: bytes, at: int = 0) -> str | None:
     return "mp3" if _mpeg_length(data, at) else None
 
 
+def leading(data: bytes) -> str | None:
+    """The demuxer for a run of frames at the beginning of `data`; None if there is none.
+
+    One header is not enough: the first four bytes of a text in UTF-16 may look like it.
+    """
+    found = kind(data)
+    return found if found == "flac" or (found is not None and _is_chain(data, 0, found, least=1)) else None
+
+
 def find(data: bytes) -> tuple[str, int] | None:
     """The first run of frames in `data`: its demuxer and where it begins."""
     at = data.find(b"\xff")
@@ -60,12 +69,13 @@ def find(data: bytes) -> tuple[str, int] | None:
     return None
 
 
-def _is_chain(data: bytes, at: int, wanted: str) -> bool:
+def _is_chain(data: bytes, at: int, wanted: str, least: int = 2) -> bool:
+    """True if CHAIN frames of one kind begin at `at`, or at least `least` that end with the data."""
     length = _adts_length if wanted == "aac" else _mpeg_length
     fixed = data[at + 1]
     for count in range(CHAIN):
         if at == len(data):
-            return count > 1
+            return count >= least
         if kind(data, at) != wanted or data[at + 1] != fixed:
             return False
         step = length(data, at)

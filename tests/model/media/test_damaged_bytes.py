@@ -7,8 +7,10 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
+import av
 import pytest
 
 from model.media import codec_names, containers, frame_headers, mp4_boxes, ogg_links, transport_stream
@@ -127,3 +129,18 @@ def test_repeated_signatures_end_soon(data: bytes) -> None:
     parse(data)
 
     assert time.process_time() - before < 5
+
+
+@pytest.mark.parametrize("text", ["h", "hello, this is a text " * 1000])
+def test_a_text_in_utf_16_is_no_sound(text: str) -> None:
+    with in_memory(b"\xff\xfe" + text.encode("utf-16-le")) as descriptor:
+        assert containers.identify(descriptor) is None
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 10])
+def test_a_sound_of_few_frames_is_known(tmp_path: Path, frames: int) -> None:
+    path = make(tmp_path / "a.mp2", sound=Track(codec="mp2", format="s16", seconds=1))
+    with av.open(path) as container:
+        data = b"".join(bytes(packet) for packet in islice(container.demux(), frames))
+    with in_memory(data) as descriptor:
+        assert containers.identify(descriptor) == containers.Signature("mp3")
