@@ -139,17 +139,20 @@ def read_sound(path: str | Path, first: Fraction, duration: Fraction) -> Sound:
 
     It is decoded from its beginning: seeking in MP3 is by guess, and ten minutes decode in a second. What a container
     marks as encoder delay is gone (edit lists in MP4, the LAME header in MP3, the pre-skip of Opus); holes are silence.
-    A track that changes its rate or channels within the window is converted to what the window begins with.
+    A track that changes its rate or channels within the window is converted to what the window begins with. A left and
+    a right track of different sample formats are both converted to flt.
     Raises MediaError if there is no sound track or it has nothing there.
     """
     sides = [_read_side(path, side, first, duration) for side in range(_sides(path))]
     if len(sides) == 1:
         return sides[0]
     length = max(len(side.samples) for side in sides)
-    samples = _silence(length, 2, sides[0].format)
+    alike = sides[0].format == sides[1].format
+    format = sides[0].format if alike else "flt"
+    samples = _silence(length, 2, format)
     for channel, side in enumerate(sides):
-        samples[: len(side.samples), channel] = side.samples[:, 0]
-    return Sound(samples, sides[0].sample_rate, "stereo", sides[0].format, sides[0].converted or sides[1].converted)
+        samples[: len(side.samples), channel] = side.samples[:, 0] if alike else side.to_float()[0]
+    return Sound(samples, sides[0].sample_rate, "stereo", format, sides[0].converted or sides[1].converted)
 
 
 def _sides(path: str | Path) -> int:

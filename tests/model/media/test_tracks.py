@@ -51,6 +51,23 @@ def chosen(path: Path) -> list[int]:
         return [track.index for track in audio_tracks(container)]
 
 
+def pair_of_codecs(path: Path, codecs: Sequence[tuple[str, str, int]]) -> Path:
+    """A file with a left and a right track of half and a quarter of full scale: (codec, sample format, full scale)."""
+    with av.open(path, "w") as container:
+        tracks = [
+            container.add_stream(codec, rate=RATE, layout=layout)
+            for (codec, _, _), layout in zip(codecs, ("FL", "FR"), strict=True)
+        ]
+        for number, (track, (_, format, full)) in enumerate(zip(tracks, codecs, strict=True)):
+            dtype = {"s16": np.int16, "s32": np.int32}[format]
+            samples = np.full((1, RATE), full >> number + 1, dtype)
+            frame = av.AudioFrame.from_ndarray(samples, format, track.layout.name)
+            frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
+            container.mux(track.encode(frame))
+            container.mux(track.encode(None))
+    return path
+
+
 DEFAULT, NONE = Disposition.default, Disposition(0)
 MONO = "mono"
 
@@ -96,6 +113,19 @@ def test_two_mono_tracks_are_a_pair_where_flagged_left_and_right(
     path = with_sounds(tmp_path / "a.mov", [(layout, DEFAULT) for layout in layouts])
 
     assert heard(path) == values
+
+
+S16, S24 = ("pcm_s16le", "s16", 2**15), ("pcm_s24le", "s32", 2**31)
+
+
+@pytest.mark.parametrize("codecs", [(S16, S24), (S24, S16)])
+def test_a_pair_of_tracks_may_differ_in_its_sample_format(
+    tmp_path: Path, codecs: tuple[tuple[str, str, int], tuple[str, str, int]]
+) -> None:
+    sound = read_sound(pair_of_codecs(tmp_path / "a.mov", codecs), Fraction(0), Fraction(1, 2))
+
+    assert (sound.format, sound.layout) == ("flt", "stereo")
+    assert np.unique(sound.to_float(), axis=1).tolist() == [[0.5], [0.25]]
 
 
 def test_the_first_video_track_is_used(tmp_path: Path) -> None:
