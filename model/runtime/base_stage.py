@@ -41,7 +41,8 @@ class BaseStage:
     def windows(self) -> Windows:
         """How the clip is cut."""
         window = self.manifest.config.clip
-        return Windows(max(self.length.frames, window.frames), window.frames, window.sample_rate // window.fps)
+        frames, samples = max(self.length.frames, window.frames), window.sample_rate // window.fps
+        return Windows(frames, window.frames, samples, overlap=min(1, window.frames - 1))
 
     @property
     def rounds(self) -> int:

@@ -105,6 +105,16 @@ def by_hand(pipeline: Pipeline, kind: str, params: SamplingParams) -> Latents:
     return drive(guidance.with_shifts(chain, lambda batch: stream.shifts(limits, batch)), pipeline.evaluator)
 
 
+def test_a_model_of_one_frame_runs() -> None:
+    config = replace(TINY, clip=replace(TINY.clip, frames=1), base=replace(TINY.base, windows=(1, 1)))
+    pipeline = Pipeline.load(replace(MANIFEST, config=config), "cpu", "float32")
+
+    clip = pipeline.run(ClipRequest("generate", replace(QUICK, duration=None)))
+
+    assert clip.frames is not None
+    assert len(clip.frames) == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "method", "sampler"),
     [
