@@ -43,7 +43,7 @@ def decode_video(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tensor
     """
     due = [Fraction(start) + Fraction(k, clip.fps) for k in range(clip.frames)]
     views: list[Tensor] = []
-    for shown in window_frames(path, start):
+    for shown in window_frames(path, start, Fraction(clip.frames, clip.fps)):
         end = shown.time + shown.duration - slack(shown.frame.time_base)
         times = sum(time < end for time in due[len(views) :])
         if times:

@@ -22,15 +22,18 @@ from model.media.fields import deinterlaced, filter_graph
 from model.media.lengths import THEORA, frame_interval, has_decode_times_only, seconds, timeline_origin
 from model.media.opening import MediaError, decode_packet, decoded, read_packets
 from model.media.side_data import side_data
-from model.media.source import open_parts, slack
+from model.media.source import open_parts, open_video, slack
 from model.media.tracks import video_track
 
 SEEK_FROM = 10
 """Seconds of video that are decoded to reach a window rather than sought over."""
 
-MAX_WINDOW_FRAMES = 2**13
-MAX_WINDOW_PIXELS = 2**32
-"""What a window may hold: 5000 frames a second, or 8K at 60 Hz for 2 s. A file of some kilobytes can hold a million."""
+MAX_FRAMES_A_SECOND = 5000
+MAX_PIXELS_A_SECOND = 2**31
+"""Limits for each second of a window: 8K at 60 Hz stays below. A file of some kilobytes can hold a million frames."""
+
+SPARE = 1
+"""Seconds added to a window for these limits: its first frame begins before it, and its last one ends after it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,27 @@ def video_frames(path: str | Path, start: float | Fraction, keep_fields: bool = 
         frames = _shown_from(chain([first], (frame for frame, _ in found)), due, start)
         yield from _Looks(display).applied(frames if keep_fields else _progressive(frames))
         return
+
+
+def key_frames(path: str | Path, most: int) -> Iterator[TimedFrame]:
+    """At most `most` of the frames that decode alone, at equal distances, each with the fields made whole.
+
+    They are sought, so that a long file costs no more than a short one. Frames of unknown time are left out; none may
+    remain. Raises MediaError.
+    """
+    with open_video(path) as (container, stream, display):
+        packets = read_packets(container, stream)
+        stamps = [each.pts for each in packets if each.is_keyframe and each.pts is not None and not each.is_discard]
+        origin, looks = timeline_origin(container), _Looks(display)
+        for stamp in stamps[:: -(-len(stamps) // most) or 1]:
+            container.seek(stamp, stream=stream)
+            packet = next(read_packets(container, stream), None)
+            time = None if packet is None else seconds(packet.pts, packet.time_base)
+            if packet is None or time is None or not packet.size:
+                continue
+            for picture in [*decode_packet(container, packet), *stream.codec_context.decode(None)][:1]:
+                shown = TimedFrame(cast(VideoFrame, picture), time - origin, frame_interval(stream))
+                yield from looks.applied(_progressive(iter([shown])))
 
 
 def _frames_from(path: str | Path, seek: Fraction | None) -> Iterator[tuple[TimedFrame, Display]]:
@@ -135,17 +159,26 @@ class _Looks:
         return cast(VideoFrame, self._cropper.pull())
 
 
-def window_frames(path: str | Path, start: float | Fraction, keep_fields: bool = False) -> Iterator[TimedFrame]:
-    """`video_frames` for a reader of one window. Raises MediaError where that holds far too many."""
+def window_frames(
+    path: str | Path, start: float | Fraction, duration: float | Fraction, keep_fields: bool = False
+) -> Iterator[TimedFrame]:
+    """`video_frames` for a reader of a window of `duration` seconds. Raises MediaError if it reads far too many."""
     count = pixels = 0
+    most_frames, most_pixels = window_limits(duration)
     for shown in video_frames(path, start, keep_fields):
         count, pixels = count + 1, pixels + shown.frame.width * shown.frame.height
-        if count > MAX_WINDOW_FRAMES or pixels > MAX_WINDOW_PIXELS:
+        if count > most_frames or pixels > most_pixels:
             raise MediaError(
-                f"the window has too many frames: {MAX_WINDOW_FRAMES} are allowed, "
-                f"with {MAX_WINDOW_PIXELS // 10**6} million pixels in all of them"
+                f"the window has too many frames: {most_frames} are allowed, "
+                f"with {most_pixels // 10**6} million pixels in all of them"
             )
         yield shown
+
+
+def window_limits(duration: float | Fraction) -> tuple[int, int]:
+    """The most frames of a window of `duration` seconds, and the most pixels in all of them."""
+    seconds = Fraction(duration) + SPARE
+    return int(MAX_FRAMES_A_SECOND * seconds), int(MAX_PIXELS_A_SECOND * seconds)
 
 
 def _timed(container: InputContainer, stream: VideoStream, origin: Fraction) -> Iterator[TimedFrame]:

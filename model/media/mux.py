@@ -86,9 +86,9 @@ def mux_v2a(
         grid = stream.time_base
 
     def write(fields: str | None = None, keep_fields: bool = True) -> None:
-        shown = ((each, each.time, each.duration) for each in window_frames(source, begin, keep_fields))
+        shown = ((each, each.time, each.duration) for each in window_frames(source, begin, window, keep_fields))
         frames = _window(shown, begin, window, grid)
-        _write_encoded(frames, rate, begin, grid, fields, sound, sample_rate, path, comment)
+        _write_encoded(frames, rate, grid, fields, sound, sample_rate, path, comment)
 
     changes = ["re-encoded"]
     try:
@@ -116,11 +116,13 @@ def mux_a2v(
 ) -> str:
     """Write `frames` (frames, height, width, 3) uint8 RGB with the sound of `source` in [start, start + duration) s.
 
-    Its sample rate and channels stay where AAC supports them (`encode.add_aac`); a short source is padded with silence.
+    Its sample rate and channels stay where AAC supports them (`encode.add_aac`). Silence follows a sound that ends
+    before the last frame does, at len(frames)/fps seconds.
     Returns the conversions in words, empty if there was none. Raises MediaError if there is no such window.
     """
     sound = read_sound(source, Fraction(start), Fraction(duration))
-    missing = round(Fraction(duration) * sound.sample_rate) - len(sound.samples)
+    length = max(Fraction(duration), len(frames) / Fraction(fps).limit_denominator(1001))
+    missing = round(length * sound.sample_rate) - len(sound.samples)
     audio = np.pad(sound.to_float(), ((0, 0), (0, missing)))
     changes = encode.write_clip(path, frames, fps, audio, sound.sample_rate, comment, sound.layout)
     if not sound.converted:
@@ -230,7 +232,12 @@ def _last_duration(time: Fraction, own: Fraction, interval: Fraction, window: Fr
 
 def _grid(time_base: Fraction, first: Fraction, start: Fraction) -> Fraction:
     """The unit of time stamps: the source's, or a fraction of it where the window does not begin with a frame."""
-    return time_base if abs(first - start) <= STEADY else time_base / ceil(time_base * CLOCK)
+    return time_base if abs(first - start) <= STEADY else _finer(time_base)
+
+
+def _finer(time_base: Fraction) -> Fraction:
+    """A unit of at most 1/CLOCK seconds in which all multiples of `time_base` are whole numbers."""
+    return Fraction(1, time_base.denominator * ceil(Fraction(CLOCK, time_base.denominator)))
 
 
 def _stamps(time: Fraction, duration: Fraction, grid: Fraction) -> tuple[int, int]:
@@ -268,7 +275,6 @@ def _write_copy(
 def _write_encoded(
     frames: Iterator[tuple[TimedFrame, Fraction, Fraction]],
     rate: Fraction,
-    start: Fraction,
     grid: Fraction,
     fields: str | None,
     audio: np.ndarray,
@@ -276,27 +282,30 @@ def _write_encoded(
     path: str | Path,
     comment: str,
 ) -> None:
-    """Encode `frames` (frame, time, duration) of about `rate` hertz, whose times are multiples of `grid` seconds.
+    """Encode `frames` (frame, time, duration) of about `rate` hertz, which a source with time stamps in units of `grid`
+    seconds has. Times between those, of frames that share a stamp, are kept to 1/CLOCK seconds.
 
     `fields`: x264's parameter for interlaced pictures. Without it, raises _InterlacedError for the first such frame.
     """
     first = next(frames)
     picture = first[0].frame
-    grid = _grid(grid, first[0].time, start)
+    grid = _finer(grid)
     parameters = ":".join(([fields] if fields else []) + _light(picture))
     with encode.new_mp4(path, comment) as container:
         video = encode.add_h264(container, picture.width, picture.height, rate, grid, parameters)
         _keep_looks(video, first[0])
         sound, fitted, _ = encode.add_aac(container, audio, sample_rate)
-        end = Fraction(0)
+        end, last = Fraction(0), -1
 
         def timed() -> Iterator[tuple[VideoFrame, int, int]]:
-            nonlocal end
+            nonlocal end, last
             for shown, time, duration in chain([first], frames):
                 if shown.frame.interlaced_frame and not fields:
                     raise _InterlacedError(shown.frame)
                 end = time + duration
-                yield _as_yuv420(shown.frame, picture.width, picture.height), *_stamps(time, duration, grid)
+                pts, stays = _stamps(time, duration, grid)
+                last = max(pts, last + 1)
+                yield _as_yuv420(shown.frame, picture.width, picture.height), last, max(1, pts + stays - last)
 
         for packet in encode.encode_frames(video, timed()):
             container.mux(packet)

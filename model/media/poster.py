@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from model.media.decode import upright_aspect, upright_rgb
-from model.media.frames import TimedFrame, video_frames
+from model.media.frames import TimedFrame, key_frames, video_frames
 from model.media.json_numbers import JsonNumbers
+from model.media.opening import read_packets
+from model.media.source import open_video
 
 MAX_WIDTH = 640
 """Pixels. Wider frames are scaled down; none is scaled up."""
@@ -32,6 +35,9 @@ MOST_HELD, PIXELS_HELD = 24, 50_000_000
 
 VIEW, COARSE = 64, 8
 """Sides in pixels of the grey thumbnails that measure sharpness and similarity."""
+
+DECODED, SOUGHT = 300, 64
+"""Frames compared: all of a clip of at most DECODED; of a longer one at most SOUGHT, those that decode alone."""
 
 OUTLYING = 3.0
 
@@ -56,9 +62,9 @@ def write_poster(path: str | Path, frames: np.ndarray | Tensor, fps: float) -> P
 def draw_poster(video: str | Path, path: str | Path) -> str:
     """Write the best frame of a file as a player shows it, upright and with square pixels. Returns a Poster as JSON.
 
-    Raises MediaError if the file has no frames.
+    Of a long clip only some frames are compared. Raises MediaError if the file has no frames.
     """
-    shown = _spread(video_frames(video, 0))
+    shown = _spread(_compared(video))
     reformatter = VideoReformatter()
     best = shown[choose(np.stack([_small_view(each.frame, reformatter) for each in shown]))]
     return _save(displayed(best, MAX_WIDTH, MAX_HEIGHT), path, float(best.time)).to_json()
@@ -86,6 +92,14 @@ def displayed(shown: TimedFrame, max_width: int, max_height: int) -> Image.Image
     scale = min(Fraction(1), max_width / width, max_height / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def _compared(video: str | Path) -> Iterator[TimedFrame]:
+    """The frames of a short clip; those of a long one that decode alone, or its first ones if that is only one."""
+    with open_video(video) as (container, stream, _):
+        is_short = sum(1 for _ in islice(read_packets(container, stream), DECODED + 1)) <= DECODED
+    alone = [] if is_short else _spread(key_frames(video, SOUGHT))
+    return iter(alone) if len(alone) > 1 else islice(video_frames(video, 0), DECODED)
 
 
 def _spread(frames: Iterator[TimedFrame]) -> list[TimedFrame]:

@@ -13,8 +13,9 @@ import torch
 
 from model.media.decode import decode_video
 from model.media.encode import write_clip, write_wav
+from model.media.frames import video_frames, window_frames, window_limits
 from model.media.mux import cut_wav, mux_a2v, mux_v2a
-from model.media.source import MediaError, read_sound
+from model.media.source import MediaError, media_end, read_sound
 from model.networks.config import ClipSpec
 from tests.clips import CORNERS, Film, Track, cornered, make, numbered, read_number, tone
 from tests.measure import (
@@ -203,6 +204,43 @@ def test_v2a_keeps_varying_intervals(tmp_path: Path, b_frames: int) -> None:
         assert lasts(container.streams.video[0]) == Fraction(8, 5)
 
 
+@pytest.mark.parametrize("rate", [1500, 3000, 5000])
+def test_v2a_keeps_frames_that_share_a_time_stamp(tmp_path: Path, rate: int) -> None:
+    """Matroska counts milliseconds: the first frame shown is the last of those within half of one."""
+    source = make(tmp_path / "fast.mkv", Film(frames=300, fps=Fraction(rate), b_frames=2))
+
+    how, path = v2a(source)
+
+    assert how == "re-encoded"
+    times = [shown.time for shown in video_frames(path, 0)]
+    assert len(times) == 300 - rate // 2000
+    assert times == sorted(set(times))
+    assert abs(times[-1] - Fraction(299, rate)) < Fraction(1, 500)
+
+
+@pytest.mark.parametrize(("fps", "seconds"), [(240, 60), (60, 600)])
+def test_the_limits_of_a_window_grow_with_it(fps: int, seconds: int) -> None:
+    frames, pixels = window_limits(seconds)
+
+    assert frames >= fps * seconds
+    assert pixels >= fps * seconds * (3840 * 2160 if fps == 60 else 1920 * 1080)
+
+
+def test_a_window_of_forty_seconds_at_240_hertz_is_read(tmp_path: Path) -> None:
+    film = Film(frames=9600, fps=Fraction(240), width=16, height=16, codec="mpeg4")
+    source = make(tmp_path / "slow-motion.mp4", film)
+
+    assert sum(1 for _ in window_frames(source, 0, 40)) == film.frames
+
+
+def test_a_window_with_far_too_many_frames_is_refused(tmp_path: Path) -> None:
+    film = Film(frames=6000, fps=Fraction(60_000), width=16, height=16, codec="mpeg4")
+    source = make(tmp_path / "hostile.mp4", film)
+
+    with pytest.raises(MediaError, match="too many frames: 5500 are allowed"):
+        list(window_frames(source, 0, 0.1))
+
+
 @pytest.mark.parametrize("b_frames", [0, 2])
 @pytest.mark.parametrize("rotation", [90, 180, -90])
 def test_v2a_keeps_a_phone_video_upright(tmp_path: Path, rotation: int, b_frames: int) -> None:
@@ -361,6 +399,19 @@ def test_a2v_of_a_short_sound_ends_in_silence(tmp_path: Path) -> None:
     result = read_sound(path, Fraction(0), Fraction(8, 5)).to_float()
     assert np.abs(result[:, : 44_100 // 2]).max() > 0.4
     assert np.abs(result[:, 44_100 * 7 // 10 :]).max() < 1e-3
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0.8, 16), (2.95, 30)])
+def test_a2v_sound_is_padded_to_the_end_of_the_last_frame(tmp_path: Path, seconds: float, count: int) -> None:
+    source = make(tmp_path / "short.wav", sound=Track(codec="pcm_s16le", format="s16", seconds=seconds))
+    path = tmp_path / "result.mp4"
+
+    mux_a2v(np.zeros((count, 32, 32, 3), np.uint8), 10, source, 0, seconds, path, "")
+
+    assert media_end(path, "video") == Fraction(count, 10)
+    assert abs(media_end(path, "audio") - Fraction(count, 10)) <= Fraction(1, 44_100)
+    cut_wav(source, 0, seconds, tmp_path / "cut.wav")
+    assert media_end(tmp_path / "cut.wav", "audio") == Fraction(round(seconds * 44_100), 44_100)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from model.media import frames
 from model.media.poster import Poster, choose, draw_poster, write_poster
 from model.media.source import MediaError
 from tests.clips import CORNERS, Film, Track, make, read_number
@@ -78,6 +80,28 @@ def test_the_poster_of_a_file_is_one_of_its_frames_at_its_time(tmp_path: Path) -
         number = read_number(np.asarray(picture.convert("RGB")))
     assert number == round(poster.time * 30)
     assert 0 <= number < 48
+
+
+@pytest.mark.parametrize(("gop", "most"), [(1, 64), (250, 8), (5000, 301)])
+def test_few_frames_of_a_long_clip_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gop: int, most: int
+) -> None:
+    clip = make(tmp_path / "clip.mp4", Film(frames=2000, width=128, height=32, b_frames=2, gop=gop))
+    decoded: list[float] = []
+    applied = frames._Looks.applied
+
+    def counted(looks: frames._Looks, shown: Iterator[frames.TimedFrame]) -> Iterator[frames.TimedFrame]:
+        for each in applied(looks, shown):
+            decoded.append(float(each.time))
+            yield each
+
+    monkeypatch.setattr(frames._Looks, "applied", counted)
+    poster = Poster.from_json(draw_poster(clip, tmp_path / "a.webp"))
+
+    assert most // 2 < len(decoded) <= most
+    assert max(decoded) > (50 if gop < 2000 else 9)
+    with Image.open(tmp_path / "a.webp") as picture:
+        assert read_number(np.asarray(picture.convert("RGB"))) == round(poster.time * 30) % 256
 
 
 @pytest.mark.parametrize(
