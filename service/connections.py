@@ -84,7 +84,7 @@ class LimitedProtocol(HttpToolsProtocol):
         elif self._overhead > MAX_HEADER_BYTES:
             self._refuse(*_LARGE_HEADERS)
 
-    # Once a request exceeds a limit, nothing of this connection is served: what follows in the same bytes neither.
+    # Once a request exceeds a limit, nothing more of this connection is served, including the rest of the same bytes.
 
     def on_message_begin(self) -> None:
         if self._refusal is None:

@@ -1,4 +1,7 @@
-"""A background thread that repeats one action: leases, spool, reaper, presence, sweeper."""
+"""A background thread that repeats one action.
+
+Used for leases, deadlines, the spool, the reaper, the presence of workers, the sweeper and the slots of open requests.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What is this upload, and can a job use it? Answered before anything is queued, without trusting the file.
+"""Probes an upload before a job is queued: its container and tracks, and whether the job can use it.
 
-The first bytes choose one demuxer from a short list (`model.media.containers`). A child process opens the file under
-limits on CPU time, memory and wall-clock time, and decodes the beginning of the window that the job will use
-(`service.sandbox.probe_child`). Each child probes one file and exits. A `Prober` keeps one started in advance, because
-loading the decoder takes longer than probing a file. Nothing here imports torch or the decoder.
+The file is untrusted. Its first bytes select one demuxer from a short list (`model.media.containers`). A child process
+opens the file under limits on CPU time, memory and wall-clock time, and decodes the beginning of the window that the
+job will use (`service.sandbox.probe_child`). Each child probes one file and exits. A `Prober` keeps one started in
+advance, because loading the decoder takes longer than probing a file. This module imports no torch and no decoder.
 
     with Prober() as prober:                               # for as long as the API runs
         result = prober.probe(path, "video", ProbeLimits(window=1.6), start=0.0)
@@ -40,12 +40,12 @@ log = logging.getLogger(__name__)
 
 CHILD = Path(__file__).with_name("probe_child.py")
 CANNOT_START = 69
-"""Exit status of a child that could not load the decoder (EX_UNAVAILABLE): our fault, not the file's."""
+"""Exit status of a child that could not load the decoder (EX_UNAVAILABLE): the installation is broken."""
 
 
 @dataclass(frozen=True)
 class ProbeLimits:
-    """What an upload may be. `window`: seconds that the job will use from `start` on."""
+    """Limits on an upload and on its probe. `window`: seconds that the job will use from `start` on."""
 
     max_seconds: float = 600.0
     max_width: int = 8192
@@ -62,8 +62,8 @@ class ProbeLimits:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What the file is. `duration`: seconds until the wanted track ends; `tracks`: its number in the file, or those of
-    a left and a right channel. A track that is not there is None."""
+    """Contents of the file. `duration`: seconds until the wanted track ends; `tracks`: its number in the file, or the
+    numbers of a left and a right channel. `video` and `audio` are None if the file has no such track."""
 
     container: str
     duration: float
@@ -75,18 +75,18 @@ class ProbeResult:
 
 
 class ProbeError(Exception):
-    """The upload cannot be used, and why, for its owner.
+    """The upload cannot be used. The message tells its owner why.
 
     | status | code | when |
     |---|---|---|
     | 415 | `unsupported_media` | not a container that Duet opens: text, an image, a playlist … |
     | 422 | `empty_file` | zero bytes |
     | 422 | `undecodable` | cut off, damaged, with an impossible sound, or needing more time or memory than allowed |
-    | 422 | `no_video_track`, `no_audio_track` | the track that the job is about is missing |
+    | 422 | `no_video_track`, `no_audio_track` | the track that the job needs is missing |
     | 422 | `too_short` | less than `min_seconds` (`field` is `start` where the window begins too late) |
     | 422 | `too_long`, `too_many_pixels` | beyond the limits |
 
-    `field` is the request field to blame; `got` is what came and `allowed` what may come, in words, where that helps.
+    `field` is the request field at fault; `got` describes its value and `allowed` the accepted values.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ProbeError(Exception):
 
 
 class ProbeUnavailableError(RuntimeError):
-    """No child could be started or load the decoder: this installation is broken, the upload may be fine."""
+    """No child could be started, or it could not load the decoder. The upload may be valid."""
 
 
 class Prober:
@@ -128,7 +128,7 @@ class Prober:
         self.close()
 
     def warm(self) -> None:
-        """Start the spare child if there is none; returns at once, the child loads the decoder meanwhile."""
+        """Start the spare child if there is none. Returns at once, while the child loads the decoder."""
         with self._lock:
             if self._spare is None and not self._closed:
                 self._spare = _start_child()
@@ -143,9 +143,9 @@ class Prober:
     def probe(
         self, path: str | os.PathLike[str], want: Literal["video", "audio"], limits: ProbeLimits, start: float = 0.0
     ) -> ProbeResult:
-        """Look at the file at `path`, of which a job wants the `want` track from `start` seconds on.
+        """Probe the file at `path`. The job uses its `want` track from `start` seconds on.
 
-        Raises ProbeError for whatever its owner could have done better, FileNotFoundError, and ProbeUnavailableError.
+        Raises ProbeError if the upload cannot be used, FileNotFoundError, and ProbeUnavailableError.
         """
         signature = _signature_of(path)
         request: dict[str, Any] = {"path": os.fspath(path), "want": want, **asdict(signature)}
@@ -176,7 +176,7 @@ class Prober:
 def probe(
     path: str | os.PathLike[str], want: Literal["video", "audio"], limits: ProbeLimits, start: float = 0.0
 ) -> ProbeResult:
-    """`Prober.probe` once, with no child left waiting: for scripts. A service keeps a Prober."""
+    """Probe one file without leaving a spare child: for scripts. A service keeps a Prober."""
     prober = Prober()
     prober.close()  # a closed prober still answers, but starts nothing in advance
     return prober.probe(path, want, limits, start)
@@ -193,7 +193,7 @@ def _signature_of(path: str | os.PathLike[str]) -> Signature:
 
 
 def _start_child() -> subprocess.Popen[bytes]:
-    """A child that waits for its one request."""
+    """Start a child, which waits for its one request."""
     pipe = subprocess.PIPE
     try:
         return children.start([sys.executable, "-I", str(CHILD)], stdin=pipe, stdout=pipe, stderr=pipe)
@@ -202,7 +202,7 @@ def _start_child() -> subprocess.Popen[bytes]:
 
 
 def _ask(child: subprocess.Popen[bytes], request: dict[str, Any], limits: ProbeLimits) -> dict[str, Any]:
-    """Send the request, wait for the answer, and see the child end whatever happens."""
+    """Send the request and return the answer. The child has ended when this returns or raises."""
     try:
         out, err = child.communicate(json.dumps(request).encode() + b"\n", timeout=limits.wall_seconds)
     except subprocess.TimeoutExpired as error:

@@ -1,7 +1,7 @@
-"""The program that looks at one upload, in a process of its own: see `service.sandbox.probe`, which starts it.
+"""The child process that probes one upload. `service.sandbox.probe` starts it.
 
-It loads the decoder, waits for one line of JSON on its standard input, gives up the means to do harm, and answers with
-one line of JSON. It is run by its path, in isolated mode.
+It loads the decoder, reads one line of JSON from standard input, restricts its own process, probes the file and writes
+one line of JSON. It is run by its path, in Python's isolated mode.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ try:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-    # All of the library now: what it would load when first needed could no longer be opened by then.
+    # Import all of the library now: once the process is restricted, no further module can be opened.
     for module in pkgutil.walk_packages(av.__path__, "av."):
         if module.name not in ("av.__main__", "av.datasets"):
             importlib.import_module(module.name)
@@ -48,18 +48,18 @@ COUNT_SHARE = 0.75
 
 
 class RefusedUpload(Exception):
-    """What is wrong with the file; the arguments of `service.sandbox.probe.ProbeError`."""
+    """The upload cannot be used. Its argument holds those of `service.sandbox.probe.ProbeError`."""
 
 
 def main() -> None:
     line = sys.stdin.buffer.readline()
     if not line:
-        return  # the service ended without an upload for this child
+        return  # the service ended without using this child
     request = json.loads(line)
-    door = os.open(request["path"], os.O_RDONLY)
-    give_up_rights(request["limits"], door)
+    descriptor = os.open(request["path"], os.O_RDONLY)
+    restrict_process(request["limits"], descriptor)
     try:
-        answer = examine(request, door)
+        answer = examine(request, descriptor)
     except RefusedUpload as refusal:
         answer = {"error": refusal.args[0]}
     except tracks.UnsupportedCodecError as error:
@@ -80,27 +80,30 @@ def main() -> None:
     os._exit(0)  # an orderly shutdown of the interpreter would only keep the upload waiting
 
 
-def give_up_rights(limits: dict[str, Any], door: int) -> None:
-    """No file can be written, no core dumped, time and memory are limited, and nothing further can be opened.
+def restrict_process(limits: dict[str, Any], descriptor: int) -> None:
+    """Limit time and memory, and forbid writing files, dumping core and opening further files.
 
-    The decoder duplicates a descriptor in order to read from it. There is room for that one, and so for no other file
-    and no connection while a container is open. SIGPROF ends the process when its CPU time is used up, which counts
-    from here: loading the decoder is not the file's fault.
+    The decoder duplicates a descriptor in order to read from it. The limit on descriptors leaves room for that one, so
+    no other file and no connection can be opened while a container is open. SIGPROF ends the process when its CPU time
+    is used up. That time counts from here, without loading the decoder.
     """
     used, allowed = math.ceil(time.process_time()), math.ceil(limits["cpu_seconds"])
     most = ProcessLimits(used + allowed + 1, limits["wall_seconds"], limits["memory_bytes"], file_bytes=0)
-    confine(most, descriptors=door + 2)
+    confine(most, descriptors=descriptor + 2)
     signal.setitimer(signal.ITIMER_PROF, max(1e-6, limits["cpu_seconds"]))
 
 
-def examine(request: dict[str, Any], door: int) -> dict[str, Any]:
-    """The fields of `service.sandbox.probe.ProbeResult`. Raises RefusedUpload, MediaError or a decoder's error."""
+def examine(request: dict[str, Any], descriptor: int) -> dict[str, Any]:
+    """Return the fields of `service.sandbox.probe.ProbeResult`.
+
+    Raises RefusedUpload, MediaError or a decoder's error.
+    """
     limits, want, start = request["limits"], request["want"], request["start"]
-    budget, open_part = lengths.Budget(COUNT_SHARE * limits["cpu_seconds"]), partial(open_upload, request, door)
+    budget, open_part = lengths.Budget(COUNT_SHARE * limits["cpu_seconds"]), partial(open_upload, request, descriptor)
     answer: dict[str, Any] = {}
     there = ""
     ends: list[tuple[lengths.Part, Fraction]] = []
-    for part in lengths.parts(door, open_part, budget):
+    for part in lengths.parts(descriptor, open_part, budget):
         with open_part(part.link) as container:
             try:
                 chosen = tracks.tracks_for(container, want)
@@ -109,15 +112,15 @@ def examine(request: dict[str, Any], door: int) -> dict[str, Any]:
                 continue
             if not answer:
                 check_tracks(chosen, limits)
-                check_whole(container, door)
-                answer = describe(door, container, chosen)
-            ends.append((part, part.begin + lengths.track_end(container, chosen[0], door, budget)))
+                check_whole(container, descriptor)
+                answer = describe(descriptor, container, chosen)
+            ends.append((part, part.begin + lengths.track_end(container, chosen[0], descriptor, budget)))
     if not answer:
         refuse(f"no_{want}_track", f"the file has no {want} track", got=there, allowed=f"a file with {want}")
     length = float(ends[-1][1])
     check_duration(length, start, limits)
     part = next(part for part, end in ends if start < end)
-    first = check_window(request, door, part.link, max(0.0, start - float(part.begin)))
+    first = check_window(request, descriptor, part.link, max(0.0, start - float(part.begin)))
     if isinstance(first, av.AudioFrame):  # a track may change its format: the window's own counts
         channels = len(first.layout.channels) if len(answer["tracks"]) == 1 else 2
         answer["audio"] = {"sample_rate": first.sample_rate, "channels": channels}
@@ -127,14 +130,14 @@ def examine(request: dict[str, Any], door: int) -> dict[str, Any]:
 
 
 def contents(container: InputContainer) -> str:
-    """What a file without the wanted track has, in words."""
+    """Describe in words which tracks a file has that lacks the wanted one."""
     if tracks.moving_tracks(container):
         return "video only"
     return "sound only" if tracks.sound_tracks(container) else "neither video nor sound"
 
 
 def check_tracks(chosen: tuple[VideoStream | AudioStream, ...], limits: dict[str, Any]) -> None:
-    """Refuse a picture that is too large, and sound that no real file has."""
+    """Refuse a picture that is too large, and sound with an impossible format."""
     track = chosen[0]
     if isinstance(track, VideoStream):
         check_pixels(track.codec_context.width, track.codec_context.height, limits)
@@ -142,32 +145,35 @@ def check_tracks(chosen: tuple[VideoStream | AudioStream, ...], limits: dict[str
         check_sound(track, limits)
 
 
-def describe(door: int, container: InputContainer, chosen: tuple[VideoStream | AudioStream, ...]) -> dict[str, Any]:
+def describe(
+    descriptor: int, container: InputContainer, chosen: tuple[VideoStream | AudioStream, ...]
+) -> dict[str, Any]:
     """Container, codecs and the tracks that players choose, with the numbers of those that the job uses."""
     videos, sounds = tracks.moving_tracks(container)[:1], tracks.sound_tracks(container)[:1]
     sides = len(chosen) if isinstance(chosen[0], AudioStream) else 1
     return {
         "container": container.format.name,
-        **describe_video(door, container, videos[0] if videos else None),
+        **describe_video(descriptor, container, videos[0] if videos else None),
         **describe_audio(sounds[0] if sounds else None, sides),
         "tracks": [track.index for track in chosen],
     }
 
 
-def open_upload(request: dict[str, Any], door: int, link: tuple[int, int] | None = None) -> InputContainer:
-    """Open the file with the one demuxer that its first bytes call for; its decoders take no pictures beyond the limit.
+def open_upload(request: dict[str, Any], descriptor: int, link: tuple[int, int] | None = None) -> InputContainer:
+    """Open the file with the demuxer that its first bytes select. Its decoders refuse pictures beyond the limit.
 
-    The library's own first look is not held to that, or it could not tell how large they are: there the limit on memory
-    holds. Codecs count in blocks of up to 64 pixels; the picture itself is checked exactly once it is decoded.
+    The library's own analysis of the streams is exempt, because it has to find out how large the pictures are; the
+    limit on memory applies to it. Codecs count in blocks of up to 64 pixels, so the limit here is larger by one block.
+    The exact size is checked after decoding.
     """
     limits = request["limits"]
     pixels = (limits["max_width"] + 64) * (limits["max_height"] + 64)
     signature = Signature(request["demuxer"], request.get("skip", 0))
-    return opening.open_descriptor(door, pixels, 1, link, signature, request["options"])
+    return opening.open_descriptor(descriptor, pixels, 1, link, signature, request["options"])
 
 
 def check_pixels(width: int, height: int, limits: dict[str, Any]) -> None:
-    """The limit holds for pictures that stand upright too."""
+    """Refuse a picture beyond the limit, in landscape or portrait orientation."""
     if max(width, height) > limits["max_width"] or min(width, height) > limits["max_height"]:
         refuse(
             "too_many_pixels",
@@ -178,7 +184,7 @@ def check_pixels(width: int, height: int, limits: dict[str, Any]) -> None:
 
 
 def check_sound(track: AudioStream, limits: dict[str, Any]) -> None:
-    """Refuse what no real sound has."""
+    """Refuse a sample rate or a channel count outside the limits."""
     context = track.codec_context
     for got, unit, least, most in (
         (context.sample_rate, "Hz", limits["min_sample_rate"], limits["max_sample_rate"]),
@@ -193,15 +199,15 @@ def check_sound(track: AudioStream, limits: dict[str, Any]) -> None:
             )
 
 
-def check_whole(container: InputContainer, door: int) -> None:
-    """An MP4 whose boxes or whose index reach beyond its end was cut off, even if the window happens to be there.
+def check_whole(container: InputContainer, descriptor: int) -> None:
+    """Refuse an MP4 whose boxes or index reach beyond its end: it was cut off, even if the window is complete.
 
-    Fragments are for recordings that may be cut off: of those that are there the packets are counted.
+    Fragmented files are accepted, because they are made for recordings that may be cut off; their packets are counted.
     """
-    if "mp4" not in container.format.name or mp4_boxes.is_fragmented(door):
-        return  # elsewhere no length is promised, and the index is what was seen so far
-    size = os.fstat(door).st_size
-    boxes = (end for kind, _, end in mp4_boxes.walk(door) if kind in ("moov", "mdat"))
+    if "mp4" not in container.format.name or mp4_boxes.is_fragmented(descriptor):
+        return  # other containers declare no length, and their index holds only the packets read so far
+    size = os.fstat(descriptor).st_size
+    boxes = (end for kind, _, end in mp4_boxes.walk(descriptor) if kind in ("moov", "mdat"))
     indexed = (entry.pos + entry.size for stream in container.streams for entry in stream.index_entries)
     end = max([0, *boxes, *indexed])
     if end > size:
@@ -225,12 +231,12 @@ def check_duration(length: float, start: float, limits: dict[str, Any]) -> None:
 
 
 def check_window(
-    request: dict[str, Any], door: int, link: tuple[int, int] | None, start: float
+    request: dict[str, Any], descriptor: int, link: tuple[int, int] | None, start: float
 ) -> av.AudioFrame | av.VideoFrame:
-    """Decode the beginning of the window, and return its first frame."""
+    """Decode the beginning of the window and return its first frame."""
     limits = request["limits"]
     for seek in (True, False) if start > 0 else (False,):
-        with open_upload(request, door, link) as container:
+        with open_upload(request, descriptor, link) as container:
             track, origin = tracks.tracks_for(container, request["want"])[0], lengths.timeline_origin(container)
             time_base = track.time_base or Fraction(1, av.time_base)
             if seek:
@@ -254,13 +260,13 @@ def check_window(
     raise ValueError("nothing could be decoded where the window begins")
 
 
-def describe_video(door: int, container: InputContainer, track: VideoStream | None) -> dict[str, Any]:
-    """The size is that of the shown picture, cropped and with square pixels, but not yet turned."""
+def describe_video(descriptor: int, container: InputContainer, track: VideoStream | None) -> dict[str, Any]:
+    """The size is that of the displayed picture: cropped, with square pixels, before rotation."""
     if track is None or track.codec_context is None:
         return {"video": None, "video_codec": None}
     context = track.codec_context
     rate = track.average_rate or track.guessed_rate or 0
-    width, height = display_of(door, container, track).size(context.width, context.height)
+    width, height = display_of(descriptor, container, track).size(context.width, context.height)
     info = {"width": width, "height": height, "fps": round(float(rate), 3)}
     return {"video": info, "video_codec": context.codec.canonical_name}
 
