@@ -32,6 +32,8 @@ def make(duet: Duet, spec: JobSpec, files: OutputFiles, progress: ProgressDispla
         with _Submission(progress).deferring_ctrl_c() as submission:
             job = duet.submit(spec.kind, spec.params | {"on_upload": submission.uploaded}, spec.source)
         progress.say(f"{job.id} accepted, seed {job.seed}")
+        if notice := _notice(job):
+            progress.say(notice)
         show(job, progress)
         job.wait(lambda news: show(news, progress))
         return job.data, save(job, spec.indices, files.for_seed(job.seed), progress)
@@ -63,6 +65,12 @@ def save(job: Job, indices: tuple[int, ...], files: OutputFiles, progress: Progr
         for name, path in files.paths(place, urls[index]).items():
             saved.append(job.save(path, index, name))
     return saved
+
+
+def _notice(job: Job) -> str | None:
+    """Why the rest of a longer upload is not used."""
+    upload = job.data.get("input") or {}
+    return upload.get("used", {}).get("notice")  # older servers have none
 
 
 def _check_model(duet: Duet, spec: JobSpec) -> None:

@@ -219,6 +219,7 @@ export class Stage {
         deleteButton(job, this.page),
       ),
       this.trouble,
+      job.input?.used.notice && h("p", { class: "quiet" }, job.input.used.notice),
       ...content.filter(Boolean),
     );
     // The focused element is gone: move the focus to the job for keyboard and screen-reader users.

@@ -76,7 +76,7 @@ const ADVICE = {
   undecodable: "The file may be damaged. Try to play it; if it plays, export it again as MP4 or WAV.",
   no_video_track: "Choose a file with a picture, or make a video for its sound instead.",
   no_audio_track: "Choose a file with sound, or make a new sound for its video instead.",
-  too_long: "Cut it to the part you want; the job uses only a short window anyway.",
+  too_long: "Cut it to the part you want, then drop it again.",
   too_short: "Choose a longer file, or an earlier start.",
   too_many_pixels: "Export the video smaller, then drop it again.",
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.command_line import invoke
-from tests.duet.cli.conftest import Cli, Server
+from tests.duet.cli.conftest import Cli, Server, running
 from tests.service import media
 from tests.waiting import until
 
@@ -74,6 +74,20 @@ def test_the_upload_keeps_its_name_and_the_clip_is_named_after_it(duet: Cli, ser
     done = duet("a2v", "song.wav", "--no-super-resolution", "-o", "seen.wav")
     assert (done.returncode, done.stdout) == (0, "seen.wav\n"), done.stderr
     assert not server.store.get(made_by(duet.folder / "seen.wav")["job"]).params.super_resolution
+
+
+def test_the_unused_rest_of_a_long_upload_is_named(shared_redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(media.video(seconds=4.25, fps=20))
+    said = "Only the first 2 s of 4.25 s are used, the longest clip that this server makes.\n"
+    with running(shared_redis_url, tmp_path, max_output_s=2.0) as server:
+        server.work(0.02)
+        duet = Cli(tmp_path, DUET_URL=server.url)
+        done = duet("v2a", "film.mp4", "-o", "long.mp4")
+        assert (done.returncode, done.stdout) == (0, "long.mp4\n"), done.stderr
+        assert said in done.stderr
+        done = duet("v2a", "film.mp4", "-o", "short.mp4", "--duration", 2)
+        assert done.returncode == 0, done.stderr
+        assert "Only" not in done.stderr
 
 
 def test_the_seed_that_the_server_draws_names_the_clip(duet: Cli, server: Server) -> None:
