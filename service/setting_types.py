@@ -27,7 +27,9 @@ _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9._-]+)
 """A host name, an IPv4 or an IPv6 address."""
 
 _PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]{1,64}){0,16}")
-_ORIGIN = re.compile(r"(https?)://([a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::([0-9]{1,5}))?")
+_ORIGIN = re.compile(
+    r"(https?)://((?=.{1,254}(?::|$))[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]{2,45}\])(?::([0-9]{1,5}))?"
+)
 _KEY = re.compile(r"[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -67,9 +69,12 @@ def parse_origin(text: str) -> str | None:
     match = _ORIGIN.fullmatch(text.lower())
     if match is None:
         return None
-    scheme, host, port = match.groups()
-    default = {"http": "80", "https": "443"}[scheme]
-    return f"{scheme}://{host}" + (f":{port}" if port and port != default else "")
+    scheme, host = match[1], match[2]
+    default = {"http": 80, "https": 443}[scheme]
+    port = int(match[3] or default)
+    if port > 65_535:
+        return None
+    return f"{scheme}://{host}" + (f":{port}" if port != default else "")
 
 
 def _parts(url: str) -> SplitResult:
@@ -129,8 +134,8 @@ def _collector(url: str) -> str:
 
 def _public_url(url: str) -> str:
     parts = _parts(url)
-    if url and (not _is_http(parts) or parts.query or parts.fragment):
-        raise ValueError("must have the form https://duet.example")
+    if url and (not _is_http(parts) or "@" in parts.netloc or parts.query or parts.fragment):
+        raise ValueError("must have the form https://duet.example, without a user")
     return url.rstrip("/")
 
 

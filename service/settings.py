@@ -163,7 +163,10 @@ class Settings(BaseSettings):
     )
     max_upload_mib: int = Field(default=200, ge=1, le=5 * 1024, description="largest upload, in MiB")
     max_uploads_per_key: int = Field(
-        default=32, ge=1, description="most simultaneous uploads of one API key, over all API processes"
+        default=32,
+        ge=1,
+        description="most simultaneous uploads of one API key, or without keys of all clients together, over all API "
+        "processes",
     )
     min_upload_rate: int = Field(
         default=1024,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -24,21 +26,24 @@ class ForwardedRequest:
         self._app = app
         self._settings = settings
         self._proxies = TrustedProxies(settings)
-        # Sets the client (X-Forwarded-For) and the scheme (X-Forwarded-Proto).
-        self._client_set = ProxyHeadersMiddleware(app, [str(network) for network in self._proxies.networks])  # type: ignore[arg-type]
+        # Sets the client (X-Forwarded-For) and the scheme (X-Forwarded-Proto) in the scope.
+        networks = [str(network) for network in self._proxies.networks]
+        self._set_client_and_scheme = ProxyHeadersMiddleware(_nothing, networks)  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app
         if scope["type"] == "http":
             prefix = self._settings.root_path
             if scope.get("client") and scope["client"][0] in self._proxies:
                 headers = Headers(scope=scope)
                 prefix = path_prefix(_only(headers, "x-forwarded-prefix") or prefix) or prefix
                 self._set_host(scope, headers)
-                app = self._client_set  # type: ignore[assignment]
+                proxy = scope["client"]
+                await self._set_client_and_scheme(scope, receive, send)  # type: ignore[arg-type]
+                if not _is_address(*scope["client"]):
+                    scope["client"] = proxy
             if prefix:
                 _set_prefix(scope, prefix)
-        await app(scope, receive, send)
+        await self._app(scope, receive, send)
 
     def _set_host(self, scope: Scope, headers: Headers) -> None:
         """Use X-Forwarded-Host, but only if the request's own Host is known: a page that reaches the proxy by DNS
@@ -46,6 +51,19 @@ class ForwardedRequest:
         host = _only(headers, "x-forwarded-host")
         if is_host(host) and known_host(headers.get("host", ""), self._settings):
             MutableHeaders(scope=scope)["host"] = host
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    pass
+
+
+def _is_address(host: str, port: int) -> bool:
+    """Whether this is an IP address without a zone, which means nothing on another machine, and a port."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return "%" not in host and 0 <= port <= 65_535
 
 
 def _only(headers: Headers, name: str) -> str:

@@ -28,20 +28,12 @@ class Readiness:
 
     def __init__(self, store: JobStore, storage: Storage) -> None:
         def redis() -> list[str]:
-            try:
-                store.ping()
-                return [] if store.workers() else ["worker"]
-            except StoreUnavailable as error:
-                log.warning("not ready", missing="redis", error=str(error))
-                return ["redis"]
+            store.ping()
+            return [] if store.workers() else ["worker"]
 
         def files() -> list[str]:
-            try:
-                storage.check()
-                return []
-            except StorageUnavailable as error:
-                log.warning("not ready", missing="storage", error=str(error))
-                return ["storage"]
+            storage.check()
+            return []
 
         self._checks = (_Check("redis", redis), _Check("storage", files))
 
@@ -56,25 +48,46 @@ class Readiness:
 
 
 class _Check:
-    """One dependency. One thread checks it at a time; all requests meanwhile wait for the same result."""
+    """One dependency. One thread checks it at a time; all requests meanwhile wait for the same result.
+
+    Only a change of its state is logged: load balancers ask every few seconds.
+    """
 
     def __init__(self, name: str, action: Callable[[], list[str]]) -> None:
         self._name = name
         self._action = action
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"ready-{name}")
-        self._running: Future[list[str]] | None = None
+        self._running: Future[tuple[list[str], str]] | None = None
         self._began = 0.0
+        self._available = True
 
     async def missing(self) -> list[str]:
         now = time.monotonic()
         if self._running is None or (self._running.done() and now - self._began >= FRESH_S):
-            self._running, self._began = self._pool.submit(self._action), now
+            self._running, self._began = self._pool.submit(self._check), now
         left = max(0.0, self._began + PATIENCE_S - now)
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._running)), left)
+            found, error = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._running)), left)
         except TimeoutError:
-            log.warning("not ready", missing=self._name, error=f"no response within {PATIENCE_S:g} s")
-            return [self._name]
+            found, error = [self._name], f"no response within {PATIENCE_S:g} s"
+        self._log_change(error)
+        return found
+
+    def _check(self) -> tuple[list[str], str]:
+        """What is missing, and why if the dependency itself is."""
+        try:
+            return self._action(), ""
+        except (StoreUnavailable, StorageUnavailable) as error:
+            return [self._name], str(error) or repr(error)
+
+    def _log_change(self, error: str) -> None:
+        if self._available == (not error):
+            return
+        self._available = not error
+        if error:
+            log.warning("not ready", missing=self._name, error=error)
+        else:
+            log.info("ready again", dependency=self._name)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -63,7 +63,7 @@ async def receive_upload(
         try:
             await stack.enter_async_context(limits.slot("uploads", caller, most))
         except TooManyOpen as error:
-            detail = f"{most} uploads of this key are under way already."
+            detail = f"{most} uploads {'' if caller is None else 'of this key '}are in progress already."
             raise Problem(429, "too_many_uploads", detail, headers={"Retry-After": "5"}) from error
         room = reserve + body_limit(request).announced
         path, file = stack.enter_context(temporary_file(settings.temporary, room))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -52,6 +53,39 @@ def test_missing_dependencies_are_named(
     assert body["detail"] == "Missing: redis, storage."
 
 
+def readiness_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    lines = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    return [line["event"] for line in lines if "storage" in (line.get("missing"), line.get("dependency"))]
+
+
+def test_only_changes_of_readiness_are_logged(
+    run_api: Callable[[Settings], RunningApi],
+    settings: Settings,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("service.api.readiness.FRESH_S", 0.0)
+    folder = tmp_path / "objects"
+    api = run_api(settings.model_copy(update={"storage": str(folder)}))
+
+    def missing() -> list[str]:
+        found: list[str] = httpx.get(f"{api.url}/readyz", trust_env=False).json().get("missing", [])
+        return found
+
+    assert "storage" not in missing()
+    assert readiness_logged(caplog) == []
+    folder.rmdir()
+    folder.write_text("a file in its place")
+    assert all("storage" in missing() for _ in range(5))
+    assert readiness_logged(caplog) == ["not ready"]
+    folder.unlink()
+    until(lambda: "storage" not in missing(), "it is ready again")
+    missing()
+    assert readiness_logged(caplog) == ["not ready", "ready again"]
+
+
 class _Silent:
     """An S3 server that accepts connections and does not respond."""
 
@@ -64,7 +98,7 @@ class _Silent:
 
 
 def test_silent_storage_delays_neither_health_checks_nor_other_requests(
-    run_api: Callable[[Settings], RunningApi], settings: Settings
+    run_api: Callable[[Settings], RunningApi], settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     with _Silent() as endpoint:
         s3 = {"storage": "s3://clips", "s3_endpoint": endpoint, "s3_access_key": "a", "s3_secret_key": "b"}
@@ -83,6 +117,7 @@ def test_silent_storage_delays_neither_health_checks_nor_other_requests(
                 assert httpx.get(f"{api.url}{path}", trust_env=False).status_code == 200
             assert time.monotonic() - began < 5
             assert max(each.result() for each in asked) < 8
+        assert readiness_logged(caplog) == ["not ready"], "not one line for each request"
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "localhost.evil.example", "10.0.0.1", "", "a b"])

@@ -215,6 +215,25 @@ def test_forwarded_headers_of_a_trusted_proxy_count(trusting: httpx.Client, capl
 
 
 @pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        ("203.0.113.9:4711", "203.0.113.9"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("[2001:db8::7]:4711", "2001:db8::7"),
+        ("198.51.100.7, 2001:db8::7, 127.0.0.2", "2001:db8::7"),
+        *((garbage, "127.0.0.1") for garbage in ("garbage", "unknown", "_hidden", "203.0.113.9:port", "203.0.113.256")),
+        *((garbage, "127.0.0.1") for garbage in ("[2001:db8::7", "fe80::1%x", "203.0.113.9:99999", "198.51.100.7, ?")),
+    ],
+)
+def test_only_an_address_becomes_the_client_s(
+    trusting: httpx.Client, forwarded: str, client: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert trusting.get("/openapi.json", headers={"X-Forwarded-For": forwarded}).status_code == 200
+    assert logged_client(caplog, "/openapi.json") == client
+
+
+@pytest.mark.parametrize(
     "prefix",
     [
         *("//evil.example", "evil", "/../x", "/a/../b", "/.", "/a//b", "/a?b", "/a#b", "/%2f", "/a b", "/a,/b", "/ü"),

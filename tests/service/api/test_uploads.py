@@ -225,7 +225,8 @@ def test_simultaneous_uploads_of_a_caller_are_limited(
             client.sendall(b"POST /v2a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n")
             client.sendall(b"Content-Type: multipart/form-data; boundary=XX\r\n\r\n" + HEAD)
             until(lambda: len(list(settings.temporary.glob("*"))) == number, "it is under way")  # noqa: B023
-        problem(httpx.post(f"{api.url}/v2a", files=file, trust_env=False), 429, "too_many_uploads")
+        refused = problem(httpx.post(f"{api.url}/v2a", files=file, trust_env=False), 429, "too_many_uploads")
+        assert refused["detail"] == "2 uploads are in progress already."
     finally:
         for client in clients:
             client.close()

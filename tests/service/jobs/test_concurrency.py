@@ -72,7 +72,8 @@ def test_uploads_of_a_key_are_limited_over_all_processes(
         slow.sendall(f"POST /v2a HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS['alice']}\r\n".encode())
         slow.sendall(b"Content-Length: 9000\r\nContent-Type: multipart/form-data; boundary=XX\r\n\r\n--XX\r\n")
         until(lambda: list(settings.temporary.glob("*")), "the upload is under way")
-        problem(client.post("/v2a", files=file), 429, "too_many_uploads")
+        refused = problem(client.post("/v2a", files=file), 429, "too_many_uploads")
+        assert refused["detail"] == "1 uploads of this key are in progress already."
         with client_of(second, "bob") as bob:
             assert bob.post("/v2a", files=file).status_code == 202
         slow.close()
