@@ -25,7 +25,7 @@ MAX_SR_STEPS = 250
 MAX_ORDER = 3
 MAX_GUIDANCE_SCALE = 1000.0
 MIN_DURATION = 0.1
-MAX_DURATION = 3600.0
+MAX_DURATION = 600.0
 """Seconds. A service may set a lower limit."""
 
 DEFAULT_SCALES = {

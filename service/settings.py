@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import DirectoryPath, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from model.request import MIN_DURATION
+from model.request import MAX_DURATION, MIN_DURATION
 from service.setting_types import (
     UNSET_IF_EMPTY,
     BrokerUrl,
@@ -199,7 +199,7 @@ class Settings(BaseSettings):
     max_output_s: float = Field(
         default=60,
         ge=MIN_DURATION,
-        le=600,
+        le=MAX_DURATION,
         description="longest clip that is made, in seconds; of a longer upload the first part is used",
     )
     max_width: int = Field(default=8192, ge=16, description="largest width of a video, in pixels")

@@ -46,8 +46,11 @@ T = TypeVar("T")
 LIMITS = ProcessLimits(cpu_seconds=120, wall_seconds=180.0, memory_bytes=4 * 1024**3, file_bytes=1024**3)
 """Limits of one call; `memory_bytes` come on top of the loaded libraries."""
 
-CPU_SECONDS_A_SECOND = 30
+CPU_SECONDS_PER_CLIP_SECOND = 30
 """CPU time for each second of a clip: encoding 30 frames of 8K takes about as long."""
+
+BYTES_PER_CLIP_SECOND = 32 * 1024**2
+"""Size of a file for each second of a clip, far above that of 4K at CRF 12."""
 
 LARGEST_ANSWER = 2**29
 """Bytes read of a child's answer at most: ten minutes at the network's size have 300 million."""
@@ -81,9 +84,9 @@ class Spent:
 def confined(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """`function(*arguments, **named)` in a child process. Thread-safe; the server starts with the first call.
 
-    `function` is a module-level function that returns a float32 tensor, a string or None. Raises MediaError as the
-    function does, and where the child crashed or reached a limit; OSError where files cannot be written; DecoderLost;
-    DecoderFault.
+    `function` is a module-level function that returns a tensor of float32 or uint8, a string or None. Raises MediaError
+    as the function does, and where the child crashed or reached a limit; OSError where files cannot be written;
+    DecoderLost; DecoderFault.
     """
     return _shared.call(function, *arguments, **named)
 
@@ -95,8 +98,13 @@ def confined_within(limits: ProcessLimits, function: Callable[P, T], *arguments:
 
 def clip_limits(seconds: float) -> ProcessLimits:
     """Limits of a call that decodes or encodes a clip of `seconds`."""
-    more = math.ceil(CPU_SECONDS_A_SECOND * seconds)
-    return replace(LIMITS, cpu_seconds=LIMITS.cpu_seconds + more, wall_seconds=LIMITS.wall_seconds + more)
+    more = math.ceil(CPU_SECONDS_PER_CLIP_SECOND * seconds)
+    return replace(
+        LIMITS,
+        cpu_seconds=LIMITS.cpu_seconds + more,
+        wall_seconds=LIMITS.wall_seconds + more,
+        file_bytes=LIMITS.file_bytes + math.ceil(BYTES_PER_CLIP_SECOND * seconds),
+    )
 
 
 def warm() -> None:
@@ -277,8 +285,9 @@ def _unpack(answer: bytes, report: dict[str, Any], limits: ProcessLimits) -> Any
         shape = said.get("shape")
         if shape is None:
             return None if said["value"] is None else str(said["value"])
-        if math.prod(shape) * 4 != len(body):
+        kind = torch.uint8 if said.get("bytes") else torch.float32
+        if math.prod(shape) * kind.itemsize != len(body):
             raise DecoderFault("the decoder's answer is incomplete")
-        return torch.frombuffer(bytearray(body), dtype=torch.float32).reshape([int(side) for side in shape])
+        return torch.frombuffer(bytearray(body), dtype=kind).reshape([int(side) for side in shape])
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise DecoderFault("the decoder gave no answer that can be read") from error

@@ -156,6 +156,7 @@ def _confine(limits: ProcessLimits) -> None:
 def _answer(function: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     """The value that the call returns or raises, as JSON, and the bytes of a tensor."""
     import av
+    import torch
     from torch import Tensor
 
     from model.media.source import MediaError
@@ -177,7 +178,8 @@ def _answer(function: Any, arguments: tuple[Any, ...], named: Mapping[str, Any])
         traceback.print_exc()
         return {"fault": f"{type(error).__name__}: {error}"}, b""
     if isinstance(value, Tensor):
-        return {"shape": list(value.shape)}, value.float().contiguous().numpy().tobytes()
+        value = value if value.dtype == torch.uint8 else value.float()
+        return {"shape": list(value.shape), "bytes": value.dtype == torch.uint8}, value.contiguous().numpy().tobytes()
     return {"value": value}, b""
 
 

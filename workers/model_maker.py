@@ -137,7 +137,7 @@ class ModelMaker:
         pipeline = self._pipelines.get(job.model)
         if pipeline is None:
             raise RequestError("model", f"this worker does not serve the model {job.model!r}")
-        with clock.time("decode"):
+        with clock.time("decode"), attempt.waiting():  # the child has a time limit of its own
             condition = decode_condition(job, pipeline, attempt.source)
         events: SimpleQueue[EngineEvent] = SimpleQueue()
         started = threading.Event()
@@ -226,7 +226,7 @@ class ModelMaker:
                 # Outputs are made side by side: a stage takes as long as its slowest output.
                 seconds = {stage: max(spent, seconds.get(stage, 0.0)) for stage, spent in clip.timings.items()}
                 attempt.report(progress.progress())
-                with clock.time("encode"), self._encoding.timed(), self._writing(attempt):
+                with clock.time("encode"), attempt.waiting(), self._encoding.timed(), self._writing(attempt):
                     made[index] = write_files(job, pipeline, index, clip, attempt.source, attempt.folder)
             if progress.changed:
                 attempt.report(progress.progress())

@@ -12,7 +12,7 @@ from model.media.spectrogram import Plot, draw_sound, write_spectrogram
 from model.runtime.pipeline import Clip, Pipeline
 from service.jobs.record import Job
 from workers import provenance
-from workers.decoder import clip_limits, confined, confined_within
+from workers.decoder import LIMITS, clip_limits, confined_within
 from workers.provenance import Pictures
 from workers.spool import Files
 
@@ -60,14 +60,15 @@ def _write_clip(
 
 def _write_pictures(files: Files, job: Job, clip: Clip) -> Pictures:
     """Draw the generated modality from memory, and the uploaded one from the files just written, in a child process."""
+    limits = clip_limits(job.input.used.duration) if job.input is not None else LIMITS
     if clip.frames is not None:
         poster = write_poster(files["poster.webp"], clip.frames, clip.fps)
     else:
-        poster = Poster.from_json(confined(draw_poster, files["video.mp4"], files["poster.webp"]))
+        poster = Poster.from_json(confined_within(limits, draw_poster, files["video.mp4"], files["poster.webp"]))
     if clip.audio is not None:
         plot = write_spectrogram(files["spectrogram.png"], clip.audio, clip.sample_rate)
     else:
         assert job.input is not None
-        seconds = job.input.used.duration
-        plot = Plot.from_json(confined(draw_sound, files["audio.wav"], files["spectrogram.png"], seconds))
+        audio, picture, seconds = files["audio.wav"], files["spectrogram.png"], job.input.used.duration
+        plot = Plot.from_json(confined_within(limits, draw_sound, audio, picture, seconds))
     return Pictures(poster, plot)

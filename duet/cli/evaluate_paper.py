@@ -97,23 +97,28 @@ def evaluate_paper(
     except (CheckpointError, MemoryError) as error:
         raise fail(FAILED, str(error)) from error
     except OSError as error:
-        raise fail(FAILED, f"{error.filename or 'a file'} cannot be written: {error.strerror or error}") from error
+        raise fail(FAILED, f"{error.filename or 'a file'}: {error.strerror or error}") from error
     _show(found, Console())
 
 
 def _show(found: PaperEvaluation, console: Console) -> None:
+    from model.evaluation.paper import MEASURES
+
     protocol = found.protocol
     title = f"{protocol['model']}: {protocol['clips']} clips a run, {protocol['runs']} runs"
     table = Table("measure", "mean", "deviation", title=title, title_justify="left")
     for name, measure in found.measures.items():
         deviation = "" if measure.deviation is None else f"{measure.deviation:.3f}"
-        table.add_row(name, f"{measure.mean:.3f}", deviation)
+        scale = MEASURES[name].scale
+        table.add_row(name if scale == 1 else f"{name}, × {scale:g}", f"{measure.mean:.3f}", deviation)
     console.print(table)
     height, width = protocol["size"]
     reference = protocol["reference"]
     lines = [
         f"clips: {protocol['frames']} frames of {width}x{height} at {protocol['fps']} Hz, {protocol['sample_rate']} Hz;"
-        f" real: {reference['windows']} windows of {reference['films']} films",
+        f" {protocol['params']['sampler']}, {protocol['params']['steps']} steps, seed {protocol['params']['seed']}",
+        f"real: {reference['windows']} windows of {reference['films']} films,"
+        f" SHA-256 of their names and sizes {reference['sha256_of_names_and_sizes']}",
         *(
             f"{name}: SHA-256 {each['sha256']}, {'the published file' if each['known_hash'] else 'not a hash we know'}"
             for name, each in protocol["extractors"].items()

@@ -167,14 +167,14 @@ def evaluate(
         raise EvaluationError(f"I3D takes {MIN_FRAMES} frames or more; clips of {manifest.name} have fewer")
     require(weights, I3D_FILE, AUDIOCLIP_FILE)
     real = ReferenceClips(reference, replace(manifest.config.clip, sample_rate=RATE))
-    windows = real.windows
+    _ = real.windows  # before anything is computed
     params = replace(plan.params, super_resolution=False)
     params.resolve("generate", manifest)
     pipeline = Pipeline.load(
         replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None), device, dtype
     )
     extractors = Extractors.load(weights, pipeline.device)
-    protocol = _protocol(manifest, plan, params, windows, extractors)
+    protocol = _protocol(manifest, plan, params, real, extractors) | {"dtype": str(pipeline.evaluator.dtype)}
     kept = FeatureFolder(work, protocol)
     generator = ClipGenerator(pipeline)
     found: dict[str, list[float]] = {name: [] for name in MEASURES}
@@ -251,10 +251,11 @@ def _stacked(clips: Iterator[tuple[Tensor, Tensor]]) -> Clips:
 
 
 def _protocol(
-    manifest: Manifest, plan: PaperPlan, params: SamplingParams, windows: Sequence[FilmWindow], extractors: Extractors
+    manifest: Manifest, plan: PaperPlan, params: SamplingParams, real: ReferenceClips, extractors: Extractors
 ) -> dict[str, Any]:
     clip = manifest.config.clip
-    listing = "\n".join(f"{window.path.name} {window.first}" for window in windows)
+    films = sorted({window.path for window in real.windows})
+    listing = "\n".join(f"{path.relative_to(real.folder)} {path.stat().st_size}" for path in films)
     return {
         "model": manifest.name,
         "weights": manifest.weights_hash,
@@ -269,9 +270,9 @@ def _protocol(
         "sample_rate_of_audioclip": RATE,
         "as_published": (clip.frames, clip.fps, clip.height, clip.width) == (FRAMES, FPS, 64, 64),
         "reference": {
-            "films": len({window.path for window in windows}),
-            "windows": len(windows),
-            "sha256_of_listing": hashlib.sha256(listing.encode()).hexdigest(),
+            "films": len(films),
+            "windows": len(real.windows),
+            "sha256_of_names_and_sizes": hashlib.sha256(listing.encode()).hexdigest(),
         },
         "extractors": {
             file.name: {"sha256": loaded.sha256, "known_hash": loaded.published}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from math import floor
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from model.media.decode import decode_audio, decode_video
+from model.media.decode import decode_audio, decode_frames
 from model.media.source import MediaError, media_end
 from model.networks.config import ClipSpec
 
@@ -46,7 +47,7 @@ class ReferenceClips:
                 end = min(media_end(path, "video"), media_end(path, "audio"))
             except MediaError as error:
                 raise NoReference(f"{path} cannot be used as a reference: {error}") from error
-            spare = int((end - Fraction(self.clip.frames, self.clip.fps)) * self.clip.fps)
+            spare = floor((end - Fraction(self.clip.frames, self.clip.fps)) * self.clip.fps)
             found += [FilmWindow(path, first) for first in range(spare + 1)] if spare >= 0 else []
         if not found:
             raise NoReference(f"{self.folder} holds no film of at least {self.clip.duration} s")
@@ -70,7 +71,10 @@ class ReferenceClips:
         return [windows[index] for index in order[:count]]
 
     def load(self, window: FilmWindow) -> tuple[Tensor, Tensor]:
-        """Frames (frames, 3, height, width) as bytes, and sound (samples,) in [-1, 1]."""
+        """Frames (frames, 3, height, width) as bytes, and sound (samples,) in [-1, 1]. Raises NoReference for a damaged
+        file."""
         start = window.first / self.clip.fps
-        frames = decode_video(window.path, self.clip, start)
-        return ((frames + 1) * 127.5).round().byte(), decode_audio(window.path, self.clip, start)[0]
+        try:
+            return decode_frames(window.path, self.clip, start), decode_audio(window.path, self.clip, start)[0]
+        except MediaError as error:
+            raise NoReference(f"{window.path} cannot be read at {start:g} s: {error}") from error

@@ -35,7 +35,12 @@ samples at every usual rate (11 025 Hz is the awkward one)."""
 
 
 def decode_video(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tensor:
-    """Frames (frames, 3, height, width), float32 in [-1, 1], from `start` seconds on.
+    """As `decode_frames`, float32 in [-1, 1]."""
+    return decode_frames(path, clip, start).float() / 127.5 - 1
+
+
+def decode_frames(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tensor:
+    """Frames (frames, 3, height, width), uint8, from `start` seconds on.
 
     Frame k is what a player shows at start + k/fps, whatever the source's own rate, which may vary. It stands upright,
     letter-boxed with black. A source that ends early is held on its last frame.
@@ -51,7 +56,7 @@ def decode_video(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tensor
         if len(views) == clip.frames:
             break
     views += [views[-1]] * (clip.frames - len(views))
-    return torch.stack(views).float() / 127.5 - 1
+    return torch.stack(views)
 
 
 def decode_audio(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tensor:

@@ -81,7 +81,7 @@ async def _submit(
     try:
         async with receive_upload(request, services.settings, services.concurrency, submission.caller.name) as upload:
             parameters = read_fields(model, upload.fields)
-            asked = {"kind": kind, "parameters": parameters.model_dump(), "file": upload.source.sha256}
+            asked = {"kind": kind, "parameters": parameters.asked(), "file": upload.source.sha256}
             accepted = await submission.replay(asked)
             if accepted is None:
                 wanted = await submission.job_request(kind, parameters)

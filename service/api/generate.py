@@ -31,7 +31,7 @@ async def generate(
     submission: SubmissionHere, parameters: Annotated[GenerateParameters, Depends(json_parameters)]
 ) -> JSONResponse:
     """Generate a video with sound. The body may be empty: every parameter has a default."""
-    asked = {"kind": "generate", "parameters": parameters.model_dump()}
+    asked = {"kind": "generate", "parameters": parameters.asked()}
     await submission.check_room()
     accepted = await submission.replay(asked)
     if accepted is None:

@@ -13,11 +13,13 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
+from model.request import RequestError
 from service.api.auth import CallerHere
 from service.api.etags import is_unchanged
 from service.api.examples import JOB
 from service.api.lookup import ID_PATTERN, JobId, Viewer, find, look
 from service.api.middleware import privacy
+from service.api.parameters import refuse_parameter
 from service.api.problems import Problem, responses
 from service.api.services import Services, ServicesHere
 from service.api.submission import ACCEPTED, UnhurriedSubmissionHere, answers
@@ -105,7 +107,10 @@ async def retry(job_id: JobId, submission: UnhurriedSubmissionHere) -> JSONRespo
     await submission.check_room()
     accepted = await submission.replay(asked)
     if accepted is None:
-        again = repeat_job(job, services.settings.retention)
+        try:
+            again = repeat_job(job, services.settings)
+        except RequestError as error:
+            raise refuse_parameter(error, job.params.duration) from error
         async with _upload_copy(services, job) as file:
             accepted = await submission.commit(asked, again, file)
     return await submission.answer(accepted)

@@ -96,6 +96,11 @@ class Parameters(BaseModel):
         description="URL that receives a signed message when the job has ended (Standard Webhooks); none if absent",
     )
 
+    def asked(self) -> dict[str, Any]:
+        """What an Idempotency-Key stands for. Without a duration it is what it was before there was that parameter."""
+        given = self.model_dump()
+        return {name: value for name, value in given.items() if name != "duration" or value is not None}
+
     def sampling(self, kind: str, manifest: Manifest, settings: Settings) -> SamplingParams:
         """The parameters with a seed and every default filled in, but for what an upload decides. Raises Problem if the
         model or this service does not support them."""

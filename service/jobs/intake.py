@@ -1,7 +1,7 @@
 """Job intake: from a request to a job record, for the API, for retries and for the command line.
 
 found = probe_source(request, source, prober.probe, settings)   # None without a source
-job = build_job(request, settings.retention, source, found)
+job = build_job(request, settings, source, found)
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -82,13 +81,16 @@ class JobRequest:
 def resolve_params(kind: str, manifest: Manifest, given: Mapping[str, Any], settings: Settings) -> SamplingParams:
     """Sampling parameters with every default filled in, but for a duration that depends on an upload, and a seed drawn
     if none is given. Raises RequestError."""
-    duration = given.get("duration")
-    if duration is not None and duration > settings.max_output_s:
-        raise RequestError("duration", f"duration must be at most {settings.max_output_s:g} s here; got {duration:g}")
+    _check_duration(given.get("duration"), settings)
     seed = given.get("seed")
     if seed is None:
         seed = secrets.randbelow(MAX_SEED + 1)
     return SamplingParams(**{**given, "seed": seed}).resolve(kind, manifest)
+
+
+def _check_duration(duration: float | None, settings: Settings) -> None:
+    if duration is not None and duration > settings.max_output_s:
+        raise RequestError("duration", f"duration must be at most {settings.max_output_s:g} s here; got {duration:g}")
 
 
 def probe_source(request: JobRequest, source: Source, probe: Probe, settings: Settings) -> ProbeResult:
@@ -126,9 +128,11 @@ def build_job(
     )
 
 
-def repeat_job(job: Job, retention: timedelta) -> Job:
+def repeat_job(job: Job, settings: Settings) -> Job:
     """The record of a new job with the source and the parameters of `job`, the seed included. The source has a storage
-    key of its own, so that the two jobs expire independently."""
+    key of its own, so that the two jobs expire independently. Raises RequestError if the service no longer makes clips
+    of its duration."""
+    _check_duration(job.params.duration, settings)
     job_id = new_job_id()
     source = job.input and replace(job.input, key=f"{storage_prefix(job_id)}{job.input.name}")
     return new_job(
@@ -137,7 +141,7 @@ def repeat_job(job: Job, retention: timedelta) -> Job:
         job.params,
         priority=job.priority,
         metadata=job.metadata,
-        retention=retention,
+        retention=settings.retention,
         job_id=job_id,
         input=source,
         owner=job.owner,
@@ -159,22 +163,28 @@ def _duration(request: JobRequest, found: ProbeResult, settings: Settings) -> fl
     """Seconds of the clip in whole frames: the duration asked for, or the rest of the source, as far as the service
     allows. None if the model makes clips of its own duration only."""
     clip, asked = request.manifest.config.clip, request.params.duration
-    left = round(found.duration - request.start, 3)
+    left = _left(request, found)
     if asked is None:
         return clip_of(min(left, settings.max_output_s), clip).duration if is_divisible(clip) else None
-    longest = max(left, clip.duration)
-    if asked > clip_of(longest, clip).duration:
-        raise RequestError("duration", f"duration must be at most {longest:g}, the rest of the file; got {asked:g}")
+    if asked > max(clip_of(left, clip).duration, clip.duration):
+        why = "the rest of the file" if left > clip.duration else "because the file is short"
+        raise RequestError("duration", f"duration must be at most {max(left, clip.duration):g}, {why}")
     return asked
+
+
+def _left(request: JobRequest, found: ProbeResult) -> float:
+    """Seconds of the source from the start of the window on."""
+    return round(found.duration - request.start, 6)
 
 
 def _input(job_id: str, request: JobRequest, params: SamplingParams, source: Source, found: ProbeResult) -> Input:
     name = f"input{extension(found, source.filename)}"
-    left = found.duration - request.start
-    used = min(clip_of(params.duration, request.manifest.config.clip).duration, left)
+    clip, left = request.manifest.config.clip, _left(request, found)
+    used = min(clip_of(params.duration, clip).duration, left)
     notice = None
     if request.params.duration is None and used < left:
-        notice = f"Only the first {used:g} s of {left:g} s are used, the longest clip that this server makes."
+        why = "DUET_MAX_OUTPUT_S is the limit" if is_divisible(clip) else "the model makes no other length"
+        notice = f"Only the first {used:g} s of {left:g} s are used: {why}."
     return Input(
         filename=source.filename,
         bytes=source.bytes,

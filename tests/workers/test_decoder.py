@@ -17,7 +17,7 @@ import av
 import pytest
 import torch
 
-from model.media.decode import decode_audio, decode_video
+from model.media.decode import decode_audio, decode_frames, decode_video
 from model.media.mux import cut_wav, mux_v2a
 from model.media.source import MediaError
 from model.networks.config import PRESETS
@@ -125,6 +125,7 @@ def quit_politely() -> None:
 
 def test_the_answers_are_those_of_the_functions_themselves(decoding: Decoding, film: Path, tmp_path: Path) -> None:
     assert torch.equal(decoding.call(decode_video, film, CLIP, 0.5), decode_video(film, CLIP, 0.5))
+    assert torch.equal(decoding.call(decode_frames, film, CLIP, 0.5), decode_frames(film, CLIP, 0.5))
     assert torch.equal(decoding.call(decode_audio, film, CLIP, start=0.5), decode_audio(film, CLIP, 0.5))
     sound = torch.zeros(1, 16_000)
     assert decoding.call(mux_v2a, film, 0.0, 1.0, sound, 16_000, tmp_path / "a.mp4", "c") == "copied"

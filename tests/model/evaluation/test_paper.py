@@ -61,6 +61,9 @@ def test_folders_without_clips_are_refused(tmp_path: Path, films: Path) -> None:
         _ = ReferenceClips(tmp_path / "none", CLIP).windows
     with pytest.raises(NoReference, match=r"no film of at least 12\.8 s"):
         _ = ReferenceClips(films, replace(CLIP, frames=128)).windows
+    make(tmp_path / "a.mp4", Film(frames=26), Track(seconds=0.87))
+    with pytest.raises(NoReference, match=r"no film of at least 0\.9 s"):
+        _ = ReferenceClips(tmp_path, CLIP).windows
     (tmp_path / "notes.txt").write_text("not a film")
     with pytest.raises(NoReference, match=r"notes\.txt cannot be used as a reference"):
         _ = ReferenceClips(tmp_path, CLIP).windows
