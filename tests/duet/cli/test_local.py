@@ -61,7 +61,7 @@ def made(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Cli:
 def v2a_made(made: Cli) -> Cli:
     """The same folder with a soundtrack for a video, starting at its first second."""
     (made.folder / "beach.mp4").write_bytes(media.video(10.0))
-    window = PRESETS["tiny"].clip.duration  # several windows share batches, whose sizes differ between here and a server
+    window = PRESETS["tiny"].clip.duration  # several would share batches, whose sizes differ from a server's
     done = made("v2a", "beach.mp4", "--local", "--steps", 1, "--start", 1, "--duration", window, "--all", "--json")
     assert done.returncode == 0, done.stderr
     job = json.loads(done.stdout)

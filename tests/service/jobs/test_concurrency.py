@@ -82,8 +82,8 @@ def test_uploads_of_a_key_are_limited_over_all_processes(
 
 def test_what_a_dead_process_had_open_expires(redis_client: redis.Redis) -> None:
     async def both() -> None:
-        dead = ConcurrencyLimits(redis_client, ttl=0.6)  # never entered: nothing is renewed
-        with ConcurrencyLimits(redis_client, ttl=0.6) as live:
+        dead = ConcurrencyLimits(redis_client, ttl=2.0)  # never entered: nothing is renewed
+        with ConcurrencyLimits(redis_client, ttl=2.0) as live:
             async with live.slot("streams", "alice", 2):
                 await dead.slot("streams", "alice", 2).__aenter__()
                 assert not await is_free(live, 2)
@@ -91,7 +91,7 @@ def test_what_a_dead_process_had_open_expires(redis_client: redis.Redis) -> None
                 while not await is_free(live, 2):
                     assert asyncio.get_running_loop().time() < deadline, "the slot of the dead process stays"
                     await asyncio.sleep(0.05)
-                await asyncio.sleep(1.2)  # two lifetimes: the live one was renewed
+                await asyncio.sleep(4.0)  # two lifetimes: the live one was renewed
                 assert not await is_free(live)
 
     asyncio.run(both())
