@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from model.networks.config import ClipSpec
-from model.request import clip_of
+from model.request import clip_of, most_windows
 
 KINDS = ("generate", "v2a", "a2v")
 PERCENTILE = 0.95
@@ -98,10 +98,8 @@ class Load:
 
     @property
     def windows(self) -> int:
-        """The most windows of a clip that a step evaluates; see `model.sampling.windows.Windows.most`."""
-        if self.frames <= WINDOW:
-            return 1
-        return 2 + math.ceil((self.frames - WINDOW - 1) / (WINDOW - 1))
+        """The most windows of a clip that a step evaluates."""
+        return most_windows(self.frames, WINDOW)
 
     @property
     def peak_per_second(self) -> float:

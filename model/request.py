@@ -28,6 +28,9 @@ MIN_DURATION = 0.1
 MAX_DURATION = 600.0
 """Seconds. A service may set a lower limit."""
 
+MAX_EVALUATIONS = 16_000
+"""Evaluations of a window by the base network in one job: 1000 steps for each of 16 windows, or 20 for each of 800."""
+
 DEFAULT_SCALES = {
     ("gradient", "a2v"): 123.0,
     ("gradient", "v2a"): 16.0,
@@ -185,6 +188,23 @@ def clip_of(duration: float | None, clip: ClipSpec) -> ClipSpec:
         return clip
     rounding = 1e-6
     return replace(clip, frames=max(1, math.ceil(duration * clip.fps - rounding)))
+
+
+def most_windows(frames: int, window: int) -> int:
+    """The most windows of a clip that a step evaluates; see `model.sampling.windows.Windows.most`."""
+    return 1 if frames <= window else 2 + math.ceil((frames - window - 1) / (window - 1))
+
+
+def check_evaluations(params: SamplingParams, clip: ClipSpec) -> None:
+    """Raise RequestError if a job with resolved `params` takes more than MAX_EVALUATIONS. `clip`: that of the model."""
+    windows = most_windows(clip_of(params.duration, clip).frames, clip.frames)
+    evaluations = params.steps * params.num_outputs * windows
+    if evaluations > MAX_EVALUATIONS:
+        most = MAX_EVALUATIONS // (windows * params.num_outputs)
+        raise RequestError(
+            "steps",
+            f"steps must be at most {most} for {params.num_outputs} outputs of {windows} windows; got {params.steps}",
+        )
 
 
 def is_divisible(clip: ClipSpec) -> bool:

@@ -113,7 +113,7 @@ def _build(wanted: JobRequest, source: Source, found: ProbeResult, submission: S
     try:
         return build_job(wanted, submission.services.settings, source, found)
     except RequestError as error:
-        raise refuse_parameter(error, wanted.params.duration) from error
+        raise refuse_parameter(error, getattr(wanted.params, error.field)) from error
 
 
 def read_fields(model: type[Parameters], fields: dict[str, str]) -> Any:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
+from model.request import RequestError
 from service.api import examples
-from service.api.parameters import GenerateParameters, json_parameters
+from service.api.parameters import GenerateParameters, json_parameters, refuse_parameter
 from service.api.submission import ACCEPTED, SubmissionHere, answers
 from service.jobs.intake import build_job
 
@@ -35,6 +36,10 @@ async def generate(
     await submission.check_room()
     accepted = await submission.replay(asked)
     if accepted is None:
-        job = build_job(await submission.job_request("generate", parameters), submission.services.settings)
+        wanted = await submission.job_request("generate", parameters)
+        try:
+            job = build_job(wanted, submission.services.settings)
+        except RequestError as error:
+            raise refuse_parameter(error, getattr(wanted.params, error.field)) from error
         accepted = await submission.commit(asked, job)
     return await submission.answer(accepted)

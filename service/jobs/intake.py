@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from model.checkpoint.manifest import Manifest
-from model.request import MAX_SEED, RequestError, SamplingParams, clip_of, is_divisible
+from model.request import MAX_SEED, RequestError, SamplingParams, check_evaluations, clip_of, is_divisible
 from service.jobs.record import (
     Input,
     Job,
@@ -108,12 +108,13 @@ def build_job(
     request: JobRequest, settings: Settings, source: Source | None = None, found: ProbeResult | None = None
 ) -> Job:
     """The record of a new, queued job. `found` is the probe's result for `source`. Raises RequestError if the source is
-    too short for the duration that is asked for."""
+    too short for the duration that is asked for, or the job too large."""
     job_id = new_job_id()
     params, upload = request.params, None
     if source is not None and found is not None:
         params = replace(params, duration=_duration(request, found, settings))
         upload = _input(job_id, request, params, source, found)
+    check_evaluations(params, request.manifest.config.clip)
     return new_job(
         request.kind,
         request.manifest.name,

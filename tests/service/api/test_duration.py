@@ -100,3 +100,13 @@ def test_a_generated_clip_has_the_models_duration_unless_another_is_asked_for(cl
     assert client.post("/generate", json={"duration": 6.35}).json()["params"]["duration"] == pytest.approx(6.4)
     refused = problem(client.post("/generate", json={"duration": 61}), 422, "invalid_parameter")
     assert refused["detail"] == "duration must be at most 60 s here; got 61."
+
+
+def test_the_work_of_a_job_is_bounded(client: httpx.Client) -> None:
+    """60 s are 41 windows of the model: 41 · 8 · 20 evaluations are allowed, 41 · 8 · 1000 are not."""
+    long = {"duration": 60, "num_outputs": 8}
+    assert client.post("/generate", json=long).status_code == 202
+    refused = problem(client.post("/generate", json={**long, "steps": 1000}), 422, "invalid_parameter")
+    assert refused["detail"] == "steps must be at most 48 for 8 outputs of 41 windows; got 1000."
+    assert [(error["field"], error["got"]) for error in refused["errors"]] == [("steps", 1000)]
+    assert client.post("/generate", json={"steps": 1000, "num_outputs": 8}).status_code == 202
