@@ -78,7 +78,7 @@ def test_the_upload_keeps_its_name_and_the_clip_is_named_after_it(duet: Cli, ser
 
 def test_the_unused_rest_of_a_long_upload_is_named(shared_redis_url: str, tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_bytes(media.video(seconds=4.25, fps=20))
-    said = "Only the first 2 s of 4.25 s are used, the longest clip that this server makes.\n"
+    said = "Only the first 2 s of 4.25 s are used: DUET_MAX_OUTPUT_S is the limit.\n"
     with running(shared_redis_url, tmp_path, max_output_s=2.0) as server:
         server.work(0.02)
         duet = Cli(tmp_path, DUET_URL=server.url)
