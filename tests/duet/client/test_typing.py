@@ -47,7 +47,7 @@ def test_mypy_knows_arguments_and_results(tmp_path: Path) -> None:
     assert awaited.endswith("-> typing.Coroutine[Any, Any, AsyncJob]")
     assert revealed[1:5] == ["Job", "list[Job]", "Job", "Event"]
     assert revealed[6:] == ["AsyncJob", "pathlib.Path", "list[Model]"]
-    errors = re.findall(r"error: .*?\[([\w-]+)\]$", said, re.MULTILINE)
+    errors = re.findall(r"snippet\.py.* error: .*?\[([\w-]+)\]$", said, re.MULTILINE)
     assert errors == ["call-arg", "arg-type"], said
 
 
