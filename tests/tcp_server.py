@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
+from abc import ABC, abstractmethod
 from contextlib import suppress
 
 
-class TcpServer:
+class TcpServer(ABC):
     """Listens on a free port of 127.0.0.1 until `close()`. Connections are served from `__init__` on: call it last."""
 
     def __init__(self, backlog: int = 64) -> None:
@@ -15,9 +16,9 @@ class TcpServer:
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, name=type(self).__name__, daemon=True).start()
 
+    @abstractmethod
     def serve(self, client: socket.socket) -> None:
-        """One connection, which is closed afterwards. An OSError only ends it."""
-        raise NotImplementedError
+        """Serve one connection, which is closed afterwards. An OSError only ends it."""
 
     def close(self) -> None:
         cut(self._listener)
