@@ -15,13 +15,16 @@ from prometheus_client.registry import Collector
 
 from model.checkpoint.manifest import find_models
 from model.media.source import MediaError
-from model.request import RequestError, clip_of
+from model.networks.config import ClipSpec
+from model.request import RequestError, SamplingParams, clip_of, most_windows
 from model.runtime.allocator import keep_freed_memory
 from model.runtime.engine import Engine, EngineRun
 from model.runtime.evaluator import is_out_of_memory
 from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress
+from model.runtime.super_resolution import groups
 from model.runtime.threads import available_cores
 from model.runtime.warmup import warm_up
+from service.jobs.speeds import Speed
 from service.log import log
 from service.settings import Settings
 from workers.condition import decode_condition
@@ -231,7 +234,19 @@ class ModelMaker:
             if progress.changed:
                 attempt.report(progress.progress())
         clock.add(seconds)
+        attempt.measured(self._speed(job.params, pipeline.manifest.config.clip, seconds, attempt.afterwards))
         return [made[index] for index in range(job.params.num_outputs)]
+
+    def _speed(self, params: SamplingParams, clip: ClipSpec, seconds: Mapping[str, float], afterwards: float) -> Speed:
+        """Of a job with resolved `params`, whose stages took `seconds` for all outputs."""
+        frames = clip_of(params.duration, clip).frames
+        steps = params.steps * most_windows(frames, clip.frames) * params.num_outputs
+        sr_steps = (params.sr_steps or 0) * len(groups(frames, clip.frames)) * params.num_outputs
+        return Speed(
+            step=seconds["base"] / steps,
+            sr_step=seconds["sr"] / sr_steps if sr_steps else None,
+            files=self._encoding.seconds + afterwards / params.num_outputs,
+        )
 
 
 @contextmanager

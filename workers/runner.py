@@ -26,6 +26,7 @@ from service.jobs.connection import StoreUnavailable
 from service.jobs.events import Preview, Previews
 from service.jobs.record import Job, JobError, Progress, StaleClaim, Status, Timings, UnreadableRecord
 from service.jobs.records import UnknownJob
+from service.jobs.speeds import Speed
 from service.jobs.store import JobStore
 from service.log import log
 from service.storage import ObjectNotFound, Storage, StorageFull, StorageUnavailable
@@ -153,6 +154,13 @@ class Attempt:
             self._runner.previews.publish(self.job.id, self.job.attempt, preview)
         except StoreUnavailable as error:
             log.warning("preview not shown", job=self.job.id, error=str(error))
+
+    def measured(self, speed: Speed) -> None:
+        """Publish what the job took, from which clients estimate the next one."""
+        try:
+            self._runner.store.speeds.add(self.job.model, self.job.kind, speed)
+        except StoreUnavailable as error:
+            log.warning("speed not published", job=self.job.id, error=str(error))
 
 
 class StageClock:

@@ -99,6 +99,7 @@ MODELS: dict[str, Any] = {
                 "a2v": ["clean", "pigdm", "replacement", "gradient", "gradient_code", "decoupling"],
             },
             "independent_timesteps": True,
+            "speed": {"v2a": {"step": 0.085, "sr_step": None, "files": 0.4}},
             "weights_hash": "0f6c1d2e3b4a59687786a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0",
         }
     ]

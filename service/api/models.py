@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from fastapi import APIRouter
@@ -12,6 +13,8 @@ from model.networks.config import KINDS
 from model.request import SAMPLERS, allowed_guidance, is_divisible
 from service.api.auth import CallerHere
 from service.api.services import ServicesHere
+from service.jobs.connection import StoreUnavailable
+from service.jobs.speeds import Speed
 
 router = APIRouter(tags=["models"])
 
@@ -38,6 +41,19 @@ class Resolution(FrameSize):
     super_resolution: bool = Field(description="whether it needs super-resolution")
 
 
+class SpeedView(BaseModel):
+    """Average seconds that recent jobs of one kind took on this service's workers. A job takes about
+    `num_outputs · (steps · windows · step + sr_steps · groups · sr_step + files)`; a clip of no more `frames` than the
+    model's has one window, another one 2 + ⌈(clip frames − frames − 1) / (frames − 1)⌉; `groups` is ⌈clip frames /
+    frames⌉."""
+
+    step: float = Field(ge=0, description="one step of the base network for one window of an output")
+    sr_step: float | None = Field(
+        description="one step of super-resolution for a window's frames; null if no job used it"
+    )
+    files: float = Field(ge=0, description="writing and storing the files of an output")
+
+
 class ModelView(BaseModel):
     """One model."""
 
@@ -55,6 +71,9 @@ class ModelView(BaseModel):
     independent_timesteps: bool = Field(
         description="whether it was trained with a timestep per modality, as the guidance `clean` requires"
     )
+    speed: dict[str, SpeedView] = Field(
+        description="by kind of job; without the kinds of which this service has made none lately"
+    )
 
 
 class ModelList(BaseModel):
@@ -63,8 +82,10 @@ class ModelList(BaseModel):
     data: list[ModelView] = Field(description="the models")
 
 
-def view(manifest: Manifest, default: str, weights_hash: str, max_output_s: float) -> ModelView:
-    """The model as `/models` shows it; `max_output_s`: the service's limit."""
+def view(
+    manifest: Manifest, default: str, weights_hash: str, max_output_s: float, speed: Mapping[str, Speed]
+) -> ModelView:
+    """The model as `/models` shows it; `max_output_s`: the service's limit, `speed` by kind of job."""
     clip = manifest.config.clip
     sizes = [Resolution(width=clip.width, height=clip.height, super_resolution=False)]
     if manifest.config.sr is not None:
@@ -83,6 +104,7 @@ def view(manifest: Manifest, default: str, weights_hash: str, max_output_s: floa
         samplers=list(SAMPLERS),
         guidance={kind: list(allowed_guidance(kind, manifest)) for kind in KINDS},
         independent_timesteps=manifest.independent_timesteps,
+        speed={kind: SpeedView(**asdict(each)) for kind, each in speed.items()},
     )
 
 
@@ -91,7 +113,13 @@ def view(manifest: Manifest, default: str, weights_hash: str, max_output_s: floa
 def models(services: ServicesHere, caller: CallerHere) -> ModelList:
     """The models that jobs can use, with their capabilities."""
     catalogue, longest = services.catalogue, services.settings.max_output_s
-    listed = catalogue.manifests.values()
+    try:
+        speeds = services.store.speeds.of(catalogue.manifests)
+    except StoreUnavailable:
+        speeds = {}  # the models are known without Redis
     return ModelList(
-        data=[view(each, catalogue.default, catalogue.weights_hash(each.name), longest) for each in listed]
+        data=[
+            view(each, catalogue.default, catalogue.weights_hash(name), longest, speeds.get(name, {}))
+            for name, each in catalogue.manifests.items()
+        ]
     )

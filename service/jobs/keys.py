@@ -12,7 +12,8 @@
     duet:unreadable            ids of the jobs whose record this version of Duet cannot read
     duet:workers               names of the workers, by the end of their last heartbeat
 
-The stream of a job's events is in `event_keys`, the log of its webhook in `deliveries`.
+The stream of a job's events is in `event_keys`, the log of its webhook in `deliveries`, the speed of the workers in
+`speeds`.
 """
 
 from __future__ import annotations

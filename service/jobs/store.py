@@ -14,6 +14,7 @@ from service.jobs.event_keys import events_key
 from service.jobs.keys import LEASES, UNCLAIMED, WORKERS, attempt_key
 from service.jobs.record import Job, JobError, Output, Progress, Timings, UnreadableRecord
 from service.jobs.records import AGEING, LEASE, RecordStore, UnknownJob, decoded, progress_data
+from service.jobs.speeds import Speeds
 
 LONGEST_HEARTBEAT = 15.0
 """Maximum validity of a worker's heartbeat, in seconds."""
@@ -29,6 +30,7 @@ class JobStore(RecordStore):
         super().__init__(client, lease, ageing)
         self._write_progress = client.register_script(scripts.PROGRESS)
         self._renew = client.register_script(scripts.RENEW)
+        self.speeds = Speeds(client)
 
     def claim(self, job_id: str, holder: str, alone: bool = False) -> Job | None:
         """Claim a job: the new record, whose `attempt` is the fencing token.

@@ -49,8 +49,12 @@ def soon(page: Page, condition: Callable[[], T], what: str, seconds: float = 30.
     return value
 
 
-def choose(page: Page, *, steps: int = 4, outputs: int = 1, enlarge: bool = False) -> None:
+def choose(
+    page: Page, *, steps: int = 4, outputs: int = 1, enlarge: bool = False, seconds: float | None = None
+) -> None:
     """Fill in the form, by default for a quick job. With `enlarge`, super-resolution has one step: it is slow."""
+    if seconds is not None:
+        page.get_by_label("Length in seconds").fill(str(seconds))
     page.get_by_label("Steps", exact=True).fill(str(steps))
     page.get_by_label("Outputs", exact=True).fill(str(outputs))
     more = page.get_by_text("More settings")

@@ -59,7 +59,7 @@ def test_on_a_phone(phone: Studio, film: Path) -> None:
     phone.fits()
     phone.look("phone-empty")
     drop(page, film, "video/mp4")
-    choose(page, steps=WATCHED)
+    choose(page, steps=WATCHED, seconds=1.6)
     phone.fits()
     start(page, "Make its sound")
     phone.fits()

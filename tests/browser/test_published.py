@@ -65,7 +65,7 @@ def test_the_studio_works_under_a_prefix(
     page.get_by_role("button", name="Use this key").click()
     expect(page.get_by_role("button", name="Make a clip")).to_be_visible()  # the page listens for files by then
     drop(page, film, "video/mp4")
-    choose(page, steps=WATCHED)
+    choose(page, steps=WATCHED, seconds=1.6)
     start(page, "Make its sound")
     expect(page.locator(".progress-detail")).to_contain_text("step")
     player = result(page)

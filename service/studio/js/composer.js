@@ -1,9 +1,11 @@
 /** The form: how to start, with which parameters; and sending it. */
 
 import { api, Problem, upload } from "./api.js";
+import { costWords } from "./cost.js";
 import { h } from "./dom.js";
 import { kindOf } from "./drop.js";
 import { control } from "./fields.js";
+import { lengthOf } from "./length.js";
 import { announce, asProblem, problemBox } from "./notices.js";
 import { Once } from "./once.js";
 import { picker, Source } from "./source.js";
@@ -33,13 +35,13 @@ export class Composer {
     this.limits = limits;
     this.onJob = onJob;
     this.problems = form.querySelector("#composer-problem");
+    this.cost = form.querySelector("#cost");
     this.submit = form.querySelector("#submit");
-    this.source = new Source(
-      form.querySelector("#source"),
-      () => this.setKind("generate"),
-      (seconds) => this.#beginAt(seconds),
-    );
-    this.source.onDuration = () => this.#follow();
+    this.source = new Source(form.querySelector("#source"), {
+      remove: () => this.setKind("generate"),
+      part: (start, end) => this.#choosePart(start, end),
+      duration: () => this.#follow(),
+    });
     form.querySelector("#pickers").append(
       picker("Choose a video", "film", `video/*,${limits.v2a.accept}`, (file) => this.setFile(file, "v2a")),
       picker("Choose a sound", "wave", `audio/*,${limits.a2v.accept}`, (file) =>
@@ -67,10 +69,20 @@ export class Composer {
     this.#build(kept);
   }
 
-  #beginAt(seconds) {
-    const start = this.#controls.get("start");
-    start.value = seconds;
-    this.#follow(start);
+  /** Put a part of the upload into the fields. One that ends with the upload needs no duration. */
+  #choosePart(start, end) {
+    const most = this.#model().max_duration;
+    const toEnd = end === null || (end >= this.source.duration && end - start <= most);
+    this.#controls.get("start").value = start;
+    if (end !== null)
+      this.#controls.get("duration").value = toEnd ? undefined : Math.round(Math.min(end - start, most) * 100) / 100;
+    this.#follow();
+  }
+
+  /** Take what /models says now. */
+  refresh(models) {
+    this.models = models;
+    this.#follow();
   }
 
   #choose(kind) {
@@ -164,7 +176,24 @@ export class Composer {
       if (name.startsWith("guidance")) shown &&= (model.guidance[this.#kind] ?? []).length > 0;
       each.shown = shown;
     }
-    this.source.mark(values.start ?? 0, values.duration ?? model.max_duration);
+    this.#followLength(values, model, enlarges);
+  }
+
+  /** Show which part is used, what becomes of it, and how long that takes. */
+  #followLength(values, model, enlarges) {
+    const length = lengthOf(values, model, this.#kind === "generate" ? null : this.source.duration);
+    for (const name of ["start", "duration"]) this.#controls.get(name)?.refuse(length.problems[name]);
+    this.source.mark(length);
+    const known = this.#kind === "generate" || this.source.duration !== null;
+    const wrong = Object.keys(length.problems).length > 0 || !(values.steps && values.num_outputs);
+    this.cost.hidden = !known || wrong;
+    if (this.cost.hidden) return;
+    const larger = enlarges && this.#kind !== "v2a" && values.super_resolution !== false;
+    const { made, time } = costWords(this.#kind, length.made, values, model, larger);
+    this.cost.replaceChildren(
+      h("span", {}, `Makes ${made}`),
+      h("span", {}, time ?? "The time is known after the first clip of this kind."),
+    );
   }
 
   #aboutModel(model) {

@@ -32,9 +32,15 @@ export class Control {
     else this.input.removeAttribute("aria-invalid");
   }
 
+  /** Mark the value as impossible together with others; `words` undefined: it is possible. Shown at once. */
+  refuse(words) {
+    if (words !== this.refused || words) this.fail(words ?? "");
+    this.refused = words;
+  }
+
   /** The error in the entered value, or null. */
   problem() {
-    return null;
+    return this.refused ?? null;
   }
 
   get shown() {
@@ -100,7 +106,7 @@ class NumberControl extends Control {
   problem() {
     const { badInput, rangeOverflow, rangeUnderflow, stepMismatch } = this.input.validity;
     const wrong = badInput || rangeOverflow || rangeUnderflow || stepMismatch;
-    return wrong ? `This takes ${allowed(this.field)}.` : null;
+    return wrong ? `This takes ${allowed(this.field)}.` : super.problem();
   }
 }
 

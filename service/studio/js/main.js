@@ -3,6 +3,7 @@
 import { api, onUnauthorized } from "./api.js";
 import { Composer } from "./composer.js";
 import { acceptDrops } from "./drop.js";
+import { ended } from "./events.js";
 import { Gallery } from "./gallery.js";
 import { keyPanel } from "./keypanel.js";
 import { readLimits } from "./limits.js";
@@ -44,11 +45,14 @@ async function begin() {
 /** @returns {() => void} to call when a new key was entered: without one nothing was loaded */
 function open(models, limits) {
   const gallery = new Gallery(find("gallery"), (job) => visit(job.id, true));
+  const running = new Set();
   const page = {
     url: (job, output) => pageUrl(job.id, output.index),
     openJob,
     changed(job) {
       gallery.update(job);
+      if (!ended(job)) running.add(job.id);
+      else if (running.delete(job.id)) learn(composer);
       const { id, output } = inAddress();
       if (id === job.id && output !== stage.chosen) history.replaceState(null, "", pageUrl(id, stage.chosen));
     },
@@ -89,6 +93,15 @@ function open(models, limits) {
   document.body.classList.add("ready");
   look();
   return look;
+}
+
+/** A job has ended: its worker has measured how fast it is. */
+async function learn(composer) {
+  try {
+    composer.refresh(await api.models());
+  } catch (error) {
+    asProblem(error); // the figures on the page stay
+  }
 }
 
 /** Resolves when `place` has a heading: the job is shown, though it may still run. */

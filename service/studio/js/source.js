@@ -1,63 +1,68 @@
-/** The file to upload: a preview, and the start of the window in it. */
+/** The file to upload: a preview, and the part of it that is used. */
 
 import { button, h, icon } from "./dom.js";
-import { bytes, clock, seconds } from "./words.js";
+import { Part } from "./part.js";
+import { Timeline } from "./timeline.js";
+import { bytes, clock, lengthWords } from "./words.js";
 
-/** Shows one file. `onRemove()` when the user removes it, `onStart(seconds)` when the user chooses a start. */
+/**
+ * Shows one file. `on.remove()` when the user removes it; `on.part(start, end)` in seconds when the user chooses a part,
+ * with `end` null if only its begin was chosen; `on.duration()` once the length of the file is known.
+ */
 export class Source {
   #url = null;
   #media = null;
+  #timeline = null;
+  #part = null;
 
-  constructor(place, onRemove, onStart) {
+  constructor(place, on) {
     this.place = place;
-    this.onRemove = onRemove;
-    this.onStart = onStart;
+    this.on = on;
     /** Seconds; null until or unless the browser knows. */
     this.duration = null;
     this.file = null;
-    this.window = 0;
-    this.start = 0;
-    this.onDuration = () => {};
   }
 
   /** Show `file`; null shows nothing. */
   show(file) {
     if (this.#url) URL.revokeObjectURL(this.#url);
-    this.#url = this.#media = this.duration = null;
+    this.#timeline?.close();
+    this.#url = this.#media = this.#timeline = this.#part = this.duration = null;
     this.file = file;
     this.place.replaceChildren();
     this.place.hidden = !file;
     if (!file) return;
     this.#url = URL.createObjectURL(file);
     this.facts = h("p", { class: "quiet" }, bytes(file.size));
-    this.part = h("p", { class: "quiet" });
-    this.here = button("Begin here", null, () => this.onStart(Math.round(this.#media.currentTime * 10) / 10), {
+    this.used = h("p", { class: "quiet" });
+    this.notice = h("p", { class: "quiet", hidden: true });
+    this.here = button("Begin here", null, () => this.on.part(Math.round(this.#media.currentTime * 10) / 10, null), {
       class: "button quiet-button",
       hidden: true,
     });
     const remove = h(
       "button",
-      { type: "button", class: "step", "aria-label": `Remove ${file.name}`, onclick: this.onRemove },
+      { type: "button", class: "step", "aria-label": `Remove ${file.name}`, onclick: this.on.remove },
       icon("close"),
     );
+    this.axis = h("div", {});
     this.place.append(
       h("div", { class: "source-head" }, h("div", {}, h("p", { class: "source-name" }, file.name), this.facts), remove),
       this.#preview(file),
-      h("div", { class: "row spread" }, this.part, this.here),
+      this.axis,
+      h("div", { class: "row spread" }, this.used, this.here),
+      this.notice,
     );
   }
 
-  /** Mark the part of the file that the job would use. */
-  mark(start, window) {
-    const moved = start !== this.start;
-    this.start = start;
-    this.window = window;
-    if (!this.part || this.duration === null) return;
-    const end = Math.min(this.duration, start + window);
-    this.part.textContent =
-      start < this.duration
-        ? `Uses ${clock(start)} – ${clock(end)}`
-        : `The file ends at ${clock(this.duration)}: begin earlier.`;
+  /** Show the part that the job would use, in seconds of the file; `notice`: why it is not the whole. */
+  mark({ start, end, notice }) {
+    if (this.duration === null) return;
+    const moved = start !== this.#part.start;
+    this.used.textContent = start < end ? `Uses ${clock(start)} – ${clock(end)}` : "";
+    this.notice.textContent = notice ?? "";
+    this.notice.hidden = !notice;
+    this.#part.show(start, Math.max(start, end));
     if (moved && start < this.duration) this.#media.currentTime = start;
   }
 
@@ -73,12 +78,12 @@ export class Source {
       if (!Number.isFinite(media.duration)) return;
       this.duration = media.duration;
       this.here.hidden = false;
-      if (this.start < media.duration) media.currentTime = this.start;
       const size = media.videoWidth && `${media.videoWidth}×${media.videoHeight}`;
-      this.facts.textContent = [bytes(file.size), seconds(media.duration), size].filter(Boolean).join(" · ");
-      this.mark(this.start, this.window);
-      this.onDuration(media.duration);
+      this.facts.textContent = [bytes(file.size), lengthWords(media.duration), size].filter(Boolean).join(" · ");
+      this.#drawAxis(file, Boolean(media.videoWidth));
+      this.on.duration();
     });
+    media.addEventListener("timeupdate", () => this.#timeline?.at(media.currentTime));
     media.addEventListener("error", () =>
       media.replaceWith(
         h("p", { class: "quiet" }, "This browser cannot play the file; the service may still read it."),
@@ -87,6 +92,19 @@ export class Source {
     media.src = this.#url;
     this.#media = media;
     return media;
+  }
+
+  #drawAxis(file, picture) {
+    this.#timeline = new Timeline("The part of your file that is used", {
+      seek: (to) => {
+        this.#media.currentTime = to;
+      },
+      draw: (_, from, to) => this.on.part(Math.round(from * 10) / 10, Math.round(to * 10) / 10),
+    });
+    this.axis.replaceChildren(this.#timeline.element);
+    this.#timeline.load(file, this.#url, this.duration, picture);
+    this.#part = new Part(this.#timeline, "Part used", (start, end) => this.on.part(start, end));
+    this.#timeline.element.append(this.#part.element);
   }
 }
 

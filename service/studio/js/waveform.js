@@ -1,5 +1,8 @@
 /** Draws a waveform from the minimum and maximum of each section. */
 
+const LARGEST_FILE = 128e6; // bytes
+const QUIETEST = 0.01; // peak of a sound that is enlarged to full height
+const COARSE = 8000; // samples per second: decoded minutes need memory
 const drawn = new Map();
 
 document.addEventListener("theme", () => {
@@ -31,14 +34,33 @@ export function drawWaveform(canvas, pairs) {
 export async function waveformOf(url, parts, signal) {
   const answer = await fetch(url, { signal });
   if (!answer.ok) throw new Error(`status ${answer.status}`);
-  const context = new OfflineAudioContext(1, 1, 48_000);
-  const sound = await context.decodeAudioData(await answer.arrayBuffer());
-  const samples = sound.getChannelData(0);
+  return pairsOf(await answer.arrayBuffer(), parts, 48_000);
+}
+
+/** The sound of a file as `parts` pairs, its loudest sample at full height; null if it is too large to be decoded here, or has no sound. */
+export async function waveformOfFile(file, parts) {
+  if (file.size > LARGEST_FILE) return null;
+  try {
+    const pairs = await pairsOf(await file.arrayBuffer(), parts, COARSE);
+    const peak = Math.max(QUIETEST, ...pairs.map(([low, high]) => Math.max(-low, high)));
+    return pairs.map((pair) => pair.map((sample) => sample / peak));
+  } catch (error) {
+    if (error instanceof DOMException) return null; // no sound, or none that this browser can decode
+    throw error;
+  }
+}
+
+async function pairsOf(bytes, parts, rate) {
+  const sound = await new OfflineAudioContext(1, 1, rate).decodeAudioData(bytes);
+  const channels = Array.from({ length: sound.numberOfChannels }, (_, index) => sound.getChannelData(index));
   return Array.from({ length: parts }, (_, part) => {
-    const of = samples.subarray(
-      Math.floor((part * samples.length) / parts),
-      Math.floor(((part + 1) * samples.length) / parts),
-    );
-    return of.reduce(([low, high], sample) => [Math.min(low, sample), Math.max(high, sample)], [0, 0]);
+    const [from, to] = [part, part + 1].map((border) => Math.floor((border * sound.length) / parts));
+    let [low, high] = [0, 0];
+    for (const samples of channels)
+      for (let index = from; index < to; index++) {
+        low = Math.min(low, samples[index]);
+        high = Math.max(high, samples[index]);
+      }
+    return [low, high];
   });
 }

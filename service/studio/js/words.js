@@ -139,6 +139,11 @@ export function seconds(value) {
   return whole % 60 && whole < 600 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : `${Math.round(whole / 60)} min`;
 }
 
+/** The length of a file: `7.8 s`, `1 min 20 s`. */
+export function lengthWords(value) {
+  return value < 59.95 ? `${value.toFixed(1)} s` : seconds(value);
+}
+
 /** A position in a clip: `0:01.6`. */
 export function clock(value) {
   const tenths = Math.floor(value * 10 + 1e-6);

@@ -1,0 +1,41 @@
+/** Length of the clip that a job makes, and the time that it takes. The formulas are those of /models. */
+
+import { seconds } from "./words.js";
+
+const ROUNDING = 1e-6;
+
+/** Steps of super-resolution where the form has no number. */
+export const SR_STEPS = { dpmpp_2m: 8, ddim: 25 };
+
+/** Frames of a clip of `duration` seconds by `model`; undefined is one window. */
+export function framesOf(duration, { clip }) {
+  return duration === undefined ? clip.frames : Math.max(1, Math.ceil(duration * clip.fps - ROUNDING));
+}
+
+/** The most windows of `window` frames that a step evaluates for a clip of `frames`. */
+export function windowsOf(frames, window) {
+  return frames <= window ? 1 : 2 + Math.ceil((frames - window - 1) / (window - 1));
+}
+
+/** Seconds for a job of this kind with the form's `values`; null while the service has not measured one. */
+export function costOf(kind, duration, values, model, enlarges) {
+  const speed = model.speed?.[kind];
+  if (!speed) return null;
+  const frames = framesOf(duration, model);
+  let each = values.steps * windowsOf(frames, model.clip.frames) * speed.step + speed.files;
+  if (enlarges) {
+    if (speed.sr_step === null) return null;
+    const steps = values.sr_steps ?? SR_STEPS[values.sr_sampler ?? "dpmpp_2m"];
+    each += steps * Math.ceil(frames / model.clip.frames) * speed.sr_step;
+  }
+  return each * values.num_outputs;
+}
+
+/** What is made, in words: `3.2 s, 32 frames in 3 windows · about 40 s on this server`. */
+export function costWords(kind, duration, values, model, enlarges) {
+  const frames = framesOf(duration, model);
+  const windows = windowsOf(frames, model.clip.frames);
+  const made = `${(frames / model.clip.fps).toFixed(1)} s, ${frames} frames in ${windows === 1 ? "1 window" : `${windows} windows`}`;
+  const time = costOf(kind, duration, values, model, enlarges);
+  return { made, time: time === null ? null : `about ${seconds(Math.max(1, time))} on this server` };
+}
