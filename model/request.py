@@ -41,9 +41,16 @@ DEFAULT_SCALES = {
     ("decoupling", "generate"): 2.0,
     ("decoupling", "a2v"): 2.0,
     ("decoupling", "v2a"): 2.0,
+    ("pigdm", "edit"): 1.0,
+    ("clean", "edit"): 1.0,
+    ("decoupling", "edit"): 2.0,
 }
 """Guidance scales by method and kind; other methods have none. On a sum of squares the first two equal the published
-scale 3 with the loss scale that the published code leaves in under fp16."""
+scale 3 with the loss scale that the published code leaves in under fp16. That of `clean` for an edit is the scale of
+ΠGDM for the modality that is known in part."""
+
+EDIT_GUIDANCE = ("replacement", "pigdm", "decoupling", "clean")
+"""The methods that can keep a part of a modality."""
 
 
 class RequestError(ValueError):
@@ -162,6 +169,8 @@ class SamplingParams:
                 "guidance", f"gradient_code is defined for the sampler ddpm only; the sampler is {self.sampler}"
             )
         default = DEFAULT_SCALES.get((method or "", kind))
+        if method == "clean" and not manifest.calibration:
+            default = None
         if default is None and self.guidance_scale is not None:
             raise RequestError("guidance_scale", f"guidance_scale does not apply with guidance {method or 'off'}")
         return {"guidance": method, "guidance_scale": default if self.guidance_scale is None else self.guidance_scale}
@@ -220,12 +229,14 @@ def allowed_guidance(kind: str, manifest: Manifest) -> tuple[str, ...]:
         return ("decoupling",)
     return tuple(
         name
-        for name in GUIDANCE
+        for name in (EDIT_GUIDANCE if kind == "edit" else GUIDANCE)
         if (name != "clean" or manifest.independent_timesteps) and (name != "pigdm" or manifest.calibration)
     )
 
 
 def _why_not(method: str, kind: str, manifest: Manifest) -> str:
+    if kind == "edit" and method not in EDIT_GUIDANCE:
+        return f"guidance for edit can only be {', '.join(EDIT_GUIDANCE)}; got {method}"
     if kind == "generate":
         return f"guidance for generate can only be decoupling; got {method}"
     if method == "clean":

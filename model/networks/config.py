@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 MODALITIES = ("video", "audio")
-KINDS = ("generate", "v2a", "a2v")
+KINDS = ("generate", "v2a", "a2v", "edit")
 PredictionType = Literal["eps", "v", "x0"]
 
 

@@ -13,11 +13,13 @@ from model.checkpoint.manifest import Manifest
 from model.networks.config import MODALITIES, ClipSpec
 from model.request import SamplingParams
 from model.runtime.condition import GIVEN, Given
+from model.runtime.edit import Section
 from model.runtime.step_progress import MAX_PREVIEW_FRAMES, ClipPreview, Reporter, preview_frames, to_uint8
 from model.sampling import guidance, samplers
 from model.sampling.error_variance import error_variance
 from model.sampling.guidance import Condition
 from model.sampling.latents import Latents, clip, unchanged
+from model.sampling.masked_guidance import masked
 from model.sampling.randomness import RandomStream
 from model.sampling.samplers import Evaluate, Prediction, Sampler
 from model.sampling.schedule import NoiseSchedule
@@ -27,7 +29,7 @@ from model.sampling.windows import Draw, Windows, share_mean, windowed
 @dataclass(frozen=True)
 class BaseStage:
     """Makes the latents of a job of `kind` with resolved `params`, as long as `length` has frames, or as a window
-    where that is longer. `given` is the side that the user gives."""
+    where that is longer. `given` is the side that the user gives, `section` what an edit keeps."""
 
     manifest: Manifest
     schedule: NoiseSchedule
@@ -36,6 +38,7 @@ class BaseStage:
     params: SamplingParams
     length: ClipSpec
     given: Given | None
+    section: Section | None = None
 
     @property
     def windows(self) -> Windows:
@@ -54,6 +57,8 @@ class BaseStage:
         noise = self._noise(stream)
         state = noise.replace(self.given.modality, None) if self.given is not None else noise
         sampler = report.follow(self._sampler(state, stream), "base", self.preview)
+        if self.section is not None:
+            return self._edited(sampler, self.section, stream, report)
         if self._single:
             given = self.given
             condition = Condition(given.modality, given.clean(0), noise[given.modality]) if given is not None else None
@@ -110,6 +115,8 @@ class BaseStage:
         whole = replace(self.manifest.config.clip, frames=-(-windows.frames // windows.window) * windows.window)
         shapes = {"video": whole.video_shape, "audio": whole.audio_shape}
         drawn = [name for name in self.manifest.config.base.modalities if self._single or name != GIVEN.get(self.kind)]
+        if self.section is not None:
+            drawn = [name for name in drawn if name in self.section.makes]
         noise = Latents(
             *(stream.normal((1, *shapes[name]), self.device) if name in drawn else None for name in MODALITIES)
         )
@@ -146,11 +153,35 @@ class BaseStage:
             chain = guidance.limited(sampler, self.schedule, limit)
         else:
             chain = self._conditioned(sampler, condition, stream)
+        return self._coupled(chain, stream)
+
+    def _coupled(self, chain: Sampler, stream: RandomStream) -> Sampler:
+        """Add decoupling guidance, if it is wanted, and RS-MMA shifts."""
         if self.params.guidance == "decoupling":
             assert self.params.guidance_scale is not None
             chain = guidance.decoupling(chain, self.params.guidance_scale)
         max_shifts = self.manifest.config.base.max_shifts(self.manifest.config.clip.frames)
         return guidance.with_shifts(chain, lambda batch: stream.shifts(max_shifts, batch))
+
+    def _edited(
+        self, sampler: Sampler, section: Section, stream: RandomStream, report: Reporter
+    ) -> Generator[Any, Any, Latents]:
+        method, scale = self.params.guidance, self.params.guidance_scale or 0.0
+        window = self.windows.window
+        variance = None
+        if method in ("pigdm", "clean") and self.manifest.calibration:
+            variance = {name: error_variance(self.manifest.calibration, name) for name in MODALITIES}
+
+        def guide(chain: Sampler, start: int) -> Sampler:
+            known = section.known(start, window, stream)
+            return self._coupled(masked(chain, self.schedule, known, clip, variance, scale, method == "clean"), stream)
+
+        if self._single:
+            made = yield from guide(sampler, 0)
+        else:
+            chain = windowed(sampler, self.schedule, self._windows_at, self._draw(stream), guide, report.windows)
+            made = yield from chain
+        return section.merge(made)
 
     def _conditioned(self, sampler: Sampler, condition: Condition, stream: RandomStream) -> Sampler:
         schedule, method, scale = self.schedule, self.params.guidance, self.params.guidance_scale or 0.0

@@ -111,7 +111,7 @@ class Evaluator:
     def _answer(self, requests: Sequence[Any]) -> list[Prediction]:
         if isinstance(requests[0], EvaluateFrames):
             return self._super_resolution(requests)
-        batch_sizes = self.batch_sizes if requests[0].wrt is None else self._gradient_sizes
+        batch_sizes = self.batch_sizes if not requests[0].wrt else self._gradient_sizes
         if batch_sizes is None or any(request.x.batch != 1 for request in requests):
             return self._base(requests)
         answers: list[Prediction] = []
@@ -136,14 +136,17 @@ class Evaluator:
         x = Latents(*(_cat([getattr(request.x, name) for request in requests]) for name in MODALITIES))
         shifts = _cat([request.shifts for request in requests])
         wrt = requests[0].wrt
-        if wrt is None:
+        if not wrt:
             with torch.inference_mode():
                 return [Prediction(eps) for eps in self._forward(x, requests, shifts).split(sizes)]
         with torch.enable_grad():
-            variable = x[wrt].detach().requires_grad_(True)
-            parts = self._forward(x.replace(wrt, variable), requests, shifts).split(sizes)
+            variables = {name: x[name].detach().requires_grad_(True) for name in wrt}
+            for name, variable in variables.items():
+                x = x.replace(name, variable)
+            parts = self._forward(x, requests, shifts).split(sizes)
             objectives = [r.objective(eps) for r, eps in zip(requests, parts, strict=True) if r.objective is not None]
-            (gradient,) = torch.autograd.grad(torch.stack(objectives).sum(), variable)
+            gradients = torch.autograd.grad(torch.stack(objectives).sum(), list(variables.values()))
+        gradient = Latents(*(dict(zip(wrt, gradients, strict=True)).get(name) for name in MODALITIES))
         return [
             Prediction(eps.map(Tensor.detach), gradient=share)
             for eps, share in zip(parts, gradient.split(sizes), strict=True)

@@ -12,10 +12,11 @@ from torch import Tensor
 from model.checkpoint.loading import load_model
 from model.checkpoint.manifest import Manifest
 from model.networks.config import ClipSpec
-from model.request import SamplingParams, clip_of
+from model.request import RequestError, SamplingParams, clip_of
 from model.runtime.allocator import release_freed_memory
 from model.runtime.base_stage import BaseStage
 from model.runtime.condition import GIVEN, Given, check
+from model.runtime.edit import EditCondition, Section
 from model.runtime.evaluator import Evaluator, Program, drive, evaluate
 from model.runtime.step_progress import ClipPreview, Reporter, Stage, StepProgress, preview_frames, to_uint8
 from model.runtime.super_resolution import SuperResolution, groups
@@ -29,12 +30,13 @@ __all__ = ["Clip", "ClipPart", "ClipPreview", "ClipRequest", "Pipeline", "StepPr
 class ClipRequest:
     """One output of a job. `condition` is the network's input for the given modality, in [-1, 1]: video (frames, 3,
     height, width) for v2a, which may also be uint8, audio (1, samples) for a2v, None for generate. It lasts as long as
-    the clip (see `request.clip_of`); sound may end within the last frame."""
+    the clip (see `request.clip_of`); sound may end within the last frame. For edit it is an EditCondition, whose
+    section is the clip."""
 
     kind: str
     params: SamplingParams
     index: int = 0
-    condition: Tensor | None = None
+    condition: Tensor | EditCondition | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class ClipPart:
 @dataclass(frozen=True)
 class Clip:
     """A generated clip: `frames` uint8 (frames, height, width, 3), None for v2a and where they were passed on in parts;
-    `audio` (1, samples) in [-1, 1], None for a2v. `timings`: seconds by stage."""
+    `audio` (1, samples) in [-1, 1], None for a2v. An edit has those of its section of which something is new, both with
+    what is kept; super-resolution interpolates frames without anything new. `timings`: seconds by stage."""
 
     frames: Tensor | None
     fps: int
@@ -122,19 +125,24 @@ class Pipeline:
         """
         config = self.manifest.config
         params = request.params.resolve(request.kind, self.manifest)
+        section = self._section(request)
         length = clip_of(params.duration, config.clip)
-        base = BaseStage(
-            self.manifest, self.schedule, self.device, request.kind, params, length, self._given(request, length)
-        )
+        if isinstance(request.condition, EditCondition):
+            length = request.condition.length(config.clip)
+        given = self._given(request, length)
+        base = BaseStage(self.manifest, self.schedule, self.device, request.kind, params, length, given, section)
         parts = groups(length.frames, config.clip.frames)
         stages = {"base": Stage(params.steps, base.windows.most, base.rounds)}
-        if params.super_resolution:
-            stages["sr"] = Stage(len(parts) * (params.sr_steps or 0))
+        if params.super_resolution and (section is None or "video" in section.makes):
+            enlarges = [group for group in parts if section is None or section.new_frames(group)]
+            stages["sr"] = Stage(len(enlarges) * (params.sr_steps or 0))
         stream = RandomStream(params.seed, request.index)
         report = Reporter(stages, self._window_seconds, on_progress)
 
         latents = yield from base.program(stream, report)
         audio = latents.audio[0, :, : length.samples].float().clamp(-1, 1).cpu() if latents.audio is not None else None
+        if audio is not None and section is not None:
+            audio = section.keep_sound(audio)
         video = latents.video[0, : length.frames] if latents.video is not None else None
         del latents
         if length.frames > config.clip.frames:
@@ -150,8 +158,11 @@ class Pipeline:
             if video is not None:
                 frames = base.upright(video[group.start : group.stop])
                 if enlarged is not None:
-                    frames = yield from enlarged.enlarge(frames, group)
+                    wanted = section.new_frames(group) if section is not None else None
+                    frames = yield from enlarged.enlarge(frames, group, wanted)
                 frames = to_uint8(frames).cpu()
+                if section is not None and enlarged is None:
+                    frames = section.keep_frames(frames, group)
             if on_part is not None:
                 on_part(ClipPart(group.start, frames, _sound_of(group, audio, length)))
             elif frames is not None:
@@ -164,9 +175,18 @@ class Pipeline:
             timings=report.timings,
         )
 
+    def _section(self, request: ClipRequest) -> Section | None:
+        if request.kind != "edit":
+            return None
+        if not isinstance(request.condition, EditCondition):
+            raise RequestError("condition", "an edit needs an EditCondition")
+        request.condition.check(self.manifest.config.clip, request.params.duration)
+        return Section(request.condition, self.manifest.config.clip, self.device, self.manifest.mirrored)
+
     def _given(self, request: ClipRequest, length: ClipSpec) -> Given | None:
         if request.kind not in GIVEN:
             return None
+        assert not isinstance(request.condition, EditCondition)
         value = check(request.condition, request.kind, length).to(self.device)
         return Given(GIVEN[request.kind], value, self.manifest.config.clip, self.manifest.mirrored)
 

@@ -55,9 +55,18 @@ class SuperResolution:
         self._chosen = preview_frames(frames)
         self._noise: Tensor | None = None
 
-    def enlarge(self, frames: Tensor, group: range) -> Generator[Any, Any, Tensor]:
+    def enlarge(self, frames: Tensor, group: range, wanted: Sequence[int] | None = None) -> Generator[Any, Any, Tensor]:
         """Yields requests for the super-resolution network, and returns the `frames` (frames, 3, height, width) of
-        `group` enlarged."""
+        `group` enlarged. Where only some of its numbers are `wanted`, the other frames are interpolated."""
+        if wanted is None or len(wanted) == len(group):
+            return (yield from self._enlarge(frames, group))
+        result = self._network.upsample(frames)
+        if wanted:
+            inside = [number - group.start for number in wanted]
+            result[inside] = yield from self._enlarge(frames[inside], wanted)
+        return result
+
+    def _enlarge(self, frames: Tensor, group: Sequence[int]) -> Generator[Any, Any, Tensor]:
         upsampled = self._network.upsample(frames)
         if self._noise is None:
             self._noise = self._stream.normal(upsampled.shape[1:], upsampled.device)
@@ -76,7 +85,7 @@ class SuperResolution:
         return samplers.dpmpp_2m(schedule.add_noise(upsampled, times[0], noise), schedule, times)
 
     def _preview(
-        self, seen: Tensor, group: range, request: Evaluate, prediction: Prediction | None
+        self, seen: Tensor, group: Sequence[int], request: Evaluate, prediction: Prediction | None
     ) -> Callable[[], ClipPreview]:
         """Shows the whole clip at the base stage's size, with `group` as it is now."""
 
@@ -86,11 +95,11 @@ class SuperResolution:
 
         return lambda: ClipPreview(self._with(seen, group, now), None)
 
-    def _with(self, seen: Tensor, group: range, enlarged: Callable[[list[int]], Tensor]) -> Tensor:
+    def _with(self, seen: Tensor, group: Sequence[int], enlarged: Callable[[list[int]], Tensor]) -> Tensor:
         """`seen` with the frames of `group`; `enlarged` gives those of these numbers in it."""
         places = [place for place, frame in enumerate(self._chosen) if frame in group]
         if not places:
             return seen
-        frames = enlarged([self._chosen[place] - group.start for place in places]).float()
+        frames = enlarged([group.index(self._chosen[place]) for place in places]).float()
         small = to_uint8(functional.interpolate(frames, tuple(seen.shape[1:3]), mode="area"))
         return seen.index_copy(0, torch.tensor(places), small.cpu())

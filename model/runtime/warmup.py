@@ -107,13 +107,14 @@ def _timed(pipeline: Pipeline, requests: list[Request]) -> float:
 
 
 def _variants(pipeline: Pipeline, count: int) -> Iterator[list[Request]]:
-    """The typical requests without RS-MMA, and with a gradient for each modality: each is a separate graph."""
+    """The typical requests without RS-MMA, and with a gradient for each modality and for both: each is a separate
+    graph."""
     clips = [request for request in typical_clips(pipeline, count) if isinstance(request, Evaluate)]
     if not pipeline.manifest.config.base.coupled:
         return
     yield [replace(request, coupled=False) for request in clips]
-    for modality in MODALITIES:
-        yield [replace(request, wrt=modality, objective=_sum) for request in clips]
+    for wrt in (*((name,) for name in MODALITIES), MODALITIES):
+        yield [replace(request, wrt=wrt, objective=_sum) for request in clips]
 
 
 def _sum(eps: Latents) -> Tensor:

@@ -172,8 +172,8 @@ def pigdm(
             bounded = limit(Latents(None, None).replace(condition.modality, x0.detach()))[condition.modality]
             return (x0 * (condition.clean - bounded) / error_variance(t)).sum()
 
-        prediction = yield replace(_joined(request, condition, c_t), objective=agreement, wrt=condition.target)
-        push = scale * schedule.sigma(t) ** 2 / schedule.alpha(t) * _gradient_of(prediction)
+        prediction = yield replace(_joined(request, condition, c_t), objective=agreement, wrt=(condition.target,))
+        push = scale * schedule.sigma(t) ** 2 / schedule.alpha(t) * _gradient_of(prediction, condition.target)
         x0 = _target_x0(schedule, request, prediction, condition).map(lambda value: value + push)
         return _target_answer(schedule, request, limit(x0))
 
@@ -215,9 +215,9 @@ def _against_gradient(
     def answer(request: Evaluate) -> Answer:
         c_t, c_s = condition.at(schedule, request.t), condition.at(schedule, request.s)
         objective, weight = terms(request, c_t, c_s)
-        prediction = yield replace(_joined(request, condition, c_t), objective=objective, wrt=condition.target)
+        prediction = yield replace(_joined(request, condition, c_t), objective=objective, wrt=(condition.target,))
         x0 = limit(_target_x0(schedule, request, prediction, condition))
-        shift = weight * _gradient_of(prediction) if weight else 0.0
+        shift = weight * _gradient_of(prediction, condition.target) if weight else 0.0
         return _target_answer(schedule, request, x0.map(lambda value: value - shift))
 
     return respond(sampler, answer)
@@ -251,6 +251,6 @@ def _step_weights(schedule: NoiseSchedule, request: Evaluate) -> tuple[float, fl
     return schedule.alpha(s) - of_xt * schedule.alpha(t), of_xt
 
 
-def _gradient_of(prediction: Prediction) -> Tensor:
+def _gradient_of(prediction: Prediction, modality: str) -> Tensor:
     assert prediction.gradient is not None, "the driver must answer a request with an objective with its gradient"
-    return prediction.gradient
+    return prediction.gradient[modality]

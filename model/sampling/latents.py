@@ -41,10 +41,13 @@ class Latents:
         return value
 
     @property
+    def present(self) -> tuple[Tensor, ...]:
+        """The values of the modalities that are not None, video first."""
+        return tuple(value for value in (self.video, self.audio) if value is not None)
+
+    @property
     def batch(self) -> int:
-        present = self.video if self.video is not None else self.audio
-        assert present is not None
-        return present.shape[0]
+        return self.present[0].shape[0]
 
     def split(self, sizes: Sequence[int]) -> list[Latents]:
         """Parts of these batch sizes."""

@@ -38,13 +38,15 @@ class RandomStream:
         draws = [torch.randint(0, limit + 1, (batch,), generator=self._generator) for limit in max_shifts]
         return torch.stack(draws, dim=1) if draws else torch.zeros(batch, 0, dtype=torch.long)
 
-    def frame_noise(self, start: int, stop: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    def frame_noise(
+        self, start: int, stop: int, shape: Sequence[int], device: torch.device | str = "cpu", name: str = "frame"
+    ) -> Tensor:
         """Standard normal noise (stop − start, *shape) of the frames start … stop − 1 of a clip of any length.
 
         A frame's noise is a function of the seed, the output and the frame's number: it is drawn again whenever it is
-        needed, not kept, and advances the stream by nothing.
+        needed, not kept, and advances the stream by nothing. Noises of different `name` are independent.
         """
-        frames = [torch.randn(*shape, generator=_generator(f"{self._name}/frame/{k}")) for k in range(start, stop)]
+        frames = [torch.randn(*shape, generator=_generator(f"{self._name}/{name}/{k}")) for k in range(start, stop)]
         return torch.stack(frames).to(device)
 
 

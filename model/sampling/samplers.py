@@ -31,8 +31,8 @@ class Evaluate:
 
     `ancestral`: the step draws from the posterior q(x_s | x_t, x̂_0) instead of following the ODE. Guidance sets the
     other fields: `t_video` and `t_audio` where they differ from t; `coupled` False to skip RS-MMA; and `objective`, a
-    scalar function of the predicted noise to differentiate with respect to `x[wrt]`. `shifts` (batch, blocks) are the
-    RS-MMA window shifts.
+    scalar function of the predicted noise to differentiate with respect to the modalities `wrt` of `x`. `shifts`
+    (batch, blocks) are the RS-MMA window shifts.
     """
 
     x: State
@@ -44,7 +44,7 @@ class Evaluate:
     shifts: Tensor | None = None
     coupled: bool = True
     objective: Callable[[Latents], Tensor] | None = None
-    wrt: str | None = None
+    wrt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,12 @@ class EvaluateAll:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An answer: ε̂; the fraction of the log-variance range if the network learns it; the gradient if requested."""
+    """An answer: ε̂; the fraction of the log-variance range if the network learns it; the gradient if requested, in the
+    modalities it was requested for."""
 
     eps: State
     variance: Tensor | None = None
-    gradient: Tensor | None = None
+    gradient: Latents | None = None
 
 
 Sampler = Generator[Evaluate, Prediction, State]

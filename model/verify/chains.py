@@ -46,7 +46,7 @@ class Driver:
                 (prediction,) = self.evaluator([request])
                 self.times.append(SCHEDULE.model_time(request.t))
                 if prediction.gradient is not None:
-                    self.gradients.append(prediction.gradient)
+                    self.gradients += prediction.gradient.present
                 self.last = request, prediction
                 request = chain.send(prediction)
         except StopIteration as stop:

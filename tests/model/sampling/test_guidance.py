@@ -40,11 +40,11 @@ def answer(request: Evaluate) -> Prediction:
     g = request.x["video"]
     if request.objective is None:
         return Prediction(Latents(*joint_eps(g, request.x["audio"], *times)))
-    assert request.wrt == "video"
+    assert request.wrt == ("video",)
     g = g.detach().requires_grad_(True)
     eps = Latents(*joint_eps(g, request.x["audio"], *times))
     (gradient,) = torch.autograd.grad(request.objective(eps), g)
-    return Prediction(eps.map(Tensor.detach), gradient=gradient)
+    return Prediction(eps.map(Tensor.detach), gradient=Latents(gradient, None))
 
 
 def solve(chain: Sampler) -> Tensor:

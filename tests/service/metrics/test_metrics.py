@@ -104,7 +104,7 @@ def test_queue_metrics_agree_with_redis(api: RunningApi, own: httpx.Client, stor
     for job in jobs:
         own.delete(f"/jobs/{job}")
     found = scraped(f"{api.url}/metrics")
-    assert [value for name, value in found.items() if name.startswith(("duet_jobs{", "duet_queue"))] == [0] * 19
+    assert [value for name, value in found.items() if name.startswith(("duet_jobs{", "duet_queue"))] == [0] * 24
 
 
 def test_clients_that_follow_a_job_are_counted(api: RunningApi, own: httpx.Client) -> None:
