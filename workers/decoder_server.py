@@ -49,6 +49,7 @@ def main(control_fd: int) -> None:
     import model.media.decode
     import model.media.encode
     import model.media.mux
+    import model.media.mux_mix
     import model.media.poster
     import model.media.spectrogram
 

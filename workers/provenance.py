@@ -24,6 +24,19 @@ PACKAGES = ("duet-av", "torch", "torchaudio", "av", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the two sides of an output come from, in words; and what a mix came to, by name."""
+
+    video: str
+    audio: str
+    mix: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        mix = {} if self.mix is None else {"mix": dict(self.mix)}
+        return {"video": self.video, "audio": self.audio, **mix}
+
+
+@dataclass(frozen=True)
 class Pictures:
     """Properties of the pictures of an output."""
 
@@ -37,11 +50,16 @@ def comment(manifest: Manifest, job: Job, index: int) -> str:
 
 
 def describe(
-    pipeline: Pipeline, job: Job, index: int, video: str, audio: str, pictures: Pictures, files: Mapping[str, Path]
+    pipeline: Pipeline,
+    job: Job,
+    index: int,
+    origin: Origin,
+    pictures: Pictures,
+    files: Mapping[str, Path],
 ) -> dict[str, Any]:
     """Everything needed to reproduce the output and to verify that it is the same.
 
-    `video` and `audio`: the origin of each in words; `files`: the output's other files by name.
+    `files`: the output's other files by name.
     """
     manifest = pipeline.manifest
     return {
@@ -52,8 +70,8 @@ def describe(
         "attempt": job.attempt,
         "created_at": job.created_at.isoformat(),
         "model": _model(manifest),
-        "params": asdict(job.params),
-        "output": {"index": index, "seed": job.params.seed, "video": video, "audio": audio},
+        "params": asdict(job.params) | ({} if job.mix.changes_nothing else job.mix.params()),
+        "output": {"index": index, "seed": job.params.seed, **origin.to_dict()},
         "input": _input(job),
         "files": {name: _file(path) for name, path in files.items()},
         "pictures": _pictures(pictures),

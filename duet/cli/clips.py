@@ -15,9 +15,11 @@ from duet.cli.options import (
     CLIP,
     CLIP_OPTIONS,
     FRAMES,
+    MIX,
     UPLOAD,
     ClipOptions,
     FrameOptions,
+    MixOptions,
     ServerOptions,
     UploadOptions,
 )
@@ -58,9 +60,10 @@ def v2a(
     *,
     options: ClipOptions = CLIP_OPTIONS,
     upload: UploadOptions = UPLOAD,
+    mix: MixOptions = MIX,
 ) -> None:
     """Generate a soundtrack for a video, and keep its frames; prints the path of the new video."""
-    _make(JobSpec("v2a", options.params(upload), file), f"{file.stem}-v2a.mp4", options)
+    _make(JobSpec("v2a", options.params(upload, mix), file), f"{file.stem}-v2a.mp4", options)
 
 
 def a2v(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from duet.cli.job_spec import JobSpec
 from model.checkpoint.manifest import Manifest, ManifestError, find_models
+from model.media.mix_levels import Mix
 from model.request import RequestError
 from service.jobs import record
 from service.jobs.intake import JobRequest, Source, build_job, probe_source, resolve_params
@@ -43,7 +44,8 @@ def _local_job(spec: JobSpec, settings: Settings) -> tuple[Job, Manifest]:
         )
     if spec.weights is not None:
         spec.check_weights(manifest.name, manifest.weights_hash)
-    request = JobRequest(spec.kind, manifest, resolve_params(spec.kind, manifest, params, settings), start)
+    mix = Mix.from_params(**{key: params.pop(key) for key in ("mix", "loudness", "true_peak") if key in params})
+    request = JobRequest(spec.kind, manifest, resolve_params(spec.kind, manifest, params, settings), start, mix=mix)
     source = Source.of(spec.source) if spec.source else None
     probed = probe_source(request, source, probe, settings) if source else None
     job = build_job(request, settings, source, probed)

@@ -3,15 +3,17 @@ command; its fields are the options."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
 from duet.cli.exit_status import usage_error
 from model import request as limits
+from model.media import mix_levels as levels
 
 if TYPE_CHECKING:
     from duet.client import Duet
@@ -136,6 +138,52 @@ class UploadOptions:
     ] = None
 
 
+def _mix(kind: Any, tokens: Sequence[Token]) -> str | dict[str, float]:
+    """`under`, or `own=-6,new=0`. Raises ValueError."""
+    text = tokens[0].value
+    if "=" not in text:
+        if text not in levels.MODES:
+            raise ValueError(f"must be one of {', '.join(levels.MODES)}, or own=DB,new=DB; got {text!r}")
+        return text
+    gains = {name.strip(): float(value) for name, _, value in (each.partition("=") for each in text.split(","))}
+    within_limits = all(levels.MIN_GAIN <= gain <= levels.MAX_GAIN for gain in gains.values())
+    if set(gains) != {"own", "new"} or not within_limits:
+        raise ValueError(
+            f"needs both gains, {levels.MIN_GAIN:g} … {levels.MAX_GAIN:g} dB, as own=-6,new=0; got {text!r}"
+        )
+    return gains
+
+
+@Parameter(name="*", group=CLIP)
+@dataclass(frozen=True)
+class MixOptions:
+    """What becomes of the upload's own sound."""
+
+    mix: Annotated[
+        Any,
+        option(
+            "The upload's own sound: replace (it is left out, the default), under (the new sound lies 12 LU below it), "
+            "over (above it), or gains in dB.",
+            converter=_mix,
+            metavar="replace|under|over|own=DB,new=DB",
+        ),
+    ] = None
+    loudness: Annotated[
+        float | None,
+        option(
+            "Loudness of the result in LUFS; default: that of the upload's own sound.",
+            validator=within(levels.MIN_LOUDNESS, levels.MAX_LOUDNESS),
+        ),
+    ] = None
+    true_peak: Annotated[
+        float | None,
+        option(
+            "Limit of the true peak in dBTP; default -1 for a mix.",
+            validator=within(levels.MIN_TRUE_PEAK, levels.MAX_TRUE_PEAK),
+        ),
+    ] = None
+
+
 @Parameter(name="*", group=SERVER)
 @dataclass(frozen=True)
 class JobOptions:
@@ -189,7 +237,7 @@ class ClipOptions:
     server: ServerOptions = ServerOptions()
     job: JobOptions = JobOptions()
 
-    def params(self, *further: FrameOptions | UploadOptions) -> dict[str, Any]:
+    def params(self, *further: FrameOptions | UploadOptions | MixOptions) -> dict[str, Any]:
         """The sampling parameters that were given, and those in `further`."""
         return {
             name: value
@@ -199,10 +247,11 @@ class ClipOptions:
         }
 
 
-CLIP_OPTIONS, FRAMES, UPLOAD, OUTPUT, CONNECTION = (
+CLIP_OPTIONS, FRAMES, UPLOAD, MIX, OUTPUT, CONNECTION = (
     ClipOptions(),
     FrameOptions(),
     UploadOptions(),
+    MixOptions(),
     OutputOptions(),
     ServerOptions(),
 )

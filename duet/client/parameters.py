@@ -47,11 +47,24 @@ class _Upload(TypedDict, total=False):
     on_upload: OnUpload | None
 
 
+class Gains(TypedDict):
+    """Gains in dB of the upload's own sound and of the new one."""
+
+    own: float
+    new: float
+
+
+class _Mix(TypedDict, total=False):
+    mix: Literal["replace", "under", "over"] | Gains
+    loudness: float
+    true_peak: float
+
+
 class GenerateParameters(_NewFrames, _Parameters, total=False):
     """Arguments of `generate`."""
 
 
-class V2AParameters(_Upload, _Parameters, total=False):
+class V2AParameters(_Upload, _Mix, _Parameters, total=False):
     """Arguments of `v2a`."""
 
 

@@ -64,8 +64,10 @@ def mux_v2a(
     sample_rate: int,
     path: str | Path,
     comment: str,
+    layout: str | None = None,
 ) -> str:
-    """Write the frames of `source` in [start, start + duration) seconds with `audio` (channels, samples) as the sound.
+    """Write the frames of `source` in [start, start + duration) seconds with `audio` (channels, samples) as the sound,
+    for the loudspeakers of `layout` (by default mono, stereo …).
 
     The frame shown at `start` is the first, at time 0, and stays until its own end; size, intervals, orientation, pixel
     shape and colour tags stay. A source that ends early ends the sound with it.
@@ -79,7 +81,7 @@ def mux_v2a(
     with open_video(source) as (container, stream, display):
         cut = None if any(display.crop) else _copyable(container, stream, begin, window)
         if cut is not None:
-            _write_copy(stream, cut, sound, sample_rate, path, comment)
+            _write_copy(stream, cut, sound, sample_rate, path, comment, layout)
             return "copied"
         rate, order = stream.average_rate or Fraction(25), stream.codec_context.field_order
         assert stream.time_base is not None
@@ -88,7 +90,7 @@ def mux_v2a(
     def write(fields: str | None = None, keep_fields: bool = True) -> None:
         shown = ((each, each.time, each.duration) for each in window_frames(source, begin, window, keep_fields))
         frames = _window(shown, begin, window, grid)
-        _write_encoded(frames, rate, grid, fields, sound, sample_rate, path, comment)
+        _write_encoded(frames, rate, grid, fields, sound, sample_rate, path, comment, layout)
 
     changes = ["re-encoded"]
     try:
@@ -256,14 +258,20 @@ def _is_idr(packet: Packet, length_bytes: int) -> bool:
 
 
 def _write_copy(
-    source: VideoStream, cut: _Cut, audio: np.ndarray, sample_rate: int, path: str | Path, comment: str
+    source: VideoStream,
+    cut: _Cut,
+    audio: np.ndarray,
+    sample_rate: int,
+    path: str | Path,
+    comment: str,
+    layout: str | None,
 ) -> None:
     with encode.new_mp4(path, comment) as container:
         video = container.add_stream_from_template(source)
         if source.sample_aspect_ratio:  # the container's outranks the codec's
             video.codec_context.sample_aspect_ratio = source.sample_aspect_ratio
         video.time_base = cut.grid
-        sound, fitted, _ = encode.add_aac(container, audio, sample_rate)
+        sound, fitted, _ = encode.add_aac(container, audio, sample_rate, layout)
         for packet, time, duration in cut.packets:
             pts, stays = _stamps(time, duration, cut.grid)
             packet.pts = packet.dts = pts
@@ -281,6 +289,7 @@ def _write_encoded(
     sample_rate: int,
     path: str | Path,
     comment: str,
+    layout: str | None,
 ) -> None:
     """Encode `frames` (frame, time, duration) of about `rate` hertz, which a source with time stamps in units of `grid`
     seconds has. Times between those, of frames that share a stamp, are kept to 1/CLOCK seconds.
@@ -294,7 +303,7 @@ def _write_encoded(
     with encode.new_mp4(path, comment) as container:
         video = encode.add_h264(container, picture.width, picture.height, rate, grid, parameters)
         _keep_looks(video, first[0])
-        sound, fitted, _ = encode.add_aac(container, audio, sample_rate)
+        sound, fitted, _ = encode.add_aac(container, audio, sample_rate, layout)
         end, last = Fraction(0), -1
 
         def timed() -> Iterator[tuple[VideoFrame, int, int]]:

@@ -32,6 +32,9 @@ router = APIRouter(tags=["make"])
 _VIDEO = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska")
 _AUDIO = ("audio/wav", "audio/mpeg", "audio/mp4", "audio/flac", "audio/ogg")
 
+_OBJECTS = ("webhook", "mix")
+"""Form fields that hold JSON objects."""
+
 _ANSWERS = answers(400, 408, 409, 410, 413, 415, 422, 507)
 
 
@@ -50,10 +53,10 @@ def _without_null(properties: dict[str, Any]) -> dict[str, Any]:
     """The properties without null: a form field is present or absent."""
     plain = {}
     for name, field in properties.items():
-        (choice,) = [choice for choice in field.get("anyOf", [{}]) if choice.get("type") != "null"]
+        choices = [choice for choice in field.get("anyOf", [{}]) if choice.get("type") != "null"]
         rest = {key: value for key, value in field.items() if key != "default" or value is not None}
         rest.pop("anyOf", None)
-        plain[name] = {**rest, **choice}
+        plain[name] = {**rest, **(choices[0] if len(choices) == 1 else {"anyOf": choices})}
     return plain
 
 
@@ -86,7 +89,7 @@ async def _submit(
             if accepted is None:
                 wanted = await submission.job_request(kind, parameters)
                 found = await _probe(wanted, upload.source, submission)
-                job = _build(wanted, upload.source, found, submission)
+                job = _build(wanted, upload.source, found, submission, parameters)
                 accepted = await submission.commit(asked, job, upload.source.path)
     except Problem as problem:
         services.metrics.refused(kind, problem.code)
@@ -108,12 +111,14 @@ async def _probe(wanted: JobRequest, source: Source, submission: Submission) -> 
         raise Problem(error.status, error.code, f"{source.filename}: {error.message}.", [wrong]) from error
 
 
-def _build(wanted: JobRequest, source: Source, found: ProbeResult, submission: Submission) -> Job:
-    """The job. Raises Problem if the upload is too short for it."""
+def _build(
+    wanted: JobRequest, source: Source, found: ProbeResult, submission: Submission, parameters: Parameters
+) -> Job:
+    """The job. Raises Problem if the upload does not allow `parameters`."""
     try:
         return build_job(wanted, submission.services.settings, source, found)
     except RequestError as error:
-        raise refuse_parameter(error, getattr(wanted.params, error.field)) from error
+        raise refuse_parameter(error, parameters.model_dump()[error.field]) from error
 
 
 def read_fields(model: type[Parameters], fields: dict[str, str]) -> Any:
@@ -123,10 +128,11 @@ def read_fields(model: type[Parameters], fields: dict[str, str]) -> Any:
             given: dict[str, Any] = dict(fields)
             if "metadata" in given:
                 given["metadata"] = _metadata(model, given["metadata"])
-            webhook = parse_json(given.pop("webhook", "null"), "The field webhook")
+            objects = {name: _json(name, given.pop(name)) for name in _OBJECTS if name in given}
             parameters = model.model_validate_strings(given)
-            # Validated as JSON: it contains a list, which fields read from strings cannot.
-            return parameters.model_copy(update={"webhook": model.model_validate({"webhook": webhook}).webhook})
+            # Validated as JSON: they contain lists and numbers, which fields read from strings cannot.
+            nested = model.model_validate(objects)
+            return parameters.model_copy(update={name: getattr(nested, name) for name in objects})
         if len(fields) > 1:
             others = ", ".join(name for name in fields if name != "params")
             clash = FieldError("params", others, "either params or separate fields")
@@ -134,6 +140,13 @@ def read_fields(model: type[Parameters], fields: dict[str, str]) -> Any:
         return model.model_validate(parse_json(fields["params"], "The field params"))
     except ValidationError as error:
         raise refuse(error, model) from error
+
+
+def _json(name: str, field: str) -> Any:
+    """The value of a form field that can hold a JSON object. Raises Problem 400."""
+    if name == "mix" and not field.lstrip().startswith("{"):
+        return field  # a name, without quotation marks
+    return parse_json(field, f"The field {name}")
 
 
 def _metadata(model: type[Parameters], field: str) -> dict[str, str]:

@@ -22,16 +22,13 @@ from service.api.middleware import privacy
 from service.api.problems import Problem, responses
 from service.api.services import Services, ServicesHere
 from service.jobs.record import Job, Status
-from service.jobs.view import file_name
+from service.jobs.view import file_name, output_files
 from service.storage import ObjectNotFound
 
 router = APIRouter(tags=["jobs"])
 
 _EMPTY_SUFFIX = re.compile(r"\s*bytes\s*=\s*-\s*0+\s*", re.IGNORECASE)
 """A suffix of no bytes, which is unsatisfiable (RFC 9110, section 14.1.2). werkzeug takes it for an invalid header."""
-
-MADE = ("video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.json")
-"""The files of every output."""
 
 
 FileName = Annotated[
@@ -57,7 +54,7 @@ async def file(
     job_id: JobId, name: FileName, request: Request, services: ServicesHere, caller: MediaCallerHere
 ) -> Response:
     """One file of a job: `video.mp4`, `audio.wav`, `poster.webp`, `spectrogram.png`, `manifest.json`, the upload as
-    `input.*`; further outputs have `-1`, `-2` … before the dot."""
+    `input.*`, and `audio-new.wav` where sounds are mixed; further outputs have `-1`, `-2` … before the dot."""
     job = await run_in_threadpool(find, services, caller, job_id)
     respond = partial(_respond, request, services, _key(job, name), name)
     response = await to_thread.run_sync(respond, limiter=services.storage_threads)
@@ -136,7 +133,7 @@ def _key(job: Job, name: str) -> str:
         for plain, key in output.files.items():
             if file_name(plain, output.index) == name:
                 return key
-    if name in (file_name(plain, index) for plain in MADE for index in range(job.params.num_outputs)):
+    if name in (file_name(plain, index) for plain in output_files(job) for index in range(job.params.num_outputs)):
         if job.status in (Status.FAILED, Status.CANCELED):
             raise Problem(409, f"job_{job.status}", f"The job is {job.status}, so there is no {name}.")
         if not job.status.ended:

@@ -13,8 +13,10 @@ from pydantic_core import CoreSchema, core_schema
 from model import request as limits
 from model.checkpoint.manifest import Manifest
 from model.request import RequestError, SamplingParams
+from service.api import mix_parameters, webhook_parameter
+from service.api.mix_parameters import MixParameters
 from service.api.problems import FieldError, Problem
-from service.api.webhook_parameter import ALLOWED, WebhookParameter
+from service.api.webhook_parameter import WebhookParameter
 from service.jobs.intake import resolve_params
 from service.jobs.record import PRIORITIES
 from service.settings import Settings
@@ -22,6 +24,11 @@ from service.settings import Settings
 _DEFAULT: dict[str, Any] = {field.name: field.default for field in fields(SamplingParams)}
 _WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "a string"}
 _SAMPLING = tuple(field.name for field in fields(SamplingParams))
+_LATER = {"duration": None, "mix": "replace", "loudness": None, "true_peak": None}
+"""Defaults of the parameters that came after Idempotency-Keys: at its default, none changes what a key stands for."""
+
+_ALLOWED = webhook_parameter.ALLOWED | mix_parameters.ALLOWED
+"""Allowed values of fields of fields, and of the fields that they are in. `*` is any index."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +104,9 @@ class Parameters(BaseModel):
     )
 
     def asked(self) -> dict[str, Any]:
-        """What an Idempotency-Key stands for. Without a duration it is what it was before there was that parameter."""
+        """What an Idempotency-Key stands for."""
         given = self.model_dump()
-        return {name: value for name, value in given.items() if name != "duration" or value is not None}
+        return {name: value for name, value in given.items() if name not in _LATER or value != _LATER[name]}
 
     def sampling(self, kind: str, manifest: Manifest, settings: Settings) -> SamplingParams:
         """The parameters with a seed and every default filled in, but for what an upload decides. Raises Problem if the
@@ -139,7 +146,7 @@ class GenerateParameters(SuperResolutionParameters, Parameters):
     """Generate a video with sound."""
 
 
-class V2AParameters(Conditional, Parameters):
+class V2AParameters(Conditional, MixParameters, Parameters):
     """Generate sound for a video."""
 
 
@@ -189,14 +196,19 @@ def refuse_parameter(error: RequestError, given: Any) -> Problem:
 
 def _field(location: tuple[int | str, ...]) -> str:
     """The name of the field with the error; for a part of a field, such as `webhook.url`, that of the part."""
-    name = ".".join(map(str, location[:2]))
-    return name if name in ALLOWED else str(location[0]) if location else ""
+    parts = [str(part) for part in location if part not in mix_parameters.TAGS]
+    names = (".".join(parts[:depth]) for depth in range(len(parts), 0, -1))
+    return next((name for name in names if _pattern(name) in _ALLOWED), parts[0] if parts else "")
+
+
+def _pattern(name: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def allowed(model: type[Parameters], name: str) -> str:
     """The allowed values of the field, in words."""
-    if name in ALLOWED:
-        return ALLOWED[name]
+    if _pattern(name) in _ALLOWED:
+        return _ALLOWED[_pattern(name)]
     if name == "metadata":
         return "an object of at most 16 strings of at most 512 characters, with names of 1 … 64 characters"
     schema = model.model_json_schema()["properties"][name]

@@ -24,10 +24,12 @@ from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
+from model.media.mix_levels import REPLACE
 from service.api.auth import Caller, CallerHere
 from service.api.limits import check_room
 from service.api.lookup import Viewer, find
 from service.api.media_types import content_type
+from service.api.mix_parameters import MixParameters
 from service.api.parameters import Parameters
 from service.api.problems import Problem, responses
 from service.api.services import Services, ServicesHere, prefix
@@ -143,6 +145,7 @@ class Submission:
             metadata=parameters.metadata,
             owner=self.caller.name,
             webhook=await checked_webhook(parameters.webhook, self.services),
+            mix=parameters.mixing() if isinstance(parameters, MixParameters) else REPLACE,
         )
 
     async def commit(self, asked: Mapping[str, Any], job: Job, file: Path | None = None) -> Accepted:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from model.checkpoint.manifest import Manifest
+from model.media.mix_levels import REPLACE, Mix
 from model.request import MAX_SEED, RequestError, SamplingParams, check_evaluations, clip_of, is_divisible
 from service.jobs.record import (
     Input,
@@ -76,6 +77,7 @@ class JobRequest:
     metadata: dict[str, str] = field(default_factory=dict)
     owner: str | None = None
     webhook: Webhook | None = None
+    mix: Mix = REPLACE
 
 
 def resolve_params(kind: str, manifest: Manifest, given: Mapping[str, Any], settings: Settings) -> SamplingParams:
@@ -108,11 +110,13 @@ def build_job(
     request: JobRequest, settings: Settings, source: Source | None = None, found: ProbeResult | None = None
 ) -> Job:
     """The record of a new, queued job. `found` is the probe's result for `source`. Raises RequestError if the source is
-    too short for the duration that is asked for, or the job too large."""
+    too short for the duration that is asked for or has no sound to mix with, or the job is too large."""
     job_id = new_job_id()
     params, upload = request.params, None
     if source is not None and found is not None:
         params = replace(params, duration=_duration(request, found, settings))
+        if request.mix.keeps_own and found.audio is None:
+            raise RequestError("mix", "mix must be replace for a file without sound")
         upload = _input(job_id, request, params, source, found)
     check_evaluations(params, request.manifest.config.clip)
     return new_job(
@@ -126,6 +130,7 @@ def build_job(
         input=upload,
         owner=request.owner,
         webhook=request.webhook,
+        mix=request.mix,
     )
 
 
@@ -148,6 +153,7 @@ def repeat_job(job: Job, settings: Settings) -> Job:
         owner=job.owner,
         retried_from=job.id,
         webhook=job.webhook,
+        mix=job.mix,
     )
 
 

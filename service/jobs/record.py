@@ -27,6 +27,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from ulid import ULID
 
+from model.media.mix_levels import REPLACE, Mix
 from model.media.streams import AudioStream, VideoStream
 from model.request import SamplingParams
 
@@ -150,9 +151,10 @@ class Job:
 
     `owner` is the name of the API key that submitted it, None without keys. `holder` is the worker or spool that has
     it. `alone`: it runs alone on its worker, now or at its next attempt. `retried_from` is the id of the job that it
-    repeats. `request_id` and `traceparent` (W3C Trace Context) identify the request that created it, in logs and
-    traces. `expires_at` counts from the end of the job; before that, from its creation. `model_missing_since`: when a
-    worker without its model first received it, unless a worker has claimed it since.
+    repeats. `mix`: how a new sound is joined with that of the upload. `request_id` and `traceparent` (W3C Trace
+    Context) identify the request that created it, in logs and traces. `expires_at` counts from the end of the job;
+    before that, from its creation. `model_missing_since`: when a worker without its model first received it, unless a
+    worker has claimed it since.
     """
 
     id: str
@@ -178,6 +180,7 @@ class Job:
     alone: bool = False
     strikes: int = 0
     webhook: Webhook | None = None
+    mix: Mix = REPLACE
     request_id: str | None = None
     traceparent: str | None = None
     model_missing_since: datetime | None = None
@@ -242,6 +245,7 @@ def new_job(
     owner: str | None = None,
     retried_from: str | None = None,
     webhook: Webhook | None = None,
+    mix: Mix = REPLACE,
 ) -> Job:
     """The record of a new, queued job."""
     now = _now()
@@ -259,6 +263,7 @@ def new_job(
         owner=owner,
         retried_from=retried_from,
         webhook=webhook,
+        mix=mix,
     )
 
 

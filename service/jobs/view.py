@@ -17,6 +17,12 @@ _SAMPLING = tuple(field.name for field in fields(SamplingParams))
 _SUPER_RESOLUTION = frozenset({"super_resolution", "sr_sampler", "sr_steps"})
 """Parameters that a v2a job does not take: its frames are the uploaded ones."""
 
+OUTPUT_FILES = ("video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.json")
+"""The files of every output."""
+
+NEW_SOUND = "audio-new.wav"
+"""The new sound alone, where it is mixed with the upload's own."""
+
 
 class View(BaseModel):
     """Part of a response. Unknown fields are errors, because every instance is built here."""
@@ -68,7 +74,8 @@ class OutputView(View):
     index: int = Field(ge=0, description="index of the clip")
     seed: int = Field(description="seed; together with the index it reproduces the clip")
     files: dict[str, str] = Field(
-        description="path of each file: video.mp4, audio.wav, poster.webp, spectrogram.png, manifest.json"
+        description="path of each file: video.mp4, audio.wav, poster.webp, spectrogram.png, manifest.json; and where "
+        "the new sound is mixed with the upload's own, audio-new.wav, which is the new sound alone"
     )
 
 
@@ -203,6 +210,11 @@ def job_view(
     )
 
 
+def output_files(job: Job) -> tuple[str, ...]:
+    """Names of the files of each output of the job."""
+    return (*OUTPUT_FILES, NEW_SOUND) if job.mix.keeps_own else OUTPUT_FILES
+
+
 def file_name(name: str, index: int) -> str:
     """Public name of file `name` of output `index`: `video.mp4`, then `video-1.mp4`, `video-2.mp4` …"""
     stem, dot, suffix = name.partition(".")
@@ -221,7 +233,8 @@ def _params(job: Job) -> dict[str, Any]:
     names = (name for name in _SAMPLING if job.kind != "v2a" or name not in _SUPER_RESOLUTION)
     values = {name: getattr(job.params, name) for name in names}
     used = {name: value for name, value in values.items() if value is not None}
-    return used | start | {"priority": job.priority}
+    mix = {} if job.mix.changes_nothing else job.mix.params()
+    return used | start | mix | {"priority": job.priority}
 
 
 def _urls(job: Job, url: str, sign: Callable[[str], str]) -> dict[str, str]:

@@ -18,15 +18,17 @@ from PIL import Image
 
 from model.checkpoint.manifest import Manifest
 from model.media.decode import decode_audio, decode_video
+from model.media.mix_levels import REPLACE, Mix
 from model.media.spectrogram import mel
 from model.media.streams import AudioStream, VideoStream
 from model.networks.config import PRESETS
 from model.request import SamplingParams
 from model.runtime.pipeline import Clip, ClipRequest, Pipeline
 from service.jobs.record import Input, Job, Window, claim, new_job
+from service.jobs.view import NEW_SOUND, OUTPUT_FILES
 from tests.clips import Film, Track, make, read_number
 from tests.service.new_jobs import upload_of
-from workers.outputs import NAMES, write_files
+from workers.outputs import write_files
 from workers.spool import CONTENT_TYPES, Files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,14 +57,20 @@ def make_output(pipeline: Pipeline, tmp_path: Path) -> Callable[..., Made]:
     """Makes output `index` of a job, as a worker does."""
 
     def run(
-        kind: str, source: Path | None = None, index: int = 0, start: float = 0.0, pipeline: Pipeline = pipeline
+        kind: str,
+        source: Path | None = None,
+        index: int = 0,
+        start: float = 0.0,
+        pipeline: Pipeline = pipeline,
+        mix: Mix = REPLACE,
     ) -> Made:
         guidance = None if kind == "generate" else "replacement"
         params = SamplingParams(5, 2, steps=2, super_resolution=False, guidance=guidance).resolve(
             kind, pipeline.manifest
         )
         upload = an_upload(source, start) if source else None
-        job = new_job(kind, "tiny", params, priority="normal", metadata={}, retention=timedelta(hours=1), input=upload)
+        given = {"priority": "normal", "metadata": {}, "retention": timedelta(hours=1), "input": upload, "mix": mix}
+        job = new_job(kind, "tiny", params, **given)
         condition = None
         if source is not None:
             condition = (decode_video if kind == "v2a" else decode_audio)(source, SPEC, start)
@@ -101,7 +109,7 @@ def ridge(picture: Path, manifest: dict) -> tuple[np.ndarray, np.ndarray]:
 def test_every_kind_of_job_has_all_files(make_output: Callable[..., Made], film: Path, kind: str) -> None:
     made = make_output(kind, None if kind == "generate" else film, index=1)
 
-    assert tuple(made.files) == NAMES
+    assert tuple(made.files) == OUTPUT_FILES
     for name, path in made.files.items():
         assert path.suffix in CONTENT_TYPES
         assert path.name == f"1-{name}"
@@ -190,6 +198,32 @@ def test_the_manifest_names_model_and_versions(make_output: Callable[..., Made],
     assert manifest["model"]["calibration_sha256"] is None
 
 
+def test_a_mix_is_written_and_described(make_output: Callable[..., Made], tmp_path: Path) -> None:
+    """In the upload's own rate and channels; the manifest says what the mix came to, and how to make it again."""
+    film = make(tmp_path / "film.mp4", Film(frames=60), STEREO_AAC)
+    made = make_output("v2a", film, mix=Mix("under", loudness=-26))
+
+    assert tuple(made.files) == (*OUTPUT_FILES, NEW_SOUND)
+    assert made.manifest["output"]["audio"] == "generated, mixed with the upload's own"
+    assert made.manifest["output"]["mix"]["loudness"] == pytest.approx(-26, abs=0.01)
+    assert (made.manifest["params"]["mix"], made.manifest["params"]["loudness"]) == ("under", -26)
+    with av.open(made.files["audio.wav"]) as mixed, av.open(made.files[NEW_SOUND]) as alone:
+        shapes = [(each.streams.audio[0].rate, each.streams.audio[0].channels) for each in (mixed, alone)]
+    assert shapes == [(44_100, 2), (44_100, 1)]
+    assert made.manifest["pictures"]["spectrogram"]["hertz"] == 22_050
+
+
+def test_the_new_sound_alone_is_set_to_a_loudness(make_output: Callable[..., Made], film: Path) -> None:
+    made = make_output("v2a", film, mix=Mix(loudness=-30))
+
+    assert tuple(made.files) == OUTPUT_FILES
+    assert made.manifest["output"]["mix"]["loudness"] == pytest.approx(-30, abs=0.01)
+    assert made.manifest["output"]["mix"]["own_gain"] is None
+    with av.open(made.files["audio.wav"]) as sound:
+        assert sound.streams.audio[0].rate == SPEC.sample_rate
+
+
+STEREO_AAC = Track()
 STEREO = Track(codec="pcm_s16le", format="s16")
 OWN_SOUND = "the upload's own sound, exact in audio.wav, AAC in video.mp4"
 
@@ -260,7 +294,7 @@ def test_the_manifest_distinguishes_models_with_the_same_weights(
 def test_the_manifest_has_the_hash_of_every_other_file(make_output: Callable[..., Made]) -> None:
     made = make_output("generate")
 
-    assert set(made.manifest["files"]) == set(NAMES) - {"manifest.json"}
+    assert set(made.manifest["files"]) == set(OUTPUT_FILES) - {"manifest.json"}
     for name, described in made.manifest["files"].items():
         data = made.files[name].read_bytes()
         assert described == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

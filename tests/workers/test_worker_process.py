@@ -12,9 +12,9 @@ import torch
 
 from model.media.encode import write_clip
 from service.jobs.record import Status
+from service.jobs.view import OUTPUT_FILES
 from tests.waiting import until
 from tests.workers.conftest import TINY, Stack, WorkerProcess
-from workers.outputs import NAMES
 
 StartWorker = Callable[[], WorkerProcess]
 
@@ -35,7 +35,7 @@ def test_a_job_completes_and_its_files_describe_it(served: Stack) -> None:
     assert job.attempt == 1
     assert [output.index for output in job.outputs] == [0, 1]
     first = job.outputs[0]
-    assert set(first.files) == set(NAMES)
+    assert set(first.files) == set(OUTPUT_FILES)
     assert sorted(key for output in job.outputs for key in output.files.values()) == served.files(job)
     with av.open(str(Path(served.settings.storage_url) / first.files["video.mp4"])) as clip:
         assert "untrained" in clip.metadata["comment"]
@@ -84,7 +84,7 @@ def test_a_message_that_comes_three_times_runs_the_job_once(served: Stack) -> No
     served.ended(served.submit())  # one thread, first in, first out: the copies were taken before this one
     assert served.store.get(job.id) == done
     assert done.attempt == 1
-    assert len(served.files(job)) == len(NAMES)
+    assert len(served.files(job)) == len(OUTPUT_FILES)
 
 
 def test_a_broken_upload_fails_its_own_job_only(served: Stack, tmp_path: Path) -> None:

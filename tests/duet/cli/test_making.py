@@ -241,3 +241,19 @@ def test_a_key_is_taken_from_the_environment_and_never_shown(
     assert Cli(folder, DUET_URL=server.url, DUET_KEY=secret)("jobs").returncode == 0
     wrong = Cli(folder, DUET_URL=server.url, DUET_KEY="duet_nobodys")("jobs", "--help")
     assert "duet_nobodys" not in wrong.stdout
+
+
+def test_a_mix_reaches_the_server(duet: Cli, server: Server) -> None:
+    (duet.folder / "film.mp4").write_bytes(media.video(sound=True))
+    done = duet("v2a", "film.mp4", "--mix", "own=-6,new=1.5", "--loudness", -20, "--json", "--force")
+    assert done.returncode == 0, done.stderr
+    params = json.loads(done.stdout)["params"]
+    assert (params["mix"], params["loudness"]) == ({"own": -6.0, "new": 1.5}, -20.0)
+
+
+@pytest.mark.parametrize("mix", ["louder", "own=-6", "own=-61,new=0", "own=x,new=0"])
+def test_a_mix_that_is_none_ends_the_command(tmp_path: Path, mix: str) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"")
+    done = invoke(["v2a", str(tmp_path / "film.mp4"), "--mix", mix])
+    assert done.exit_code == 2
+    assert "--mix" in done.stderr

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from service.api.files import MADE
 from service.api.health import Health
 from service.api.models import ModelList
 from service.api.parameters import GenerateParameters
 from service.api.problems import ProblemBody
 from service.app import create_app
-from service.jobs.view import JobList, JobView
+from service.jobs.view import OUTPUT_FILES, JobList, JobView
 from service.settings import Settings
 
 ANSWERS: dict[str, type[BaseModel]] = {
@@ -159,7 +158,7 @@ def test_every_example_of_a_request_is_valid(description: dict[str, Any]) -> Non
 def test_the_example_of_a_job_has_the_files_that_jobs_have(description: dict[str, Any]) -> None:
     (example,) = description["components"]["schemas"]["JobView"]["examples"]
 
-    assert set(example["outputs"][0]["files"]) == set(MADE)
+    assert set(example["outputs"][0]["files"]) == set(OUTPUT_FILES)
 
 
 def test_the_description_omits_responses_that_are_never_sent(description: dict[str, Any]) -> None:

@@ -1,0 +1,59 @@
+"""Writes a v2a clip whose new sound is mixed with the upload's own, or set to a loudness."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from model.media import encode
+from model.media.mix_levels import Mix
+from model.media.mix_sound import at_rate, mix_sounds
+from model.media.mux import mux_v2a
+from model.media.source import Sound, media_end, read_sound
+
+
+def mux_mixed(
+    source: str | Path,
+    start: float,
+    duration: float,
+    audio: np.ndarray | Tensor,
+    sample_rate: int,
+    mix: Mix,
+    files: tuple[Path, Path, Path | None],
+    comment: str,
+) -> str:
+    """Write the frames of `source` in [start, start + duration) seconds with its sound and `audio` (1, samples), mixed.
+
+    `files`: the clip (mp4), the mix (WAV, in the own sound's format), and the new sound alone as it is in the mix
+    (WAV, mono; None without the own sound). Returns JSON: `video`, the words of `mux_v2a`, and `mix`, a MixReport.
+    Raises MediaError as `mux_v2a`.
+    """
+    video, mixed, alone = files
+    own = own_sound(source, start, duration, sample_rate) if mix.keeps_own else silence(duration, sample_rate)
+    sound, new, report = mix_sounds(own, at_rate(encode.as_float(audio), sample_rate, own.sample_rate), mix)
+    encode.write_pcm(mixed, sound.samples, sound.sample_rate, sound.format, sound.layout)
+    if alone is not None:
+        encode.write_wav(alone, new, sound.sample_rate)
+    words = mux_v2a(source, start, duration, sound.to_float(), sound.sample_rate, video, comment, sound.layout)
+    return json.dumps({"video": words, "mix": report.to_dict()})
+
+
+def own_sound(source: str | Path, start: float, duration: float, sample_rate: int) -> Sound:
+    """The sound of `source` in [start, start + duration) seconds, with silence where it has ended; at `sample_rate` if
+    it ends before `start`. Raises MediaError."""
+    if media_end(source, "audio") <= Fraction(start):
+        return silence(duration, sample_rate)
+    sound = read_sound(source, Fraction(start), Fraction(duration))
+    missing = round(Fraction(duration) * sound.sample_rate) - len(sound.samples)
+    margin, zero = ((0, max(0, missing)), (0, 0)), 128 if sound.format == "u8" else 0
+    return replace(sound, samples=np.pad(sound.samples, margin, constant_values=zero))
+
+
+def silence(duration: float, sample_rate: int) -> Sound:
+    """Mono, 16 bits."""
+    return Sound(np.zeros((round(duration * sample_rate), 1), np.int16), sample_rate, "mono", "s16")
