@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ from duet.cli.options import DEVICES, DTYPES, option, within
 if TYPE_CHECKING:
     from model.checkpoint.manifest import Manifest
     from model.evaluation.bootstrap import Interval
+    from model.evaluation.distances import Estimate
     from model.evaluation.generation import EvaluationRun
     from model.evaluation.report import Evaluation, Result
     from model.sampling.latents import Latents
@@ -115,7 +117,8 @@ def evaluate(
         raise fail(FAILED, str(error)) from error
     except OSError as error:
         raise fail(FAILED, f"{error.filename or 'a file'} cannot be written: {error.strerror or error}") from error
-    _table(found)
+    _scores(found)
+    _distances(found)
 
 
 def _names(given: str) -> tuple[str, ...]:
@@ -151,27 +154,60 @@ def _draw(run: EvaluationRun, made: Latents, manifest: Manifest, out: Path) -> N
     spectrogram_sheet(shown, manifest.config.clip).save(out / f"{name}-sounds.png")
 
 
-def _table(found: Evaluation) -> None:
+def _scores(found: Evaluation) -> None:
     from model.evaluation.report import LABELS
 
-    table = Table(title=f"{found.manifest.name}: {found.clips} clips a run, intervals of 95 %", title_justify="left")
-    for column in ("run", "measure", "value", "shuffled", "real", "normalised"):
-        table.add_column(column, justify="left" if column in ("run", "measure") else "right")
-    for result in found.results:
-        for number, score in enumerate(result.scores):
-            table.add_row(
-                "" if number else result.run.name,
-                LABELS[score.measure],
-                _shown(score.value),
-                f"{score.floor.value:.3f}",
-                f"{score.ceiling.value:.3f}",
-                _shown(score.normalised),
-                end_section=number == len(result.scores) - 1,
+    _print(
+        f"{found.manifest.name}: {found.clips} clips a run, intervals of 95 %",
+        ("run", "measure", "value", "shuffled", "real", "normalised"),
+        [
+            (
+                result.run.name,
+                [
+                    (
+                        LABELS[score.measure],
+                        _shown(score.value),
+                        f"{score.floor.value:.3f}",
+                        f"{score.ceiling.value:.3f}",
+                        _shown(score.normalised),
+                    )
+                    for score in result.scores
+                ],
             )
+            for result in found.results
+        ],
+    )
+
+
+def _distances(found: Evaluation) -> None:
+    from model.evaluation.fidelity import DISTANCES
+
+    labels = {distance.name: distance.label for distance in DISTANCES}
+    _print(
+        f"Fréchet distances to {found.clips} real clips, by features without published weights: not FVD or FAD",
+        ("run", "features", "value", "of real clips"),
+        [
+            (
+                result.run.name,
+                [(labels[each.distance], _shown(each.value), _shown(each.floor)) for each in result.distances],
+            )
+            for result in found.results
+        ],
+    )
+
+
+def _print(title: str, columns: Sequence[str], runs: Sequence[tuple[str, Sequence[Sequence[str]]]]) -> None:
+    """A table of lines for each run, which is named once."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < 2 else "right")
+    for name, lines in runs:
+        for number, line in enumerate(lines):
+            table.add_row("" if number else name, *line, end_section=number == len(lines) - 1)
     console = Console()
     # Without a terminal, lines need not be broken.
     (console if console.is_terminal else Console(width=PIPED_WIDTH)).print(table)
 
 
-def _shown(interval: Interval) -> str:
+def _shown(interval: Interval | Estimate) -> str:
     return f"{interval.value:.3f} ({interval.low:.3f} … {interval.high:.3f})"

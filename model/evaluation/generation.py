@@ -89,9 +89,11 @@ def sampling(run: EvaluationRun, params: SamplingParams) -> SamplingParams:
     return replace(params, guidance=run.method, super_resolution=False)
 
 
-def real_clips(config: ModelConfig, split: Split, count: int, device: torch.device | str = "cpu") -> Latents:
-    """Clips of `bounce` in the model's format, on the CPU."""
-    made = Bounce(config.clip, REAL_SEED, split).batch(torch.arange(count), device)
+def real_clips(
+    config: ModelConfig, split: Split, count: int, device: torch.device | str = "cpu", first: int = 0
+) -> Latents:
+    """`count` clips of `bounce` from number `first` on, in the model's format, on the CPU."""
+    made = Bounce(config.clip, REAL_SEED, split).batch(torch.arange(first, first + count), device)
     return made.map(torch.Tensor.cpu)
 
 

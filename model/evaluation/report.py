@@ -11,6 +11,7 @@ from typing import Any
 from model.checkpoint.manifest import Manifest
 from model.evaluation.alignment import MEASURES, Detections, detect
 from model.evaluation.bootstrap import Score, scores
+from model.evaluation.fidelity import Fidelity, features_of, fidelity
 from model.evaluation.generation import ClipGenerator, EvaluationRun, real_clips, sampling
 from model.request import SamplingParams
 from model.runtime.pipeline import Pipeline
@@ -21,10 +22,11 @@ LABELS = {measure.name: measure.label for measure in MEASURES}
 
 @dataclass(frozen=True)
 class Result:
-    """The scores of one run."""
+    """The scores of one run, and the distances of what it generated to real clips."""
 
     run: EvaluationRun
     scores: tuple[Score, ...]
+    distances: tuple[Fidelity, ...]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Evaluation:
                     "name": result.run.name,
                     **asdict(result.run),
                     "scores": {score.measure: asdict(score) for score in result.scores},
+                    "distances": {each.distance: asdict(each) for each in result.distances},
                 }
                 for result in self.results
             ],
@@ -88,14 +91,30 @@ def evaluate(
     generator = ClipGenerator(pipeline)
     real = {split: real_clips(config, split, clips, pipeline.device) for split in dict.fromkeys(r.split for r in runs)}
     seen: dict[str, Detections] = {split: detect(latents, config.clip) for split, latents in real.items()}
+    # The real clips are conditions, so distances are to other ones.
+    others = {split: features_of(latents, config.clip) for split, latents in real.items()}
+    references = {
+        split: features_of(real_clips(config, split, clips, pipeline.device, first=clips), config.clip)
+        for split in real
+    }
     results = []
     for run in runs:
         watcher.begins(run)
         made = generator.make(run, params, real[run.split], watcher.clip)
-        result = Result(run, tuple(scores(detect(made, config.clip), seen[run.split])))
+        features = features_of(_generated(run, made), config.clip)
+        result = Result(
+            run,
+            tuple(scores(detect(made, config.clip), seen[run.split])),
+            tuple(fidelity(features, others[run.split], references[run.split])),
+        )
         watcher.ends(run, made, result)
         results.append(result)
     return Evaluation(manifest, clips, params, tuple(results))
+
+
+def _generated(run: EvaluationRun, made: Latents) -> Latents:
+    """Without the modality that the run was given."""
+    return Latents(None if run.kind == "v2a" else made.video, None if run.kind == "a2v" else made.audio)
 
 
 def plot(evaluation: Evaluation, path: Path) -> None:

@@ -41,7 +41,12 @@ def test_every_run_is_generated_measured_written_and_plotted(cli: Cli, tmp_path:
         assert set(run["scores"]) == {"onset_f1", "pitch_x", "hue_timbre", "lag", "av_align"}
         for score in run["scores"].values():
             assert score["value"]["low"] <= score["value"]["high"]
-    assert all(name in done.stdout for name in ("onset F1", "AV-Align", "v2a clean held out"))
+        sound, pictures = {"log_mel"}, {"gradients"}
+        generated = {"joint": sound | pictures, "v2a": sound, "a2v": pictures}[run["kind"]]
+        assert set(run["distances"]) == generated
+        for distance in run["distances"].values():
+            assert distance["value"]["value"] > distance["floor"]["value"] > 0
+    assert all(name in done.stdout for name in ("onset F1", "AV-Align", "v2a clean held out", "log-mel"))
     drawn = {path.name for path in (tmp_path / "drawn").iterdir()}
     assert {"scores.png", "joint-frames.png", "joint-sounds.png", "a2v-clean-held-out-frames.png"} <= drawn
     Image.open(tmp_path / "drawn/scores.png").verify()
