@@ -15,6 +15,8 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
+from model.media.encode import clip_writer
+
 STRIPES = 8
 """A frame's number stands in it as black and white stripes, the lowest bit on the left: readable after any codec."""
 
@@ -46,6 +48,18 @@ def cornered(height: int, width: int) -> np.ndarray:
 def tone(time: np.ndarray, channel: int = 0) -> np.ndarray:
     """A known sound at `time` seconds, another for each channel: a sweep from 200 Hz up, 400 Hz a second, in ±0.5."""
     return 0.5 * np.sin(2 * np.pi * ((200 + 150 * channel) * time + 200 * time**2))
+
+
+def silent(folder: Path, frames: np.ndarray) -> Path:
+    """A file of `frames` (frames, height, width, 3) uint8 at 10 Hz without sound, as workers write it for a2v."""
+    with clip_writer(folder / "silent.mp4", 10, "") as writer:
+        writer.add(frames)
+    return folder / "silent.mp4"
+
+
+def black(folder: Path, count: int = 16, side: int = 32) -> Path:
+    """As `silent`, of black frames."""
+    return silent(folder, np.zeros((count, side, side, 3), np.uint8))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import logging
 import math
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
@@ -61,6 +62,9 @@ GRACE = 10.0
 LARGEST_REPORT = 4096
 """Bytes of a report at most."""
 
+CHECK_INTERVAL = 0.5
+"""Seconds between two checks whether a call is still wanted."""
+
 STARTING = 120.0
 """Seconds that a server may take to load the decoder on a busy machine and to fork the child."""
 
@@ -91,20 +95,34 @@ def confined(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) ->
     return _shared.call(function, *arguments, **named)
 
 
-def confined_within(limits: ProcessLimits, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """As `confined`, with other limits."""
-    return _shared.call_within(limits, function, *arguments, **named)
+def confined_within(bounds: Bounds, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """As `confined`, within other bounds. Also raises what their `check` raises."""
+    return _shared.call_within(bounds, function, *arguments, **named)
 
 
-def clip_limits(seconds: float) -> ProcessLimits:
-    """Limits of a call that decodes or encodes a clip of `seconds`."""
+def no_check() -> None:
+    """For calls that are wanted until they end."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Of a call: its limits, and `check`, which is called every CHECK_INTERVAL until it ends. If that raises, the child
+    is killed."""
+
+    limits: ProcessLimits = LIMITS
+    check: Callable[[], None] = no_check
+
+
+def clip_bounds(seconds: float, check: Callable[[], None] = no_check) -> Bounds:
+    """Bounds of a call that decodes or encodes a clip of `seconds`."""
     more = math.ceil(CPU_SECONDS_PER_CLIP_SECOND * seconds)
-    return replace(
+    limits = replace(
         LIMITS,
         cpu_seconds=LIMITS.cpu_seconds + more,
         wall_seconds=LIMITS.wall_seconds + more,
         file_bytes=LIMITS.file_bytes + math.ceil(BYTES_PER_CLIP_SECOND * seconds),
     )
+    return Bounds(limits, check)
 
 
 def warm() -> None:
@@ -149,10 +167,11 @@ class Decoding:
 
     def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """See `confined`."""
-        return self.call_within(self.limits, function, *arguments, **named)
+        return self.call_within(Bounds(self.limits), function, *arguments, **named)
 
-    def call_within(self, limits: ProcessLimits, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    def call_within(self, bounds: Bounds, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """See `confined_within`."""
+        limits = bounds.limits
         request = pickle.dumps((function, [_portable(each) for each in arguments], named))
         ours, theirs = socket.socketpair()
         report_ours, report_theirs = socket.socketpair()
@@ -161,11 +180,10 @@ class Decoding:
                 self._hand_over(limits, theirs.fileno(), report_theirs.fileno())
             try:
                 # The child itself says that it runs: time that the server takes to start is not the child's.
-                report_ours.settimeout(STARTING)
-                running = report_ours.recv(1)
-                deadline = time.monotonic() + limits.wall_seconds + GRACE
-                answer = _converse(ours, request, deadline) if running else b""
-                report = json.loads(_received(report_ours, LARGEST_REPORT, deadline) or b"{}")
+                running = _Patience(STARTING, bounds.check).received(report_ours, 1)
+                patience = _Patience(limits.wall_seconds + GRACE, bounds.check)
+                answer = _converse(ours, request, patience) if running else bytearray()
+                report = json.loads(patience.received(report_ours, LARGEST_REPORT) or b"{}")
             except TimeoutError as error:
                 self.close()
                 raise DecoderLost("the decoder's server does not answer") from error
@@ -229,37 +247,52 @@ def _start_server(control: int) -> subprocess.Popen[bytes]:
         raise DecoderLost(f"the decoder's server could not be started: {error}") from error
 
 
-def _converse(connection: socket.socket, request: bytes, deadline: float) -> bytes:
-    """Send the request, and return the answer. Raises TimeoutError at `deadline` of the monotonic clock."""
+def _converse(connection: socket.socket, request: bytes, patience: _Patience) -> bytearray:
+    """Send the request, and return the answer. Raises as `_Patience`."""
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the child ended early; the report says why
-        connection.settimeout(_left(deadline))
-        connection.sendall(request)
+        patience.send(connection, request)
         connection.shutdown(socket.SHUT_WR)
-    return _received(connection, LARGEST_ANSWER, deadline)
+    return patience.received(connection, LARGEST_ANSWER)
 
 
-def _received(connection: socket.socket, most: int, deadline: float) -> bytes:
-    """Read until the other end closes or `most` bytes are exceeded. Raises TimeoutError at `deadline`."""
-    received = bytearray()
-    with contextlib.suppress(ConnectionResetError):
-        while len(received) <= most:
-            connection.settimeout(_left(deadline))
-            piece = connection.recv(2**20)
-            if not piece:
-                break
-            received += piece
-    return bytes(received)
+class _Patience:
+    """Sends and receives for so many `seconds`. Raises TimeoutError afterwards, and what `check` raises, at once."""
+
+    def __init__(self, seconds: float, check: Callable[[], None]) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._check = check
+
+    def send(self, connection: socket.socket, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            self._wait(connection, select.POLLOUT)
+            rest = rest[connection.send(rest[: 2**20], socket.MSG_DONTWAIT) :]
+
+    def received(self, connection: socket.socket, most: int) -> bytearray:
+        """What comes until the other end closes or `most` bytes are reached."""
+        received = bytearray()
+        with contextlib.suppress(ConnectionResetError):
+            while len(received) < most:
+                self._wait(connection, select.POLLIN)
+                piece = connection.recv(min(2**20, most - len(received)))
+                if not piece:
+                    break
+                received += piece
+        return received
+
+    def _wait(self, connection: socket.socket, event: int) -> None:
+        ready = select.poll()
+        ready.register(connection, event)
+        while True:
+            self._check()
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if ready.poll(1000 * min(CHECK_INTERVAL, left)):
+                return
 
 
-def _left(deadline: float) -> float:
-    """Seconds until `deadline`. Raises TimeoutError if it has passed."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
-
-
-def _unpack(answer: bytes, report: dict[str, Any], limits: ProcessLimits) -> Any:
+def _unpack(answer: bytearray, report: dict[str, Any], limits: ProcessLimits) -> Any:
     """Return the child's value, or raise its error. The answer is untrusted input."""
     ended_by = report["signal"]
     if ended_by == signal.SIGKILL and not report["overdue"] and report["cpu_seconds"] < limits.cpu_seconds:
@@ -273,9 +306,9 @@ def _unpack(answer: bytes, report: dict[str, Any], limits: ProcessLimits) -> Any
             if spent
             else "the file cannot be decoded: the decoder crashed over it"
         )
-    head, _, body = answer.partition(b"\n")
+    begin = answer.find(b"\n") + 1
     try:
-        said = json.loads(head)
+        said = json.loads(answer[:begin])
         if "media_error" in said:
             raise MediaError(str(said["media_error"])[:500])
         if "os_error" in said:
@@ -286,8 +319,11 @@ def _unpack(answer: bytes, report: dict[str, Any], limits: ProcessLimits) -> Any
         if shape is None:
             return None if said["value"] is None else str(said["value"])
         kind = torch.uint8 if said.get("bytes") else torch.float32
-        if math.prod(shape) * kind.itemsize != len(body):
+        if math.prod(shape) * kind.itemsize != len(answer) - begin:
             raise DecoderFault("the decoder's answer is incomplete")
-        return torch.frombuffer(bytearray(body), dtype=kind).reshape([int(side) for side in shape])
+        sides = [int(side) for side in shape]
+        if not math.prod(sides):
+            return torch.empty(sides, dtype=kind)
+        return torch.frombuffer(answer, dtype=torch.uint8, offset=begin).clone().view(kind).reshape(sides)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise DecoderFault("the decoder gave no answer that can be read") from error

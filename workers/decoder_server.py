@@ -1,7 +1,7 @@
 """The process that forks decoder children; `workers.decoder` starts it.
 
 It loads the decoder and torch once, forks a child for each call, reports how each child ended, and kills children that
-exceed their time. It ends with the worker, and its children end with it.
+exceed their time or whose caller has hung up. It ends with the worker, and its children end with it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from service.sandbox.child import die_with_parent
@@ -27,11 +27,13 @@ from service.sandbox.limits import ProcessLimits, address_space, confine
 
 @dataclass(frozen=True)
 class _Child:
-    """A running child: the descriptor for its report, and the time at which it is killed."""
+    """A running child: the descriptor for its report, and the time at which it is killed. `overdue`: it was, for
+    that. `unwanted`: it was, because nobody waits for the report."""
 
     report: int
     deadline: float
     overdue: bool = False
+    unwanted: bool = False
 
 
 LARGEST_CALL = 1024
@@ -77,9 +79,11 @@ def _serve(control: socket.socket, woken: int, children: dict[int, _Child]) -> N
     while True:
         soonest = min((child.deadline for child in children.values() if not child.overdue), default=None)
         wait = None if soonest is None else max(0.0, soonest - time.monotonic())
-        ready, _, _ = select.select([control.fileno(), woken], [], [], wait)
+        reports = [child.report for child in children.values() if not child.unwanted]
+        ready, _, _ = select.select([control.fileno(), woken, *reports], [], [], wait)
         if woken in ready:
             os.read(woken, 4096)
+        _end_unwanted(children, ready)
         _reap(children)
         _end_overdue(children)
         if control.fileno() in ready:
@@ -118,12 +122,20 @@ def _reap(children: dict[int, _Child]) -> None:
         os.close(child.report)
 
 
+def _end_unwanted(children: dict[int, _Child], ready: Collection[int]) -> None:
+    """Kill children whose report's other end is closed: callers write nothing there, so it can be read only then."""
+    for pid, child in children.items():
+        if child.report in ready:
+            os.kill(pid, signal.SIGKILL)
+            children[pid] = replace(child, unwanted=True)
+
+
 def _end_overdue(children: dict[int, _Child]) -> None:
     now = time.monotonic()
     for pid, child in children.items():
         if not child.overdue and child.deadline <= now:
             os.kill(pid, signal.SIGKILL)
-            children[pid] = _Child(child.report, child.deadline, overdue=True)
+            children[pid] = replace(child, overdue=True)
 
 
 def _run(connection_fd: int, limits: ProcessLimits) -> NoReturn:

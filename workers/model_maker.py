@@ -6,9 +6,8 @@ import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from queue import Empty, SimpleQueue
 
 import torch
 from prometheus_client.registry import Collector
@@ -20,7 +19,7 @@ from model.request import RequestError, SamplingParams, clip_of, most_windows
 from model.runtime.allocator import keep_freed_memory
 from model.runtime.engine import Engine, EngineRun
 from model.runtime.evaluator import is_out_of_memory
-from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress
+from model.runtime.pipeline import ClipPart, ClipRequest, Pipeline, StepProgress
 from model.runtime.super_resolution import groups
 from model.runtime.threads import available_cores
 from model.runtime.warmup import warm_up
@@ -33,8 +32,9 @@ from workers.engine_metrics import EngineCollector
 from workers.fatal_exit import exit_device_lost
 from workers.job_progress import JobProgress
 from workers.moving_average import MovingAverage
-from workers.outputs import write_files
+from workers.outputs import OutputWriter
 from workers.previews import preview
+from workers.run_events import RunEvents
 from workers.runner import Attempt, BackInQueue, CannotBeMade, WorkerFault
 from workers.spool import Files
 from workers.throttle import Throttle
@@ -140,9 +140,10 @@ class ModelMaker:
         pipeline = self._pipelines.get(job.model)
         if pipeline is None:
             raise RequestError("model", f"this worker does not serve the model {job.model!r}")
+        check = partial(self._check, attempt)
         with clock.time("decode"), attempt.waiting():  # the child has a time limit of its own
-            condition = decode_condition(job, pipeline, attempt.source)
-        events: SimpleQueue[EngineEvent] = SimpleQueue()
+            condition = decode_condition(job, pipeline, attempt.source, attempt.folder, check)
+        events = RunEvents(job.params.num_outputs, self.engine.soon)
         started = threading.Event()
         runs: list[EngineRun] = []
         clip = pipeline.manifest.config.clip
@@ -150,16 +151,23 @@ class ModelMaker:
         try:
             for index in range(job.params.num_outputs):
                 request = ClipRequest(job.kind, job.params, index, condition)
-                program = pipeline.program(request, partial(self._post_step, events, index))
-                run = self.engine.submit(pipeline.evaluator, program, started.set, long=long)
-                run.add_done_callback(partial(self._post_end, events, index, started))
+                program = pipeline.program(request, partial(events.step, index), partial(events.part, index))
+                run = self.engine.submit(
+                    pipeline.evaluator, program, started.set, long=long, held=partial(events.full, index)
+                )
+                run.add_done_callback(partial(self._end, events, index, started))
                 runs.append(run)
+            del condition, request, program
             with attempt.waiting():
                 while not started.wait(POLL_INTERVAL):
-                    self._check(attempt)
+                    check()
             attempt.begin()
-            with _one_thread():
-                return self._collect(attempt, pipeline, events)
+            with _one_thread(), ExitStack() as stack:
+                writers = [
+                    stack.enter_context(OutputWriter(job, pipeline, index, attempt.source, attempt.folder, check))
+                    for index in range(job.params.num_outputs)
+                ]
+                return self._collect(attempt, pipeline, writers, events)
         except BaseException as error:
             for run in runs:
                 run.leave(error)
@@ -181,15 +189,9 @@ class ModelMaker:
         finally:
             self._writers.release()
 
-    def _post_step(self, events: SimpleQueue[EngineEvent], index: int, step: StepProgress) -> None:
-        self.engine.soon(lambda: events.put((index, step)))
-
-    def _post_end(self, events: SimpleQueue[EngineEvent], index: int, started: threading.Event, run: EngineRun) -> None:
-        def post() -> None:
-            events.put((index, run))
-            started.set()
-
-        self.engine.soon(post)
+    def _end(self, events: RunEvents, index: int, started: threading.Event, run: EngineRun) -> None:
+        events.end(index, run)
+        self.engine.soon(started.set)
 
     def _publish_preview(self, attempt: Attempt, index: int, step: StepProgress) -> None:
         """Publish output `index` as it is after `step`."""
@@ -206,9 +208,10 @@ class ModelMaker:
             preview(frames, audio, index=index, stage=step.stage, step=step.step, total_steps=step.total_steps)
         )
 
-    def _collect(self, attempt: Attempt, pipeline: Pipeline, events: SimpleQueue[EngineEvent]) -> list[Files]:
-        """Report the steps of all outputs, and write each output when it is done, while the engine continues with the
-        others."""
+    def _collect(
+        self, attempt: Attempt, pipeline: Pipeline, writers: Sequence[OutputWriter], events: RunEvents
+    ) -> list[Files]:
+        """Report the steps of all outputs, and write each output as its parts are ready, while the engine continues."""
         job, clock = attempt.job, attempt.clock
         progress = JobProgress(job.params.num_outputs, lambda: self._encoding.seconds + attempt.afterwards)
         made: dict[int, Files] = {}
@@ -219,18 +222,22 @@ class ModelMaker:
         ]
         while len(made) < job.params.num_outputs:
             self._check(attempt)
-            for index, item in _drain(events, POLL_INTERVAL):
+            for index, item in events.take(POLL_INTERVAL):
                 if isinstance(item, StepProgress):
                     progress.update(index, item)
                     if item.fraction < 1 and throttles[index].allow():
                         self._publish_preview(attempt, index, item)
-                    continue
-                clip = item.result()
-                # Outputs are made side by side: a stage takes as long as its slowest output.
-                seconds = {stage: max(spent, seconds.get(stage, 0.0)) for stage, spent in clip.timings.items()}
-                attempt.report(progress.progress())
-                with clock.time("encode"), attempt.waiting(), self._encoding.timed(), self._writing(attempt):
-                    made[index] = write_files(job, pipeline, index, clip, attempt.source, attempt.folder)
+                elif isinstance(item, ClipPart):
+                    with clock.time("encode"), attempt.waiting(), self._writing(attempt):
+                        writers[index].add(item)
+                    events.written(index)
+                else:
+                    clip = item.result()
+                    # Outputs are made side by side: a stage takes as long as its slowest output.
+                    seconds = {stage: max(spent, seconds.get(stage, 0.0)) for stage, spent in clip.timings.items()}
+                    attempt.report(progress.progress())
+                    with clock.time("encode"), attempt.waiting(), self._encoding.timed(), self._writing(attempt):
+                        made[index] = writers[index].finish(clip)
             if progress.changed:
                 attempt.report(progress.progress())
         clock.add(seconds)
@@ -258,18 +265,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-EngineEvent = tuple[int, StepProgress | EngineRun]
-"""From the engine's thread: output `index` has finished a step, or its run has ended."""
-
-
-def _drain(events: SimpleQueue[EngineEvent], seconds: float) -> list[EngineEvent]:
-    """All pending events; waits up to `seconds` for the first. Of several steps of one output only the latest."""
-    taken: list[EngineEvent] = []
-    with suppress(Empty):
-        taken.append(events.get(timeout=seconds))
-        while True:
-            taken.append(events.get_nowait())
-    last = {index: item for index, item in taken if isinstance(item, StepProgress)}
-    return [(index, item) for index, item in taken if not isinstance(item, StepProgress) or item is last[index]]

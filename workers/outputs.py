@@ -3,84 +3,149 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
-from model.media.encode import write_clip, write_wav
+from model.media.encode import ClipWriter, SoundFormat, clip_writer, write_samples, write_wav
 from model.media.mux import cut_wav, mux_a2v, mux_v2a
 from model.media.mux_mix import mux_mixed
-from model.media.poster import Poster, draw_poster, write_poster
+from model.media.poster import Poster, PosterFrames, draw_poster
 from model.media.spectrogram import Plot, draw_sound, write_spectrogram
-from model.runtime.pipeline import Clip, Pipeline
+from model.runtime.pipeline import Clip, ClipPart, Pipeline
 from service.jobs.record import Job
 from service.jobs.view import NEW_SOUND, output_files
 from workers import provenance
-from workers.decoder import LIMITS, clip_limits, confined_within
+from workers.decoder import clip_bounds, confined_within, no_check
 from workers.provenance import Origin, Pictures
 from workers.spool import Files
 
 
 def write_files(job: Job, pipeline: Pipeline, index: int, clip: Clip, source: Path | None, folder: Path) -> Files:
-    """Write one output's files to `folder`; return them by name."""
-    files = {name: folder / f"{index}-{name}" for name in output_files(job)}
-    origin = _write_clip(files, job, pipeline, index, clip, source)
-    pictures = _write_pictures(files, job, clip)
-    made = {name: path for name, path in files.items() if name != "manifest.json"}
-    manifest = provenance.describe(pipeline, job, index, origin, pictures, made)
-    files["manifest.json"].write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return files
+    """Write the files of an output that is whole to `folder`; return them by name."""
+    with OutputWriter(job, pipeline, index, source, folder) as writer:
+        writer.add(ClipPart(0, clip.frames, clip.audio))
+        return writer.finish(clip)
 
 
-def _write_clip(files: Files, job: Job, pipeline: Pipeline, index: int, clip: Clip, source: Path | None) -> Origin:
-    """Write video and sound."""
-    video, audio = files["video.mp4"], files["audio.wav"]
-    comment = provenance.comment(pipeline.manifest, job, index)
-    if job.input is None or source is None:
-        assert clip.frames is not None
-        assert clip.audio is not None
-        write_clip(video, clip.frames, clip.fps, clip.audio, clip.sample_rate, comment)
-        write_wav(audio, clip.audio, clip.sample_rate)
-        return Origin("generated", "generated")
-    used = job.input.used
-    limits = clip_limits(used.duration)
-    if job.kind == "v2a":
-        assert clip.audio is not None
-        if not job.mix.changes_nothing:
-            return _write_mixed(files, job, clip, source, comment)
-        how = confined_within(
-            limits, mux_v2a, source, used.start, used.duration, clip.audio, clip.sample_rate, video, comment
+class OutputWriter(AbstractContextManager["OutputWriter"]):
+    """Writes the files of output `index` of a job to `folder` while its clip is made: frames are encoded as they come.
+
+    A context, at the end of which nothing is left of an output that was not finished. `check` is called every half
+    second of work in child processes, and what it raises ends them.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        pipeline: Pipeline,
+        index: int,
+        source: Path | None,
+        folder: Path,
+        check: Callable[[], None] = no_check,
+    ) -> None:
+        self._job, self._pipeline, self._index, self._source = job, pipeline, index, source
+        self._files = {name: folder / f"{index}-{name}" for name in output_files(job)}
+        self._frames = folder / f"{index}-frames.mp4"
+        self._sound = folder / f"{index}-sound.f32"
+        self._comment = provenance.comment(pipeline.manifest, job, index)
+        self._bounds = clip_bounds(job.input.used.duration if job.input is not None else 0.0, check)
+        self._stack = ExitStack()
+        self._writer: ClipWriter | None = None
+        self._poster = PosterFrames()
+
+    def __exit__(self, *exception: Any) -> bool | None:
+        for left in (self._frames, self._sound):
+            left.unlink(missing_ok=True)
+        return self._stack.__exit__(*exception)
+
+    def add(self, part: ClipPart) -> None:
+        """Encode the frames of the next part, and the sound where both are generated."""
+        if part.frames is None:
+            return
+        writer = self._writer = self._writer or self._begin()
+        writer.add(part.frames, part.audio)
+        self._poster.add(part.frames)
+
+    def finish(self, clip: Clip) -> Files:
+        """Write what is left to be written once all parts were added. Returns the files by name."""
+        self._stack.close()
+        origin = self._write_clip(clip)
+        pictures = self._write_pictures(clip)
+        files = self._files
+        made = {name: path for name, path in files.items() if name != "manifest.json"}
+        manifest = provenance.describe(self._pipeline, self._job, self._index, origin, pictures, made)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        files["manifest.json"].write_text(text, encoding="utf-8")
+        return files
+
+    def _begin(self) -> ClipWriter:
+        clip = self._pipeline.manifest.config.clip
+        if self._source is None:
+            writing = clip_writer(self._files["video.mp4"], clip.fps, self._comment, SoundFormat(clip.sample_rate))
+        else:
+            writing = clip_writer(self._frames, clip.fps, self._comment)
+        return self._stack.enter_context(writing)
+
+    def _write_clip(self, clip: Clip) -> Origin:
+        """Write video and sound."""
+        video, audio, source = self._files["video.mp4"], self._files["audio.wav"], self._source
+        if self._job.input is None or source is None:
+            assert clip.audio is not None
+            write_wav(audio, clip.audio, clip.sample_rate)
+            return Origin("generated", "generated")
+        used = self._job.input.used
+        if self._job.kind == "v2a":
+            assert clip.audio is not None
+            if not self._job.mix.changes_nothing:
+                return self._write_mixed(clip)
+            write_samples(self._sound, clip.audio)
+            how = confined_within(
+                self._bounds,
+                mux_v2a,
+                source,
+                used.start,
+                used.duration,
+                self._sound,
+                clip.sample_rate,
+                video,
+                self._comment,
+            )
+            write_wav(audio, clip.audio, clip.sample_rate)
+            return Origin(f"the upload's own frames, {how}", "generated")
+        changes = confined_within(
+            self._bounds, mux_a2v, self._frames, source, used.start, used.duration, video, self._comment
         )
-        write_wav(audio, clip.audio, clip.sample_rate)
-        return Origin(f"the upload's own frames, {how}", "generated")
-    assert clip.frames is not None
-    changes = confined_within(limits, mux_a2v, clip.frames, clip.fps, source, used.start, used.duration, video, comment)
-    confined_within(limits, cut_wav, source, used.start, used.duration, audio)
-    own = "the upload's own sound, exact in audio.wav, AAC in video.mp4"
-    return Origin("generated", f"{own}: {changes}" if changes else own)
+        confined_within(self._bounds, cut_wav, source, used.start, used.duration, audio)
+        own = "the upload's own sound, exact in audio.wav, AAC in video.mp4"
+        return Origin("generated", f"{own}: {changes}" if changes else own)
 
-
-def _write_mixed(files: Files, job: Job, clip: Clip, source: Path, comment: str) -> Origin:
-    """Write a v2a clip whose sound is mixed with the upload's own, or set to a loudness."""
-    assert job.input is not None
-    assert clip.audio is not None
-    used = job.input.used
-    paths = files["video.mp4"], files["audio.wav"], files.get(NEW_SOUND)
-    arguments = source, used.start, used.duration, clip.audio, clip.sample_rate, job.mix, paths, comment
-    said = json.loads(confined_within(clip_limits(used.duration), mux_mixed, *arguments))
-    words = "generated, mixed with the upload's own" if job.mix.keeps_own else "generated"
-    return Origin(f"the upload's own frames, {said['video']}", words, said["mix"])
-
-
-def _write_pictures(files: Files, job: Job, clip: Clip) -> Pictures:
-    """Draw the generated modality from memory, and the uploaded one from the files just written, in a child process."""
-    limits = clip_limits(job.input.used.duration) if job.input is not None else LIMITS
-    if clip.frames is not None:
-        poster = write_poster(files["poster.webp"], clip.frames, clip.fps)
-    else:
-        poster = Poster.from_json(confined_within(limits, draw_poster, files["video.mp4"], files["poster.webp"]))
-    if clip.audio is not None and job.mix.changes_nothing:
-        plot = write_spectrogram(files["spectrogram.png"], clip.audio, clip.sample_rate)
-    else:
+    def _write_mixed(self, clip: Clip) -> Origin:
+        """Write a v2a clip whose sound is mixed with the upload's own, or set to a loudness."""
+        job, files = self._job, self._files
         assert job.input is not None
-        audio, picture, seconds = files["audio.wav"], files["spectrogram.png"], job.input.used.duration
-        plot = Plot.from_json(confined_within(limits, draw_sound, audio, picture, seconds))
-    return Pictures(poster, plot)
+        assert self._source is not None
+        assert clip.audio is not None
+        used = job.input.used
+        paths = files["video.mp4"], files["audio.wav"], files.get(NEW_SOUND)
+        arguments = self._source, used.start, used.duration, clip.audio, clip.sample_rate, job.mix, paths
+        said = json.loads(confined_within(self._bounds, mux_mixed, *arguments, self._comment))
+        words = "generated, mixed with the upload's own" if job.mix.keeps_own else "generated"
+        return Origin(f"the upload's own frames, {said['video']}", words, said["mix"])
+
+    def _write_pictures(self, clip: Clip) -> Pictures:
+        """Draw the generated modality from memory, and the uploaded one from the files just written, in a child
+        process."""
+        files, bounds = self._files, self._bounds
+        if self._writer is not None:
+            poster = self._poster.write(files["poster.webp"], clip.fps)
+        else:
+            poster = Poster.from_json(confined_within(bounds, draw_poster, files["video.mp4"], files["poster.webp"]))
+        if clip.audio is not None and self._job.mix.changes_nothing:
+            plot = write_spectrogram(files["spectrogram.png"], clip.audio, clip.sample_rate)
+        else:
+            assert self._job.input is not None
+            audio, picture, seconds = files["audio.wav"], files["spectrogram.png"], self._job.input.used.duration
+            plot = Plot.from_json(confined_within(bounds, draw_sound, audio, picture, seconds))
+        return Pictures(poster, plot)

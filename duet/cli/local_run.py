@@ -26,7 +26,7 @@ from service.jobs.view import job_view
 from service.settings import Settings
 from workers.condition import decode_condition
 from workers.decoder import DecoderFault, DecoderLost, warm
-from workers.outputs import write_files
+from workers.outputs import OutputWriter
 
 
 def make(
@@ -62,7 +62,7 @@ def _outputs(
     folder: Path,
     saved: list[Path],
 ) -> dict[str, Any]:
-    condition = decode_condition(job, pipeline, spec.source)
+    condition = decode_condition(job, pipeline, spec.source, folder)
     outputs: list[Output] = []
     seconds: dict[str, float] = {}
     for place, index in enumerate(spec.indices):
@@ -74,11 +74,12 @@ def _outputs(
                 left += left / (1 - step.fraction) * (len(spec.indices) - place - 1)
             progress.step(step.stage, step.step, step.total_steps, done, left)
 
-        clip = pipeline.run(ClipRequest(job.kind, job.params, index, condition), report)
-        for stage, spent in clip.timings.items():
-            seconds[stage] = round(seconds.get(stage, 0.0) + spent, 4)
-        progress.phase("writing")
-        made = write_files(job, pipeline, index, clip, spec.source, folder)
+        with OutputWriter(job, pipeline, index, spec.source, folder) as writer:
+            clip = pipeline.run(ClipRequest(job.kind, job.params, index, condition), report, writer.add)
+            for stage, spent in clip.timings.items():
+                seconds[stage] = round(seconds.get(stage, 0.0) + spent, 4)
+            progress.phase("writing")
+            made = writer.finish(clip)
         if place == 0:
             files.check(len(spec.indices), made)
         written = files.paths(place, made)

@@ -25,7 +25,7 @@ from model.evaluation.published.audioclip import PUBLISHED_BATCH, RATE, AudioCli
 from model.evaluation.published.i3d import I3D, MIN_FRAMES, RESOLUTION, preprocess
 from model.evaluation.published.weights import AUDIOCLIP_FILE, I3D_FILE, Loaded, load, require
 from model.evaluation.reference_clips import FilmWindow, ReferenceClips
-from model.media.decode import resample
+from model.media.resampling import resample
 from model.request import SamplingParams
 from model.runtime.pipeline import Pipeline
 

@@ -7,26 +7,21 @@ mean of all channels. The loader takes the first channel only, so the network wo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchaudio
 from torch import Tensor
 
 from model.media.colour import MOST_PIXELS, to_rgb
 from model.media.frames import TimedFrame, window_frames
+from model.media.resampling import resample
 from model.media.source import MediaError, read_sound, slack
 from model.networks.config import ClipSpec
-
-ZERO_CROSSINGS = 64
-ROLLOFF = 0.9476
-"""Width and pass band of the Kaiser-windowed sinc."""
-
-MAX_RATIO = 2000
-"""Largest term of a resampling ratio, which the filter's size follows. Odder rates take the nearest such ratio."""
 
 LEAD = Fraction(1, 5)
 LEAD_STEP = Fraction(1, 25)
@@ -46,17 +41,33 @@ def decode_frames(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tenso
     letter-boxed with black. A source that ends early is held on its last frame.
     Raises MediaError if there is no video track or it ends before `start`.
     """
-    due = [Fraction(start) + Fraction(k, clip.fps) for k in range(clip.frames)]
-    views: list[Tensor] = []
+    return torch.stack(list(network_frames(path, clip, start)))
+
+
+def write_frames(path: str | Path, clip: ClipSpec, start: float, target: str | Path) -> None:
+    """As `decode_frames`, to a file of nothing but their bytes. Raises OSError if it cannot be written."""
+    with open(target, "wb") as file:
+        for frame in network_frames(path, clip, start):
+            file.write(frame.numpy().tobytes())
+
+
+def network_frames(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Iterator[Tensor]:
+    """The frames of `decode_frames`, each (3, height, width) uint8, one after another."""
+    given, view = 0, None
     for shown in window_frames(path, start, Fraction(clip.frames, clip.fps)):
         end = shown.time + shown.duration - slack(shown.frame.time_base)
-        times = sum(time < end for time in due[len(views) :])
-        if times:
-            views += [letterbox(upright_rgb(shown), clip.height, clip.width, upright_aspect(shown))] * times
-        if len(views) == clip.frames:
-            break
-    views += [views[-1]] * (clip.frames - len(views))
-    return torch.stack(views)
+        due = 0
+        while given + due < clip.frames and Fraction(start) + Fraction(given + due, clip.fps) < end:
+            due += 1
+        if due:
+            view = letterbox(upright_rgb(shown), clip.height, clip.width, upright_aspect(shown))
+            yield from repeat(view, due)
+            given += due
+        if given == clip.frames:
+            return
+    if view is None:
+        raise MediaError("the file has no frames")
+    yield from repeat(view, clip.frames - given)
 
 
 def decode_audio(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tensor:
@@ -72,24 +83,6 @@ def decode_audio(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tensor
     if not resampled.numel():
         raise MediaError(f"the window begins at {start:.3f} s, where the sound has ended")
     return F.pad(resampled, (0, max(0, clip.samples - resampled.shape[1])))[:, : clip.samples].contiguous()
-
-
-def resample(audio: Tensor, rate: int, new_rate: int) -> Tensor:
-    """`audio` (channels, samples) at `rate` hertz → at `new_rate`, by a Kaiser-windowed sinc (torchaudio)."""
-    if rate == new_rate:
-        return audio
-    if rate > new_rate:
-        ratio = Fraction(new_rate, rate).limit_denominator(MAX_RATIO)
-    else:
-        ratio = 1 / Fraction(rate, new_rate).limit_denominator(MAX_RATIO)
-    return torchaudio.functional.resample(
-        audio,
-        ratio.denominator,
-        ratio.numerator,
-        lowpass_filter_width=ZERO_CROSSINGS,
-        rolloff=ROLLOFF,
-        resampling_method="sinc_interp_kaiser",
-    )
 
 
 def letterbox(rgb: np.ndarray, height: int, width: int, aspect: Fraction = Fraction(1)) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import av
 import numpy as np
 
@@ -33,21 +36,30 @@ NEAREST = {name: {seat: 1.0} for seat, names in _BESIDE.items() for name in name
 """Loudspeakers that 7.1 lacks: those nearest to them, with gains that keep the power."""
 
 
-def fit_layout(audio: np.ndarray, layout: str) -> tuple[np.ndarray, str, bool]:
-    """`audio` (channels, samples) in the smallest of AAC's layouts with all of its loudspeakers; True if it is a mix.
+@dataclass(frozen=True)
+class Mixing:
+    """How the channels of a sound become those of `layout`, one of AAC's. `mixes`: some of them are added, so that the
+    result may exceed full scale. `apply` takes and gives (channels, samples) float32."""
+
+    layout: str
+    mixes: bool
+    apply: Callable[[np.ndarray], np.ndarray]
+
+
+def mixing(layout: str, channels: int) -> Mixing:
+    """To the smallest of AAC's layouts with all loudspeakers of `layout`, which has `channels`.
 
     Loudspeakers that the source does not have are silent. Side speakers count as back ones where there are no others.
     Channels without names are taken for the usual loudspeakers; too many for that are mixed to mono. Loudspeakers that
     AAC does not have are mixed to the nearest, ambisonics to two cardioids that face left and right (ACN order, SN3D).
-    A mix is lowered as a whole where it would exceed full scale.
     """
     if layout.endswith(" channels"):
-        layout = layout_of(len(audio))
+        layout = layout_of(channels)
     if layout.startswith("ambisonic"):
-        return _lowered(_cardioids(audio, layout)), "stereo", True
+        return Mixing("stereo", True, lambda audio: _cardioids(audio, layout))
     names = [channel.name for channel in av.AudioLayout(layout).channels]
     if not (set(_seats("7.1")) | set(NEAREST)).issuperset(names):
-        return _lowered(audio.sum(axis=0, keepdims=True) / len(audio) ** 0.5), "mono", True
+        return Mixing("mono", True, lambda audio: audio.sum(axis=0, keepdims=True) / len(audio) ** 0.5)
     own = [{name: 1.0} for name in names]
     nearest = [NEAREST.get(name, {name: 1.0}) for name in names]
     carried, targets = _smallest(own) or _smallest(nearest) or ("7.1", nearest)
@@ -56,9 +68,8 @@ def fit_layout(audio: np.ndarray, layout: str) -> tuple[np.ndarray, str, bool]:
     for channel, target in enumerate(targets):
         for seat, gain in target.items():
             matrix[seats.index(seat), channel] = gain
-    fitted = np.ascontiguousarray(matrix @ audio, np.float32)
     mixed = bool((np.count_nonzero(matrix, axis=0) > 1).any() or (np.count_nonzero(matrix, axis=1) > 1).any())
-    return (_lowered(fitted) if mixed else fitted), carried, mixed
+    return Mixing(carried, mixed, lambda audio: np.ascontiguousarray(matrix @ audio, np.float32))
 
 
 def _smallest(targets: list[dict[str, float]]) -> tuple[str, list[dict[str, float]]] | None:
@@ -86,7 +97,3 @@ def _cardioids(audio: np.ndarray, layout: str) -> np.ndarray:
     left_right = np.stack([audio[0] + audio[1], audio[0] - audio[1]]) / 2
     beside = sum(not name.startswith("AMBI") for name in _seats(layout))
     return left_right + audio[-beside:][:2] if beside else left_right
-
-
-def _lowered(mix: np.ndarray) -> np.ndarray:
-    return mix / max(1.0, float(np.abs(mix).max(initial=0.0)))

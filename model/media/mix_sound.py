@@ -13,10 +13,10 @@ import av
 import numpy as np
 import torch
 
-from model.media.decode import resample
 from model.media.layouts import layout_of
 from model.media.loudness import LoudnessMeter, channel_weights, pieces
 from model.media.mix_levels import APART, TRUE_PEAK, Mix, MixReport
+from model.media.resampling import resample
 from model.media.source import Sound
 
 SCALES = {"u8": 2**7, "s16": 2**15, "s32": 2**31}

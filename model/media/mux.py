@@ -5,16 +5,16 @@ An H.264 stream is copied where an exact cut is possible. Otherwise its frames a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
-from math import ceil
+from itertools import chain, islice
+from math import ceil, floor
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
@@ -22,12 +22,14 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from model.media import encode
+from model.media.aac import BLOCK, AacTrack, as_float, blocks, mixed_peak
 from model.media.fields import is_top_first
 from model.media.frames import TimedFrame, window_frames
 from model.media.lengths import timeline_origin
 from model.media.opening import read_packets
 from model.media.side_data import side_data
-from model.media.source import open_video, read_sound, slack
+from model.media.source import Sound, open_video, read_sound, slack
+from model.media.spooled import release
 
 Item = TypeVar("Item")
 
@@ -52,6 +54,9 @@ SLIVER = Fraction(1, 50)
 CLOCK = 90_000
 """Hertz, at least, of time stamps that do not fit the source's own."""
 
+BEYOND = 1
+"""Seconds of sound after the end of the file's frames that a resampler gets to see."""
+
 IDR = 5
 """NAL unit type of a picture that no later picture refers past (ITU-T H.264, table 7-1)."""
 
@@ -60,14 +65,14 @@ def mux_v2a(
     source: str | Path,
     start: float,
     duration: float,
-    audio: np.ndarray | Tensor,
+    audio: np.ndarray | Tensor | Path,
     sample_rate: int,
     path: str | Path,
     comment: str,
     layout: str | None = None,
 ) -> str:
     """Write the frames of `source` in [start, start + duration) seconds with `audio` (channels, samples) as the sound,
-    for the loudspeakers of `layout` (by default mono, stereo …).
+    or a file of it: float32, one channel. `layout`: its loudspeakers, by default mono, stereo …
 
     The frame shown at `start` is the first, at time 0, and stays until its own end; size, intervals, orientation, pixel
     shape and colour tags stay. A source that ends early ends the sound with it.
@@ -77,20 +82,24 @@ def mux_v2a(
     "re-encoded", at CRF 12, followed by the looks that could not be kept; a frame of odd sides gets its last row or
     column once more. Raises MediaError if there is no such window.
     """
-    begin, window, sound = Fraction(start), Fraction(duration), encode.as_float(audio)
+    begin, window = Fraction(start), Fraction(duration)
+    sound = _Samples.of_array(
+        np.memmap(audio, np.float32, "r")[None] if isinstance(audio, Path) else audio, sample_rate, layout
+    )
     with open_video(source) as (container, stream, display):
         cut = None if any(display.crop) else _copyable(container, stream, begin, window)
-        if cut is not None:
-            _write_copy(stream, cut, sound, sample_rate, path, comment, layout)
-            return "copied"
         rate, order = stream.average_rate or Fraction(25), stream.codec_context.field_order
         assert stream.time_base is not None
         grid = stream.time_base
+    if cut is not None:
+        with open_video(source) as (container, stream, _):
+            _write_copy(stream, cut.packets(container, stream), cut.grid, sound, path, comment)
+        return "copied"
 
     def write(fields: str | None = None, keep_fields: bool = True) -> None:
         shown = ((each, each.time, each.duration) for each in window_frames(source, begin, window, keep_fields))
         frames = _window(shown, begin, window, grid)
-        _write_encoded(frames, rate, grid, fields, sound, sample_rate, path, comment, layout)
+        _write_encoded(frames, rate, grid, fields, sound, path, comment)
 
     changes = ["re-encoded"]
     try:
@@ -108,28 +117,25 @@ def mux_v2a(
 
 
 def mux_a2v(
-    frames: np.ndarray | Tensor,
-    fps: Fraction | float,
-    source: str | Path,
-    start: float,
-    duration: float,
-    path: str | Path,
-    comment: str,
+    video: str | Path, source: str | Path, start: float, duration: float, path: str | Path, comment: str
 ) -> str:
-    """Write `frames` (frames, height, width, 3) uint8 RGB with the sound of `source` in [start, start + duration) s.
+    """Write the frames of `video`, as `encode.clip_writer` writes them without sound, with the sound of `source` in
+    [start, start + duration) s.
 
-    Its sample rate and channels stay where AAC supports them (`encode.add_aac`). Silence follows a sound that ends
-    before the last frame does, at len(frames)/fps seconds.
+    Its sample rate and channels stay where AAC supports them (`AacTrack`). Silence follows a sound that ends before
+    the last frame does.
     Returns the conversions in words, empty if there was none. Raises MediaError if there is no such window.
     """
-    sound = read_sound(source, Fraction(start), Fraction(duration))
-    length = max(Fraction(duration), len(frames) / Fraction(fps).limit_denominator(1001))
-    missing = round(length * sound.sample_rate) - len(sound.samples)
-    audio = np.pad(sound.to_float(), ((0, 0), (0, missing)))
-    changes = encode.write_clip(path, frames, fps, audio, sound.sample_rate, comment, sound.layout)
-    if not sound.converted:
+    heard = read_sound(source, Fraction(start), Fraction(duration), Path(path).parent)
+    with open_video(video) as (container, stream, _):
+        assert stream.average_rate is not None
+        sound = _Samples.of_sound(heard)
+        changes = _write_copy(
+            stream, _own_packets(container, stream), 1 / stream.average_rate, sound, path, comment, Fraction(duration)
+        )
+    if not heard.converted:
         return changes
-    change = f"{sound.converted} within the window converted to {sound.sample_rate} Hz {sound.layout} in both files"
+    change = f"{heard.converted} within the window converted to {heard.sample_rate} Hz {heard.layout} in both files"
     return f"{change}, {changes}" if changes else change
 
 
@@ -139,8 +145,20 @@ def cut_wav(source: str | Path, start: float, duration: float, path: str | Path)
     PCM stays at its own width; MP3, AAC and the like decode to floating point, and so does the file. Raises MediaError
     if there is no such window.
     """
-    sound = read_sound(source, Fraction(start), Fraction(duration))
-    encode.write_pcm(path, sound.samples, sound.sample_rate, sound.format, sound.layout)
+    sound = read_sound(source, Fraction(start), Fraction(duration), Path(path).parent)
+    encode.write_pcm(path, sound.pieces(), sound.sample_rate, sound.format, sound.layout)
+
+
+def _own_packets(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Packet, Fraction, Fraction]]:
+    """(packet, time, duration) of a file that `encode.clip_writer` wrote."""
+    grid = stream.time_base
+    assert grid is not None
+    for packet in read_packets(container, stream):
+        if packet.pts is not None and packet.duration is not None:
+            packet.is_keyframe = _is_idr(
+                bytes(packet), length_bytes=4
+            )  # the library also takes other I pictures for it
+            yield packet, packet.pts * grid, packet.duration * grid
 
 
 class _InterlacedError(Exception):
@@ -152,16 +170,108 @@ class _InterlacedError(Exception):
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """Packets that stand alone, in order: (packet, seconds at which it appears, seconds for which it stays)."""
+class _Samples:
+    """A sound that is read piece by piece: `read(first, last)` gives (channels, samples) float32, fewer samples where
+    it has ended and does not go on as silence."""
 
-    packets: list[tuple[Packet, Fraction, Fraction]]
-    grid: Fraction
+    format: encode.SoundFormat
+    read: Callable[[int, int], np.ndarray]
+
+    @classmethod
+    def of_array(cls, audio: np.ndarray | Tensor, sample_rate: int, layout: str | None) -> _Samples:
+        peak = mixed_peak(blocks(audio), len(audio), layout)
+        format = encode.SoundFormat(sample_rate, len(audio), layout, peak)
+
+        def read(first: int, last: int) -> np.ndarray:
+            there = as_float(audio[:, first:last])
+            if isinstance(audio, np.ndarray):
+                release(audio)
+            return there
+
+        return cls(format, read)
+
+    @classmethod
+    def of_sound(cls, sound: Sound) -> _Samples:
+        """Followed by silence."""
+
+        def read(first: int, last: int) -> np.ndarray:
+            there = sound.to_float(first, last)
+            return np.pad(as_float(there), ((0, 0), (0, last - first - there.shape[1])))
+
+        channels = sound.samples.shape[1]
+        floats = (read(first, first + BLOCK) for first in range(0, len(sound.samples), BLOCK))
+        return cls(
+            encode.SoundFormat(sound.sample_rate, channels, sound.layout, mixed_peak(floats, channels, sound.layout)),
+            read,
+        )
+
+
+class _PacedSound:
+    """The sound track of a file, encoded as far as its frames are, so that a player finds both at one place."""
+
+    def __init__(self, container: OutputContainer, samples: _Samples) -> None:
+        form = samples.format
+        self.track = AacTrack(container, form.sample_rate, form.channels, form.layout, form.peak)
+        self._container, self._samples = container, samples
+        self._read = 0
+
+    def follow(self, time: Fraction) -> None:
+        """Encode what is heard before `time` seconds."""
+        last = floor(time * self._samples.format.sample_rate)
+        while self._read < last:
+            audio = self._samples.read(self._read, min(last, self._read + BLOCK))
+            self._container.mux(self.track.add(audio))
+            if not audio.shape[1]:
+                return
+            self._read += audio.shape[1]
+
+    def finish(self, end: Fraction) -> None:
+        """Encode the rest; it ends at `end` seconds."""
+        self.track.cut(end)
+        self.follow(end + BEYOND)
+        self._container.mux(self.track.finish())
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Packets that stand alone: those with the `stamps`, from packet number `first` of the track on. The last one stays
+    for `last`; all in units of the `time_base`, the times of a timeline that begins at `origin` seconds."""
+
+    first: int
+    stamps: Sequence[int]
+    last: int
+    time_base: Fraction
+    origin: Fraction
+    start: Fraction
+    duration: Fraction
 
     @property
-    def end(self) -> Fraction:
-        _, time, duration = self.packets[-1]
-        return time + duration
+    def grid(self) -> Fraction:
+        """The unit of time stamps of the result."""
+        return _grid(self.time_base, self._time(self.stamps[0]), self.start)
+
+    def packets(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[Packet, Fraction, Fraction]]:
+        """They, in order: (packet, seconds at which it appears, seconds for which it stays)."""
+        ends = chain(self.stamps[1:], [self.stamps[-1] + self.last])
+        timed = (
+            (packet, self._time(stamp), (end - stamp) * self.time_base)
+            for packet, stamp, end in zip(
+                islice(_shown_packets(container, stream), self.first, None), self.stamps, ends, strict=False
+            )
+        )
+        return _window(timed, self.start, self.duration, self.time_base)
+
+    @property
+    def first_end(self) -> Fraction:
+        """Seconds at which the first one ends."""
+        return self._time(self.stamps[1] if len(self.stamps) > 1 else self.stamps[0] + self.last)
+
+    def _time(self, stamp: int) -> Fraction:
+        return stamp * self.time_base - self.origin
+
+
+def _shown_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    return (each for each in read_packets(container, stream) if each.dts is not None and not each.is_discard)
 
 
 def _copyable(container: InputContainer, stream: VideoStream, start: Fraction, duration: Fraction) -> _Cut | None:
@@ -173,29 +283,28 @@ def _copyable(container: InputContainer, stream: VideoStream, start: Fraction, d
     if len(head) < 7 or head[0] != 1 or time_base is None:  # NAL units without lengths (ISO/IEC 14496-15)
         return None
     tolerance, origin = slack(time_base), timeline_origin(container)
-    shown: list[tuple[Packet, Fraction]] = []
-    for packet in read_packets(container, stream):
-        if packet.dts is None or packet.is_discard:
-            continue
+    stamps: list[int] = []
+    first, opening, last, beyond = 0, b"", 0, 0
+    for number, packet in enumerate(_shown_packets(container, stream)):
         if packet.pts is None or packet.is_corrupt:
             return None
-        time = packet.pts * time_base - origin
-        if shown and time <= shown[-1][1]:
+        if stamps and packet.pts <= stamps[-1]:
             return None
+        time = packet.pts * time_base - origin
         if time <= start + tolerance:
-            shown = []
-        shown.append((packet, time))
-        if sum(later >= start + duration for _, later in shown[-LOOK_AHEAD:]) == LOOK_AHEAD:
+            first, opening = number, bytes(packet)
+            stamps.clear()
+        stamps.append(packet.pts)
+        last = packet.duration or 0
+        beyond += time >= start + duration
+        if beyond == LOOK_AHEAD:
             break
-    if not shown or not _is_idr(shown[0][0], length_bytes=(head[4] & 3) + 1):
+    if not stamps or not _is_idr(opening, length_bytes=(head[4] & 3) + 1):
         return None
-    last, time = shown[-1]
-    ends = [later for _, later in shown[1:]] + [time + (last.duration or 0) * time_base]
-    if ends[0] <= start + tolerance:
+    cut = _Cut(first, stamps, last, time_base, origin, start, duration)
+    if cut.first_end <= start + tolerance:
         return None  # the window begins after the end, or the end is not known: decoding will tell
-    timed = ((packet, time, end - time) for (packet, time), end in zip(shown, ends, strict=True))
-    packets = list(_window(timed, start, duration, time_base))
-    return _Cut(packets, _grid(time_base, shown[0][1], start))
+    return cut
 
 
 def _window(
@@ -248,8 +357,9 @@ def _stamps(time: Fraction, duration: Fraction, grid: Fraction) -> tuple[int, in
     return pts, max(1, round((time + duration) / grid) - pts)
 
 
-def _is_idr(packet: Packet, length_bytes: int) -> bool:
-    data, position = bytes(packet), 0
+def _is_idr(data: bytes, length_bytes: int) -> bool:
+    """Whether a packet has an IDR picture; NAL units with lengths of so many bytes."""
+    position = 0
     while position + length_bytes < len(data):
         if data[position + length_bytes] & 0x1F == IDR:
             return True
@@ -259,25 +369,31 @@ def _is_idr(packet: Packet, length_bytes: int) -> bool:
 
 def _write_copy(
     source: VideoStream,
-    cut: _Cut,
-    audio: np.ndarray,
-    sample_rate: int,
+    packets: Iterator[tuple[Packet, Fraction, Fraction]],
+    grid: Fraction,
+    samples: _Samples,
     path: str | Path,
     comment: str,
-    layout: str | None,
-) -> None:
+    least: Fraction = Fraction(0),
+) -> str:
+    """Write `packets` (packet, time, duration) of the track `source`, with times in units of `grid` seconds. The sound
+    ends with the last of them, but not before `least` seconds. Returns in words how the sound was changed."""
     with encode.new_mp4(path, comment) as container:
         video = container.add_stream_from_template(source)
         if source.sample_aspect_ratio:  # the container's outranks the codec's
             video.codec_context.sample_aspect_ratio = source.sample_aspect_ratio
-        video.time_base = cut.grid
-        sound, fitted, _ = encode.add_aac(container, audio, sample_rate, layout)
-        for packet, time, duration in cut.packets:
-            pts, stays = _stamps(time, duration, cut.grid)
+        video.time_base = grid
+        sound = _PacedSound(container, samples)
+        end = least
+        for packet, time, duration in packets:
+            pts, stays = _stamps(time, duration, grid)
             packet.pts = packet.dts = pts
-            packet.duration, packet.time_base, packet.stream = stays, cut.grid, video
+            packet.duration, packet.time_base, packet.stream = stays, grid, video
             container.mux(packet)
-        container.mux(encode.encode_sound(sound, fitted[:, : round(cut.end * sound.rate)]))
+            sound.follow(time)
+            end = max(least, time + duration)
+        sound.finish(end)
+    return sound.track.changes
 
 
 def _write_encoded(
@@ -285,11 +401,9 @@ def _write_encoded(
     rate: Fraction,
     grid: Fraction,
     fields: str | None,
-    audio: np.ndarray,
-    sample_rate: int,
+    samples: _Samples,
     path: str | Path,
     comment: str,
-    layout: str | None,
 ) -> None:
     """Encode `frames` (frame, time, duration) of about `rate` hertz, which a source with time stamps in units of `grid`
     seconds has. Times between those, of frames that share a stamp, are kept to 1/CLOCK seconds.
@@ -301,36 +415,33 @@ def _write_encoded(
     grid = _finer(grid)
     parameters = ":".join(([fields] if fields else []) + _light(picture))
     with encode.new_mp4(path, comment) as container:
-        video = encode.add_h264(container, picture.width, picture.height, rate, grid, parameters)
+        video = encode.H264Track(container, picture.width, picture.height, rate, grid, parameters)
         _keep_looks(video, first[0])
-        sound, fitted, _ = encode.add_aac(container, audio, sample_rate, layout)
+        sound = _PacedSound(container, samples)
         end, last = Fraction(0), -1
-
-        def timed() -> Iterator[tuple[VideoFrame, int, int]]:
-            nonlocal end, last
-            for shown, time, duration in chain([first], frames):
-                if shown.frame.interlaced_frame and not fields:
-                    raise _InterlacedError(shown.frame)
-                end = time + duration
-                pts, stays = _stamps(time, duration, grid)
-                last = max(pts, last + 1)
-                yield _as_yuv420(shown.frame, picture.width, picture.height), last, max(1, pts + stays - last)
-
-        for packet in encode.encode_frames(video, timed()):
-            container.mux(packet)
-        container.mux(encode.encode_sound(sound, fitted[:, : round(end * sound.rate)]))
+        for shown, time, duration in chain([first], frames):
+            if shown.frame.interlaced_frame and not fields:
+                raise _InterlacedError(shown.frame)
+            end = time + duration
+            pts, stays = _stamps(time, duration, grid)
+            last = max(pts, last + 1)
+            converted = _as_yuv420(shown.frame, picture.width, picture.height)
+            container.mux(video.add(converted, last, max(1, pts + stays - last)))
+            sound.follow(time)
+        container.mux(video.finish())
+        sound.finish(end)
 
 
-def _keep_looks(video: VideoStream, first: TimedFrame) -> None:
+def _keep_looks(video: encode.H264Track, first: TimedFrame) -> None:
     """Copy colour tags, pixel aspect and display matrix of the source to the new track."""
-    context, frame = video.codec_context, first.frame
+    context, frame = video.stream.codec_context, first.frame
     if _has_rgb_colours(frame):
-        encode.tag_bt709(video)
+        video.tag_bt709()
     else:
         context.colorspace, context.color_primaries = first.matrix, frame.color_primaries
         context.color_trc, context.color_range = frame.color_trc, _range(frame)
     context.sample_aspect_ratio = first.aspect
-    video.set_display_matrix(first.display_matrix)
+    video.stream.set_display_matrix(first.display_matrix)
 
 
 def _as_yuv420(frame: VideoFrame, width: int, height: int) -> VideoFrame:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from model.media import encode
+from model.media.aac import as_float
 from model.media.mix_levels import Mix
 from model.media.mix_sound import at_rate, mix_sounds
 from model.media.mux import mux_v2a
@@ -35,8 +36,8 @@ def mux_mixed(
     """
     video, mixed, alone = files
     own = own_sound(source, start, duration, sample_rate) if mix.keeps_own else silence(duration, sample_rate)
-    sound, new, report = mix_sounds(own, at_rate(encode.as_float(audio), sample_rate, own.sample_rate), mix)
-    encode.write_pcm(mixed, sound.samples, sound.sample_rate, sound.format, sound.layout)
+    sound, new, report = mix_sounds(own, at_rate(as_float(audio), sample_rate, own.sample_rate), mix)
+    encode.write_pcm(mixed, sound.pieces(), sound.sample_rate, sound.format, sound.layout)
     if alone is not None:
         encode.write_wav(alone, new, sound.sample_rate)
     words = mux_v2a(source, start, duration, sound.to_float(), sound.sample_rate, video, comment, sound.layout)

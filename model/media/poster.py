@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -19,6 +20,8 @@ from model.media.frames import TimedFrame, key_frames, video_frames
 from model.media.json_numbers import JsonNumbers
 from model.media.opening import read_packets
 from model.media.source import open_video
+
+Item = TypeVar("Item")
 
 MAX_WIDTH = 640
 """Pixels. Wider frames are scaled down; none is scaled up."""
@@ -53,10 +56,31 @@ class Poster(JsonNumbers):
 
 def write_poster(path: str | Path, frames: np.ndarray | Tensor, fps: float) -> Poster:
     """Write the best of `frames` (frames, height, width, 3) uint8 as WebP."""
-    pictures = frames.numpy(force=True) if isinstance(frames, Tensor) else frames
-    views = np.stack([_view(Image.fromarray(picture)) for picture in pictures])
-    index = choose(views)
-    return _save(Image.fromarray(pictures[index]), path, index / fps)
+    chosen = PosterFrames()
+    chosen.add(frames)
+    return chosen.write(path, fps)
+
+
+class PosterFrames:
+    """The frames of a clip that comes in parts, from which its poster is chosen: all of a short one, otherwise those at
+    equal distances."""
+
+    def __init__(self) -> None:
+        self._spread: Spread[tuple[int, np.ndarray]] = Spread()
+        self._count = 0
+
+    def add(self, frames: np.ndarray | Tensor) -> None:
+        """Append `frames` (frames, height, width, 3) uint8."""
+        pictures = frames.numpy(force=True) if isinstance(frames, Tensor) else frames
+        for picture in pictures:
+            self._spread.add((self._count, picture.copy()), picture.shape[0] * picture.shape[1])
+            self._count += 1
+
+    def write(self, path: str | Path, fps: float) -> Poster:
+        """Write the best frame as WebP."""
+        pictures = [Image.fromarray(picture) for _, picture in self._spread.held]
+        index = choose(np.stack([_view(picture) for picture in pictures]))
+        return _save(pictures[index], path, self._spread.held[index][0] / fps)
 
 
 def draw_poster(video: str | Path, path: str | Path) -> str:
@@ -102,16 +126,28 @@ def _compared(video: str | Path) -> Iterator[TimedFrame]:
     return iter(alone) if len(alone) > 1 else islice(video_frames(video, 0), DECODED)
 
 
+class Spread(Generic[Item]):
+    """Items at equal distances of a series of unknown length: neighbours look alike, and a large video does not fit in
+    memory."""
+
+    def __init__(self) -> None:
+        self.held: list[Item] = []
+        self._number, self._stride = 0, 1
+
+    def add(self, item: Item, pixels: int) -> None:
+        """Hold the next one, a picture of so many `pixels`, if it is its turn."""
+        if self._number % self._stride == 0:
+            self.held.append(item)
+        if len(self.held) > max(2, min(MOST_HELD, PIXELS_HELD // pixels)):
+            self.held, self._stride = self.held[::2], 2 * self._stride
+        self._number += 1
+
+
 def _spread(frames: Iterator[TimedFrame]) -> list[TimedFrame]:
-    """Frames at equal distances: neighbours look alike, and a large video does not fit in memory."""
-    held: list[TimedFrame] = []
-    stride = 1
-    for number, shown in enumerate(frames):
-        if number % stride == 0:
-            held.append(shown)
-        if len(held) > max(2, min(MOST_HELD, PIXELS_HELD // (shown.frame.width * shown.frame.height))):
-            held, stride = held[::2], 2 * stride
-    return held
+    chosen: Spread[TimedFrame] = Spread()
+    for shown in frames:
+        chosen.add(shown, shown.frame.width * shown.frame.height)
+    return chosen.held
 
 
 def _small_view(frame: VideoFrame, reformatter: VideoReformatter) -> np.ndarray:

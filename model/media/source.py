@@ -27,6 +27,7 @@ from model.media.containers import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RAT
 from model.media.display import Display, display_of
 from model.media.lengths import SoundClock, parts, sound_origin, sound_stamp, track_end
 from model.media.opening import MediaError, decoded, open_descriptor
+from model.media.spooled import filled, release
 from model.media.tracks import NoTrackError, audio_tracks, tracks_for, video_track
 
 Chosen = TypeVar("Chosen")
@@ -36,6 +37,9 @@ MAX_PIXELS = 16_384 * 8_640
 
 DECODER_THREADS = 4
 """Threads of a decoder, each of which holds a picture or more."""
+
+RELEASED = 2**18
+"""Samples that are placed between two releases of the memory of a long sound."""
 
 PACKED_FORMATS = ("u8", "s16", "s32", "flt", "dbl")
 
@@ -53,16 +57,25 @@ class Sound:
     format: str
     converted: str | None = None
 
-    def to_float(self) -> np.ndarray:
-        """(channels, samples) float32, full scale at ±1; what is no number is silence, what is infinite full scale."""
+    def to_float(self, first: int = 0, last: int | None = None) -> np.ndarray:
+        """Samples `first` … `last` as (channels, samples) float32, full scale at ±1; what is no number is silence, what
+        is infinite full scale."""
+        samples = self.samples[first:last]
         if self.format == "u8":
-            scaled = (self.samples.astype(np.float32) - 128) / 128
+            scaled = (samples.astype(np.float32) - 128) / 128
         elif self.format in ("s16", "s32"):
-            scaled = self.samples / np.float64(2 ** (8 * self.samples.dtype.itemsize - 1))
+            scaled = samples / np.float64(2 ** (8 * samples.dtype.itemsize - 1))
         else:
             with np.errstate(over="ignore"):
-                scaled = np.nan_to_num(self.samples.astype(np.float32), nan=0.0, posinf=1.0, neginf=-1.0)
+                scaled = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=1.0, neginf=-1.0)
+        release(self.samples)
         return np.ascontiguousarray(scaled.T, dtype=np.float32)
+
+    def pieces(self, size: int = RELEASED) -> Iterator[np.ndarray]:
+        """`samples`, so many at a time."""
+        for first in range(0, len(self.samples), size):
+            yield self.samples[first : first + size]
+            release(self.samples)
 
 
 def open_media(path: str | Path) -> InputContainer:
@@ -134,22 +147,23 @@ def slack(time_base: Fraction | None) -> Fraction:
     return min((time_base or Fraction(1)) / 2, Fraction(1, 2000))
 
 
-def read_sound(path: str | Path, first: Fraction, duration: Fraction) -> Sound:
+def read_sound(path: str | Path, first: Fraction, duration: Fraction, folder: Path | None = None) -> Sound:
     """The samples of the first sound track in [first, first + duration) seconds, fewer if it ends before.
 
     It is decoded from its beginning: seeking in MP3 is by guess, and ten minutes decode in a second. What a container
     marks as encoder delay is gone (edit lists in MP4, the LAME header in MP3, the pre-skip of Opus); holes are silence.
     A track that changes its rate or channels within the window is converted to what the window begins with. A left and
     a right track of different sample formats are both converted to flt.
+    With a `folder` the samples of a long sound are kept in a file there that has no name, not in memory.
     Raises MediaError if there is no sound track or it has nothing there.
     """
-    sides = [_read_side(path, side, first, duration) for side in range(_sides(path))]
+    sides = [_read_side(path, side, first, duration, folder) for side in range(_sides(path))]
     if len(sides) == 1:
         return sides[0]
     length = max(len(side.samples) for side in sides)
     alike = sides[0].format == sides[1].format
     format = sides[0].format if alike else "flt"
-    samples = _silence(length, 2, format)
+    samples = _silence(length, 2, format, folder)
     for channel, side in enumerate(sides):
         samples[: len(side.samples), channel] = side.samples[:, 0] if alike else side.to_float()[0]
     return Sound(samples, sides[0].sample_rate, "stereo", format, sides[0].converted or sides[1].converted)
@@ -161,13 +175,13 @@ def _sides(path: str | Path) -> int:
         return len(next(found)[1])
 
 
-def _read_side(path: str | Path, side: int, first: Fraction, duration: Fraction) -> Sound:
+def _read_side(path: str | Path, side: int, first: Fraction, duration: Fraction, folder: Path | None) -> Sound:
     window: _SoundWindow | None = None
     end: Fraction | None = None
     for frame, time in _sound_frames(path, side):
         end = time + Fraction(frame.samples, frame.sample_rate)
         if window is None and end > first:
-            window = _SoundWindow(frame, first, duration)
+            window = _SoundWindow(frame, first, duration, folder)
         if window is not None:
             window.add(frame, time)
         if end >= first + duration:
@@ -193,7 +207,7 @@ def _sound_frames(path: str | Path, side: int) -> Iterator[tuple[AudioFrame, Fra
 class _SoundWindow:
     """Collects decoded frames of a window, in the sample rate and layout of the first of them."""
 
-    def __init__(self, frame: AudioFrame, first: Fraction, duration: Fraction) -> None:
+    def __init__(self, frame: AudioFrame, first: Fraction, duration: Fraction, folder: Path | None) -> None:
         self.rate, self.layout, channels = frame.sample_rate, frame.layout, len(frame.layout.channels)
         if not MIN_SAMPLE_RATE <= self.rate <= MAX_SAMPLE_RATE:
             raise MediaError(
@@ -204,8 +218,9 @@ class _SoundWindow:
         packed = frame.format.packed.name
         self.format = packed if packed in PACKED_FORMATS else "dbl"
         self.begin = round(first * self.rate)
-        self.samples = _silence(round(duration * self.rate), channels, self.format)
+        self.samples = _silence(round(duration * self.rate), channels, self.format, folder)
         self.position = 0
+        self._unreleased = 0
         self.converted: str | None = None
         self._resampler: av.AudioResampler | None = None
         self._kind: tuple[str, str, int] | None = None
@@ -243,9 +258,13 @@ class _SoundWindow:
             high = min(self.position + len(chunk), self.begin + len(self.samples))
             if low < high:
                 self.samples[low - self.begin : high - self.begin] = chunk[low - self.position : high - self.position]
+                self._unreleased += high - low
+                if self._unreleased > RELEASED:
+                    release(self.samples)
+                    self._unreleased = 0
             self.position += len(chunk)
 
 
-def _silence(count: int, channels: int, format: str) -> np.ndarray:
-    dtype = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}[format]
-    return np.full((count, channels), 128 if format == "u8" else 0, dtype)
+def _silence(count: int, channels: int, format: str, folder: Path | None) -> np.ndarray:
+    dtype = {"u8": "u1", "s16": "i2", "s32": "i4", "flt": "f4", "dbl": "f8"}[format]
+    return filled((count, channels), dtype, 128 if format == "u8" else 0, folder)

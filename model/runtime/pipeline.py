@@ -87,10 +87,15 @@ class Pipeline:
             evaluator.compile()
         return cls(manifest, evaluator, place)
 
-    def run(self, request: ClipRequest, on_progress: Callable[[StepProgress], None] = lambda _: None) -> Clip:
+    def run(
+        self,
+        request: ClipRequest,
+        on_progress: Callable[[StepProgress], None] = lambda _: None,
+        on_part: Callable[[ClipPart], None] | None = None,
+    ) -> Clip:
         """Make one clip; the same request gives the same clip. `on_progress` is called after every step, and what it
-        raises ends the run. Raises RequestError for what this model cannot do."""
-        made = drive(self.program(request, on_progress), self.evaluator)
+        raises ends the run. `on_part`: see `program`. Raises RequestError for what this model cannot do."""
+        made = drive(self.program(request, on_progress, on_part), self.evaluator)
         assert isinstance(made, Clip)
         return made
 

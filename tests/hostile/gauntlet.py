@@ -25,6 +25,7 @@ from model.media.mux import cut_wav, mux_a2v, mux_v2a
 from model.media.source import MediaError
 from model.networks.config import PRESETS
 from service.settings import Settings
+from tests.clips import black
 from tests.conftest import RunningApi
 from tests.hostile.case import ACCEPTED, REFUSALS, Case, Kind
 from workers.decoder import Decoding, Spent
@@ -149,8 +150,8 @@ class Gauntlet:
         else:
             heard = call(decode_audio, upload, CLIP, start)
             assert heard.shape == (1, CLIP.samples)
-            black = torch.zeros(CLIP.frames, CLIP.height, CLIP.width, 3, dtype=torch.uint8)
-            call(mux_a2v, black, CLIP.fps, upload, start, duration, folder / "video.mp4", "c")
+            video = black(folder, CLIP.frames, CLIP.height)
+            call(mux_a2v, video, upload, start, duration, folder / "video.mp4", "c")
             call(cut_wav, upload, start, duration, folder / "audio.wav")
 
 

@@ -24,7 +24,7 @@ from model.networks.config import PRESETS
 from tests.clips import Film, Track, make
 from tests.waiting import until
 from workers.decoder import LIMITS as DEFAULT
-from workers.decoder import DecoderFault, DecoderLost, Decoding, Spent
+from workers.decoder import Bounds, DecoderFault, DecoderLost, Decoding, Spent
 
 CLIP = PRESETS["tiny"].clip
 LIMITS = replace(DEFAULT, cpu_seconds=20, wall_seconds=30)
@@ -234,6 +234,24 @@ def test_children_end_with_the_server(end: Callable[[Decoding], None]) -> None:
             call.result(timeout=20)
     until(lambda: not alive(child), "the child has ended")
     decoding.close()
+
+
+def test_a_call_that_is_no_longer_wanted_ends_at_once_with_its_child(decoding: Decoding) -> None:
+    assert decoding._server is not None
+    server = decoding._server.pid
+    seen: list[int] = []
+
+    def check() -> None:
+        seen.extend(children_of(server))
+        if seen:
+            raise KeyError("cancelled")
+
+    began = time.monotonic()
+    with pytest.raises(KeyError, match="cancelled"):
+        decoding.call_within(Bounds(LIMITS, check), sleep)
+    assert time.monotonic() - began < LIMITS.wall_seconds / 2
+    until(lambda: not alive(seen[0]), "the child has ended")
+    assert decoding.call(sleep_briefly) is None  # the server goes on
 
 
 def test_a_server_that_hangs_before_the_child_starts_does_not_hold_a_call(

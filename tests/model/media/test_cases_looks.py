@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from model.media.decode import decode_video
-from model.media.layouts import fit_layout
 from model.media.mux import mux_a2v, mux_v2a
 from model.media.poster import Poster, draw_poster
 from model.media.source import read_sound
 from model.networks.config import ClipSpec
-from tests.clips import Film, Track, make
+from tests.clips import Film, Track, black, make
 from tests.measure import lag_and_correlation, pictures
+from tests.model.media.fitting import fit_layout
 from tests.model.media.sample_entry import clap, dolby_vision, extend_sample_entry
 
 SOUND = np.zeros((1, 25_600), np.float32)
@@ -109,7 +109,7 @@ def test_mastering_display_and_light_level_stay(tmp_path: Path) -> None:
 def test_the_nearest_aac_layout_keeps_all_channels(tmp_path: Path, layout: str, carried: str, seats: list[int]) -> None:
     source = make(tmp_path / "a.wav", sound=Track(codec="pcm_s16le", format="s16", layout=layout))
 
-    changes = mux_a2v(np.zeros((16, 32, 32, 3), np.uint8), 10, source, 0.5, 1.6, tmp_path / "a.mp4", "")
+    changes = mux_a2v(black(tmp_path), source, 0.5, 1.6, tmp_path / "a.mp4", "")
 
     assert changes == ""
     own = read_sound(source, Fraction(1, 2), Fraction(8, 5)).to_float()

@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from model.media.layouts import fit_layout
 from model.media.mux import mux_a2v
 from model.media.source import read_sound
-from tests.clips import Track, make
+from tests.clips import Track, black, make
+from tests.model.media.fitting import fit_layout
 
 KEPT = {
     "mono": "mono",
@@ -126,7 +126,7 @@ def test_a_stereo_track_beside_ambisonics_is_heard() -> None:
 def test_a_film_carries_the_mix_and_says_so(tmp_path: Path, layout: str) -> None:
     source = make(tmp_path / "a.wav", None, Track(48_000, layout, "pcm_s16le", 2.0, "s16"))
 
-    words = mux_a2v(np.zeros((16, 32, 32, 3), np.uint8), 10, source, 0, 1.6, tmp_path / "a.mp4", "")
+    words = mux_a2v(black(tmp_path), source, 0, 1.6, tmp_path / "a.mp4", "")
 
     assert words == f"{layout} mixed down to {MIXED[layout]}"
     heard = read_sound(tmp_path / "a.mp4", Fraction(0), Fraction(8, 5))

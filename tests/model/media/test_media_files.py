@@ -17,7 +17,7 @@ from model.media.frames import video_frames, window_frames, window_limits
 from model.media.mux import cut_wav, mux_a2v, mux_v2a
 from model.media.source import MediaError, media_end, read_sound
 from model.networks.config import ClipSpec
-from tests.clips import CORNERS, Film, Track, cornered, make, numbered, read_number, tone
+from tests.clips import CORNERS, Film, Track, black, cornered, make, numbered, read_number, silent, tone
 from tests.measure import (
     assert_plays_in_browsers,
     lag_and_correlation,
@@ -347,7 +347,7 @@ def test_a2v_carries_the_sound_at_its_own_rate_and_channels(
     source, path = make(tmp_path / name, sound=track), tmp_path / "result.mp4"
     frames = np.stack([numbered(k, 64, 64) for k in range(16)])
 
-    mux_a2v(frames, 10, source, 0.7, SECONDS, path, "a2v by a test")
+    mux_a2v(silent(tmp_path, frames), source, 0.7, SECONDS, path, "a2v by a test")
 
     assert_plays_in_browsers(path, "a2v by a test")
     assert numbers(decode_video(path, CLIP)) == list(range(16))
@@ -377,7 +377,7 @@ def test_a2v_carries_the_sound_at_its_own_rate_and_channels(
 def test_a2v_fits_what_aac_cannot_carry(tmp_path: Path, track: Track, rate: int, layout: str) -> None:
     source, path = make(tmp_path / "rare.wav", sound=track), tmp_path / "result.mp4"
 
-    mux_a2v(np.zeros((16, 32, 32, 3), np.uint8), 10, source, 0.5, SECONDS, path, "")
+    mux_a2v(black(tmp_path), source, 0.5, SECONDS, path, "")
 
     with av.open(str(path)) as container:
         audio = container.streams.audio[0]
@@ -394,7 +394,7 @@ def test_a2v_of_a_short_sound_ends_in_silence(tmp_path: Path) -> None:
     source = make(tmp_path / "short.wav", sound=Track(codec="pcm_s16le", format="s16", seconds=1.0))
     path = tmp_path / "result.mp4"
 
-    mux_a2v(np.zeros((16, 32, 32, 3), np.uint8), 10, source, 0.4, SECONDS, path, "")
+    mux_a2v(black(tmp_path), source, 0.4, SECONDS, path, "")
 
     result = read_sound(path, Fraction(0), Fraction(8, 5)).to_float()
     assert np.abs(result[:, : 44_100 // 2]).max() > 0.4
@@ -406,7 +406,7 @@ def test_a2v_sound_is_padded_to_the_end_of_the_last_frame(tmp_path: Path, second
     source = make(tmp_path / "short.wav", sound=Track(codec="pcm_s16le", format="s16", seconds=seconds))
     path = tmp_path / "result.mp4"
 
-    mux_a2v(np.zeros((count, 32, 32, 3), np.uint8), 10, source, 0, seconds, path, "")
+    mux_a2v(black(tmp_path, count), source, 0, seconds, path, "")
 
     assert media_end(path, "video") == Fraction(count, 10)
     assert abs(media_end(path, "audio") - Fraction(count, 10)) <= Fraction(1, 44_100)
@@ -462,7 +462,7 @@ def test_the_rabbit_keeps_its_first_48_frames(clips: Path, tmp_path: Path) -> No
 def test_real_sound_comes_through(clips: Path, tmp_path: Path, name: str, start: float) -> None:
     path = tmp_path / "result.mp4"
 
-    mux_a2v(np.zeros((16, 64, 64, 3), np.uint8), 10, clips / name, start, SECONDS, path, "a2v")
+    mux_a2v(black(tmp_path, 16, 64), clips / name, start, SECONDS, path, "a2v")
     cut_wav(clips / name, start, SECONDS, tmp_path / "audio.wav")
 
     with av.open(str(clips / name)) as container:

@@ -12,14 +12,12 @@ from model.request import GUIDANCE, SAMPLERS, RequestError, SamplingParams, clip
 from model.runtime.batch_sizes import BatchSizes
 from model.runtime.engine import Engine
 from model.runtime.evaluator import drive
-from model.runtime.part_queue import PartQueue
 from model.runtime.pipeline import Clip, ClipPart, ClipRequest, Pipeline, StepProgress
 from model.sampling import guidance, samplers
 from model.sampling.error_variance import error_variance
 from model.sampling.latents import Latents, clip
 from model.sampling.randomness import RandomStream
 from tests.model.runtime.test_neighbours import MANIFEST, TINY
-from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -294,52 +292,6 @@ def test_parts_come_as_they_are_ready_and_make_up_the_clip(pipeline: Pipeline) -
     sound_only = list(pipeline.stream(ClipRequest("v2a", QUICK, condition=given("v2a"))))
     assert {part.frames for part in sound_only} == {None}
     assert sum(part.audio.shape[1] for part in sound_only if part.audio is not None) == 13 * 64
-
-
-def test_the_engine_makes_no_more_parts_than_are_taken(pipeline: Pipeline) -> None:
-    params = replace(QUICK, steps=1, duration=4.0, super_resolution=True, sr_steps=1)
-    request = ClipRequest("generate", params)
-    engine, parts, made = Engine(capacity=4), PartQueue(most=2), []
-
-    def put(part: ClipPart) -> None:
-        made.append(part.start)
-        parts.put(part)
-
-    run = engine.submit(pipeline.evaluator, pipeline.program(request, on_part=put), long=True, held=parts.full)
-    run.add_done_callback(parts.end)
-    engine.start()
-    taken = []
-    try:
-        for part in parts:
-            until(lambda: engine.busy_for == 0 or run.done(), "the engine waits")
-            taken.append(part)
-            assert len(made) <= len(taken) + 2
-    finally:
-        engine.close(KeyError("done"))
-        engine.join()
-    assert [part.start for part in taken] == list(range(0, 40, 4))
-    whole = pipeline.run(request)
-    assert torch.equal(torch.cat([part.frames for part in taken if part.frames is not None]), whole.frames)
-
-
-def test_a_clip_that_fails_ends_its_parts_with_the_error(pipeline: Pipeline) -> None:
-    def stop(progress: StepProgress) -> None:
-        if (progress.stage, progress.step) == ("sr", 3):
-            raise ArithmeticError("enough")
-
-    params = replace(QUICK, steps=1, super_resolution=True, sr_steps=1)
-    engine, parts = Engine(capacity=4), PartQueue()
-    program = pipeline.program(ClipRequest("generate", params), stop, parts.put)
-    engine.submit(pipeline.evaluator, program, long=True, held=parts.full).add_done_callback(parts.end)
-    engine.start()
-    taken = iter(parts)
-    try:
-        assert [next(taken).start, next(taken).start] == [0, 4]
-        with pytest.raises(ArithmeticError, match="enough"):
-            next(taken)
-    finally:
-        engine.close(KeyError("done"))
-        engine.join()
 
 
 @pytest.mark.parametrize("sr_sampler", ["dpmpp_2m", "ddim"])
