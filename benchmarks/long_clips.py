@@ -10,12 +10,11 @@ Rows are a kind (v2a, a2v, joint) and a way to cut:
 
 `apart`: every window by itself. `fixed half`: windows overlap by half at places that stay. `anew N`: cuts drawn anew
 for every evaluation, windows overlap by N frames. `anew 1 half early`: by half a window while there is more noise than
-signal. `anew 1 shared noise`: the mean of the initial noise over the frames of a window is the same in all windows.
+signal. `anew 1 shared noise`: the mean of the initial video noise over the frames of a window is the same in all
+windows; `shared noise and sound`: that of the sound's noise too. `continued N`: window after window, each given the
+last N frames and their sound of the one before, by masked ΠGDM.
 
-The measures are those of `duet evaluate` over the whole clip, and at the borders: `seam_video`, mean squared change
-between frames at whole windows over that elsewhere; `seam_audio`, the same of steps between samples; `last_video` and
-`last_audio`, at the borders of the windows of the last evaluation. `hue_kept`: the share of frames whose most frequent
-hue is that of a window earlier. `loudness_drift`: decibels between the loudness of neighbouring windows, without sign.
+The measures are those of `duet evaluate --duration`: over the whole clip, near the borders of windows, and drift.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,13 +31,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from model.checkpoint.manifest import find_models
-from model.evaluation.alignment import Detections, detect
-from model.evaluation.bootstrap import LEVEL, RESAMPLES, scores
-from model.evaluation.generation import REAL_SEED
-from model.networks.config import ClipSpec
+from model.evaluation.bootstrap import scores
+from model.evaluation.generation import real_clips
+from model.evaluation.report import measured, seams
+from model.evaluation.seams import Measured
+from model.networks.config import MODALITIES, ClipSpec
 from model.request import SamplingParams, clip_of
 from model.runtime.base_stage import BaseStage
 from model.runtime.batch_sizes import BatchSizes
@@ -46,16 +45,21 @@ from model.runtime.condition import GIVEN, Given
 from model.runtime.engine import Engine
 from model.runtime.pipeline import Pipeline
 from model.runtime.step_progress import Reporter, Stage
-from model.sampling.latents import Latents
+from model.sampling.error_variance import error_variance
+from model.sampling.latents import Latents, clip
+from model.sampling.masked_guidance import Known, masked
 from model.sampling.randomness import RandomStream
-from model.sampling.windows import Draw, Windows
-from model.training.bounce import Bounce
+from model.sampling.windows import Draw, Windows, share_mean
 
 ROWS = (
     *(f"{kind} {way}" for kind in ("v2a", "a2v") for way in ("apart", "fixed half", "anew 0", "anew 1", "anew 4")),
     *(f"joint {way}" for way in ("apart", "fixed half", "anew 0", "anew 1", "anew 4")),
     "joint anew 1 half early",
     "joint anew 1 shared noise",
+    "joint anew 1 shared noise half early",
+    "joint anew 1 shared noise and sound",
+    "joint continued 4",
+    "joint continued 8",
 )
 AT_ONCE = 8
 """Clips in the engine at the same time."""
@@ -63,15 +67,57 @@ AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Experiment(BaseStage):
-    """The base stage with another way to cut. `last` keeps the borders of the latest evaluation."""
+    """The base stage with another way to cut."""
 
     way: str = "anew 1"
-    last: tuple[list[int], ...] = ([],)
 
     @property
     def windows(self) -> Windows:
-        overlap = 8 if "half" in self.way else 0 if self.way == "apart" else int(self.way.split()[1])
+        overlap = 8 if "half" in self.way else 0 if self.way == "apart" else self._overlap
         return replace(super().windows, overlap=overlap)
+
+    @property
+    def _overlap(self) -> int:
+        return int(self.way.split()[1])
+
+    def program(self, stream: RandomStream, report: Reporter) -> Generator[Any, Any, Latents]:
+        if self.way.startswith("continued"):
+            return self._continued(stream, report)
+        return super().program(stream, report)
+
+    def _continued(self, stream: RandomStream, report: Reporter) -> Generator[Any, Any, Latents]:
+        window = self.manifest.config.clip
+        variance = {name: error_variance(self.manifest.calibration, name) for name in MODALITIES}
+        report.starts = tuple(self.windows.starts(self._draw(stream)))
+        made = yield from self._guided(self._sampler(self._window_noise(stream), stream), None, stream)
+        samples = self._overlap * window.samples // window.frames
+        while made["video"].shape[1] < self.length.frames:
+            noise = self._window_noise(stream)
+            known = {}
+            for name, axis, size in (("video", 1, self._overlap), ("audio", 2, samples)):
+                end = made[name].narrow(axis, made[name].shape[axis] - size, size)
+                clean, new = torch.zeros_like(noise[name]), torch.ones_like(noise[name], dtype=torch.bool)
+                clean.narrow(axis, 0, size).copy_(end)
+                new.narrow(axis, 0, size).fill_(False)
+                known[name] = Known(clean, new, noise[name])
+            chain = masked(self._sampler(noise, stream), self.schedule, known, clip, variance)
+            following = yield from self._coupled(chain, stream)
+            made = Latents(
+                torch.cat([made["video"], following["video"][:, self._overlap :]], 1),
+                torch.cat([made["audio"], following["audio"][..., samples:]], 2),
+            )
+        return self.windows.clipped(made)
+
+    def _window_noise(self, stream: RandomStream) -> Latents:
+        window = self.manifest.config.clip
+        return Latents(*(stream.normal((1, *shape)) for shape in (window.video_shape, window.audio_shape)))
+
+    def _noise(self, stream: RandomStream) -> Latents:
+        noise = super()._noise(stream)
+        if "and sound" not in self.way:
+            return noise
+        sound = noise["audio"].view(1, -1, self.windows.samples)
+        return noise.replace("audio", share_mean(sound, self.windows.window).view_as(noise["audio"]))
 
     def _windows_at(self, t: float) -> Windows:
         if "early" in self.way:
@@ -79,15 +125,7 @@ class Experiment(BaseStage):
         return self.windows
 
     def _draw(self, stream: RandomStream) -> Draw:
-        anew = self.way.startswith("anew")
-
-        def draw(low: int, high: int) -> int:
-            first = stream.integer(low, high) if anew else high
-            windows = self._windows_at(0.0)
-            self.last[0][:] = windows.starts(lambda low, high: min(first, high))
-            return first
-
-        return draw
+        return stream.integer if self.way.startswith("anew") else lambda low, high: high
 
     @property
     def shares_noise(self) -> bool:
@@ -109,32 +147,32 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     real = _real(spec, arguments.clips, arguments.folder)
     until = time.monotonic() + arguments.seconds
-    rows, found_real = {}, detect(real, spec, 4)
+    rows = {}
     for row in arguments.rows:
         seconds = _make(pipeline, row, spec, real, arguments.folder, until)
         clips, borders, used = _made(row, spec, real, arguments.folder)
         if clips is not None and clips.batch > 1:
             some = Latents(*(real[name][used] for name in ("video", "audio")))
-            rows[row] = {"clips": clips.batch, "seconds": seconds} | _measures(clips, some, borders, spec, found_real)
-    whole = [list(range(16, spec.frames, 16))] * real.batch
+            found = _score(
+                row, measured(clips, spec), measured(some, spec), borders, pipeline.manifest.config.clip.frames
+            )
+            rows[row] = {"clips": clips.batch, "seconds": seconds} | found
     report = {
         "date": datetime.now(UTC).date().isoformat(),
         "processor": _processor(),
         "duration": spec.duration,
-        "real": _measures(real, real, whole, spec, found_real),
         "rows": rows,
     }
     print(json.dumps(report, indent=2))
 
 
 def _real(spec: ClipSpec, clips: int, folder: Path) -> Latents:
-    """One at a time: the tones of a long scene take much memory while they are rendered."""
+    """Kept, because rendering takes longer than reading."""
     parts = []
     for index in range(clips):
         path = folder / f"real-{spec.frames}-{index}.safetensors"
         if not path.exists():
-            made = Bounce(spec, REAL_SEED, "train").batch(torch.tensor([index]))
-            _save(path, made, [])
+            _save(path, real_clips(spec, "train", 1, first=index), [])
         parts.append(_load(path)[0])
     return Latents(*(torch.cat([part[name] for part in parts]) for name in ("video", "audio")))
 
@@ -165,23 +203,19 @@ def _make_some(
         if request in GIVEN:
             modality = GIVEN[request]
             given = Given(modality, real[modality][index], pipeline.manifest.config.clip)
-        stage = Experiment(
-            pipeline.manifest, pipeline.schedule, pipeline.device, request, params, spec, given, way, ([],)
-        )
+        stage = Experiment(pipeline.manifest, pipeline.schedule, pipeline.device, request, params, spec, given, way=way)
         report = Reporter({"base": Stage(params.steps, stage.windows.most)}, {}, lambda _: None)
         program = stage.program(RandomStream(params.seed, index), report)
-        runs.append((index, stage, engine.submit(pipeline.evaluator, program, long=True)))
+        runs.append((index, stage, report, engine.submit(pipeline.evaluator, program, long=True)))
     engine.start()
     try:
-        for index, stage, run in runs:
+        for index, stage, report, run in runs:
             latents: Latents = run.result()
             made = latents.map(lambda value: value.clamp(-1, 1))
             for name in ("video", "audio"):
                 if getattr(made, name) is None:
                     made = made.replace(name, real[name][index : index + 1])
-            starts = stage.last[0]
-            ends = {start + stage.windows.window for start in starts}
-            _save(_path(folder, row, spec, index), made, sorted({*starts, *ends} - {0, spec.frames}))
+            _save(_path(folder, row, spec, index), made, stage.windows.borders(report.starts))
     finally:
         engine.close(RuntimeError("the benchmark has ended"))
         engine.join()
@@ -220,48 +254,12 @@ def _made(row: str, spec: ClipSpec, real: Latents, folder: Path) -> tuple[Latent
     return clips, [borders for _, borders in kept], used
 
 
-def _measures(
-    clips: Latents, real: Latents, borders: list[list[int]], spec: ClipSpec, found_real: Detections
-) -> dict[str, Any]:
-    found = detect(clips, spec, 4)
-    whole = [list(range(16, spec.frames, 16))] * clips.batch
-    measures: dict[str, Any] = {
-        score.measure: {"value": asdict(score.value), "normalised": asdict(score.normalised)}
-        for score in scores(found, found_real)
+def _score(row: str, made: Measured, real: Measured, borders: list[list[int]], window: int) -> dict[str, Any]:
+    found = seams(row.split()[0], made, real, borders, window)
+    return {
+        "scores": {each.measure: asdict(each) for each in scores(made.found, real.found)},
+        "seams": found.to_dict() if found else None,
     }
-    change = (clips["video"][:, 1:] - clips["video"][:, :-1]).square().mean((2, 3, 4))
-    step = (clips["audio"][:, 0, 1:] - clips["audio"][:, 0, :-1]).square()
-    per_frame = spec.samples // spec.frames
-    for name, at in (("seam", whole), ("last", borders)):
-        measures[f"{name}_video"] = _ratio(_at(change, at, 1))
-        measures[f"{name}_audio"] = _ratio(_at(step, at, per_frame))
-    hue = found.discs.area.argmax(-1)
-    kept = (hue[:, 16:] == hue[:, :-16]).float()
-    measures["hue_kept"] = _ratio(torch.stack([kept.mean(1), torch.ones(len(kept))], 1))
-    loud = 10 * clips["audio"][:, 0].unflatten(-1, (-1, 16 * per_frame)).square().mean(-1).clamp(min=1e-8).log10()
-    drift = loud.diff(dim=1).abs().mean(1)
-    measures["loudness_drift"] = _ratio(torch.stack([drift, torch.ones(len(drift))], 1))
-    return measures
-
-
-def _at(change: Tensor, borders: list[list[int]], per_frame: int) -> Tensor:
-    """(clips, 2): mean of `change` at the borders, where element b − 1 leads to b, and elsewhere."""
-    rows = []
-    for values, frames in zip(change, borders, strict=True):
-        here = torch.zeros(len(values), dtype=torch.bool)
-        here[[frame * per_frame - 1 for frame in frames]] = True
-        rows.append(torch.stack([values[here].mean() if frames else values.mean(), values[~here].mean()]))
-    return torch.stack(rows)
-
-
-def _ratio(terms: Tensor) -> dict[str, float]:
-    """Ratio of the sums of (clips, 2), with its bootstrap interval."""
-    drawn = torch.randint(0, len(terms), (RESAMPLES, len(terms)), generator=torch.Generator().manual_seed(0))
-    sums = terms.double()[drawn].sum(1)
-    tail = (1 - LEVEL) / 2
-    low, high = (sums[:, 0] / sums[:, 1]).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    total = terms.double().sum(0)
-    return {"value": float(total[0] / total[1]), "low": low, "high": high}
 
 
 def _processor() -> str:

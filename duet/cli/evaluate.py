@@ -58,6 +58,9 @@ def evaluate(
     sampler: Annotated[str, option("Sampler of the base network.", show_default=True)] = "dpmpp_2m",
     steps: Annotated[int, option("Steps of the sampler.", validator=within(1), show_default=True)] = 20,
     spacing: Annotated[str, option("Spacing of the steps.", show_default=True)] = "log_snr",
+    duration: Annotated[
+        float | None, option("Seconds of each clip; longer than a window of the model, also measured at their borders.")
+    ] = None,
     seed: Annotated[int, option("Seed of the clips.", validator=within(0), show_default=True)] = 0,
     held_out: Annotated[
         bool,
@@ -84,8 +87,10 @@ def evaluate(
     if out is not None and importlib.util.find_spec("matplotlib") is None:
         raise fail(USAGE, "--out needs matplotlib, which is not installed: pip install matplotlib")
     manifest = _manifest(model)
-    params = SamplingParams(seed, sampler=sampler, steps=steps, spacing=spacing)
+    params = SamplingParams(seed, sampler=sampler, steps=steps, spacing=spacing, duration=duration)
     if paper.protocol == "paper":
+        if duration is not None:
+            raise fail(USAGE, "--duration does not apply with --protocol paper, which measures clips of one window")
         evaluate_paper(manifest, paper, clips or PAPER_CLIPS, params, json, _progress(), device, dtype)
         return
     clips = clips or CLIPS
@@ -119,6 +124,7 @@ def evaluate(
         raise fail(FAILED, f"{error.filename or 'a file'} cannot be written: {error.strerror or error}") from error
     _scores(found)
     _distances(found)
+    _seams(found)
 
 
 def _names(given: str) -> tuple[str, ...]:
@@ -158,7 +164,7 @@ def _scores(found: Evaluation) -> None:
     from model.evaluation.report import LABELS
 
     _print(
-        f"{found.manifest.name}: {found.clips} clips a run, intervals of 95 %",
+        f"{found.manifest.name}: {found.clips} clips of {found.length.duration:g} s a run, intervals of 95 %",
         ("run", "measure", "value", "shuffled", "real", "normalised"),
         [
             (
@@ -194,6 +200,34 @@ def _distances(found: Evaluation) -> None:
             for result in found.results
         ],
     )
+
+
+def _seams(found: Evaluation) -> None:
+    from model.evaluation.seams import LABELS, REACH
+
+    runs = []
+    for result in found.results:
+        if result.seams is None:
+            continue
+        lines = []
+        for borders, scores in (("whole", result.seams.whole_windows), ("last", result.seams.last_windows)):
+            for each in scores:
+                values = (
+                    f"{each.near.value:.4g}",
+                    f"{each.elsewhere.value:.4g}",
+                    _shown(each.ratio),
+                    _shown(each.real),
+                )
+                lines.append((f"{LABELS[each.measure]}, {borders}", *values))
+        lines += [(LABELS[each.measure], "", _shown(each.value), "", _shown(each.real)) for each in result.seams.drift]
+        runs.append((result.run.name, lines))
+    if runs:
+        _print(
+            f"Within {REACH} frames of the borders of whole windows, or of those of the last evaluation, against "
+            "elsewhere; real: the same ratio of real clips",
+            ("run", "measure", "near", "elsewhere", "ratio", "real"),
+            runs,
+        )
 
 
 def _print(title: str, columns: Sequence[str], runs: Sequence[tuple[str, Sequence[Sequence[str]]]]) -> None:

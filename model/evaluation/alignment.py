@@ -79,21 +79,28 @@ def _ratio(sums: Tensor) -> Tensor:
     return sums[..., 0] / sums[..., 1].clamp(min=1e-9)
 
 
-def _onsets(found: Detections) -> Tensor:
-    """Twice the number of pairs, and the number of events of both kinds; their ratio is F1."""
+def paired(found: Detections) -> tuple[Tensor, Tensor]:
+    """Sound events and picture events that form pairs, at most one frame apart, as many as possible: two masks (clips,
+    frames)."""
     heard = found.onsets.in_frames(found.spec.fps, found.spec.frames)
     seen = found.discs.events
-    pairs = torch.zeros(len(seen))
-    free = seen.clone()
+    heard_paired, free = torch.zeros_like(heard), seen.clone()
     for frame in range(seen.shape[1]):
         # Taking the earliest free event finds the most pairs, because later sounds cannot reach it.
         open_ = heard[:, frame].clone()
         for near in range(max(0, frame - 1), min(seen.shape[1], frame + 2)):
-            paired = open_ & free[:, near]
-            pairs += paired
-            free[:, near] &= ~paired
-            open_ &= ~paired
-    return torch.stack([2 * pairs, (heard.sum(1) + seen.sum(1)).float()], dim=1)
+            pair = open_ & free[:, near]
+            heard_paired[:, frame] |= pair
+            free[:, near] &= ~pair
+            open_ &= ~pair
+    return heard_paired, seen & ~free
+
+
+def _onsets(found: Detections) -> Tensor:
+    """Twice the number of pairs, and the number of events of both kinds; their ratio is F1."""
+    heard = found.onsets.in_frames(found.spec.fps, found.spec.frames)
+    pairs = paired(found)[0].sum(1).float()
+    return torch.stack([2 * pairs, (heard.sum(1) + found.discs.events.sum(1)).float()], dim=1)
 
 
 def _frame_seen(found: Detections) -> Tensor:

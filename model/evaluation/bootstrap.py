@@ -48,7 +48,7 @@ def scores(made: Detections, real: Detections, seed: int = 0) -> list[Score]:
         if found.onsets.clips < 2:
             raise ValueError(f"the number of {what} must be at least 2; got {found.onsets.clips}")
     draws = torch.Generator().manual_seed(seed)
-    own, others = (_weights(found.onsets.clips, draws) for found in (made, real))
+    own, others = (resample_weights(found.onsets.clips, draws) for found in (made, real))
     answers = []
     for measure in MEASURES:
         value = _resampled(measure, [measure.statistics(made)], own)
@@ -56,7 +56,7 @@ def scores(made: Detections, real: Detections, seed: int = 0) -> list[Score]:
         ceiling = _resampled(measure, [measure.statistics(real)], others)
         room = ceiling - floor
         normalised = torch.where(room.abs() > 1e-6, (value - floor) / room, 0.0)
-        answers.append(Score(measure.name, *(_interval(each) for each in (value, floor, ceiling, normalised))))
+        answers.append(Score(measure.name, *(interval(each) for each in (value, floor, ceiling, normalised))))
     return answers
 
 
@@ -65,7 +65,7 @@ def _shuffled(measure: Measure, found: Detections) -> list[Tensor]:
     return [measure.statistics(found.shuffled(by)) for by in range(1, min(SHUFFLES, count - 1) + 1)]
 
 
-def _weights(clips: int, draws: torch.Generator) -> Tensor:
+def resample_weights(clips: int, draws: torch.Generator) -> Tensor:
     """(1 + RESAMPLES, clips): how often each resample draws each clip; the first row draws each once."""
     drawn = torch.randint(0, clips, (RESAMPLES, clips), generator=draws)
     counts = torch.zeros(RESAMPLES, clips, dtype=torch.float64)
@@ -78,7 +78,8 @@ def _resampled(measure: Measure, statistics: Sequence[Tensor], weights: Tensor) 
     return measure.value(weights @ torch.stack(list(statistics)).sum(0).double())
 
 
-def _interval(values: Tensor) -> Interval:
+def interval(values: Tensor) -> Interval:
+    """The first of `values`, with the interval of the others."""
     tail = (1 - LEVEL) / 2
     low, high = values[1:].quantile(torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
     return Interval(float(values[0]), low, high)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from model.checkpoint.manifest import Manifest
-from model.networks.config import ModelConfig
+from model.networks.config import MODALITIES, ClipSpec
 from model.request import SamplingParams, allowed_guidance
+from model.runtime.condition import GIVEN
 from model.runtime.engine import Engine
 from model.runtime.pipeline import Clip, ClipRequest, Pipeline
 from model.runtime.warmup import warm_up
 from model.sampling.latents import Latents
-from model.training.bounce import Bounce, Split
+from model.training.bounce import CLIPS_ON_A_CPU, Bounce, Split
 
 METHODS = ("clean", "pigdm", "replacement", "gradient")
 """Conditioning methods that are compared by default."""
@@ -27,6 +28,9 @@ SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 REAL_SEED = 20_260_000
 """Seed of the real clips, which give the conditions and the ceiling. No model was trained on it."""
+
+RENDERED_TOGETHER = 1.6
+"""Seconds of a clip up to which all real clips are rendered together."""
 
 CAPACITY = 64
 """Clips in the engine at the same time."""
@@ -89,12 +93,15 @@ def sampling(run: EvaluationRun, params: SamplingParams) -> SamplingParams:
     return replace(params, guidance=run.method, super_resolution=False)
 
 
-def real_clips(
-    config: ModelConfig, split: Split, count: int, device: torch.device | str = "cpu", first: int = 0
-) -> Latents:
-    """`count` clips of `bounce` from number `first` on, in the model's format, on the CPU."""
-    made = Bounce(config.clip, REAL_SEED, split).batch(torch.arange(first, first + count), device)
-    return made.map(torch.Tensor.cpu)
+def real_clips(clip: ClipSpec, split: Split, count: int, device: torch.device | str = "cpu", first: int = 0) -> Latents:
+    """`count` clips of `bounce` from number `first` on, in the format `clip`, on the CPU."""
+    scenes = Bounce(clip, REAL_SEED, split)
+    # The tones of a scene take memory in proportion to the square of its length until they are added.
+    longer = clip.duration / RENDERED_TOGETHER
+    at_once = count if longer <= 1 else max(1, int(CLIPS_ON_A_CPU / longer**2))
+    numbers = torch.arange(first, first + count).split(at_once)
+    parts = [scenes.batch(some, device).map(torch.Tensor.cpu) for some in numbers]
+    return Latents(*(torch.cat([part[name] for part in parts]) for name in MODALITIES))
 
 
 class ClipGenerator:
@@ -108,7 +115,13 @@ class ClipGenerator:
         """One clip per clip of `real`, the condition unless the run is joint. Clip i is output i of a request with the
         seed of `params`. Calls `on_done` after each. Raises RequestError, and MemoryError if a clip does not
         fit on the device."""
-        given = {"v2a": real["video"], "a2v": real["audio"]}.get(run.request)
+        return self.clips(run, params, real, on_done)[0]
+
+    def clips(
+        self, run: EvaluationRun, params: SamplingParams, real: Latents, on_done: Callable[[], None]
+    ) -> tuple[Latents, list[tuple[int, ...]]]:
+        """As `make`, and the borders of each clip's windows in its last evaluation."""
+        given = real[GIVEN[run.request]] if run.request in GIVEN else None
         clips = []
         for clip in self.generate(run.request, sampling(run, params), range(real.batch), given):
             clips.append(clip)
@@ -118,7 +131,7 @@ class ClipGenerator:
             video = torch.stack([_video(clip) for clip in clips])
         if run.kind != "a2v":
             audio = torch.stack([clip.audio for clip in clips if clip.audio is not None])
-        return Latents(video, audio)
+        return Latents(video, audio), [clip.borders for clip in clips]
 
     def generate(
         self, kind: str, params: SamplingParams, indexes: Iterable[int], given: Tensor | None = None

@@ -1,4 +1,5 @@
-"""Runs an evaluation; its scores as JSON and as a plot."""
+"""Runs an evaluation; its scores as JSON and as a plot. Clips longer than the model's window are also measured at the
+borders of windows."""
 
 from __future__ import annotations
 
@@ -9,24 +10,46 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint.manifest import Manifest
-from model.evaluation.alignment import MEASURES, Detections, detect
+from model.evaluation.alignment import MEASURES, detect
 from model.evaluation.bootstrap import Score, scores
 from model.evaluation.fidelity import Fidelity, features_of, fidelity
-from model.evaluation.generation import ClipGenerator, EvaluationRun, real_clips, sampling
-from model.request import SamplingParams
+from model.evaluation.generation import ClipGenerator, EvaluationError, EvaluationRun, real_clips, sampling
+from model.evaluation.seams import Drift, Measured, SeamScore, drift, seam_scores
+from model.networks.config import ClipSpec
+from model.request import SamplingParams, clip_of
+from model.runtime.condition import GIVEN
 from model.runtime.pipeline import Pipeline
 from model.sampling.latents import Latents
 
 LABELS = {measure.name: measure.label for measure in MEASURES}
 
+FRAMES_AT_ONCE = 512
+"""Frames of a batch of the detectors."""
+
+
+@dataclass(frozen=True)
+class Seams:
+    """Measures of clips of several windows, at the borders of whole windows and of the windows of each clip's last
+    evaluation, and drift."""
+
+    whole_windows: tuple[SeamScore, ...]
+    last_windows: tuple[SeamScore, ...]
+    drift: tuple[Drift, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        data = asdict(self)
+        return {name: {each["measure"]: each for each in part} for name, part in data.items()}
+
 
 @dataclass(frozen=True)
 class Result:
-    """The scores of one run, and the distances of what it generated to real clips."""
+    """The scores of one run, and the distances of what it generated to real clips. `seams`: None for clips of one
+    window."""
 
     run: EvaluationRun
     scores: tuple[Score, ...]
     distances: tuple[Fidelity, ...]
+    seams: Seams | None
 
 
 @dataclass(frozen=True)
@@ -40,10 +63,11 @@ class Watcher:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results of one model: `clips` clips in every run, made with `params`."""
+    """Results of one model: `clips` clips of `length` in every run, made with `params`."""
 
     manifest: Manifest
     clips: int
+    length: ClipSpec
     params: SamplingParams
     results: tuple[Result, ...]
 
@@ -52,6 +76,7 @@ class Evaluation:
             "model": self.manifest.name,
             "weights": self.manifest.weights_hash,
             "clips": self.clips,
+            "seconds": self.length.duration,
             "params": {name: value for name, value in asdict(self.params).items() if value is not None},
             "runs": [
                 {
@@ -59,6 +84,7 @@ class Evaluation:
                     **asdict(result.run),
                     "scores": {score.measure: asdict(score) for score in result.scores},
                     "distances": {each.distance: asdict(each) for each in result.distances},
+                    **({"seams": result.seams.to_dict()} if result.seams else {}),
                 }
                 for result in self.results
             ],
@@ -77,39 +103,63 @@ def evaluate(
 ) -> Evaluation:
     """Generate and measure `clips` clips for every run; `device` and `dtype` as in Pipeline.load.
 
-    Raises RequestError for parameters that a run does not allow, CheckpointError for weights that do not fit,
-    ValueError for fewer than two clips.
+    Raises RequestError for parameters that a run does not allow, EvaluationError for clips shorter than a window,
+    CheckpointError for weights that do not fit, ValueError for fewer than two clips.
     """
     if clips < 2:
         raise ValueError(f"clips must be at least 2; got {clips}")
     for run in runs:
         sampling(run, params).resolve(run.request, manifest)
     config = manifest.config
+    length = clip_of(params.duration, config.clip)
+    if length.frames < config.clip.frames:
+        raise EvaluationError(f"duration must be at least {config.clip.duration:g}, a window of {manifest.name}")
     # Super-resolution is not evaluated, so it is not loaded.
     base_only = replace(manifest, config=replace(config, sr=None), sr_weights=None)
     pipeline = Pipeline.load(base_only, device, dtype)
     generator = ClipGenerator(pipeline)
-    real = {split: real_clips(config, split, clips, pipeline.device) for split in dict.fromkeys(r.split for r in runs)}
-    seen: dict[str, Detections] = {split: detect(latents, config.clip) for split, latents in real.items()}
+    real = {
+        split: measured(real_clips(length, split, clips, pipeline.device), length)
+        for split in dict.fromkeys(run.split for run in runs)
+    }
     # The real clips are conditions, so distances are to other ones.
-    others = {split: features_of(latents, config.clip) for split, latents in real.items()}
+    others = {split: features_of(each.clips, length) for split, each in real.items()}
     references = {
-        split: features_of(real_clips(config, split, clips, pipeline.device, first=clips), config.clip)
-        for split in real
+        split: features_of(real_clips(length, split, clips, pipeline.device, first=clips), length) for split in real
     }
     results = []
     for run in runs:
         watcher.begins(run)
-        made = generator.make(run, params, real[run.split], watcher.clip)
-        features = features_of(_generated(run, made), config.clip)
+        clips_made, borders = generator.clips(run, params, real[run.split].clips, watcher.clip)
+        made = measured(clips_made, length)
         result = Result(
             run,
-            tuple(scores(detect(made, config.clip), seen[run.split])),
-            tuple(fidelity(features, others[run.split], references[run.split])),
+            tuple(scores(made.found, real[run.split].found)),
+            tuple(fidelity(features_of(_generated(run, clips_made), length), others[run.split], references[run.split])),
+            seams(run.kind, made, real[run.split], borders, config.clip.frames),
         )
-        watcher.ends(run, made, result)
+        watcher.ends(run, clips_made, result)
         results.append(result)
-    return Evaluation(manifest, clips, params, tuple(results))
+    return Evaluation(manifest, clips, length, params, tuple(results))
+
+
+def measured(clips: Latents, length: ClipSpec) -> Measured:
+    """Run the detectors; long clips in smaller batches."""
+    return Measured(clips, detect(clips, length, max(1, FRAMES_AT_ONCE // length.frames)))
+
+
+def seams(kind: str, made: Measured, real: Measured, borders: Sequence[Sequence[int]], window: int) -> Seams | None:
+    """Measures at the borders of windows of clips of `kind`, None for clips of one window. `borders`: of the windows of
+    each clip's last evaluation."""
+    frames, given = made.found.spec.frames, GIVEN.get(kind)
+    if frames <= window:
+        return None
+    whole = [range(window, frames, window)] * made.clips.batch
+    return Seams(
+        tuple(seam_scores(made, real, whole, given)),
+        tuple(seam_scores(made, real, borders, given)),
+        tuple(drift(made, real, window, given)),
+    )
 
 
 def _generated(run: EvaluationRun, made: Latents) -> Latents:

@@ -53,13 +53,15 @@ class ClipPart:
 class Clip:
     """A generated clip: `frames` uint8 (frames, height, width, 3), None for v2a and where they were passed on in parts;
     `audio` (1, samples) in [-1, 1], None for a2v. An edit has those of its section of which something is new, both with
-    what is kept; super-resolution interpolates frames without anything new. `timings`: seconds by stage."""
+    what is kept; super-resolution interpolates frames without anything new. `timings`: seconds by stage. `borders`:
+    frames at which a window of the last evaluation begins or has ended."""
 
     frames: Tensor | None
     fps: int
     audio: Tensor | None
     sample_rate: int
     timings: dict[str, float] = field(default_factory=dict)
+    borders: tuple[int, ...] = ()
 
 
 class Pipeline:
@@ -178,6 +180,7 @@ class Pipeline:
             audio=audio,
             sample_rate=length.sample_rate,
             timings=report.timings,
+            borders=tuple(base.windows.borders(report.starts)),
         )
 
     def _section(self, request: ClipRequest) -> Section | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -56,7 +56,8 @@ class Stage:
 
 class Reporter:
     """Turns finished steps into StepProgress. The seconds of a step, for each of its windows, start from those of
-    earlier clips, `window_seconds`, and soon follow this clip's own, which depend on what else the device computes."""
+    earlier clips, `window_seconds`, and soon follow this clip's own, which depend on what else the device computes.
+    `starts`: first frames of the windows of the latest evaluation."""
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Reporter:
         self._start: Callable[[], ClipPreview] = lambda: ClipPreview(None, None)
         self._began = 0.0
         self.timings = dict.fromkeys(stages, 0.0)
+        self.starts: tuple[int, ...] = (0,)
 
     def follow(
         self,
@@ -95,10 +97,11 @@ class Reporter:
 
         return guidance.respond(sampler, answer)
 
-    def windows(self, evaluations: int, windows: int) -> None:
-        """In a step of the base network: so many evaluations are made of its `windows`."""
+    def windows(self, evaluations: int, starts: Sequence[int]) -> None:
+        """In a step of the base network: so many evaluations are made of its windows, which begin at `starts`."""
         stage = self._stages["base"]
-        done = evaluations / (windows * stage.rounds)
+        self.starts = tuple(starts)
+        done = evaluations / (len(starts) * stage.rounds)
         if done >= 1:
             return
         seconds = (time.perf_counter() - self._began) / (done * stage.windows)

@@ -57,6 +57,11 @@ class Windows:
         stride = self.window - self.overlap
         return [0, *range(draw(1, stride), last, stride), last]
 
+    def borders(self, starts: Sequence[int]) -> list[int]:
+        """The frames inside the clip at which a window of those at `starts` begins or has ended, ascending."""
+        edges = {start + offset for start in starts for offset in (0, self.window)}
+        return sorted(edges - {0, self.frames})
+
     @property
     def most(self) -> int:
         """The most windows that an evaluation may need."""
@@ -132,12 +137,12 @@ def windowed(
     windows: Callable[[float], Windows],
     draw: Draw,
     guide: Guide,
-    on_progress: Callable[[int, int], None] = lambda evaluations, windows: None,
+    on_progress: Callable[[int, Sequence[int]], None] = lambda evaluations, starts: None,
 ) -> Generator[EvaluateAll, list[Prediction], Latents]:
     """Drive `sampler`, whose state is a whole clip, with a network that sees windows of it.
 
     `windows(t)` says how to cut at time t. `on_progress` is called after each batch of evaluations, with the number
-    made for the current request so far and the number of its windows.
+    made for the current request so far and the first frames of its windows.
     """
 
     def answer(request: Evaluate) -> Generator[EvaluateAll, list[Prediction], Prediction]:
@@ -149,7 +154,7 @@ def windowed(
         def count(more: int) -> None:
             nonlocal evaluations
             evaluations += more
-            on_progress(evaluations, len(starts))
+            on_progress(evaluations, starts)
 
         for first in range(0, len(starts), AT_ONCE):
             group = range(first, min(first + AT_ONCE, len(starts)))

@@ -81,7 +81,7 @@ def test_a_seed_gives_the_recorded_clip(pipeline: Pipeline) -> None:
 def _of_kind(kind: str) -> dict[str, Score]:
     method = None if kind == "joint" else "clean"
     manifest = find_models()["demo"]
-    real = real_clips(manifest.config, "train", CLIPS)
+    real = real_clips(manifest.config.clip, "train", CLIPS)
     run = EvaluationRun(kind, method, "train")
     clips = ClipGenerator(demo_clip.pipeline()).make(run, SamplingParams(0), real, lambda: None)
     spec = manifest.config.clip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,13 @@ from PIL import Image
 
 from model.checkpoint.manifest import FILE_NAME, Manifest
 from model.evaluation.generation import EvaluationError, EvaluationRun, plan, possible_methods
+from model.evaluation.report import LABELS, Watcher, evaluate
 from model.media.decode import decode_audio, decode_video
 from model.networks.config import PRESETS
+from model.request import SamplingParams
+from model.runtime.pipeline import ClipRequest, Pipeline
+from model.sampling.latents import Latents
+from model.sampling.randomness import RandomStream
 from tests.command_line import invoke
 from tests.duet.cli.conftest import Cli
 
@@ -52,6 +58,52 @@ def test_every_run_is_generated_measured_written_and_plotted(cli: Cli, tmp_path:
     Image.open(tmp_path / "drawn/scores.png").verify()
 
 
+def test_long_clips_are_measured_at_the_borders_of_their_windows() -> None:
+    """The measures are of the whole clip, which begins as real clips of that length."""
+    able = manifest(independent_timesteps=True)
+    runs = plan(able, ("joint", "v2a", "a2v"), ("clean",), held_out=False)
+    made: dict[str, Latents] = {}
+    watcher = Watcher(lambda run: None, lambda: None, lambda run, clips, _: made.update({run.kind: clips}))
+    window = able.config.clip
+    found = evaluate(able, runs, 2, SamplingParams(0, steps=1, duration=2 * window.duration), watcher, "cpu")
+    data = json.loads(found.to_json())
+    assert data["seconds"] == 2 * window.duration
+    assert {clips["video"].shape[1] for clips in made.values()} == {2 * window.frames}
+    assert {clips["audio"].shape[-1] for clips in made.values()} == {2 * window.samples}
+    sides = {"joint": {"flux", "change", "jump", "hue"}, "v2a": {"flux"}, "a2v": {"change", "jump", "hue"}}
+    for run in data["runs"]:
+        assert set(run["scores"]) == set(LABELS)
+        for borders in ("whole_windows", "last_windows"):
+            assert set(run["seams"][borders]) == {"onset_f1"} | sides[run["kind"]]
+            for score in run["seams"][borders].values():
+                assert score["ratio"]["low"] <= score["ratio"]["high"]
+        assert (
+            set(run["seams"]["drift"])
+            == {"joint": {"hue_kept", "loudness_drift"}, "v2a": {"loudness_drift"}, "a2v": {"hue_kept"}}[run["kind"]]
+        )
+    with pytest.raises(EvaluationError, match=f"at least {window.duration:g}"):
+        evaluate(able, runs, 2, SamplingParams(0, duration=window.duration / 2), watcher, "cpu")
+
+
+def test_a_clip_names_the_borders_of_its_last_evaluation() -> None:
+    pipeline = Pipeline.load(manifest(), "cpu", "float32")
+    window = pipeline.manifest.config.clip
+
+    def borders(duration: float, steps: int) -> tuple[int, ...]:
+        return pipeline.run(
+            ClipRequest("generate", SamplingParams(3, steps=steps, super_resolution=False, duration=duration))
+        ).borders
+
+    assert borders(window.duration, 1) == ()
+    first, second = (borders(2 * window.duration, steps) for steps in (1, 2))
+    stream = RandomStream(3)
+    stream.normal((1, 2 * window.frames, *window.video_shape[1:]))
+    stream.normal((1, *replace(window, frames=2 * window.frames).audio_shape))
+    cut = stream.integer(1, window.frames - 1)
+    assert set(first) == {cut, cut + window.frames, window.frames} - {2 * window.frames}
+    assert second != first
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -60,6 +112,9 @@ def test_every_run_is_generated_measured_written_and_plotted(cli: Cli, tmp_path:
         (["tiny", "--methods", "magic"], "methods must be some of clean, pigdm, replacement, gradient; got magic"),
         (["tiny", "--kinds", "sound"], "kinds must be some of joint, v2a, a2v; got sound"),
         (["tiny", "--sampler", "euler"], "sampler must be one of"),
+        (["tiny", "--duration", "0"], "duration must be"),
+        (["tiny", "--duration", "0.4"], "duration must be at least 0.8, a window of tiny"),
+        (["tiny", "--protocol", "paper", "--duration", "3"], "--duration does not apply with --protocol paper"),
         (["tiny", "--protocol", "paper", "--weights", "w"], "--protocol paper needs --reference FOLDER"),
         (["tiny", "--protocol", "paper", "--reference", "r"], "--protocol paper needs --weights FOLDER"),
         (["tiny", "--protocol", "paper", "--reference", "r", "--weights", "w"], "clips must be a multiple of 8"),

@@ -121,6 +121,12 @@ def test_a_cross_fade_is_linear_and_as_long_as_the_overlap() -> None:
     assert torch.equal(first[:-8], torch.ones_like(first[:-8]))
 
 
+def test_borders_are_where_windows_begin_and_end_inside_the_clip() -> None:
+    windows = Windows(frames=21, window=8, samples=5, overlap=2)
+    assert windows.borders([0, 5, 11, 13]) == [5, 8, 11, 13, 19]
+    assert Windows(8, 8, 5).borders([0]) == []
+
+
 def test_k_windows_of_frames_take_one_more() -> None:
     windows = Windows(frames=64, window=16, samples=1, overlap=0)
     counts = [len(windows.starts(lambda low, high, first=first: first)) for first in range(1, 17)]  # type: ignore[misc]
@@ -270,7 +276,12 @@ def test_many_windows_are_requested_in_several_parts_and_all_are_counted() -> No
     x = start(windows).replace("video", None)
     sampler = solver("ddim", x, SCHEDULE.times(2, "log_snr"))
     program = windowed(
-        sampler, SCHEDULE, lambda t: windows, RandomStream(0).integer, plain, lambda *done: counted.append(done)
+        sampler,
+        SCHEDULE,
+        lambda t: windows,
+        RandomStream(0).integer,
+        plain,
+        lambda done, starts: counted.append((done, len(starts))),
     )
     expected, _ = solve(solver("ddim", x, SCHEDULE.times(2, "log_snr")), each_value)
     sizes: list[int] = []
