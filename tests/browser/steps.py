@@ -93,6 +93,25 @@ def drop(page: Page, file: Path, media_type: str) -> None:
     page.evaluate(_DROP, {"name": file.name, "type": media_type, "data": data})
 
 
+def across(place: Locator, x: float, y: float = 0.5) -> tuple[float, float]:
+    """A point of the page, in shares of the place."""
+    box = place.bounding_box()
+    assert box is not None
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def swipe(place: Locator, *points: tuple[float, float]) -> None:
+    """Move a finger over these points, in shares of the place."""
+    place.scroll_into_view_if_needed()
+    touch = place.page.context.new_cdp_session(place.page)
+    for number, point in enumerate(points):
+        x, y = across(place, *point)
+        kind = "touchMove" if number else "touchStart"
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    touch.detach()
+
+
 def plays(player: Locator) -> None:
     """Press play; fails unless the clip plays and the playhead on the spectrogram moves."""
     video, line = clip(player), player.locator(".playhead")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from playwright.sync_api import Route, expect
 
-from tests.browser.conftest import Studio
+from tests.browser.conftest import Service, Studio
 from tests.browser.steps import WATCHED, choose, clip, drawn, drop, loudness, plays, result, soon, start
 
 
@@ -89,6 +89,35 @@ def test_a_sound_for_a_dropped_video(studio: Studio, film: Path) -> None:
     time = "media => media.currentTime"
     soon(page, lambda: abs(own.evaluate(time) - 1.2 - made.evaluate(time)) < 0.05, "both are at the same position")
     assert abs(made.evaluate(time) - 0.8) < 0.05
+
+
+def test_the_new_sound_is_mixed_with_the_videos_own(studio: Studio, service: Service, film: Path) -> None:
+    page = studio.visit()
+    drop(page, film, "video/mp4")
+    choose(page, steps=2, seconds=1.6)
+    page.get_by_text("More settings").click()
+    mix = page.get_by_label("The file's own sound")
+    expect(page.get_by_label("Own sound (dB)")).to_be_hidden()
+    mix.select_option("gains")
+    page.get_by_label("Own sound (dB)").fill("-100")
+    page.get_by_role("button", name="Make its sound").click()
+    expect(page.locator(".field-mix .error")).to_have_text("The gains are numbers from -60 to 20.")
+    studio.look("mix")
+    page.get_by_label("Own sound (dB)").fill("-6")
+    page.get_by_label("New sound (dB)").fill("2.5")
+    start(page, "Make its sound")
+    player = result(page)
+    params = service.client.get(f"/jobs/{studio.job_id()}").json()["params"]
+    assert params["mix"] == {"own": -6, "new": 2.5}
+    page.get_by_text("How it was made").click()
+    expect(page.locator(".facts dl")).to_contain_text("own -6, new 2.5")
+    page.locator(".menu summary").click()
+    expect(page.get_by_role("link", name="New sound alone")).to_be_visible()
+    assert loudness(page, clip(player).evaluate("media => media.src"))[0] > 0.001
+
+    mix.select_option("under")
+    page.get_by_role("button", name="Use this seed").click()
+    expect(page.get_by_label("New sound (dB)")).to_have_value("2.5")
 
 
 def test_a_video_for_a_chosen_sound(studio: Studio, music: Path) -> None:

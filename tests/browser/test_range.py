@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from model.networks.config import ClipSpec
 from model.request import SR_STEPS, clip_of, most_windows
 from tests.browser.conftest import Service, Studio
-from tests.browser.steps import choose, drop, result, soon, start
+from tests.browser.steps import across, choose, drop, result, soon, start, swipe
 
 
 def part_of(page: Page) -> tuple[float, float]:
@@ -34,13 +34,6 @@ def dropped(studio: Studio, film: Path) -> float:
     return float(page.locator(".source video").evaluate("media => media.duration"))
 
 
-def across(page: Page, track: Locator, share: float) -> tuple[float, float]:
-    """A point of the page on the track."""
-    box = track.bounding_box()
-    assert box is not None
-    return box["x"] + share * box["width"], box["y"] + box["height"] / 2
-
-
 def test_a_part_is_chosen_by_mouse(studio: Studio, service: Service, film: Path) -> None:
     seconds = dropped(studio, film)
     page = studio.page
@@ -49,19 +42,19 @@ def test_a_part_is_chosen_by_mouse(studio: Studio, service: Service, film: Path)
     assert fields(page) == ("0", "")
     expect(page.locator(".source-head .quiet")).to_contain_text(f"{seconds:.1f} s")
 
-    page.mouse.move(*across(page, sound, 0.25))  # draw a part
+    page.mouse.move(*across(sound, 0.25))  # draw a part
     page.mouse.down()
-    page.mouse.move(*across(page, sound, 0.4))
-    page.mouse.move(*across(page, sound, 0.5))
+    page.mouse.move(*across(sound, 0.4))
+    page.mouse.move(*across(sound, 0.5))
     page.mouse.up()
     begin, end = part_of(page)
     assert (begin, end) == (pytest.approx(seconds / 4, abs=0.11), pytest.approx(seconds / 2, abs=0.11))
     assert [float(each) for each in fields(page)] == [begin, pytest.approx(end - begin)]
     studio.look("range")
 
-    page.mouse.move(*across(page, picture, 0.35))  # move it
+    page.mouse.move(*across(picture, 0.35))  # move it
     page.mouse.down()
-    page.mouse.move(*across(page, picture, 0.45), steps=3)
+    page.mouse.move(*across(picture, 0.45), steps=3)
     page.mouse.up()
     moved = part_of(page)
     assert moved == (pytest.approx(begin + seconds / 10, abs=0.11), pytest.approx(end + seconds / 10, abs=0.11))
@@ -69,7 +62,7 @@ def test_a_part_is_chosen_by_mouse(studio: Studio, service: Service, film: Path)
     handle = page.get_by_role("slider", name="Part used: end")  # move its end to the end of the file
     handle.hover()
     page.mouse.down()
-    page.mouse.move(*across(page, picture, 1.2), steps=3)
+    page.mouse.move(*across(picture, 1.2), steps=3)
     page.mouse.up()
     assert part_of(page) == (moved[0], pytest.approx(seconds, abs=0.01))
     assert fields(page) == (f"{moved[0]:g}", ""), "to the end of the file, whatever its exact length"
@@ -77,6 +70,7 @@ def test_a_part_is_chosen_by_mouse(studio: Studio, service: Service, film: Path)
     choose(page, steps=2)
     start(page, "Make its sound")
     job = service.client.get(f"/jobs/{studio.job_id()}").json()
+    expect(page.locator(".stage")).not_to_have_text(re.compile("null|undefined"))
     assert job["input"]["used"]["start"] == moved[0]
     assert job["input"]["used"]["duration"] == pytest.approx(seconds - moved[0], abs=0.1)
 
@@ -107,24 +101,11 @@ def test_a_part_is_chosen_by_keys_and_numbers(studio: Studio, film: Path) -> Non
 def test_a_part_is_chosen_by_touch(phone: Studio, film: Path) -> None:
     seconds = dropped(phone, film)
     page = phone.page
-    touch = page.context.new_cdp_session(page)
     track = page.locator(".track-sound")
-    track.scroll_into_view_if_needed()
-
-    def point(share: float) -> list[dict[str, float]]:
-        x, y = across(page, track, share)
-        return [{"x": x, "y": y}]
-
-    def swipe(*shares: float) -> None:
-        for step, share in enumerate(shares):
-            kind = "touchMove" if step else "touchStart"
-            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": point(share)})
-        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-
-    swipe(0.5, 0.6, 0.7, 0.75)
+    swipe(track, (0.5, 0.5), (0.6, 0.5), (0.7, 0.5), (0.75, 0.5))
     begin, end = part_of(page)
     assert (begin, end) == (pytest.approx(seconds / 2, abs=0.2), pytest.approx(0.75 * seconds, abs=0.2))
-    swipe(begin / seconds, 0.3, 0.25)
+    swipe(track, (begin / seconds, 0.5), (0.3, 0.5), (0.25, 0.5))
     assert part_of(page) == (pytest.approx(seconds / 4, abs=0.2), end)
     phone.fits()
     phone.look("phone-range")
@@ -187,6 +168,7 @@ def test_the_cost_follows_the_jobs(studio: Studio, service: Service) -> None:
     choose(page, steps=4)
     start(page)
     result(page)
+    expect(page.locator(".stage")).not_to_have_text(re.compile("null|undefined"))
     expect(page.locator("#cost")).to_have_text(re.compile(r"about \d+ s on this server"))
     (demo,) = service.client.get("/models").json()["data"]
     assert demo["speed"]["generate"]["step"] > 0

@@ -9,13 +9,14 @@ import { note } from "./notices.js";
 const FILES = [
   ["video.mp4", "Video"],
   ["audio.wav", "Sound"],
+  ["audio-new.wav", "New sound alone"],
   ["poster.webp", "Poster"],
   ["spectrogram.png", "Spectrogram"],
   ["manifest.json", "Manifest"],
 ];
 
 /**
- * The row of buttons of one output. `page`: `{url(job, output), openJob(job), fill(job, file), fail(problem)}`.
+ * The row of buttons of one output. `page`: `{url(job, output), openJob(job), fill(job, files), fail(problem)}`.
  * @returns {HTMLElement}
  */
 export function outputActions(job, output, page) {
@@ -91,19 +92,25 @@ async function reuse(job, page) {
 
 async function vary(job, page) {
   const { seed, ...parameters } = { model: job.model, ...job.params };
-  const file = await inputOf(job);
+  const { file, mask } = await inputOf(job);
   const stop = new AbortController();
   const varied = file
-    ? await upload(job.kind, file, parameters, () => {}, stop.signal)
+    ? await upload(job.kind, { file, mask }, parameters, () => {}, stop.signal)
     : await api.generate(parameters);
   page.openJob(varied);
 }
 
-/** The upload of a job as a file that can be sent again; null where it had none. */
+/** The uploads of a job as files that can be sent again: `{file, mask}`, null where it had none. */
 async function inputOf(job) {
-  if (!job.input) return null;
-  const answer = await request(job.urls.input);
-  return new File([await answer.blob()], job.input.filename, { type: answer.headers.get("Content-Type") });
+  return {
+    file: job.input && (await fetched(job.urls.input, job.input.filename)),
+    mask: job.urls.mask ? await fetched(job.urls.mask, "mask.png") : null,
+  };
+}
+
+async function fetched(url, name) {
+  const answer = await request(url);
+  return new File([await answer.blob()], name, { type: answer.headers.get("Content-Type") });
 }
 
 /** Run one action at a time and show its error. */

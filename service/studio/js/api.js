@@ -74,14 +74,15 @@ export const api = {
 };
 
 /**
- * Send `file` with `parameters` to /v2a or /a2v. `onProgress(sent, total)` in bytes; total 0 where it is not known.
+ * Send `file` with `parameters` to /v2a, /a2v or /edit, and `mask` (a picture) if it is not null. `onProgress(sent, total)` in bytes; total 0 where it is not known.
  * Requests with the same `key` make one job.
  * @returns {Promise<object>} the job. Throws Problem, and AbortError by `signal`.
  */
-export function upload(kind, file, parameters, onProgress, signal, key) {
+export function upload(kind, { file, mask = null }, parameters, onProgress, signal, key) {
   const form = new FormData();
   // The parameters come before the file: the service can refuse them without having read it.
   form.append("params", JSON.stringify(parameters));
+  if (mask) form.append("mask", mask, mask.name);
   form.append("file", file, file.name);
   return new Promise((resolve, reject) => {
     const sender = new XMLHttpRequest(); // fetch reports no upload progress

@@ -4,6 +4,7 @@ import { api, Problem, upload } from "./api.js";
 import { costWords } from "./cost.js";
 import { h } from "./dom.js";
 import { kindOf } from "./drop.js";
+import { Edit } from "./edit.js";
 import { control } from "./fields.js";
 import { lengthOf } from "./length.js";
 import { announce, asProblem, problemBox } from "./notices.js";
@@ -19,6 +20,8 @@ const ONLY_WITH = {
   eta: (values) => values.sampler === "ddim",
   sr_sampler: (values) => values.super_resolution !== false,
   sr_steps: (values) => values.super_resolution !== false,
+  start: (_, kind) => kind !== "edit",
+  duration: (_, kind) => kind !== "edit",
   guidance_scale: (values, kind) => kind !== "generate" || values.guidance !== undefined,
 };
 
@@ -38,12 +41,19 @@ export class Composer {
     this.cost = form.querySelector("#cost");
     this.submit = form.querySelector("#submit");
     this.source = new Source(form.querySelector("#source"), {
-      remove: () => this.setKind("generate"),
+      remove: () => {
+        this.edit.reset();
+        this.setKind("generate");
+      },
       part: (start, end) => this.#choosePart(start, end),
       duration: () => this.#follow(),
     });
+    this.edit = new Edit(form.querySelector("#edit"), () => this.#controls.size && this.#follow());
+    form.querySelector("#kind-edit").hidden = !limits.edit;
     form.querySelector("#pickers").append(
-      picker("Choose a video", "film", `video/*,${limits.v2a.accept}`, (file) => this.setFile(file, "v2a")),
+      picker("Choose a video", "film", `video/*,${limits.v2a.accept}`, (file) =>
+        this.setFile(file, this.#kind === "edit" ? "edit" : "v2a"),
+      ),
       picker("Choose a sound", "wave", `audio/*,${limits.a2v.accept}`, (file) =>
         this.setFile(file, kindOf(file) && "a2v"),
       ),
@@ -87,21 +97,24 @@ export class Composer {
 
   #choose(kind) {
     // A sound file can only start a2v; a video can start v2a or a2v.
-    if (kind === "v2a" && this.source.file && kindOf(this.source.file) === "a2v") this.source.show(null);
+    if (kind !== "a2v" && this.source.file && kindOf(this.source.file) === "a2v") this.source.show(null);
     this.setKind(kind);
   }
 
   /** Begin with `file`; as a job of `kind`, or of the one that the file looks like. */
   setFile(file, kind = null) {
+    this.edit.reset();
     this.source.show(file);
-    this.setKind(kind ?? kindOf(file) ?? (this.#kind === "generate" ? "v2a" : this.#kind));
+    const likely = kind ?? kindOf(file) ?? (this.#kind === "generate" ? "v2a" : this.#kind);
+    this.setKind(likely === "v2a" && this.#kind === "edit" ? "edit" : likely);
     announce(`${file.name} is chosen.`);
   }
 
-  /** Fill in what a job was made with; `file`: its upload, null where it had none. */
-  fill(kind, model, parameters, file) {
+  /** Fill in what a job was made with; `file` and `mask`: its uploads, null where it had none. */
+  fill(kind, model, parameters, { file, mask }) {
     this.source.show(file);
     this.setKind(kind);
+    if (kind === "edit") this.edit.fill(parameters, mask);
     for (const each of this.#controls.values()) each.value = { model, ...parameters }[each.name];
     this.#follow();
     this.form.scrollIntoView({ block: "start" });
@@ -117,7 +130,12 @@ export class Composer {
       this.#show(wrong);
       return;
     }
-    const parameters = this.#shownValues();
+    const unfinished = this.#kind === "edit" ? this.edit.check() : null;
+    if (unfinished) {
+      unfinished.focus();
+      return;
+    }
+    const parameters = { ...this.#shownValues(), ...(this.#kind === "edit" && this.edit.value) };
     this.#sending = new AbortController();
     this.#busy(true);
     try {
@@ -136,8 +154,9 @@ export class Composer {
 
   #post(parameters, signal) {
     if (this.#kind === "generate") return api.generate(parameters, this.#once.key("generate", parameters, null));
-    const key = this.#once.key(this.#kind, parameters, this.source.file);
-    return upload(this.#kind, this.source.file, parameters, (sent, total) => this.#sent(sent, total), signal, key);
+    const files = { file: this.source.file, mask: this.#kind === "edit" ? this.edit.mask : null };
+    const key = this.#once.key(this.#kind, parameters, files.file, files.mask);
+    return upload(this.#kind, files, parameters, (sent, total) => this.#sent(sent, total), signal, key);
   }
 
   #build(kept) {
@@ -181,15 +200,37 @@ export class Composer {
 
   /** Show which part is used, what becomes of it, and how long that takes. */
   #followLength(values, model, enlarges) {
+    this.edit.most = model.max_duration;
+    this.edit.show(this.#kind === "edit", this.source);
+    if (this.#kind === "edit") {
+      this.#followEdit(values, model);
+      return;
+    }
     const length = lengthOf(values, model, this.#kind === "generate" ? null : this.source.duration);
     for (const name of ["start", "duration"]) this.#controls.get(name)?.refuse(length.problems[name]);
     this.source.mark(length);
     const known = this.#kind === "generate" || this.source.duration !== null;
     const wrong = Object.keys(length.problems).length > 0 || !(values.steps && values.num_outputs);
-    this.cost.hidden = !known || wrong;
-    if (this.cost.hidden) return;
     const larger = enlarges && this.#kind !== "v2a" && values.super_resolution !== false;
-    const { made, time } = costWords(this.#kind, length.made, values, model, larger);
+    this.#showCost(known && !wrong, () => costWords(this.#kind, length.made, values, model, larger));
+  }
+
+  /** An edit makes its new seconds and something around them. */
+  #followEdit(values, model) {
+    const extent = this.edit.extent();
+    const context = extent + 2 * model.clip.duration;
+    const section = Math.min(context, this.source.duration === null ? context : this.source.duration + extent);
+    const known = extent > 0 && Boolean(values.steps && values.num_outputs);
+    this.#showCost(known, () => ({
+      made: `${this.edit.made().toFixed(1)} s anew`,
+      time: costWords("edit", section, values, model, false).time,
+    }));
+  }
+
+  #showCost(known, words) {
+    this.cost.hidden = !known;
+    if (!known) return;
+    const { made, time } = words();
     this.cost.replaceChildren(
       h("span", {}, `Makes ${made}`),
       h("span", {}, time ?? "The time is known after the first clip of this kind."),
@@ -224,7 +265,7 @@ export class Composer {
   /** Client-side validation error in the format of the service, or null. */
   #check() {
     if (this.#kind !== "generate" && !this.source.file) {
-      const what = this.#kind === "v2a" ? "a video" : "a sound, or a video whose sound is used";
+      const what = this.#kind === "a2v" ? "a sound, or a video whose sound is used" : "a video";
       return new Problem(422, { code: "missing_file", detail: `Choose ${what} first.` });
     }
     const errors = [...this.#controls.values()]
@@ -237,16 +278,20 @@ export class Composer {
   }
 
   #show(problem) {
-    const mine = problem.errors.filter(({ field }) => this.#controls.has(field));
+    const mine = problem.errors
+      .map((error) => ({ ...error, field: error.field?.replace(/^mix\..*/, "mix") }))
+      .filter(({ field }) => this.#controls.has(field));
     for (const { field, allowed } of mine) this.#controls.get(field).fail(allowed);
+    const edits = this.#kind === "edit" ? problem.errors.filter(({ field }) => this.edit.has(field)) : [];
+    const [edited] = edits.map(({ field, allowed }) => this.edit.fail(field, allowed));
     const folded = this.form.querySelector("details");
     if (mine.some(({ field }) => !OPEN.includes(field))) folded.open = true;
     const box = problemBox(
       problem,
-      mine.map(({ field }) => field),
+      [...mine, ...edits].map(({ field }) => field),
     );
     this.problems.replaceChildren(box);
-    const target = mine.length ? this.#controls.get(mine[0].field).input : box;
+    const target = edited ?? (mine.length ? this.#controls.get(mine[0].field).input : box);
     target.focus();
   }
 

@@ -11,6 +11,7 @@ export function curl(job) {
   if (job.kind === "generate") {
     lines.push("-H 'Content-Type: application/json'", `-d ${quoted(parameters)}`);
   } else {
+    if (job.urls.mask) lines.push("-F mask=@mask.png");
     lines.push(
       `-F params=${quoted(parameters)}`,
       `-F ${quoted(`file=@"${job.input.filename.replace(/["\\]/g, "\\$&")}"`)}`,

@@ -4,6 +4,13 @@ import { h, icon } from "./dom.js";
 import { allowed } from "./limits.js";
 import { label } from "./words.js";
 
+const MIXES = {
+  replace: "is replaced",
+  under: "stays; the new one is under it",
+  over: "stays; the new one is over it",
+  gains: "is mixed with gains",
+};
+
 /** A labelled control: `name`, `element`, `value` (undefined: the service's default), `problem()`, `fail(words)`. */
 export class Control {
   constructor(field, onchange) {
@@ -181,9 +188,57 @@ class SwitchControl extends Control {
   }
 }
 
+/** How the new sound and the file's own are mixed: a choice, or two gains in decibels. */
+class MixControl extends Control {
+  make({ default: standard = "replace", gains }) {
+    const gain = (name, words) => {
+      const { minimum: min, maximum: max } = gains[name];
+      const attributes = { type: "number", min, max, step: "any", value: 0, inputmode: "text" };
+      const input = h("input", { id: `${this.id}-${name}`, "aria-describedby": `${this.id}-error`, ...attributes });
+      input.addEventListener("input", () => this.input.dispatchEvent(new Event("input")));
+      return { input, element: h("div", { class: "field" }, h("label", { for: input.id }, words), input) };
+    };
+    this.gains = { own: gain("own", "Own sound (dB)"), new: gain("new", "New sound (dB)") };
+    const options = Object.entries(MIXES).map(([value, words]) => h("option", { value }, words));
+    const select = h("select", { id: this.id }, options);
+    select.value = standard;
+    return select;
+  }
+
+  arrange() {
+    const gains = Object.values(this.gains).map(({ element }) => element);
+    this.pair = h("div", { class: "fields", hidden: true }, gains);
+    this.input.addEventListener("input", () => this.#follow());
+    return [...super.arrange(), this.pair];
+  }
+
+  get value() {
+    if (this.input.value !== "gains") return this.input.value;
+    return Object.fromEntries(Object.entries(this.gains).map(([name, { input }]) => [name, Number(input.value)]));
+  }
+
+  set value(value) {
+    const gains = typeof value === "object" && value;
+    this.input.value = gains ? "gains" : (value ?? "replace");
+    for (const [name, { input }] of Object.entries(this.gains)) input.value = String((gains && gains[name]) || 0);
+    this.#follow();
+  }
+
+  problem() {
+    const { minimum, maximum } = this.field.gains.own;
+    const wrong = Object.values(this.gains).some(({ input }) => input.value === "" || !input.validity.valid);
+    return !this.pair.hidden && wrong ? `The gains are numbers from ${minimum} to ${maximum}.` : super.problem();
+  }
+
+  #follow() {
+    this.pair.hidden = this.input.value !== "gains";
+  }
+}
+
 /** The control for a field; `onchange(control)` whenever the user changes it. */
 export function control(field, onchange) {
   if (field.name === "seed") return new SeedControl(field, onchange);
+  if (field.type === "mix") return new MixControl(field, onchange);
   if (field.type === "boolean") return new SwitchControl(field, onchange);
   if (field.type === "string") return new ChoiceControl(field, onchange);
   return new NumberControl(field, onchange);

@@ -10,7 +10,7 @@ const PAGE = 12;
 const LOOK_AGAIN = 4000;
 const LOOK_SELDOM = 10_000;
 
-/** `onOpen(job)` when one is chosen. */
+/** `kinds`: those that the service has; `onOpen(job)` when a job is chosen. */
 export class Gallery {
   #jobs = new Map();
   #next = null;
@@ -18,13 +18,13 @@ export class Gallery {
   #current = null;
   #loaded = false;
 
-  constructor(place, onOpen) {
+  constructor(place, kinds, onOpen) {
     this.list = place.querySelector("#jobs");
     this.more = place.querySelector("#more-jobs");
     this.empty = place.querySelector("#no-jobs");
     this.problems = place.querySelector("#gallery-problem");
     this.kind = place.querySelector("#jobs-kind");
-    for (const [kind, { title }] of Object.entries(KINDS)) this.kind.append(h("option", { value: kind }, title));
+    for (const kind of kinds) this.kind.append(h("option", { value: kind }, KINDS[kind].title));
     this.kind.addEventListener("change", () => this.#restart());
     this.onOpen = onOpen;
     this.more.addEventListener("click", () => this.#loadMore());

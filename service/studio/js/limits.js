@@ -1,14 +1,16 @@
 /** Parameters of each kind of job, from the OpenAPI description: limits and defaults are not repeated here. */
 
-const KINDS = ["generate", "v2a", "a2v"];
+const KINDS = ["generate", "v2a", "a2v", "edit"];
 
 /**
  * Parameters by kind of job: `{fields: Field[], accept: string}`, where `accept` names the usual media types of the
- * upload. A Field is `{name, type, options, minimum, maximum, default, description}`; `default` is undefined if the
- * service chooses. Parameters with structured values (metadata, webhooks) have no field on this page.
+ * upload. A Field is `{name, type, options, gains, minimum, maximum, default, description}`; `default` is undefined if the
+ * service chooses. Parameters with structured values (metadata, webhooks) have no field here, but `mix` has. A kind that
+ * the service does not have is absent.
  */
 export function readLimits(description) {
-  return Object.fromEntries(KINDS.map((kind) => [kind, ofKind(description, kind)]));
+  const offered = KINDS.filter((kind) => description.paths[`/${kind}`]);
+  return Object.fromEntries(offered.map((kind) => [kind, ofKind(description, kind)]));
 }
 
 function ofKind(description, kind) {
@@ -28,12 +30,14 @@ function resolve(description, schema) {
 
 function field(name, schema) {
   const plain = { ...schema, ...schema.anyOf?.find((choice) => choice.type !== "null") };
-  if (!["integer", "number", "boolean", "string"].includes(plain.type)) return null;
+  if (name === "mix") plain.type = "mix"; // a choice, or gains
+  if (!["integer", "number", "boolean", "string", "mix"].includes(plain.type)) return null;
   if (plain.type === "string" && !plain.enum && name !== "model") return null;
   return {
     name,
     type: plain.type,
     options: plain.enum ?? null,
+    gains: schema.anyOf?.find((choice) => choice.type === "object")?.properties ?? null,
     minimum: plain.minimum,
     maximum: plain.maximum,
     default: schema.default ?? undefined,

@@ -44,7 +44,7 @@ async function begin() {
 
 /** @returns {() => void} to call when a new key was entered: without one nothing was loaded */
 function open(models, limits) {
-  const gallery = new Gallery(find("gallery"), (job) => visit(job.id, true));
+  const gallery = new Gallery(find("gallery"), Object.keys(limits), (job) => visit(job.id, true));
   const running = new Set();
   const page = {
     url: (job, output) => pageUrl(job.id, output.index),
@@ -63,7 +63,7 @@ function open(models, limits) {
       stage.close();
       find("stage").focus();
     },
-    fill: (job, file) => composer.fill(job.kind, job.model, job.params, file),
+    fill: (job, files) => composer.fill(job.kind, job.model, job.params, files),
   };
   const stage = new Stage(find("stage"), models, page);
   const composer = new Composer(find("composer"), models, limits, openJob);

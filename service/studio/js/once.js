@@ -3,15 +3,16 @@
 /** Keys for consecutive requests. */
 export class Once {
   #asked = null;
-  #file = null;
+  #files = [];
   #key = null;
 
-  /** The key for a request: a new one, unless the same request was sent before without a response. */
-  key(kind, parameters, file) {
+  /** The key for a request with `files`: a new one, unless the same request was sent before without a response. */
+  key(kind, parameters, ...files) {
     const asked = JSON.stringify([kind, parameters]);
-    if (this.#key === null || asked !== this.#asked || file !== this.#file) this.#key = made();
+    const same = asked === this.#asked && files.every((file, index) => file === this.#files[index]);
+    if (this.#key === null || !same) this.#key = made();
     this.#asked = asked;
-    this.#file = file;
+    this.#files = files;
     return this.#key;
   }
 

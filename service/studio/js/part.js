@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { drag, isDragged } from "./timeline.js";
 
-const STEPS = 10; // a second
+const [BY_POINTER, BY_KEYS] = [10, 100]; // steps of a second
 const LEAST = 0.1; // seconds
 const KEYS = { ArrowLeft: -0.1, ArrowDown: -0.1, ArrowRight: 0.1, ArrowUp: 0.1, PageDown: -1, PageUp: 1 };
 
@@ -45,7 +45,7 @@ export class Part {
       if (event.button !== 0) return;
       event.stopPropagation();
       handle.focus();
-      drag(event, (x) => this.#moveTo(edge, this.timeline.seconds(x)));
+      drag(event, (x) => this.#moveTo(edge, this.timeline.seconds(x), BY_POINTER));
     });
     handle.addEventListener("keydown", (event) => this.#key(event, edge));
     return handle;
@@ -61,7 +61,7 @@ export class Part {
       event,
       (x) => {
         moved ||= isDragged(began, x);
-        if (moved) this.#shift(this.timeline.seconds(x) - grip - this.start);
+        if (moved) this.#shift(this.timeline.seconds(x) - grip - this.start, BY_POINTER);
       },
       () => moved || this.timeline.on.seek(this.timeline.seconds(began)),
     );
@@ -72,26 +72,27 @@ export class Part {
     const to = { Home: 0, End: this.timeline.duration }[event.key];
     if (by === undefined && to === undefined) return;
     event.preventDefault();
-    if (event.shiftKey && by !== undefined) this.#shift(by);
-    else this.#moveTo(edge, to ?? this[edge] + by);
+    if (event.shiftKey && by !== undefined) this.#shift(by, BY_KEYS);
+    else this.#moveTo(edge, to ?? this[edge] + by, BY_KEYS);
   }
 
-  #moveTo(edge, seconds) {
+  #moveTo(edge, seconds, steps) {
     const { duration } = this.timeline;
-    if (edge === "start") this.onChange(rounded(clamp(seconds, 0, this.end - LEAST), duration), this.end);
-    else this.onChange(this.start, rounded(clamp(seconds, this.start + LEAST, duration), duration));
+    if (edge === "start") this.onChange(rounded(clamp(seconds, 0, this.end - LEAST), duration, steps), this.end);
+    else this.onChange(this.start, rounded(clamp(seconds, this.start + LEAST, duration), duration, steps));
   }
 
-  #shift(by) {
+  #shift(by, steps) {
     const { duration } = this.timeline;
-    const start = rounded(clamp(this.start + by, 0, duration - (this.end - this.start)), duration);
-    this.onChange(start, Math.min(duration, start + this.end - this.start));
+    const length = this.end - this.start;
+    const start = rounded(clamp(this.start + by, 0, duration - length), duration, steps);
+    this.onChange(start, rounded(start + length, duration, 1000));
   }
 }
 
 /** Whole steps, except for the end of the file. */
-function rounded(seconds, duration) {
-  return seconds >= duration ? duration : Math.round(seconds * STEPS) / STEPS;
+function rounded(seconds, duration, steps) {
+  return seconds >= duration ? duration : Math.round(seconds * steps) / steps;
 }
 
 function clamp(value, least, most) {

@@ -10,7 +10,7 @@ const PAIRS = 240;
 
 /**
  * Plays output `output` of `job`. The upload, if there is one, follows the clip's position, and one of the two is
- * audible. `onStale()` is called when the clip cannot be loaded, for example because its signed URL has expired.
+ * audible; of an edit, visible too. `onStale()` is called when the clip cannot be loaded, for example because its signed URL has expired.
  */
 export class Player {
   #raf = null;
@@ -41,11 +41,11 @@ export class Player {
     this.choice = this.#soundChoice();
     const screens = [
       this.companion && this.#screen(this.companion.element, this.companion.words),
-      this.#screen(this.clip, this.companion ? "Result" : null),
+      this.#screen(this.clip, this.#edited ? "After" : this.companion ? "Result" : null),
     ];
     this.element = h(
       "section",
-      { class: `player ${this.companion ? "pair" : "single"}`, "aria-label": `Output ${output.index + 1}` },
+      { class: `player ${this.#edited ? "stacked" : this.companion ? "pair" : "single"}`, "aria-label": `Output ${output.index + 1}` },
       h("div", { class: "screens" }, screens),
       h("div", { class: "controls" }, this.toggle, this.position, this.time, this.again, this.mute, this.choice),
       this.spectrogram?.element,
@@ -53,6 +53,11 @@ export class Player {
     this.#watch();
     this.#listen();
     this.#show();
+  }
+
+  /** The film before an edit is at the same place as the result: one of the two is seen and heard. */
+  get #edited() {
+    return this.job.kind === "edit";
   }
 
   /** Go to a fraction (0 … 1) of the clip. */
@@ -107,7 +112,7 @@ export class Player {
   #align(exactly) {
     const media = this.companion?.media;
     if (!media || media.readyState === 0) return;
-    const due = Math.min(this.companion.start + this.clip.currentTime, media.duration);
+    const due = Math.max(0, Math.min(this.companion.start + this.clip.currentTime, media.duration));
     if (exactly || Math.abs(media.currentTime - due) > DRIFT) media.currentTime = due;
   }
 
@@ -117,6 +122,7 @@ export class Player {
     const old = this.choice?.querySelector(":checked").value === "old";
     this.clip.muted = muted || old;
     if (this.companion?.media) this.companion.media.muted = muted || !old;
+    this.element.dataset.seen = old ? "before" : "after";
   }
 
   #show() {
@@ -138,6 +144,10 @@ export class Player {
   #companion(output) {
     const { input, urls } = this.job;
     if (!input || !urls.input) return null;
+    if (this.#edited) {
+      const media = video(urls.input, `Before: ${input.filename}`);
+      return { element: media, media, start: -(this.job.params.extend?.before ?? 0), words: "Before" };
+    }
     const { start, duration } = input.used;
     const words = `Yours: ${input.filename}, ${start.toFixed(1)} – ${(start + duration).toFixed(1)} s`;
     if (input.video) {
@@ -166,7 +176,10 @@ export class Player {
 
   #soundChoice() {
     if (!this.companion) return null;
-    const silent = !this.job.input.audio;
+    const silent = !this.job.input.audio && !this.#edited;
+    const [old, made] = this.#edited
+      ? ["Before", "After"]
+      : ["Your sound", this.job.kind === "a2v" ? "In the clip" : "New sound"];
     const name = `sound-${this.job.id}`;
     const radio = (value, words, attributes) =>
       h(
@@ -178,9 +191,9 @@ export class Player {
     return h(
       "fieldset",
       { class: "segments sound-choice" },
-      h("legend", { class: "hidden" }, "Which sound is heard"),
-      radio("old", "Your sound", { disabled: silent, title: silent && "Your video has no sound" }),
-      radio("new", this.job.kind === "a2v" ? "In the clip" : "New sound", { checked: true }),
+      h("legend", { class: "hidden" }, this.#edited ? "Which film is seen and heard" : "Which sound is heard"),
+      radio("old", old, { disabled: silent, title: silent && "Your video has no sound" }),
+      radio("new", made, { checked: true }),
     );
   }
 

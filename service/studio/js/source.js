@@ -3,7 +3,7 @@
 import { button, h, icon } from "./dom.js";
 import { Part } from "./part.js";
 import { Timeline } from "./timeline.js";
-import { bytes, clock, lengthWords } from "./words.js";
+import { bytes, clock, lengthWords, tenths } from "./words.js";
 
 /**
  * Shows one file. `on.remove()` when the user removes it; `on.part(start, end)` in seconds when the user chooses a part,
@@ -21,6 +21,7 @@ export class Source {
     /** Seconds; null until or unless the browser knows. */
     this.duration = null;
     this.file = null;
+    this.editor = null;
   }
 
   /** Show `file`; null shows nothing. */
@@ -36,7 +37,7 @@ export class Source {
     this.facts = h("p", { class: "quiet" }, bytes(file.size));
     this.used = h("p", { class: "quiet" });
     this.notice = h("p", { class: "quiet", hidden: true });
-    this.here = button("Begin here", null, () => this.on.part(Math.round(this.#media.currentTime * 10) / 10, null), {
+    this.here = button("Begin here", null, () => this.on.part(tenths(this.#media.currentTime), null), {
       class: "button quiet-button",
       hidden: true,
     });
@@ -46,11 +47,13 @@ export class Source {
       icon("close"),
     );
     this.axis = h("div", {});
+    this.screen = h("div", { class: "source-screen" }, this.#preview(file));
+    this.toggle = button("Play", "play", () => this.#playOrPause(), { class: "button quiet-button play-source" });
     this.place.append(
       h("div", { class: "source-head" }, h("div", {}, h("p", { class: "source-name" }, file.name), this.facts), remove),
-      this.#preview(file),
+      this.screen,
       this.axis,
-      h("div", { class: "row spread" }, this.used, this.here),
+      h("div", { class: "row spread" }, this.used, this.here, this.toggle),
       this.notice,
     );
   }
@@ -64,6 +67,23 @@ export class Source {
     this.notice.hidden = !notice;
     this.#part.show(start, Math.max(start, end));
     if (moved && start < this.duration) this.#media.currentTime = start;
+  }
+
+  /** What an edit works on: `{timeline, media, screen}`; null while the browser does not know the file. */
+  get opened() {
+    return this.#timeline && { timeline: this.#timeline, media: this.#media, screen: this.screen };
+  }
+
+  /** Choose parts by an edit, which gets what the pointer draws; null: the part that a job uses. */
+  edit(editor) {
+    this.editor = editor;
+    if (this.#media) this.#media.controls = !editor;
+    if (this.#part) this.#part.element.hidden = Boolean(editor);
+  }
+
+  #playOrPause() {
+    if (this.#media.paused) this.#media.play();
+    else this.#media.pause();
   }
 
   #preview(file) {
@@ -81,9 +101,12 @@ export class Source {
       const size = media.videoWidth && `${media.videoWidth}×${media.videoHeight}`;
       this.facts.textContent = [bytes(file.size), lengthWords(media.duration), size].filter(Boolean).join(" · ");
       this.#drawAxis(file, Boolean(media.videoWidth));
-      this.on.duration();
     });
     media.addEventListener("timeupdate", () => this.#timeline?.at(media.currentTime));
+    for (const event of ["play", "pause"])
+      media.addEventListener(event, () => {
+        this.toggle.querySelector("span").textContent = media.paused ? "Play" : "Pause";
+      });
     media.addEventListener("error", () =>
       media.replaceWith(
         h("p", { class: "quiet" }, "This browser cannot play the file; the service may still read it."),
@@ -99,12 +122,18 @@ export class Source {
       seek: (to) => {
         this.#media.currentTime = to;
       },
-      draw: (_, from, to) => this.on.part(Math.round(from * 10) / 10, Math.round(to * 10) / 10),
+      draw: (track, from, to) => {
+        if (this.editor) this.editor.draw(track, from, to);
+        else this.on.part(tenths(from), tenths(to));
+      },
+      drawn: () => this.editor?.drawn(),
     });
     this.axis.replaceChildren(this.#timeline.element);
     this.#timeline.load(file, this.#url, this.duration, picture);
     this.#part = new Part(this.#timeline, "Part used", (start, end) => this.on.part(start, end));
-    this.#timeline.element.append(this.#part.element);
+    this.#timeline.axis.append(this.#part.element);
+    this.edit(this.editor);
+    this.on.duration();
   }
 }
 

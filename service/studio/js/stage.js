@@ -206,6 +206,7 @@ export class Stage {
       { datetime: job.created_at, title: new Date(job.created_at).toLocaleString() },
       ago(job.created_at),
     );
+    const notice = job.input?.used?.notice;
     const focused = this.place.contains(document.activeElement);
     this.trouble = h("div", {});
     this.place.replaceChildren(
@@ -219,8 +220,7 @@ export class Stage {
         deleteButton(job, this.page),
       ),
       this.trouble,
-      job.input?.used.notice && h("p", { class: "quiet" }, job.input.used.notice),
-      ...content.filter(Boolean),
+      ...[notice && h("p", { class: "quiet" }, notice), ...content].filter(Boolean),
     );
     // The focused element is gone: move the focus to the job for keyboard and screen-reader users.
     if (focused) this.place.querySelector("h2").focus({ preventScroll: true });
@@ -256,7 +256,15 @@ function facts(job, output) {
     h(
       "dl",
       {},
-      rows.map(([name, value]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, String(value))]).flat(),
+      rows.map(([name, value]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, written(value))]).flat(),
     ),
   );
+}
+
+/** A parameter in words; one with parts as `own -6, new 2.5`. */
+function written(value) {
+  if (typeof value !== "object" || value === null) return String(value);
+  if (Array.isArray(value)) return value.map(written).join("–");
+  const parts = Object.entries(value).filter(([, part]) => part !== null);
+  return parts.map(([name, part]) => `${name} ${written(part)}`).join(", ");
 }

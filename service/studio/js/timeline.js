@@ -19,7 +19,9 @@ export class Timeline {
     this.duration = 0;
     this.now = h("div", { class: "timeline-now", hidden: true });
     this.tracks = new Map();
-    this.element = h("div", { class: "timeline", role: "group", "aria-label": label }, this.now);
+    /** The file itself, to which parts of all tracks are added. */
+    this.axis = h("div", { class: "axis" }, this.now);
+    this.element = h("div", { class: "timeline", role: "group", "aria-label": label }, this.axis);
   }
 
   /** Show `file`, which the browser plays from `url` and which lasts `duration` seconds. `picture`: it is a video. */
@@ -44,10 +46,20 @@ export class Timeline {
     return `${(100 * Math.min(Math.max(seconds, 0), this.duration)) / this.duration}%`;
   }
 
-  /** The time below a position of the pointer. */
+  /** The time below a position of the pointer, within the file. */
   seconds(clientX) {
-    const { left, width } = this.element.getBoundingClientRect();
-    return Math.min(1, Math.max(0, (clientX - left) / width)) * this.duration;
+    return Math.min(this.duration, Math.max(0, this.beyond(clientX)));
+  }
+
+  /** The time below a position of the pointer, which may be before or after the file. */
+  beyond(clientX) {
+    const { left, width } = this.axis.getBoundingClientRect();
+    return ((clientX - left) / width) * this.duration;
+  }
+
+  /** Leave so many seconds free on both sides of the file. */
+  widen(room) {
+    this.axis.style.marginInline = `${(100 * room) / (this.duration + 2 * room)}%`;
   }
 
   /** Stop drawing. */
@@ -60,7 +72,7 @@ export class Timeline {
     const track = h("div", { class: `track track-${name}` }, canvas);
     track.addEventListener("pointerdown", (event) => this.#press(event, name));
     this.tracks.set(name, track);
-    this.element.insertBefore(track, this.now);
+    this.axis.insertBefore(track, this.now);
     return track;
   }
 

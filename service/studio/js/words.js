@@ -5,6 +5,7 @@ export const KINDS = {
   generate: { title: "Clip from nothing", from: "Nothing", make: "Make a clip", symbol: "spark" },
   v2a: { title: "Sound for a video", from: "A video", make: "Make its sound", symbol: "wave" },
   a2v: { title: "Video for a sound", from: "A sound", make: "Make its video", symbol: "film" },
+  edit: { title: "Edited film", from: "An edit", make: "Make the edit", symbol: "cut" },
 };
 
 /** States of a job. */
@@ -20,7 +21,12 @@ export const STATUS = {
 export function stageWords(kind, stage) {
   if (stage === "sr") return "Enlarging the frames";
   if (stage !== "base") return "Getting ready";
-  return { generate: "Drawing picture and sound", v2a: "Composing the sound", a2v: "Drawing the picture" }[kind];
+  return {
+    generate: "Drawing picture and sound",
+    v2a: "Composing the sound",
+    a2v: "Drawing the picture",
+    edit: "Making the new parts",
+  }[kind];
 }
 
 /** Labels of parameters; others use the API's name. */
@@ -41,6 +47,9 @@ export const LABELS = {
   sr_sampler: "Super-resolution sampler",
   sr_steps: "Super-resolution steps",
   priority: "Priority",
+  mix: "The file's own sound",
+  loudness: "Loudness (LUFS)",
+  true_peak: "True peak (dBTP)",
 };
 
 /** The label of a parameter. */
@@ -142,6 +151,11 @@ export function seconds(value) {
 /** The length of a file: `7.8 s`, `1 min 20 s`. */
 export function lengthWords(value) {
   return value < 59.95 ? `${value.toFixed(1)} s` : seconds(value);
+}
+
+/** Rounded to tenths of a second. */
+export function tenths(value) {
+  return Math.round(value * 10) / 10;
 }
 
 /** A position in a clip: `0:01.6`. */
