@@ -21,9 +21,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +31,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.report import processor
 from model.checkpoint.manifest import find_models
 from model.evaluation.bootstrap import scores
 from model.evaluation.generation import real_clips
@@ -159,7 +159,7 @@ def main() -> None:
             rows[row] = {"clips": clips.batch, "seconds": seconds} | found
     report = {
         "date": datetime.now(UTC).date().isoformat(),
-        "processor": _processor(),
+        "processor": processor(),
         "duration": spec.duration,
         "rows": rows,
     }
@@ -260,15 +260,6 @@ def _score(row: str, made: Measured, real: Measured, borders: list[list[int]], w
         "scores": {each.measure: asdict(each) for each in scores(made.found, real.found)},
         "seams": found.to_dict() if found else None,
     }
-
-
-def _processor() -> str:
-    names: Iterator[str] = (
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    return next(names, platform.processor())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,16 +124,17 @@ async def _many(url: str, count: int, flight: int) -> list[JobTimes]:
 
     async def one_after_the_other(client: httpx.AsyncClient) -> None:
         for number in left:
-            seen.append(await _one(client, number))
+            seen.append(await timed_job(client, {**PARAMS, "seed": number}))
 
     async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as client:
         await asyncio.gather(*(one_after_the_other(client) for _ in range(flight)))
     return seen
 
 
-async def _one(client: httpx.AsyncClient, number: int) -> JobTimes:
+async def timed_job(client: httpx.AsyncClient, params: Mapping[str, object]) -> JobTimes:
+    """Run one job of `generate`. Raises SystemExit if it fails."""
     began = time.perf_counter()
-    answer = await client.post("/generate", json={**PARAMS, "seed": number})
+    answer = await client.post("/generate", json=params)
     answer.raise_for_status()
     promises = []
     async with client.stream("GET", f"{answer.headers['location']}/events") as response:

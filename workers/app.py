@@ -14,6 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 from celery import Celery, signals
 from celery.platforms import SecurityWarning
@@ -73,6 +74,8 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     leases = Leases(store, settings.step_deadline, settings.job_deadline, exit_hung, metrics.lease_lost, failed)
     spool = Spool(settings.spool, store, storage, leases, failed)
     previews = Previews(client)
+    queue = JobQueue(settings)
+    reaper = Reaper(store, queue, ageing, metrics.abandoned, failed)
     runner = Runner(
         name,
         store,
@@ -86,9 +89,8 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
         metrics,
         tracing,
         model_patience=settings.model_patience,
+        wake=partial(reaper.send, waited=True),
     )
-    queue = JobQueue(settings)
-    reaper = Reaper(store, queue, ageing, metrics.abandoned, failed)
     parts = (leases, spool, reaper, Heartbeat(name, store, runner.disk.has_room, failed), exporter)
     shutdown = Shutdown(runner, store, name, settings.grace.total_seconds())
     celery = create_celery(settings, runner, queue, on_close=shutdown.begin)

@@ -23,6 +23,7 @@ from model.runtime.pipeline import ClipPart, ClipRequest, Pipeline, StepProgress
 from model.runtime.super_resolution import groups
 from model.runtime.threads import available_cores
 from model.runtime.warmup import warm_up
+from service.jobs.record import Job
 from service.jobs.speeds import Speed
 from service.log import log
 from service.settings import Settings
@@ -107,6 +108,11 @@ class ModelMaker:
     def serves(self, model: str) -> bool:
         return model in self._pipelines
 
+    def is_long(self, job: Job) -> bool:
+        """See `workers.runner.Maker`."""
+        clip = self._pipelines[job.model].manifest.config.clip
+        return clip_of(job.params.duration, clip).frames > clip.frames
+
     def stop(self) -> None:
         """Abort every job at once: those that wait for the engine get BackInQueue."""
         self.engine.close(BackInQueue("this worker stops"))
@@ -146,8 +152,7 @@ class ModelMaker:
         events = RunEvents(job.params.num_outputs, self.engine.soon)
         started = threading.Event()
         runs: list[EngineRun] = []
-        clip = pipeline.manifest.config.clip
-        long = clip_of(job.params.duration, clip).frames > clip.frames
+        long = self.is_long(job)
         try:
             for index in range(job.params.num_outputs):
                 request = ClipRequest(job.kind, job.params, index, condition)

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from service.jobs.connection import StoreUnavailable
 from service.jobs.events import Preview, Previews
+from service.jobs.queue import QueueUnavailable
 from service.jobs.record import Job, JobError, Progress, StaleClaim, Status, Timings, UnreadableRecord
 from service.jobs.records import UnknownJob
 from service.jobs.speeds import Speed
@@ -33,6 +34,7 @@ from service.storage import ObjectNotFound, Storage, StorageFull, StorageUnavail
 from service.tracing import Stages, Tracing
 from workers.disk_space import DiskSpace, is_disk_full
 from workers.leases import Lease, Leases
+from workers.long_places import LongPlaces
 from workers.metrics import WorkerMetrics
 from workers.moving_average import MovingAverage
 from workers.shared_lock import SharedLock
@@ -84,6 +86,9 @@ class Maker(Protocol):
 
     def serves(self, model: str) -> bool:
         """Whether it has the model of this name."""
+
+    def is_long(self, job: Job) -> bool:
+        """Whether the job makes clips of several windows, which may keep a slot for minutes."""
 
     def stop(self) -> None:
         """Abort all jobs at once: `make` raises BackInQueue for each."""
@@ -208,7 +213,8 @@ class StageClock:
 class Runner:
     """Runs jobs for the worker `name`, `slots` at a time, or with 0 as many as keep the maker busy. `scratch` is a
     folder for temporary files, on the same disk as the spool. `model_patience`: how long a job waits for a worker that
-    has its model before it fails."""
+    has its model before it fails. `wake` sends the message of a job that has waited for a place, and returns whether
+    the job still waits for one; it may raise StoreUnavailable or QueueUnavailable."""
 
     def __init__(
         self,
@@ -225,6 +231,7 @@ class Runner:
         tracing: Tracing | None = None,
         disk: DiskSpace | None = None,
         model_patience: timedelta = timedelta(days=1),
+        wake: Callable[[str], bool] = lambda job_id: False,
     ) -> None:
         self.store = store
         self.previews = previews
@@ -240,6 +247,8 @@ class Runner:
         self.metrics.slots(self.slots)
         self._tracing = tracing or Tracing()
         self._model_patience = model_patience
+        self._wake = wake
+        self._long_places = LongPlaces(self.slots)
         self.delivery = MovingAverage()
         self._exclusion = SharedLock()
         self._in_hand: set[str] = set()
@@ -306,6 +315,30 @@ class Runner:
             with suppress(*OVERTAKEN):  # ended, or claimed by a worker that has the model
                 self._persist(lambda: self.store.model_missing(job_id, self._model_patience))
             return True
+        if queued.status.ended or not self._maker.is_long(queued):
+            return self._run_in_place(queued)
+        if not self._long_places.take(job_id):
+            log.info("long job left in the queue: the other slots are for short jobs", job=job_id)
+            self._persist(lambda: self.store.offer_later(job_id, self._long_places.retry))
+            return True
+        try:
+            return self._run_in_place(queued)
+        finally:
+            self._long_places.leave()
+            self._wake_next()
+
+    def _wake_next(self) -> None:
+        """Send the message of a long job that waits for a place, if there is one."""
+        try:
+            while not self._stopping.is_set() and (job_id := self._long_places.next()) is not None:
+                if self._wake(job_id):
+                    return
+        except (StoreUnavailable, QueueUnavailable) as error:
+            log.warning("long job not woken: the reaper will send its message", error=str(error))
+
+    def _run_in_place(self, queued: Job) -> bool:
+        """See `_run`."""
+        job_id = queued.id
         self._wait_for_room(job_id)
         alone = self.slots == 1 or queued.alone
         with self._exclusion.hold(exclusive=alone):

@@ -36,7 +36,7 @@ _PRIORITY = {"high": 3, "normal": 6, "low": 9}
 """Celery's priorities on Redis: 0 is first; the lists 0, 3, 6 and 9 exist."""
 
 _REQUEUED = 0
-"""Priority of a job that was claimed before: it has waited its turn already."""
+"""Priority of a job that has waited its turn already, such as one that was claimed before."""
 
 _STEP = 3
 """Difference of two adjacent priorities."""
@@ -162,10 +162,11 @@ class JobQueue:
         with _reachable(), self._celery.producer_or_acquire() as producer:
             producer.connection.ensure_connection(max_retries=1, interval_start=0)
 
-    def enqueue(self, job: Job) -> None:
-        """Send the wake-up for a job whose record is written. Raises QueueUnavailable."""
+    def enqueue(self, job: Job, waited: bool = False) -> None:
+        """Send the wake-up for a job whose record is written. One that has `waited` its turn goes first, as one
+        that was claimed before. Raises QueueUnavailable."""
         with _reachable():
-            priority = _REQUEUED if job.attempt else _PRIORITY[job.priority]
+            priority = _REQUEUED if job.attempt or waited else _PRIORITY[job.priority]
             if self._rabbit:
                 self._rabbit.send(job.id, _URGENCY[priority])
             else:

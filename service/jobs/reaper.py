@@ -112,17 +112,21 @@ class Reaper:
         waiting = self._queue.waiting()
         for job_id in overdue:
             if job_id not in waiting:
-                self._send(job_id)
+                self.send(job_id)
         self._store.expect_claims(overdue)
 
-    def _send(self, job_id: str) -> None:
+    def send(self, job_id: str, waited: bool = False) -> bool:
+        """Send a message for a job, if it is queued and nobody holds it; `waited` as in `JobQueue.enqueue`. Returns
+        whether it was sent. Raises StoreUnavailable or QueueUnavailable."""
         try:
             job = self._store.get(job_id)
         except (UnknownJob, UnreadableRecord):  # erased meanwhile, or written by another version
-            return
-        if job.status is Status.QUEUED and job.holder is None:
-            self._queue.enqueue(job)
-            log.info("job sent to the queue again", job=job.id, attempt=job.attempt)
+            return False
+        if job.status is not Status.QUEUED or job.holder is not None:
+            return False
+        self._queue.enqueue(job, waited)
+        log.info("job sent to the queue again", job=job.id, attempt=job.attempt)
+        return True
 
     def _settled(self) -> bool:
         """Whether Redis has been up long enough for every live worker to renew its leases.

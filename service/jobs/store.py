@@ -22,6 +22,9 @@ LONGEST_HEARTBEAT = 15.0
 MODEL_RETRY = 5.0
 """Seconds until a job whose model a worker lacks is offered to the next one."""
 
+LONGEST_RETRY = 60.0
+"""Most seconds for which `offer_later` puts a message off."""
+
 
 class JobStore(RecordStore):
     """The records, with the operations of workers and the reaper. Raises as RecordStore."""
@@ -52,6 +55,11 @@ class JobStore(RecordStore):
         job = self._change(job_id, lambda job: record.model_missing(job, patience))
         self._postpone(UNCLAIMED, int(1000 * MODEL_RETRY), [job_id])
         return job
+
+    def offer_later(self, job_id: str, seconds: float) -> None:
+        """A worker without a free place for this job received its message: the reaper sends the next one in `seconds`,
+        at most LONGEST_RETRY."""
+        self._postpone(UNCLAIMED, int(1000 * min(seconds, LONGEST_RETRY)), [job_id])
 
     def renew(self, job_id: str, token: int) -> bool:
         """Extend the lease by `lease` seconds, even if it has expired but nobody has claimed the job since.
@@ -159,7 +167,7 @@ class JobStore(RecordStore):
 
     def without_message(self, limit: int = 100) -> list[str]:
         """Ids of queued jobs without a holder that should have been claimed by now."""
-        return self._ids_due(UNCLAIMED, limit, longest=max(self._patience(), int(1000 * MODEL_RETRY)))
+        return self._ids_due(UNCLAIMED, limit, longest=max(self._patience(), int(1000 * LONGEST_RETRY)))
 
     def expect_claims(self, job_ids: list[str]) -> None:
         """A message was sent for each of them: `without_message` does not list them for a while."""

@@ -14,7 +14,7 @@ import signal
 import time
 from pathlib import Path
 
-from service.jobs.record import Progress
+from service.jobs.record import Job, Progress
 from service.settings import Settings, load_settings
 from workers.app import run
 from workers.runner import Attempt
@@ -26,6 +26,9 @@ BEHAVIOUR = "behaviour"
 """Key in a job's metadata: `poison` kills its worker, `raise` raises, `hang` finishes no step in its first attempt."""
 
 STEPS = 5
+
+LONG = 1.6
+"""Seconds of a clip from which a job is long."""
 
 
 class FakeMaker:
@@ -40,6 +43,9 @@ class FakeMaker:
 
     def serves(self, model: str) -> bool:
         return self._has_model
+
+    def is_long(self, job: Job) -> bool:
+        return (job.params.duration or 0) > LONG
 
     def stop(self) -> None:
         """Nothing to do: each step ends soon, and the report after it ends the job."""

@@ -14,7 +14,7 @@ from model.checkpoint.manifest import find_models
 from model.runtime.pipeline import Pipeline
 from model.sampling.samplers import EvaluateFrames
 from service.jobs.reaper import Reaper
-from service.jobs.record import Status
+from service.jobs.record import Job, Status
 from service.storage import FolderStorage, StorageUnavailable
 from service.webhooks.metrics import WebhookMetrics
 from service.webhooks.sender import Answer
@@ -101,6 +101,9 @@ class Failing:
 
     def serves(self, model: str) -> bool:
         return True
+
+    def is_long(self, job: Job) -> bool:
+        return False
 
     def make(self, attempt: Attempt) -> list[Files]:
         attempt.begin()

@@ -181,6 +181,9 @@ class Broken:
     def serves(self, model: str) -> bool:
         return True
 
+    def is_long(self, job: Job) -> bool:
+        return False
+
     def make(self, attempt: Attempt) -> list[Files]:
         attempt.begin()
         raise RuntimeError("the device is not there today")

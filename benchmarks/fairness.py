@@ -1,0 +1,116 @@
+"""How long short jobs take beside long ones, with networks of known timing (`benchmarks.timed`). Prints JSON.
+
+    python -m benchmarks.fairness [--jobs 40] [--seconds 60]
+
+Short jobs, of one window, run one at a time: alone, beside one long job, and beside more long jobs than the worker has
+slots. A long job that ends is followed by another. The aim for the 95th percentile beside one long job is twice that of
+alone and one step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+import httpx
+
+from benchmarks.embedded_stack import embedded_stack
+from benchmarks.report import at_most, show, surroundings
+from benchmarks.service import PARAMS, STEPS, timed_job
+
+BATCH_SIZES = "1,2,4"
+"""DUET_BUCKETS of the stack: those of a CPU."""
+
+SLOTS = 5
+"""Of a worker with these batch sizes."""
+
+STEP = 0.025
+"""Seconds of a step of one clip alone."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=40, help="short jobs of each figure (default 40)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the clips of long jobs (default 60)")
+    arguments = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="duet-benchmark-") as folder,
+        embedded_stack(Path(folder), "benchmarks.timed", DUET_BUCKETS=BATCH_SIZES) as (url, _),
+    ):
+        measured = asyncio.run(_measure(url, arguments.jobs, arguments.seconds))
+    p95 = {name: _p95(seconds) for name, seconds in measured.items()}
+    aim = 2 * p95["alone"] + STEP
+    report = {
+        **surroundings(),
+        "short_jobs": arguments.jobs,
+        "long_clip_s": arguments.seconds,
+        "steps": STEPS,
+        "median_s": {name: round(statistics.median(seconds), 4) for name, seconds in measured.items()},
+        "p95_s": {name: round(value, 4) for name, value in p95.items()},
+        "ratio_of_p95": {name: round(value / p95["alone"], 3) for name, value in p95.items()},
+        "figures": {"beside_one_p95_s": at_most(round(aim, 4), p95["beside_one"])},
+    }
+    show(report)
+
+
+async def _measure(url: str, jobs: int, seconds: float) -> dict[str, list[float]]:
+    async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as client:
+        await _short(client, 3)  # connections, codecs, the first pages of memory
+        found = {"alone": await _short(client, jobs)}
+        async with _long_jobs(client, 1, seconds):
+            found["beside_one"] = await _short(client, jobs)
+        async with _long_jobs(client, SLOTS + 3, seconds):
+            found["beside_many"] = await _short(client, jobs)
+    return found
+
+
+async def _short(client: httpx.AsyncClient, jobs: int) -> list[float]:
+    """Seconds of each job from the request to its end."""
+    return [(await timed_job(client, {**PARAMS, "seed": number})).seconds for number in range(jobs)]
+
+
+@asynccontextmanager
+async def _long_jobs(client: httpx.AsyncClient, number: int, seconds: float) -> AsyncIterator[None]:
+    """Keep `number` long jobs in the queue or at work for the block, and cancel them after it."""
+    open_: set[str] = set()
+    seeds = count()
+
+    async def one_after_the_other() -> None:
+        while True:
+            params = {**PARAMS, "seed": next(seeds), "duration": seconds}
+            path = (await client.post("/generate", json=params)).raise_for_status().headers["location"]
+            open_.add(path)
+            while (await client.get(path)).json()["status"] in ("queued", "in_progress"):
+                await asyncio.sleep(0.1)
+            open_.discard(path)
+
+    tasks = [asyncio.create_task(one_after_the_other()) for _ in range(number)]
+    async with AsyncExitStack() as at_the_end:
+        for task in tasks:
+            at_the_end.callback(task.cancel)
+        while not open_ or not await _at_work(client, open_):
+            await asyncio.sleep(0.05)
+        yield
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for path in open_:
+        await client.post(f"{path}/cancel")
+    while any([(await client.get(path)).json()["status"] in ("queued", "in_progress") for path in open_]):
+        await asyncio.sleep(0.1)
+
+
+async def _at_work(client: httpx.AsyncClient, paths: set[str]) -> bool:
+    return any([(await client.get(path)).json()["status"] == "in_progress" for path in list(paths)])
+
+
+def _p95(seconds: Sequence[float]) -> float:
+    return statistics.quantiles(seconds, n=20, method="inclusive")[18]
+
+
+if __name__ == "__main__":
+    main()
