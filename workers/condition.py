@@ -30,7 +30,7 @@ def decode_condition(
     clip, start = clip_of(job.params.duration, pipeline.manifest.config.clip), job.input.used.start
     bounds = clip_bounds(clip.duration, check)
     if job.kind == "a2v":
-        return confined_within(bounds, decode_audio, source, clip, start)
+        return confined_within(bounds, decode_audio, source, clip, start, folder)
     file = folder / "frames.rgb"
     try:
         confined_within(bounds, write_frames, source, clip, start, file)

@@ -14,12 +14,14 @@ from PIL import Image
 
 from service.jobs.events import Preview, Sprite
 
-COLUMNS = 4
-"""Frames side by side."""
+FEW_FRAMES, MOST_FRAMES = 16, 64
+"""Frames of a clip of one window, and those that are shown of a long one."""
 
-MOST_FRAMES = 16
-LONGEST_SIDE = 64
-"""Pixels of a frame. Larger clips are scaled down; of longer clips some frames are shown."""
+COLUMNS, MORE_COLUMNS = 4, 8
+"""Frames side by side: few, or more than that."""
+
+LONGEST_SIDE, SHORTER_SIDE = 64, 32
+"""Pixels of a frame, of few and of more, so that both make sprites of one size. Larger frames are scaled down."""
 
 BUCKETS = 160
 """Number of minimum-maximum pairs of a waveform."""
@@ -55,18 +57,19 @@ def preview(
 
 
 def sprite(frames: NDArray[np.uint8]) -> Sprite | None:
-    """Frames (frames, height, width, 3) in one picture, COLUMNS in a row; None if no quality makes it small enough."""
+    """Frames (frames, height, width, 3) in one picture, row by row; None if no quality makes it small enough."""
     count, height, width, _ = frames.shape
     if count > MOST_FRAMES:  # evenly spaced, including the first and the last
         frames = frames[np.linspace(0, count - 1, MOST_FRAMES).round().astype(int)]
         count = MOST_FRAMES
-    columns = min(COLUMNS, count)
+    columns = min(COLUMNS if count <= FEW_FRAMES else MORE_COLUMNS, count)
+    side = LONGEST_SIDE if count <= FEW_FRAMES else SHORTER_SIDE
     rows = -(-count // columns)
     sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
     sheet[:count] = frames
     sheet = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
     picture = Image.fromarray(sheet)
-    scale = min(1.0, LONGEST_SIDE / max(height, width))
+    scale = min(1.0, side / max(height, width))
     if scale < 1:
         width, height = max(1, round(width * scale)), max(1, round(height * scale))
         picture = picture.resize((columns * width, rows * height), Image.Resampling.BOX)

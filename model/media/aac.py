@@ -17,7 +17,7 @@ from av.packet import Packet
 from torch import Tensor
 
 from model.media.layouts import layout_of, mixing
-from model.media.resampling import Resampler
+from model.media.resampling import BLOCK, Resampler
 
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_BITS_PER_CHANNEL = 192_000
@@ -28,9 +28,6 @@ AAC_FRAME_BITS, AAC_FRAME = 6144, 1024
 
 AAC_OPTIONS = {"aac_coder": "fast", "aac_pns": "0", "aac_is": "0"}
 """Code the wave as it is. Noise substitution and intensity stereo sound alike but are other waves."""
-
-BLOCK = 2**18
-"""Samples that are converted at a time: more than a clip of one window has, which is thus converted as a whole."""
 
 
 class AacTrack:

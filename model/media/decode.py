@@ -19,8 +19,8 @@ from torch import Tensor
 
 from model.media.colour import MOST_PIXELS, to_rgb
 from model.media.frames import TimedFrame, window_frames
-from model.media.resampling import resample
-from model.media.source import MediaError, read_sound, slack
+from model.media.resampling import BLOCK, Resampler
+from model.media.source import MediaError, Sound, read_sound, slack
 from model.networks.config import ClipSpec
 
 LEAD = Fraction(1, 5)
@@ -70,19 +70,26 @@ def network_frames(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Iter
     yield from repeat(view, clip.frames - given)
 
 
-def decode_audio(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Tensor:
+def decode_audio(path: str | Path, clip: ClipSpec, start: float = 0.0, folder: Path | None = None) -> Tensor:
     """Sound (1, samples) float32 from `start` seconds on, at `clip.sample_rate`; silence after the source's end.
 
-    Raises MediaError if there is no audio track or it ends before `start`.
+    `folder`: see `read_sound`. Raises MediaError if there is no audio track or it ends before `start`.
     """
     first = Fraction(start)
     lead = min(LEAD, first // LEAD_STEP * LEAD_STEP)
-    sound = read_sound(path, first - lead, lead + Fraction(clip.samples, clip.sample_rate) + LEAD)
-    mono = torch.from_numpy(sound.to_float()).mean(dim=0, keepdim=True)
-    resampled = resample(mono, sound.sample_rate, clip.sample_rate)[:, round(lead * clip.sample_rate) :]
-    if not resampled.numel():
+    sound = read_sound(path, first - lead, lead + Fraction(clip.samples, clip.sample_rate) + LEAD, folder)
+    resampler = Resampler(sound.sample_rate, clip.sample_rate, BLOCK)
+    parts = [resampler.add(_mono(sound, begin)) for begin in range(0, len(sound.samples), BLOCK)]
+    resampled = np.concatenate([*parts, resampler.finish()], axis=1)[:, round(lead * clip.sample_rate) :]
+    if not resampled.shape[1]:
         raise MediaError(f"the window begins at {start:.3f} s, where the sound has ended")
-    return F.pad(resampled, (0, max(0, clip.samples - resampled.shape[1])))[:, : clip.samples].contiguous()
+    missing = max(0, clip.samples - resampled.shape[1])
+    return torch.from_numpy(np.pad(resampled, ((0, 0), (0, missing)))[:, : clip.samples].copy())
+
+
+def _mono(sound: Sound, begin: int) -> np.ndarray:
+    """(1, samples): the mean of the channels in the block that begins at sample `begin`."""
+    return torch.from_numpy(sound.to_float(begin, begin + BLOCK)).mean(dim=0, keepdim=True).numpy()
 
 
 def letterbox(rgb: np.ndarray, height: int, width: int, aspect: Fraction = Fraction(1)) -> Tensor:

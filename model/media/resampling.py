@@ -17,6 +17,9 @@ ROLLOFF = 0.9476
 MAX_RATIO = 2000
 """Largest term of a resampling ratio, which the filter's size follows. Odder rates take the nearest such ratio."""
 
+BLOCK = 2**18
+"""Samples that are converted at a time: more than a clip of one window has, which is thus converted as a whole."""
+
 
 def resample(audio: Tensor, rate: int, new_rate: int) -> Tensor:
     """`audio` (channels, samples) at `rate` hertz → at `new_rate`, ceil(samples·new_rate/rate) samples."""
@@ -53,11 +56,13 @@ class Resampler:
         self._margin = (ceil(reach / self._period) + 1) * self._period
         self._block = block
         self._held: np.ndarray | None = None
+        self._channels = 0
         self._before = 0
 
     def add(self, audio: np.ndarray) -> np.ndarray:
         """What follows of the result, (channels, samples) float32, once `audio` (channels, samples) follows; empty
         while too little has come."""
+        self._channels = len(audio)
         if self._rates[0] == self._rates[1]:
             return audio
         self._held = audio if self._held is None else np.concatenate([self._held, audio], axis=1)
@@ -72,7 +77,7 @@ class Resampler:
     def finish(self) -> np.ndarray:
         """The end of the result."""
         if self._held is None:
-            return np.empty((0, 0), np.float32)
+            return np.empty((self._channels, 0), np.float32)
         return self._resampled()[:, self._scaled(self._before) :]
 
     def _resampled(self) -> np.ndarray:

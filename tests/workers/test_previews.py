@@ -54,7 +54,9 @@ def opened(picture: Sprite) -> NDArray[np.uint8]:
         ((5, 48, 64), (4, 2, 5, 64, 48)),
         ((2, 64, 32), (2, 1, 2, 32, 64)),
         ((16, 256, 256), (4, 4, 16, 64, 64)),
-        ((40, 90, 160), (4, 4, 16, 64, 36)),
+        ((40, 90, 160), (8, 5, 40, 32, 18)),
+        ((17, 64, 64), (8, 3, 17, 32, 32)),
+        ((200, 64, 64), (8, 8, 64, 32, 32)),
     ],
 )
 def test_a_sprite_has_the_frames_in_order(
@@ -70,7 +72,7 @@ def test_a_sprite_has_the_frames_in_order(
 
 
 def test_even_noise_is_a_small_sprite() -> None:
-    for frames in (noise(), noise(16, 256, 256), noise(16, 32, 32)):
+    for frames in (noise(), noise(16, 256, 256), noise(16, 32, 32), noise(64, 64, 64)):
         made = sprite(frames)
         assert made is not None
         assert len(made.webp) <= 20 * 1024
