@@ -246,19 +246,22 @@ class ModelMaker:
             if progress.changed:
                 attempt.report(progress.progress())
         clock.add(seconds)
-        attempt.measured(self._speed(job.params, pipeline.manifest.config.clip, seconds, attempt.afterwards))
+        files = clock.seconds["encode"] + attempt.afterwards
+        attempt.measured(_speed(job.params, pipeline.manifest.config.clip, seconds, files))
         return [made[index] for index in range(job.params.num_outputs)]
 
-    def _speed(self, params: SamplingParams, clip: ClipSpec, seconds: Mapping[str, float], afterwards: float) -> Speed:
-        """Of a job with resolved `params`, whose stages took `seconds` for all outputs."""
-        frames = clip_of(params.duration, clip).frames
-        steps = params.steps * most_windows(frames, clip.frames) * params.num_outputs
-        sr_steps = (params.sr_steps or 0) * len(groups(frames, clip.frames)) * params.num_outputs
-        return Speed(
-            step=seconds["base"] / steps,
-            sr_step=seconds["sr"] / sr_steps if sr_steps else None,
-            files=self._encoding.seconds + afterwards / params.num_outputs,
-        )
+
+def _speed(params: SamplingParams, clip: ClipSpec, seconds: Mapping[str, float], files: float) -> Speed:
+    """Of a job with resolved `params`, whose stages took `seconds` and files `files` seconds for all outputs."""
+    frames = clip_of(params.duration, clip).frames
+    steps = params.steps * most_windows(frames, clip.frames)
+    sr_steps = (params.sr_steps or 0) * len(groups(frames, clip.frames))
+    outputs = params.num_outputs
+    return Speed(
+        step=seconds["base"] / (steps * outputs),
+        sr_step=seconds["sr"] / (sr_steps * outputs) if sr_steps else None,
+        files=files / outputs,
+    )
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.browser.conftest import Studio
-from tests.browser.steps import across, drop, swipe
+from tests.browser.conftest import Service, Studio
+from tests.browser.steps import across, clip, drop, result, soon, swipe
+from tests.waiting import until
 
 _CATCH = """
 window.sent = [];
@@ -89,6 +90,7 @@ def test_spans_are_drawn_on_the_tracks(studio: Studio, film: Path) -> None:
     studio.look("edit-retake")
     first = sent(page)
     assert (first["file"], first["mix"]) == (film.name, "replace")
+    expect(page.get_by_label("The file's own sound")).to_be_attached()
     (sound,), (picture,) = first["retake"]["audio"], first["retake"]["video"]
     assert sound == [pytest.approx(0.2 * seconds, abs=0.11), pytest.approx(0.4 * seconds, abs=0.11)]
     assert picture == [pytest.approx(0.6 * seconds, abs=0.11), pytest.approx(0.8 * seconds, abs=0.11)]
@@ -164,6 +166,8 @@ def test_a_film_is_extended(studio: Studio, film: Path) -> None:
     before.press("PageUp")
     page.get_by_label("Seconds added after").last.fill("0")
     expect(page.get_by_text("Makes 1.1 s anew")).to_be_visible()
+    expect(page.locator(".field-mix")).to_have_count(1)
+    expect(page.locator(".field-mix")).to_have_attribute("hidden", "")
     studio.look("edit-extend")
     assert sent(page)["extend"] == {"before": 1.1}
     before.press("Home")
@@ -219,6 +223,42 @@ def test_a_region_is_a_mask_picture(studio: Studio, film: Path, tmp_path: Path) 
     found = sent(page)
     assert "mask" not in found
     assert found["region"]["width"] == 0.3
+
+
+def test_before_and_after_an_edit_are_compared(studio: Studio, service: Service, film: Path) -> None:
+    """They are shown and heard at one place, at the same moment of the film."""
+    with film.open("rb") as file:
+        job = service.client.post("/v2a", files={"file": file}, data={"params": '{"steps": 2, "duration": 1.6}'}).json()
+    until(lambda: service.client.get(job["urls"]["self"]).json()["status"] == "completed", "it is completed", 60)
+
+    def as_edit(route: Route) -> None:
+        answer = route.fetch()
+        edited = answer.json() | {"kind": "edit"}
+        edited["params"]["extend"] = {"before": 0.5, "after": 0}
+        route.fulfill(response=answer, json=edited)
+
+    page = studio.page
+    page.route(f"**{job['urls']['self']}", as_edit)
+    studio.visit(f"/?job={job['id']}")
+    player = result(page)
+    own, made = player.locator("video").first, clip(player)
+    muted = "media => media.muted"
+    expect(own).to_be_hidden()
+    expect(made).to_be_visible()
+    assert (own.evaluate(muted), made.evaluate(muted)) == (True, False)
+    place = made.bounding_box()
+    player.get_by_role("radio", name="After").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(player.get_by_role("radio", name="Before")).to_be_checked()
+    expect(made).to_be_hidden()
+    assert (own.evaluate(muted), made.evaluate(muted)) == (False, True)
+    assert own.bounding_box() == place
+    player.get_by_label("Position").fill("0.5")
+    time = "media => media.currentTime"
+    soon(page, lambda: abs(own.evaluate(time) + 0.5 - made.evaluate(time)) < 0.05, "both are at the same moment")
+    studio.look("edit-before")
+    page.get_by_text("How it was made").click()
+    expect(page.locator(".facts dl")).to_contain_text("before 0.5, after 0")
 
 
 def test_the_edit_mode_on_a_phone(phone: Studio, film: Path) -> None:

@@ -25,6 +25,9 @@ const ONLY_WITH = {
   guidance_scale: (values, kind) => kind !== "generate" || values.guidance !== undefined,
 };
 
+/** Parameters of an edit whose new sound meets the film's own. */
+const MIXING = ["mix", "loudness", "true_peak"];
+
 /** The form of the page. `limits` as readLimits gives them, `models` as /models does; `onJob(job)` once one is made. */
 export class Composer {
   #controls = new Map();
@@ -192,18 +195,20 @@ export class Composer {
     for (const [name, each] of this.#controls) {
       let shown = ONLY_WITH[name]?.(values, this.#kind) ?? true;
       if (name === "super_resolution" || name.startsWith("sr_")) shown &&= enlarges;
+      if (MIXING.includes(name) && this.#kind === "edit") shown &&= this.edit.mixes;
       if (name.startsWith("guidance")) shown &&= (model.guidance[this.#kind] ?? []).length > 0;
       each.shown = shown;
     }
-    this.#followLength(values, model, enlarges);
+    const enlarged = enlarges && this.#controls.get("super_resolution")?.value === true;
+    this.#followLength(values, model, enlarged);
   }
 
-  /** Show which part is used, what becomes of it, and how long that takes. */
-  #followLength(values, model, enlarges) {
+  /** Show which part is used, what becomes of it, and how long that takes. `enlarged`: with super-resolution. */
+  #followLength(values, model, enlarged) {
     this.edit.most = model.max_duration;
     this.edit.show(this.#kind === "edit", this.source);
     if (this.#kind === "edit") {
-      this.#followEdit(values, model);
+      this.#followEdit(values, model, enlarged);
       return;
     }
     const length = lengthOf(values, model, this.#kind === "generate" ? null : this.source.duration);
@@ -211,19 +216,17 @@ export class Composer {
     this.source.mark(length);
     const known = this.#kind === "generate" || this.source.duration !== null;
     const wrong = Object.keys(length.problems).length > 0 || !(values.steps && values.num_outputs);
-    const larger = enlarges && this.#kind !== "v2a" && values.super_resolution !== false;
-    this.#showCost(known && !wrong, () => costWords(this.#kind, length.made, values, model, larger));
+    this.#showCost(known && !wrong, () => costWords(this.#kind, length.made, values, model, enlarged));
   }
 
   /** An edit makes its new seconds and something around them. */
-  #followEdit(values, model) {
+  #followEdit(values, model, enlarged) {
     const extent = this.edit.extent();
-    const context = extent + 2 * model.clip.duration;
-    const section = Math.min(context, this.source.duration === null ? context : this.source.duration + extent);
+    const section = extent + 2 * model.clip.duration; // a window on each side is seen too
     const known = extent > 0 && Boolean(values.steps && values.num_outputs);
     this.#showCost(known, () => ({
       made: `${this.edit.made().toFixed(1)} s anew`,
-      time: costWords("edit", section, values, model, false).time,
+      time: costWords("edit", section, values, model, enlarged).time,
     }));
   }
 

@@ -18,12 +18,12 @@ export function windowsOf(frames, window) {
 }
 
 /** Seconds for a job of this kind with the form's `values`; null while the service has not measured one. */
-export function costOf(kind, duration, values, model, enlarges) {
+export function costOf(kind, duration, values, model, enlarged) {
   const speed = model.speed?.[kind];
   if (!speed) return null;
   const frames = framesOf(duration, model);
   let each = values.steps * windowsOf(frames, model.clip.frames) * speed.step + speed.files;
-  if (enlarges) {
+  if (enlarged) {
     if (speed.sr_step === null) return null;
     const steps = values.sr_steps ?? SR_STEPS[values.sr_sampler ?? "dpmpp_2m"];
     each += steps * Math.ceil(frames / model.clip.frames) * speed.sr_step;
@@ -32,10 +32,10 @@ export function costOf(kind, duration, values, model, enlarges) {
 }
 
 /** What is made, in words: `3.2 s, 32 frames in 3 windows · about 40 s on this server`. */
-export function costWords(kind, duration, values, model, enlarges) {
+export function costWords(kind, duration, values, model, enlarged) {
   const frames = framesOf(duration, model);
   const windows = windowsOf(frames, model.clip.frames);
   const made = `${(frames / model.clip.fps).toFixed(1)} s, ${frames} frames in ${windows === 1 ? "1 window" : `${windows} windows`}`;
-  const time = costOf(kind, duration, values, model, enlarges);
+  const time = costOf(kind, duration, values, model, enlarged);
   return { made, time: time === null ? null : `about ${seconds(Math.max(1, time))} on this server` };
 }

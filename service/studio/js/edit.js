@@ -88,6 +88,11 @@ export class Edit {
     return this.#way === "region" ? this.ways.region.mask : null;
   }
 
+  /** Whether its new sound meets the film's own. */
+  get mixes() {
+    return this.#current.mixes;
+  }
+
   /** Seconds that are made anew. */
   made() {
     return this.#current.made();

@@ -73,6 +73,10 @@ export class Extend {
     return this.#seconds.before + this.#seconds.after;
   }
 
+  get mixes() {
+    return false; // its sound is beside the own one
+  }
+
   made() {
     return this.extent();
   }

@@ -117,6 +117,10 @@ export class Region {
     return Math.max(0, end - start);
   }
 
+  get mixes() {
+    return this.sound.value === "new";
+  }
+
   made() {
     return this.extent();
   }

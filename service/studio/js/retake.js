@@ -84,6 +84,10 @@ export class Retake {
     return Math.max(...this.#spans.map(({ end }) => end)) - Math.min(...this.#spans.map(({ start }) => start));
   }
 
+  get mixes() {
+    return this.#of("sound").length > 0;
+  }
+
   /** Seconds that are made again. */
   made() {
     return this.#spans.reduce((sum, { start, end }) => sum + Math.max(0, end - start), 0);

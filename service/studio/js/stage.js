@@ -264,7 +264,7 @@ function facts(job, output) {
 /** A parameter in words; one with parts as `own -6, new 2.5`. */
 function written(value) {
   if (typeof value !== "object" || value === null) return String(value);
-  if (Array.isArray(value)) return value.map(written).join("–");
+  if (Array.isArray(value)) return value.map(written).join(Array.isArray(value[0]) ? ", " : "–");
   const parts = Object.entries(value).filter(([, part]) => part !== null);
   return parts.map(([name, part]) => `${name} ${written(part)}`).join(", ");
 }
