@@ -89,7 +89,7 @@ class Experiment(BaseStage):
         window = self.manifest.config.clip
         variance = {name: error_variance(self.manifest.calibration, name) for name in MODALITIES}
         report.starts = tuple(self.windows.starts(self._draw(stream)))
-        made = yield from self._guided(self._sampler(self._window_noise(stream), stream), None, stream)
+        made = yield from self.guided(self._sampler(self._window_noise(stream), stream), None, stream)
         samples = self._overlap * window.samples // window.frames
         while made["video"].shape[1] < self.length.frames:
             noise = self._window_noise(stream)
@@ -204,7 +204,7 @@ def _make_some(
             modality = GIVEN[request]
             given = Given(modality, real[modality][index], pipeline.manifest.config.clip)
         stage = Experiment(pipeline.manifest, pipeline.schedule, pipeline.device, request, params, spec, given, way=way)
-        report = Reporter({"base": Stage(params.steps, stage.windows.most)}, {}, lambda _: None)
+        report = Reporter({"base": Stage(params.steps or 0, stage.windows.most)}, {}, lambda _: None)
         program = stage.program(RandomStream(params.seed, index), report)
         runs.append((index, stage, report, engine.submit(pipeline.evaluator, program, long=True)))
     engine.start()

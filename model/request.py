@@ -10,12 +10,31 @@ from model.checkpoint.manifest import Manifest
 from model.networks.config import KINDS, ClipSpec, integer_stride
 
 SAMPLERS = ("dpmpp_2m", "dpmpp_3m", "dpm_solver", "unipc", "ddim", "ddpm")
+TUNED = "tuned"
+"""Also a sampler, and one of super-resolution: solvers that `duet tune` has found for the model."""
 SPACINGS = ("log_snr", "uniform", "quadratic")
 GUIDANCE = ("replacement", "gradient", "gradient_code", "pigdm", "decoupling", "clean")
 
 SR_SAMPLERS = ("dpmpp_2m", "ddim")
-"""`dpmpp_2m` is the cheap path, from the noised upsampled frame; `ddim` is the published one, from noise."""
+"""`dpmpp_2m` is the cheap path, from the noised upsampled frame, as is `tuned`; `ddim` is the published one, from
+noise."""
 SR_STEPS = {"dpmpp_2m": 8, "ddim": 25}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Default steps of both stages. `tuned`: by solvers that were found for the model, where its manifest has them."""
+
+    steps: int
+    sr_steps: int
+    tuned: bool
+
+
+QUALITIES = {
+    "fast": Quality(6, 3, tuned=True),
+    "balanced": Quality(10, 4, tuned=True),
+    "best": Quality(20, SR_STEPS["dpmpp_2m"], tuned=False),
+}
 
 MAX_SEED = 2**53 - 1
 """The largest integer that every JSON client carries exactly."""
@@ -65,13 +84,15 @@ class RequestError(ValueError):
 class SamplingParams:
     """Parameters of one job. `resolve` replaces None by the default; parameters that do not apply stay None.
 
-    `duration`: seconds of the clip; None is one window of the model, as is its own duration.
+    `quality`: one of QUALITIES, gives the defaults of samplers and steps; None is `best`. `duration`: seconds of the
+    clip; None is one window of the model, as is its own duration.
     """
 
     seed: int
     num_outputs: int = 1
-    sampler: str = "dpmpp_2m"
-    steps: int = 20
+    quality: str | None = None
+    sampler: str | None = None
+    steps: int | None = None
     spacing: str = "log_snr"
     order: int | None = None
     eta: float | None = None
@@ -92,11 +113,12 @@ class SamplingParams:
         if not manifest.config.base.coupled and kind != "generate":
             raise RequestError("kind", f"the model {manifest.name} has one modality only; it cannot serve {kind}")
         self._check_limits()
+        guidance = self._guidance(kind, manifest)
         return replace(
             self,
-            **self._sampler(),
+            **guidance,
+            **self._sampler(kind, guidance["guidance"], manifest),
             **self._super_resolution(kind, manifest),
-            **self._guidance(kind, manifest),
             **self._duration(manifest),
         )
 
@@ -116,9 +138,10 @@ class SamplingParams:
             if value is not None and not low <= value <= high:
                 raise RequestError(field, f"{field} must be {low} … {high}; got {value}")
         choices: dict[str, tuple[str | None, ...]] = {
-            "sampler": SAMPLERS,
+            "quality": (*QUALITIES, None),
+            "sampler": (*SAMPLERS, TUNED, None),
             "spacing": SPACINGS,
-            "sr_sampler": (*SR_SAMPLERS, None),
+            "sr_sampler": (*SR_SAMPLERS, TUNED, None),
             "guidance": (*GUIDANCE, None),
         }
         for field, allowed in choices.items():
@@ -126,14 +149,40 @@ class SamplingParams:
                 names = ", ".join(name for name in allowed if name)
                 raise RequestError(field, f"{field} must be one of {names}; got {getattr(self, field)!r}")
 
-    def _sampler(self) -> dict[str, Any]:
-        for field, sampler in (("order", "dpm_solver"), ("eta", "ddim")):
-            if getattr(self, field) is not None and self.sampler != sampler:
-                raise RequestError(field, f"{field} is a parameter of {sampler}; the sampler is {self.sampler}")
+    @property
+    def _quality(self) -> Quality:
+        return QUALITIES[self.quality or ("fast" if self.sampler == TUNED else "best")]
+
+    def _sampler(self, kind: str, guidance: str | None, manifest: Manifest) -> dict[str, Any]:
+        solvers = tuned_steps(kind, guidance, manifest)
+        steps = self._quality.steps if self.steps is None else self.steps
+        sampler = self.sampler or (TUNED if self._quality.tuned and steps in solvers else SAMPLERS[0])
+        for field, owner in (("order", "dpm_solver"), ("eta", "ddim")):
+            if getattr(self, field) is not None and sampler != owner:
+                raise RequestError(field, f"{field} is a parameter of {owner}; the sampler is {sampler}")
+        if guidance == "gradient_code" and sampler != "ddpm":
+            raise RequestError(
+                "guidance", f"gradient_code is defined for the sampler ddpm only; the sampler is {sampler}"
+            )
+        if sampler == TUNED:
+            self._check_tuned(solvers, steps, f"{kind} with {guidance}" if guidance else kind, manifest)
         return {
-            "order": (self.order or 3) if self.sampler == "dpm_solver" else None,
-            "eta": (self.eta or 0.0) if self.sampler == "ddim" else None,
+            "sampler": sampler,
+            "steps": steps,
+            "order": (self.order or 3) if sampler == "dpm_solver" else None,
+            "eta": (self.eta or 0.0) if sampler == "ddim" else None,
         }
+
+    def _check_tuned(self, solvers: tuple[int, ...], steps: int, job: str, manifest: Manifest) -> None:
+        if not solvers:
+            raise RequestError(
+                "sampler", f"the model {manifest.name} has no solvers for the sampler tuned for {job} (run duet tune)"
+            )
+        if steps not in solvers:
+            allowed = ", ".join(map(str, solvers))
+            raise RequestError("steps", f"steps with the sampler tuned must be one of {allowed}; got {steps}")
+        if self.spacing != SPACINGS[0]:
+            raise RequestError("spacing", f"spacing does not apply to the sampler tuned; got {self.spacing}")
 
     def _super_resolution(self, kind: str, manifest: Manifest) -> dict[str, Any]:
         has_stage = manifest.config.sr is not None
@@ -147,8 +196,16 @@ class SamplingParams:
                 if getattr(self, field) is not None:
                     raise RequestError(field, f"{field} applies only with super_resolution")
             return {"super_resolution": False}
-        sampler = self.sr_sampler or SR_SAMPLERS[0]
-        steps = self.sr_steps or SR_STEPS[sampler]
+        solvers = sorted(manifest.tuned.sr) if manifest.tuned is not None else []
+        quality = QUALITIES[self.quality or ("fast" if self.sr_sampler == TUNED else "best")]
+        default = SR_STEPS["ddim"] if self.sr_sampler == "ddim" else quality.sr_steps
+        steps = default if self.sr_steps is None else self.sr_steps
+        sampler = self.sr_sampler or (TUNED if quality.tuned and steps in solvers else SR_SAMPLERS[0])
+        if sampler == TUNED and steps not in solvers:
+            if not solvers:
+                raise RequestError("sr_sampler", f"the model {manifest.name} has no tuned solvers (run duet tune)")
+            allowed = ", ".join(map(str, solvers))
+            raise RequestError("sr_steps", f"sr_steps with tuned must be one of {allowed}; got {steps}")
         if sampler == "ddim" and integer_stride(manifest.config.schedule.steps, steps) is None:
             raise RequestError(
                 "sr_steps",
@@ -164,10 +221,6 @@ class SamplingParams:
             method = next(name for name in ("clean", "pigdm", "replacement") if name in allowed)
         if method is not None and method not in allowed:
             raise RequestError("guidance", _why_not(method, kind, manifest))
-        if method == "gradient_code" and self.sampler != "ddpm":
-            raise RequestError(
-                "guidance", f"gradient_code is defined for the sampler ddpm only; the sampler is {self.sampler}"
-            )
         default = DEFAULT_SCALES.get((method or "", kind))
         if method == "clean" and not manifest.calibration:
             default = None
@@ -206,6 +259,7 @@ def most_windows(frames: int, window: int) -> int:
 
 def check_evaluations(params: SamplingParams, clip: ClipSpec) -> None:
     """Raise RequestError if a job with resolved `params` takes more than MAX_EVALUATIONS. `clip`: that of the model."""
+    assert params.steps is not None
     windows = most_windows(clip_of(params.duration, clip).frames, clip.frames)
     evaluations = params.steps * params.num_outputs * windows
     if evaluations > MAX_EVALUATIONS:
@@ -214,6 +268,11 @@ def check_evaluations(params: SamplingParams, clip: ClipSpec) -> None:
             "steps",
             f"steps must be at most {most} for {params.num_outputs} outputs of {windows} windows; got {params.steps}",
         )
+
+
+def tuned_steps(kind: str, guidance: str | None, manifest: Manifest) -> tuple[int, ...]:
+    """The steps that the sampler `tuned` can take for a job of `kind` with `guidance`; empty if it cannot be used."""
+    return tuple(sorted(manifest.tuned.find(kind, guidance))) if manifest.tuned is not None else ()
 
 
 def is_divisible(clip: ClipSpec) -> bool:

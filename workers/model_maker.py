@@ -253,6 +253,7 @@ class ModelMaker:
 
 def _speed(params: SamplingParams, clip: ClipSpec, seconds: Mapping[str, float], files: float) -> Speed:
     """Of a job with resolved `params`, whose stages took `seconds` and files `files` seconds for all outputs."""
+    assert params.steps is not None
     frames = clip_of(params.duration, clip).frames
     steps = params.steps * most_windows(frames, clip.frames)
     sr_steps = (params.sr_steps or 0) * len(groups(frames, clip.frames))

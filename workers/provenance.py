@@ -89,6 +89,7 @@ def _name(manifest: Manifest) -> str:
 def _model(manifest: Manifest) -> dict[str, Any]:
     """What identifies the model: its weights, and the parts of its manifest that affect a clip."""
     calibration = json.dumps(manifest.calibration, sort_keys=True).encode() if manifest.calibration else None
+    tuned = json.dumps(manifest.tuned.to_json(), sort_keys=True).encode() if manifest.tuned is not None else None
     return {
         "name": manifest.name,
         "weights_sha256": manifest.weights_hash,
@@ -99,6 +100,7 @@ def _model(manifest: Manifest) -> dict[str, Any]:
         "init_seed": None if manifest.base_weights else manifest.init_seed,
         "independent_timesteps": manifest.independent_timesteps,
         "mirrored": manifest.mirrored,
+        "tuned_sha256": hashlib.sha256(tuned).hexdigest() if tuned else None,
         "calibration_sha256": hashlib.sha256(calibration).hexdigest() if calibration else None,
     }
 

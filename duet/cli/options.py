@@ -88,8 +88,17 @@ class SamplingOptions:
             validator=within(limits.MIN_DURATION, limits.MAX_DURATION),
         ),
     ] = None
-    sampler: Annotated[str | None, option("Sampler; default dpmpp_2m.", choices=limits.SAMPLERS)] = None
-    steps: Annotated[int | None, option("Sampling steps; default 20.", validator=within(1, limits.MAX_STEPS))] = None
+    quality: Annotated[
+        str | None,
+        option("Sets samplers and steps that are not given; default best.", choices=tuple(limits.QUALITIES)),
+    ] = None
+    sampler: Annotated[str | None, option("Sampler; default dpmpp_2m.", choices=(*limits.SAMPLERS, limits.TUNED))] = (
+        None
+    )
+    steps: Annotated[
+        int | None,
+        option("Sampling steps; default 20, balanced 10, fast 6.", validator=within(1, limits.MAX_STEPS)),
+    ] = None
     spacing: Annotated[str | None, option("Spacing of the steps; default log_snr.", choices=limits.SPACINGS)] = None
     order: Annotated[int | None, option("Order of dpm_solver; default 3.", validator=within(1, limits.MAX_ORDER))] = (
         None
@@ -120,11 +129,15 @@ class FrameOptions:
         option("Enlarge the frames; default: if the model can.", negative="--no-super-resolution"),
     ] = None
     sr_sampler: Annotated[
-        str | None, option("Sampler of the super-resolution; default dpmpp_2m.", choices=limits.SR_SAMPLERS)
+        str | None,
+        option("Sampler of the super-resolution; default dpmpp_2m.", choices=(*limits.SR_SAMPLERS, limits.TUNED)),
     ] = None
     sr_steps: Annotated[
         int | None,
-        option("Steps of the super-resolution; default 8, or 25 with ddim.", validator=within(1, limits.MAX_SR_STEPS)),
+        option(
+            "Steps of the super-resolution; default 8, balanced 4, fast 3; 25 with ddim.",
+            validator=within(1, limits.MAX_SR_STEPS),
+        ),
     ] = None
 
 

@@ -23,6 +23,7 @@ class _Parameters(TypedDict, total=False):
     seed: int
     num_outputs: int
     duration: float
+    quality: str
     sampler: str
     steps: int
     spacing: str

@@ -6,9 +6,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from model.networks.config import ClipSpec, ConfigError, ModelConfig, ScheduleConfig, SRConfig, UNetConfig
+from model.sampling.tuned_solver import TunedSolvers
 
 FILE_NAME = "model.json"
 BUILTIN = Path(__file__).parents[1] / "weights"
@@ -26,7 +27,7 @@ class Manifest:
     A model without weight files is untrained; its weights are drawn from `init_seed`. `independent_timesteps`: trained
     with a separate time for each modality. `mirrored`: trained on clips flipped left to right, as the published models
     are; frames are flipped on input and output. `sources` are the SHA-256 of the files it was converted from,
-    `calibration` the result of model.runtime.calibration.
+    `calibration` the result of model.runtime.calibration, `tuned` that of model.tuning.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Manifest:
     mirrored: bool = False
     sources: dict[str, str] = field(default_factory=dict)
     calibration: dict[str, list[float]] = field(default_factory=dict)
+    tuned: TunedSolvers | None = None
     folder: Path = BUILTIN
 
     @property
@@ -55,8 +57,33 @@ class Manifest:
             digest.update(json.dumps({"init_seed": self.init_seed, **asdict(self.config)}, sort_keys=True).encode())
         return digest.hexdigest()
 
+    def network_hash(self, part: Literal["base", "sr"]) -> str:
+        """SHA-256 of one network's weight file, or of seed and configuration if there is none."""
+        name = self.base_weights if part == "base" else self.sr_weights
+        if name is not None:
+            with open(self.folder / name, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        config = self.config.base if part == "base" else self.config.sr
+        drawn = {"init_seed": self.init_seed, part: asdict(config) if config is not None else None}
+        return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
+
+    def check_tuned(self) -> None:
+        """Raise ManifestError if the tuned solvers are those of other weights."""
+        if self.tuned is None:
+            return
+        wrong = self.tuned.base_hash != self.network_hash("base")
+        if self.tuned.sr and self.config.sr is not None:
+            wrong |= self.tuned.sr_hash != self.network_hash("sr")
+        if wrong:
+            raise ManifestError(
+                f"{self.folder / FILE_NAME}: tuned holds solvers for other weights than those in the folder; "
+                "find new ones with duet tune"
+            )
+
     def to_json(self) -> str:
-        data = {key: value for key, value in asdict(self).items() if key != "folder"}
+        data = {key: value for key, value in asdict(self).items() if key not in ("folder", "tuned")}
+        if self.tuned is not None:
+            data["tuned"] = self.tuned.to_json()
         return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -70,12 +97,14 @@ def read_manifest(path: Path) -> Manifest:
         unknown = set(data) - {f.name for f in fields(Manifest)}
         if unknown:
             raise ManifestError(f"unknown fields: {', '.join(sorted(unknown))}")
-        return Manifest(config=_model_config(config), folder=path.parent, **data)
+        tuned = data.pop("tuned", None)
+        solvers = TunedSolvers.from_json(tuned) if tuned is not None else None
+        return Manifest(config=_model_config(config), folder=path.parent, tuned=solvers, **data)
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from error
     except KeyError as error:
         raise ManifestError(f"{path}: the field {error} is missing") from error
-    except (ValueError, TypeError, ConfigError) as error:
+    except (ValueError, TypeError, AttributeError, ConfigError) as error:
         raise ManifestError(f"{path}: {error}") from error
 
 

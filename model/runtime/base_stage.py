@@ -23,6 +23,7 @@ from model.sampling.masked_guidance import masked
 from model.sampling.randomness import RandomStream
 from model.sampling.samplers import Evaluate, Prediction, Sampler
 from model.sampling.schedule import NoiseSchedule
+from model.sampling.tuned import tuned
 from model.sampling.windows import Draw, Windows, share_mean, windowed
 
 
@@ -62,12 +63,12 @@ class BaseStage:
         if self._single:
             given = self.given
             condition = Condition(given.modality, given.clean(0), noise[given.modality]) if given is not None else None
-            return self._guided(sampler, condition, stream)
+            return self.guided(sampler, condition, stream)
 
         def guide(window: Sampler, start: int) -> Sampler:
             noisy = self.params.guidance != "clean"
             condition = self.given.condition(start, stream, noisy) if self.given is not None else None
-            return self._guided(window, condition, stream)
+            return self.guided(window, condition, stream)
 
         return windowed(sampler, self.schedule, self._windows_at, self._draw(stream), guide, report.windows)
 
@@ -134,6 +135,10 @@ class BaseStage:
 
     def _sampler(self, x: Latents, stream: RandomStream) -> Sampler:
         schedule, params = self.schedule, self.params
+        assert params.steps is not None
+        if params.sampler == "tuned":
+            assert self.manifest.tuned is not None
+            return tuned(x, schedule, self.manifest.tuned.find(self.kind, params.guidance)[params.steps])
         if params.sampler == "dpm_solver":
             return samplers.dpm_solver(x, schedule, schedule.grid(params.steps, params.spacing), params.order or 3)
         times = schedule.times(params.steps, params.spacing)
@@ -141,11 +146,10 @@ class BaseStage:
             return samplers.ddim(x, schedule, times, params.eta or 0.0, stream.normal_like)
         if params.sampler == "ddpm":
             return samplers.ddpm(x, schedule, times, stream.normal_like)
-        return {"dpmpp_2m": samplers.dpmpp_2m, "dpmpp_3m": samplers.dpmpp_3m, "unipc": samplers.unipc}[params.sampler](
-            x, schedule, times
-        )
+        others = {"dpmpp_2m": samplers.dpmpp_2m, "dpmpp_3m": samplers.dpmpp_3m, "unipc": samplers.unipc}
+        return others[params.sampler or ""](x, schedule, times)
 
-    def _guided(self, sampler: Sampler, condition: Condition | None, stream: RandomStream) -> Sampler:
+    def guided(self, sampler: Sampler, condition: Condition | None, stream: RandomStream) -> Sampler:
         """Add guidance and RS-MMA shifts to the requests of a clip of one window, or of one window of a clip."""
         if condition is None:
             # The published DPM-Solver runs without any limit on x̂_0.

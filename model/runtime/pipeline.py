@@ -79,11 +79,13 @@ class Pipeline:
     def load(cls, manifest: Manifest, device: str = "auto", dtype: str = "auto", compiled: bool = False) -> Pipeline:
         """Load weights to `device` ("auto": a GPU if there is one) to compute in `dtype` ("auto", "float32",
         "bfloat16", "float16"); auto is bfloat16 where the device has it. `compiled`: by torch.compile, one graph for
-        each batch size. Raises CheckpointError if the weights do not fit the manifest."""
+        each batch size. Raises CheckpointError if the weights do not fit the manifest, ManifestError if its tuned
+        solvers belong to other weights."""
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         if dtype == "auto":
             dtype = "bfloat16" if computes_in_bfloat16(place) else "float32"
         base, sr = load_model(manifest, place, getattr(torch, dtype))
+        manifest.check_tuned()
         evaluator = Evaluator(base, sr, NoiseSchedule.from_config(manifest.config.schedule))
         if compiled:
             evaluator.compile()
@@ -136,6 +138,7 @@ class Pipeline:
         length = clip_of(params.duration, config.clip)
         if isinstance(request.condition, EditCondition):
             length = request.condition.length(config.clip)
+        assert params.steps is not None
         given = self._given(request, length)
         base = BaseStage(self.manifest, self.schedule, self.device, request.kind, params, length, given, section)
         parts = groups(length.frames, config.clip.frames)
@@ -158,7 +161,10 @@ class Pipeline:
         if params.super_resolution and video is not None:
             assert self.evaluator.sr is not None
             seen = to_uint8(base.upright(video[preview_frames(length.frames)])).cpu()
-            enlarged = SuperResolution(self.evaluator.sr, self.schedule, params, stream, report, seen, length.frames)
+            solvers = self.manifest.tuned.sr if self.manifest.tuned is not None else {}
+            enlarged = SuperResolution(
+                self.evaluator.sr, self.schedule, solvers, params, stream, report, seen, length.frames
+            )
         made: list[Tensor] = []
         for group in parts:
             frames = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,8 @@ from model.sampling.latents import clip
 from model.sampling.randomness import RandomStream
 from model.sampling.samplers import Evaluate, Prediction, Sampler
 from model.sampling.schedule import NoiseSchedule, respaced_times
+from model.sampling.tuned import tuned
+from model.sampling.tuned_solver import TunedSolver
 from model.sampling.upsampling import super_resolve
 
 
@@ -33,13 +35,15 @@ class SuperResolution:
     All frames of the clip share one frame of noise, drawn once, and the network sees every frame by itself. A frame
     therefore does not depend on the group that it is in, and the borders of groups do not show.
 
-    `seen`: the base stage's frames that the previews show, uint8 (frames, height, width, 3), of `frames` in all.
+    `tuned`: the solvers of the sampler of that name, by number of steps. `seen`: the base stage's frames that the
+    previews show, uint8 (frames, height, width, 3), of `frames` in all.
     """
 
     def __init__(
         self,
         network: SRUNet,
         schedule: NoiseSchedule,
+        tuned: Mapping[int, TunedSolver],
         params: SamplingParams,
         stream: RandomStream,
         report: Reporter,
@@ -48,6 +52,7 @@ class SuperResolution:
     ) -> None:
         self._network = network
         self._schedule = schedule
+        self._tuned = tuned
         self._params = params
         self._stream = stream
         self._report = report
@@ -81,6 +86,9 @@ class SuperResolution:
         assert steps is not None
         if self._params.sr_sampler == "ddim":
             return samplers.ddim(noise, schedule, respaced_times(len(schedule.betas), f"ddim{steps}"))
+        if self._params.sr_sampler == "tuned":
+            solver = self._tuned[steps]
+            return tuned(schedule.add_noise(upsampled, solver.times[0], noise), schedule, solver)
         times = schedule.times(steps, "log_snr")
         return samplers.dpmpp_2m(schedule.add_noise(upsampled, times[0], noise), schedule, times)
 

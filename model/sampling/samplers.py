@@ -77,8 +77,14 @@ class Prediction:
 
 
 Sampler = Generator[Evaluate, Prediction, State]
+
 Noise = Callable[[State], State]
 """Standard normal noise of the same shape, from the request's own random stream."""
+
+
+def ask(request: Evaluate) -> Sampler:
+    """A single request, as a sampler for guidance to wrap; returns its prediction."""
+    return (yield request)
 
 
 def ddim(
@@ -169,7 +175,7 @@ def dpm_multistep(
         eps = (yield Evaluate(x, t, s)).eps
         history.appendleft((schedule.log_snr(t), eps))
         h = schedule.log_snr(s) - schedule.log_snr(t)
-        x = _higher_order(_first_order_eps(schedule, x, eps, t, s), schedule.sigma(s), h, history, published)
+        x = higher_order(_first_order_eps(schedule, x, eps, t, s), schedule.sigma(s), h, history, published)
     return x
 
 
@@ -199,11 +205,13 @@ def _dpmpp_multistep(
         h = schedule.log_snr(s) - schedule.log_snr(t)
         alpha, phi_1 = schedule.alpha(s), math.expm1(-h)
         x = schedule.sigma(s) / schedule.sigma(t) * x - alpha * phi_1 * x0
-        x = _higher_order(x, alpha, -h, history, published)
+        x = higher_order(x, alpha, -h, history, published)
     return x
 
 
-def _higher_order(x: State, scale: float, g: float, history: deque[tuple[float, State]], published: bool) -> State:
+def higher_order(
+    x: State, scale: float, g: float, history: deque[tuple[float, State]], published: bool = False
+) -> State:
     """Add the second- and third-order terms that `history` allows to a first-order multistep update.
 
     In ε̂ `scale` is σ_s and g = h; in x̂_0 it is α_s and g = −h.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from model.sampling.guidance import respond
 from model.sampling.latents import Latents
-from model.sampling.samplers import Evaluate, EvaluateAll, Prediction, Sampler
+from model.sampling.samplers import Evaluate, EvaluateAll, Prediction, Sampler, ask
 from model.sampling.schedule import NoiseSchedule
 
 Guide = Callable[[Sampler, int], Sampler]
@@ -159,7 +159,7 @@ def windowed(
         for first in range(0, len(starts), AT_ONCE):
             group = range(first, min(first + AT_ONCE, len(starts)))
             parts = [replace(request, x=cut.cut(request.x, starts[number])) for number in group]
-            chains = [guide(_ask(part), starts[number]) for part, number in zip(parts, group, strict=True)]
+            chains = [guide(ask(part), starts[number]) for part, number in zip(parts, group, strict=True)]
             predictions = yield from together(chains, count)
             for part, prediction, number in zip(parts, predictions, group, strict=True):
                 cut.add(x0, schedule.to_x0(part.x, prediction.eps, request.t), starts, number)
@@ -194,8 +194,3 @@ def _to_eps_in_place(schedule: NoiseSchedule, x: Latents, x0: Latents, t: float)
     """ε̂ as `schedule.to_eps`, in the memory of `x0`."""
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     return x0.map(lambda clean, noisy: clean.mul_(-alpha).add_(noisy).div_(sigma), x)
-
-
-def _ask(request: Evaluate) -> Sampler:
-    """A single request, as a sampler for guidance to wrap."""
-    return (yield request)

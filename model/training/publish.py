@@ -96,7 +96,8 @@ def _joined(config: TrainingConfig, held: Manifest | None, folder: Path) -> Mani
             raise CheckpointError(f"{folder} makes {held.config.clip}, this super-resolution takes {config.model.clip}")
         if held.config.schedule != config.model.schedule:
             raise CheckpointError(f"{folder} has the schedule {held.config.schedule}, not {config.model.schedule}")
-        return replace(held, config=replace(held.config, sr=config.model.sr), sr_weights="sr.safetensors")
+        tuned = replace(held.tuned, sr_hash=None, sr={}) if held.tuned is not None else None
+        return replace(held, config=replace(held.config, sr=config.model.sr), sr_weights="sr.safetensors", tuned=tuned)
     fits = held is not None and held.sr_weights is not None and held.config.clip == config.model.clip
     model = ModelConfig(
         config.model.clip, config.model.base, held.config.sr if held and fits else None, config.model.schedule

@@ -92,7 +92,13 @@ MODELS: dict[str, Any] = {
                 {"width": 16, "height": 16, "super_resolution": False},
                 {"width": 128, "height": 128, "super_resolution": True},
             ],
-            "samplers": ["dpmpp_2m", "dpmpp_3m", "dpm_solver", "unipc", "ddim", "ddpm"],
+            "samplers": ["dpmpp_2m", "dpmpp_3m", "dpm_solver", "unipc", "ddim", "ddpm", "tuned"],
+            "qualities": {
+                "fast": {"steps": 6, "sr_steps": 3},
+                "balanced": {"steps": 10, "sr_steps": 4},
+                "best": {"steps": 20, "sr_steps": 8},
+            },
+            "tuned": {"generate": [4, 6, 8, 10], "v2a clean": [6, 10], "a2v clean": [6, 10], "sr": [2, 3, 4]},
             "guidance": {
                 "generate": ["decoupling"],
                 "v2a": ["clean", "pigdm", "replacement", "gradient", "gradient_code", "decoupling"],
@@ -122,7 +128,7 @@ GENERATE: dict[str, dict[str, Any]] = {
     "clip": {"summary": "One clip, reproducible by its seed", "value": {"seed": 7}},
     "drafts": {
         "summary": "Four quick drafts",
-        "value": {"num_outputs": 4, "steps": 10, "super_resolution": False, "metadata": {"project": "seaside"}},
+        "value": {"num_outputs": 4, "quality": "fast", "super_resolution": False, "metadata": {"project": "seaside"}},
     },
     "published": {
         "summary": "Sampler and steps of the published scripts",

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from model.checkpoint.manifest import Manifest
 from model.networks.config import KINDS
-from model.request import SAMPLERS, allowed_guidance, is_divisible
+from model.request import QUALITIES, SAMPLERS, TUNED, allowed_guidance, is_divisible
 from service.api.auth import CallerHere
 from service.api.services import ServicesHere
 from service.jobs.connection import StoreUnavailable
@@ -54,6 +54,13 @@ class SpeedView(BaseModel):
     files: float = Field(ge=0, description="writing and storing the files of an output")
 
 
+class QualityView(BaseModel):
+    """Steps of a quality, where none are given."""
+
+    steps: int = Field(ge=1, description="evaluations of the base network")
+    sr_steps: int = Field(ge=1, description="evaluations of the super-resolution network")
+
+
 class ModelView(BaseModel):
     """One model."""
 
@@ -67,6 +74,11 @@ class ModelView(BaseModel):
     max_duration: float = Field(gt=0, description="longest clip of this service, in seconds")
     resolutions: list[Resolution] = Field(description="its frame sizes")
     samplers: list[str] = Field(description="values of the parameter `sampler`")
+    qualities: dict[str, QualityView] = Field(description="by value of the parameter `quality`")
+    tuned: dict[str, list[int]] = Field(
+        description="numbers of steps of the sampler `tuned`, by kind of job and guidance, such as `v2a clean`; `sr`: "
+        "those of super-resolution. Where a quality has none, it uses dpmpp_2m"
+    )
     guidance: dict[str, list[str]] = Field(description="allowed guidance methods, by kind of job")
     independent_timesteps: bool = Field(
         description="whether it was trained with a timestep per modality, as the guidance `clean` requires"
@@ -91,6 +103,9 @@ def view(
     if manifest.config.sr is not None:
         height, width = manifest.config.output_size
         sizes.append(Resolution(width=width, height=height, super_resolution=True))
+    solvers = manifest.tuned
+    found = {**solvers.base, "sr": solvers.sr} if solvers is not None else {}
+    tuned = {name: sorted(each) for name, each in found.items() if each}
     return ModelView(
         name=manifest.name,
         weights_hash=weights_hash,
@@ -101,7 +116,9 @@ def view(
         clip=ClipView(**asdict(clip), duration=clip.duration),
         max_duration=max_output_s if is_divisible(clip) else clip.duration,
         resolutions=sizes,
-        samplers=list(SAMPLERS),
+        samplers=[*SAMPLERS, TUNED] if tuned else list(SAMPLERS),
+        qualities={name: QualityView(steps=each.steps, sr_steps=each.sr_steps) for name, each in QUALITIES.items()},
+        tuned=tuned,
         guidance={kind: list(allowed_guidance(kind, manifest)) for kind in KINDS},
         independent_timesteps=manifest.independent_timesteps,
         speed={kind: SpeedView(**asdict(each)) for kind, each in speed.items()},

@@ -24,8 +24,11 @@ from service.settings import Settings
 _DEFAULT: dict[str, Any] = {field.name: field.default for field in fields(SamplingParams)}
 _WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "a string"}
 _SAMPLING = tuple(field.name for field in fields(SamplingParams))
-_LATER = {"duration": None, "mix": "replace", "loudness": None, "true_peak": None}
+_LATER = {"duration": None, "quality": None, "mix": "replace", "loudness": None, "true_peak": None}
 """Defaults of the parameters that came after Idempotency-Keys: at its default, none changes what a key stands for."""
+
+_BEST = {"sampler": limits.SAMPLERS[0], "steps": limits.QUALITIES["best"].steps}
+"""Defaults that the parameters had before there was `quality`."""
 
 _ALLOWED = webhook_parameter.ALLOWED | mix_parameters.ALLOWED
 """Allowed values of fields of fields, and of the fields that they are in. `*` is any index."""
@@ -66,11 +69,21 @@ class Parameters(BaseModel):
         description="seconds of the clip, in whole frames, at most DUET_MAX_OUTPUT_S; if absent, the rest of "
         "the upload from `start` on, or without an upload the model's own duration",
     )
-    sampler: Annotated[str, OneOf(limits.SAMPLERS)] = Field(
-        default=_DEFAULT["sampler"], description="solver that turns noise into a clip"
+    quality: Annotated[str, OneOf(tuple(limits.QUALITIES))] | None = Field(
+        default=None,
+        description="sets samplers and steps that are not given: `fast` 6 steps and `balanced` 10, tuned for the model "
+        "where `/models` says so, `best` 20; best if absent",
     )
-    steps: int = Field(
-        default=_DEFAULT["steps"], ge=1, le=limits.MAX_STEPS, description="evaluations of the base network"
+    sampler: Annotated[str, OneOf((*limits.SAMPLERS, limits.TUNED))] | None = Field(
+        default=None,
+        description="solver that turns noise into a clip; that of the quality if absent, which is dpmpp_2m for best. "
+        "tuned takes only the numbers of steps that `/models` lists",
+    )
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=limits.MAX_STEPS,
+        description="evaluations of the base network; those of the quality if absent",
     )
     spacing: Annotated[str, OneOf(limits.SPACINGS)] = Field(
         default=_DEFAULT["spacing"],
@@ -104,8 +117,10 @@ class Parameters(BaseModel):
     )
 
     def asked(self) -> dict[str, Any]:
-        """What an Idempotency-Key stands for."""
+        """What an Idempotency-Key stands for. A request that earlier versions knew stands for what it did there."""
         given = self.model_dump()
+        if self.quality is None:
+            given |= {name: value for name, value in _BEST.items() if given[name] is None}
         return {name: value for name, value in given.items() if name not in _LATER or value != _LATER[name]}
 
     def sampling(self, kind: str, manifest: Manifest, settings: Settings) -> SamplingParams:
@@ -124,15 +139,17 @@ class SuperResolutionParameters(BaseModel):
     super_resolution: bool | None = Field(
         default=None, description="enlarge the frames; if absent, true for models that can"
     )
-    sr_sampler: Annotated[str, OneOf(limits.SR_SAMPLERS)] | None = Field(
+    sr_sampler: Annotated[str, OneOf((*limits.SR_SAMPLERS, limits.TUNED))] | None = Field(
         default=None,
-        description="from the noised frame with dpmpp_2m, from noise with ddim; dpmpp_2m if absent",
+        description="from the noised frame with dpmpp_2m and tuned, from noise with ddim; that of the quality if "
+        "absent, which is dpmpp_2m for best",
     )
     sr_steps: int | None = Field(
         default=None,
         ge=1,
         le=limits.MAX_SR_STEPS,
-        description="evaluations of the super-resolution network; if absent 8, with ddim 25",
+        description="evaluations of the super-resolution network; if absent those of the quality (fast 3, balanced 4, "
+        "best 8), with ddim 25",
     )
 
 

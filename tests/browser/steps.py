@@ -55,11 +55,11 @@ def choose(
     """Fill in the form, by default for a quick job. With `enlarge`, super-resolution has one step: it is slow."""
     if seconds is not None:
         page.get_by_label("Length in seconds").fill(str(seconds))
-    page.get_by_label("Steps", exact=True).fill(str(steps))
     page.get_by_label("Outputs", exact=True).fill(str(outputs))
     more = page.get_by_text("More settings")
     if page.locator(".composer details:not([open])").count():
         more.click()
+    page.get_by_label("Steps", exact=True).fill(str(steps))
     switch = page.get_by_role("switch", name="Enlarge the frames")
     if switch.count():
         switch.set_checked(enlarge)

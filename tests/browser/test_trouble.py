@@ -36,6 +36,7 @@ def test_a_text_file_is_refused_with_the_accepted_formats(studio: Studio, tmp_pa
 
 def test_an_invalid_number_is_marked_at_its_field(studio: Studio) -> None:
     page = studio.visit()
+    page.get_by_text("More settings").click()
     steps = page.get_by_label("Steps", exact=True)
     steps.fill("0")
     page.get_by_role("button", name="Make a clip").click()

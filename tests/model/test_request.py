@@ -9,6 +9,7 @@ import pytest
 from model.checkpoint.manifest import Manifest
 from model.networks.config import PRESETS
 from model.request import RequestError, SamplingParams, allowed_guidance, clip_of
+from tests.model.tuning.solvers import with_solvers
 
 PLAIN = Manifest("plain", PRESETS["tiny"], trained=False, description="", licence="MIT")
 CALIBRATED = replace(PLAIN, calibration={"times": [0.0, 999.0], "video": [0.1, 0.2], "audio": [0.1, 0.2]})
@@ -135,3 +136,73 @@ def test_a_duration_is_rounded_up_to_whole_frames(asked: float, made: float) -> 
 def test_without_a_duration_a_clip_is_one_window() -> None:
     assert SamplingParams(seed=1).resolve("generate", PLAIN).duration is None
     assert clip_of(None, PLAIN.config.clip) == PLAIN.config.clip
+
+
+TUNED = with_solvers(INDEPENDENT)
+
+
+def chosen(params: SamplingParams, kind: str = "generate", manifest: Manifest = TUNED) -> tuple[object, ...]:
+    """Samplers and steps of a job."""
+    resolved = params.resolve(kind, manifest)
+    assert resolved.resolve(kind, manifest) == resolved  # a worker resolves what the API has resolved
+    return resolved.sampler, resolved.steps, resolved.sr_sampler, resolved.sr_steps
+
+
+@pytest.mark.parametrize(
+    ("quality", "expected"),
+    [
+        ("fast", ("tuned", 6, "tuned", 3)),
+        ("balanced", ("tuned", 10, "tuned", 4)),
+        ("best", ("dpmpp_2m", 20, "dpmpp_2m", 8)),
+        (None, ("dpmpp_2m", 20, "dpmpp_2m", 8)),
+    ],
+)
+def test_a_quality_sets_samplers_and_steps(quality: str | None, expected: tuple[object, ...]) -> None:
+    assert chosen(SamplingParams(1, quality=quality)) == expected
+    assert chosen(SamplingParams(1, quality=quality), "v2a") == (*expected[:2], None, None)
+
+
+def test_a_quality_of_a_model_that_is_not_tuned_has_the_same_steps() -> None:
+    assert chosen(SamplingParams(1, quality="fast"), manifest=INDEPENDENT) == ("dpmpp_2m", 6, "dpmpp_2m", 3)
+    assert chosen(SamplingParams(1, quality="balanced"), manifest=INDEPENDENT) == ("dpmpp_2m", 10, "dpmpp_2m", 4)
+    untuned = SamplingParams(1, quality="fast", guidance="replacement")
+    assert chosen(untuned, "v2a")[:2] == ("dpmpp_2m", 6)  # tuned, but not for this guidance
+    assert chosen(SamplingParams(1, quality="fast"), "edit")[:2] == ("dpmpp_2m", 6)
+
+
+def test_samplers_and_steps_override_the_quality() -> None:
+    fast = SamplingParams(1, quality="fast")
+    assert chosen(replace(fast, steps=8))[:2] == ("tuned", 8)
+    assert chosen(replace(fast, steps=7))[:2] == ("dpmpp_2m", 7)
+    assert chosen(replace(fast, sampler="ddim"))[:2] == ("ddim", 6)
+    assert chosen(replace(fast, sampler="ddim", steps=50))[:2] == ("ddim", 50)
+    assert chosen(replace(fast, sr_steps=2))[2:] == ("tuned", 2)
+    assert chosen(replace(fast, sr_steps=20))[2:] == ("dpmpp_2m", 20)
+    assert chosen(replace(fast, sr_sampler="ddim"))[2:] == ("ddim", 25)
+    assert chosen(SamplingParams(1, sampler="tuned"))[:2] == ("tuned", 6)
+    assert chosen(SamplingParams(1, quality="balanced", sampler="tuned"))[:2] == ("tuned", 10)
+    assert chosen(SamplingParams(1, sr_sampler="tuned"))[2:] == ("tuned", 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "manifest", "params", "field", "message"),
+    [
+        ("generate", PLAIN, SamplingParams(1, sampler="tuned"), "sampler", "no solvers .* for generate"),
+        ("generate", PLAIN, SamplingParams(1, sr_sampler="tuned"), "sr_sampler", "no tuned solvers"),
+        ("generate", TUNED, SamplingParams(1, sampler="tuned", steps=20), "steps", "one of 4, 6, 8, 10; got 20"),
+        ("generate", TUNED, SamplingParams(1, quality="best", sampler="tuned"), "steps", "got 20"),
+        ("generate", TUNED, SamplingParams(1, sr_sampler="tuned", sr_steps=8), "sr_steps", "one of 2, 3, 4; got 8"),
+        ("generate", TUNED, SamplingParams(1, quality="fast", spacing="uniform"), "spacing", "uniform"),
+        ("generate", TUNED, SamplingParams(1, quality="fast", eta=0.5), "eta", "the sampler is tuned"),
+        ("v2a", TUNED, SamplingParams(1, sampler="tuned", guidance="gradient"), "sampler", "v2a with gradient"),
+        ("generate", TUNED, SamplingParams(1, sampler="tuned", guidance="decoupling"), "sampler", "decoupling"),
+        ("generate", TUNED, SamplingParams(1, quality="fastest"), "quality", "one of fast, balanced, best"),
+        ("v2a", TUNED, SamplingParams(1, quality="fast", guidance="gradient_code"), "guidance", "dpmpp_2m"),
+    ],
+)
+def test_what_a_model_is_not_tuned_for_is_refused(
+    kind: str, manifest: Manifest, params: SamplingParams, field: str, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message) as refused:
+        params.resolve(kind, manifest)
+    assert refused.value.field == field

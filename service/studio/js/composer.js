@@ -12,7 +12,7 @@ import { Once } from "./once.js";
 import { picker, Source } from "./source.js";
 import { bytes, KINDS, label } from "./words.js";
 
-const OPEN = ["model", "start", "duration", "seed", "num_outputs", "steps"];
+const OPEN = ["model", "start", "duration", "seed", "num_outputs", "quality"];
 
 /** Parameters that only go with a certain value of another one. */
 const ONLY_WITH = {
@@ -215,7 +215,7 @@ export class Composer {
     for (const name of ["start", "duration"]) this.#controls.get(name)?.refuse(length.problems[name]);
     this.source.mark(length);
     const known = this.#kind === "generate" || this.source.duration !== null;
-    const wrong = Object.keys(length.problems).length > 0 || !(values.steps && values.num_outputs);
+    const wrong = Object.keys(length.problems).length > 0 || values.steps === 0 || !values.num_outputs;
     this.#showCost(known && !wrong, () => costWords(this.#kind, length.made, values, model, enlarged));
   }
 
@@ -223,7 +223,7 @@ export class Composer {
   #followEdit(values, model, enlarged) {
     const extent = this.edit.extent();
     const section = extent + 2 * model.clip.duration; // a window on each side is seen too
-    const known = extent > 0 && Boolean(values.steps && values.num_outputs);
+    const known = extent > 0 && values.steps !== 0 && Boolean(values.num_outputs);
     this.#showCost(known, () => ({
       made: `${this.edit.made().toFixed(1)} s anew`,
       time: costWords("edit", section, values, model, enlarged).time,

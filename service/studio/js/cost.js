@@ -4,7 +4,7 @@ import { seconds } from "./words.js";
 
 const ROUNDING = 1e-6;
 
-/** Steps of super-resolution where the form has no number. */
+/** Steps of super-resolution by sampler, where the form has neither a number nor a quality. */
 export const SR_STEPS = { dpmpp_2m: 8, ddim: 25 };
 
 /** Frames of a clip of `duration` seconds by `model`; undefined is one window. */
@@ -22,10 +22,11 @@ export function costOf(kind, duration, values, model, enlarged) {
   const speed = model.speed?.[kind];
   if (!speed) return null;
   const frames = framesOf(duration, model);
-  let each = values.steps * windowsOf(frames, model.clip.frames) * speed.step + speed.files;
+  const quality = model.qualities[values.quality ?? "best"];
+  let each = (values.steps ?? quality.steps) * windowsOf(frames, model.clip.frames) * speed.step + speed.files;
   if (enlarged) {
     if (speed.sr_step === null) return null;
-    const steps = values.sr_steps ?? SR_STEPS[values.sr_sampler ?? "dpmpp_2m"];
+    const steps = values.sr_steps ?? (values.sr_sampler === "ddim" ? SR_STEPS.ddim : quality.sr_steps);
     each += steps * Math.ceil(frames / model.clip.frames) * speed.sr_step;
   }
   return each * values.num_outputs;

@@ -34,6 +34,7 @@ export const LABELS = {
   model: "Model",
   seed: "Seed",
   num_outputs: "Outputs",
+  quality: "Quality",
   steps: "Steps",
   start: "Begin at",
   duration: "Length in seconds",

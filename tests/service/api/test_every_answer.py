@@ -153,7 +153,10 @@ def test_the_description_covers_every_route_with_its_limits(client: httpx.Client
         "/metrics",
     }
     body = description["paths"]["/generate"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert (body["properties"]["steps"]["minimum"], body["properties"]["steps"]["maximum"]) == (1, 1000)
+    outputs = body["properties"]["num_outputs"]
+    assert (outputs["minimum"], outputs["maximum"]) == (1, 8)
+    number, absent = body["properties"]["steps"]["anyOf"]
+    assert (number["minimum"], number["maximum"], absent["type"]) == (1, 1000, "null")
     form = description["paths"]["/v2a"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["file"]
     assert "super_resolution" not in form["properties"]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from model.checkpoint.manifest import Manifest
 from model.networks.config import PRESETS
+from model.request import QUALITIES
 from service.api.parameters import GenerateParameters
 from service.jobs.store import JobStore
 from service.settings import Settings
@@ -50,6 +51,44 @@ def test_every_parameter_is_echoed_as_used(client: httpx.Client) -> None:
         "sr_steps": 8,
         "priority": "normal",
     }
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_a_quality_sets_the_steps_that_models_lists(client: httpx.Client, quality: str) -> None:
+    (demo,) = client.get("/models").json()["data"]
+    steps = demo["qualities"][quality]
+    used = client.post("/generate", json={"quality": quality}).json()["params"]
+    assert (used["quality"], {name: used[name] for name in ("steps", "sr_steps")}) == (quality, steps)
+    has = quality != "best" and steps["steps"] in demo["tuned"].get("generate", [])
+    assert used["sampler"] == ("tuned" if has else "dpmpp_2m")
+    own = {"steps": 3, "sampler": "ddim", "sr_steps": 1}
+    used = client.post("/generate", json={"quality": quality, **own}).json()["params"]
+    assert {name: used[name] for name in own} == own
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"quality": "fastest"}, "quality"),
+        ({"quality": 1}, "quality"),
+        ({"sampler": "tuned", "steps": 999}, ("sampler", "steps")),
+        ({"sr_sampler": "tuned", "sr_steps": 99}, ("sr_sampler", "sr_steps")),
+        ({"sampler": "tuned", "guidance": "decoupling"}, "sampler"),
+    ],
+)
+def test_a_quality_that_there_is_not_is_refused_by_its_field(
+    client: httpx.Client, given: dict[str, Any], field: str | tuple[str, ...]
+) -> None:
+    answer = client.post("/generate", json=given)
+    (wrong,) = problem(answer, 422, "invalid_parameter")["errors"]
+    assert wrong["field"] in field
+
+
+def test_a_key_stands_for_the_same_request_as_before_there_was_a_quality() -> None:
+    given = {"seed": 7, "steps": 20, "sampler": "dpmpp_2m"}
+    assert GenerateParameters(seed=7).asked() == GenerateParameters.model_validate(given).asked()
+    assert "quality" not in GenerateParameters(seed=7).asked()
+    assert GenerateParameters(seed=7, quality="fast").asked() != GenerateParameters(seed=7).asked()
 
 
 def test_echoed_parameters_can_be_sent_again(client: httpx.Client) -> None:
@@ -88,7 +127,7 @@ def test_a_job_is_queued_with_its_priority(client: httpx.Client, settings: Setti
         ({"seed": 1.5}, "seed", "an integer 0 … 9007199254740991"),
         ({"num_outputs": 9}, "num_outputs", "an integer 1 … 8"),
         ({"steps": 0}, "steps", "an integer 1 … 1000"),
-        ({"sampler": "euler"}, "sampler", "one of dpmpp_2m, dpmpp_3m, dpm_solver, unipc, ddim, ddpm"),
+        ({"sampler": "euler"}, "sampler", "one of dpmpp_2m, dpmpp_3m, dpm_solver, unipc, ddim, ddpm, tuned"),
         ({"spacing": None}, "spacing", "one of log_snr, uniform, quadratic"),
         ({"sr_steps": 251}, "sr_steps", "an integer 1 … 250"),
         ({"super_resolution": "yes"}, "super_resolution", "true or false"),

@@ -1,0 +1,244 @@
+"""The search: Levenberg-Marquardt on the times and weights of one solver.
+
+The residuals are the differences between the solver's clips and the teacher's. A solver has few parameters, and a
+change of one leaves the steps before it as they are, so finite differences are cheap. No gradient through the network
+is needed, and the search works with every guidance method, also with those that take a gradient themselves.
+
+Clips are weighted by the inverse of their distance, which minimises the mean distance, not that of squares: few steps
+turn some clips into other ones, and no solver would bring these back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.networks.config import MODALITIES
+from model.sampling.latents import Latents, State
+from model.sampling.schedule import NoiseSchedule
+from model.sampling.tuned import multistep_weights, steps, update
+from model.sampling.tuned_solver import MAX_ORDER, TunedSolver
+
+ENDS = (1.0, 0.85, 0.7, 0.55)
+"""First grids: how far they reach from the noisiest time to index 0, as a share of the log-SNR between them …"""
+BENDS = (0.8, 1.0, 1.25)
+"""… and the exponent of their spacing, 1 for even."""
+
+DAMPING = (0.001, 0.01, 0.1, 1.0, 10.0)
+"""Multiples of the diagonal that a step tries; the best is taken."""
+LEAST_GAIN = 0.005
+"""The search ends when a step gains less than this share of the distance."""
+PATIENCE = 2
+"""It also ends when so many steps in a row bring nothing on the held-out noise."""
+LONGEST = 1.5
+"""No parameter changes more in a step. Weights are differences from those of DPM-Solver++(2M), gaps between times
+logarithms."""
+CHANGE = 0.05
+"""For finite differences. The network knows whole times only, so less would measure rounding."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Clips to be matched. `predict(x, t, s, k)` is x̂_0 in step number k from t to s, with the guidance that the solver
+    is for. `initial(t)`: the state at the first time. `free_start`: whether that time may be chosen."""
+
+    schedule: NoiseSchedule
+    predict: Callable[[State, float, float, int], State]
+    initial: Callable[[float], State]
+    teacher: State
+    free_start: bool = False
+
+    def distances(self, made: State) -> Tensor:
+        """(clips, modalities): root mean square difference from the teacher, over the deviation of its values."""
+        columns = []
+        for name, teacher in parts(self.teacher).items():
+            difference = (parts(made)[name] - teacher).flatten(1).double()
+            columns.append(difference.square().mean(1).sqrt() / teacher.double().std())
+        return torch.stack(columns, 1)
+
+
+@dataclass
+class Trace:
+    """States before each step and predictions of a run; `made` is its result."""
+
+    states: list[State]
+    predictions: list[State]
+    made: State
+
+
+@dataclass(frozen=True)
+class Found:
+    """A solver's parameters, and its mean distance from the teacher on both halves of the noise."""
+
+    parameters: np.ndarray
+    distance: float
+    held_out: float
+
+
+class Search:
+    """Finds a solver of `evaluations`, on the clips of `problem`; `held_out` decides which step is the last."""
+
+    def __init__(self, problem: Problem, held_out: Problem, evaluations: int) -> None:
+        self.problem = problem
+        self.held_out = held_out
+        self.evaluations = evaluations
+        schedule = problem.schedule
+        self._noisiest, self._cleanest = schedule.log_snr(schedule.last), schedule.log_snr(0.0)
+
+    def run(self, rounds: int, say: Callable[[str], None] = lambda line: None) -> TunedSolver:
+        """The best solver of at most `rounds` steps of the search, by its distance on the held-out noise."""
+        best = current = self._start()
+        if not len(best.parameters):
+            return self.solver(best.parameters)
+        say(f"start: {best.distance:.4f}, held out {best.held_out:.4f}")
+        worse = 0
+        for number in range(1, rounds + 1):
+            before, current = current, self._improve(current)
+            say(f"step {number}: {current.distance:.4f}, held out {current.held_out:.4f}")
+            worse = 0 if current.held_out < best.held_out else worse + 1
+            best = current if worse == 0 else best
+            if before.distance - current.distance <= LEAST_GAIN * before.distance or worse == PATIENCE:
+                break
+        return self.solver(best.parameters)
+
+    def solver(self, parameters: np.ndarray) -> TunedSolver:
+        """Parameters: log-SNR of the first time if it is free; logarithms of the gaps in log-SNR; then by modality
+        and step, how much the weights of the older predictions differ from those of DPM-Solver++(2M)."""
+        begin = np.clip(parameters[0], self._noisiest, self._cleanest - 1) if self._free else self._noisiest
+        gaps = np.exp(parameters[self._free : self._free + self.evaluations - 1])
+        lambdas = np.minimum(begin + np.concatenate([[0.0], np.cumsum(gaps)]), self._cleanest)
+        times = [self.problem.schedule.time_of_log_snr(float(value)) for value in lambdas]
+        if not self._free:
+            times[0] = self.problem.schedule.last
+        times = _descending(times)
+        base = multistep_weights(self.problem.schedule, times)
+        rest = iter(parameters[self._free + self.evaluations - 1 :])
+        weights = {}
+        for name in parts(self.problem.teacher):
+            rows = []
+            for k, row in enumerate(base):
+                older = [*row[1:], *[0.0] * MAX_ORDER][: _older(k)]
+                older = [float(value + next(rest)) for value in older]
+                rows.append((1.0 - sum(older), *older))
+            weights[name] = tuple(rows)
+        return TunedSolver(tuple(times), weights, {})
+
+    @property
+    def _free(self) -> int:
+        return int(self.problem.free_start)
+
+    def _restarts(self) -> list[int]:
+        """By parameter: the step from which a change of it acts."""
+        found = [-1] * self._free + list(range(self.evaluations - 1))
+        return found + [
+            k for _ in parts(self.problem.teacher) for k in range(self.evaluations) for _ in range(_older(k))
+        ]
+
+    def _start(self) -> Found:
+        """The best of the first grids, with the weights of DPM-Solver++(2M)."""
+        free = [self._noisiest, -3.0, -2.0, -1.0] if self._free else [self._noisiest]
+        shares = np.linspace(0.0, 1.0, self.evaluations)
+        weights = len(parts(self.problem.teacher)) * sum(_older(k) for k in range(self.evaluations))
+        grids = {}
+        for begin, end, bend in product(free, ENDS, BENDS):
+            last = self._noisiest + end * (self._cleanest - self._noisiest)
+            if last > begin:
+                gaps = np.log(np.diff(begin + (last - begin) * shares**bend))
+                grids[(begin, *gaps.round(6))] = np.concatenate([[begin] * self._free, gaps, np.zeros(weights)])
+        return self._measured(min(grids.values(), key=self._distance))
+
+    def _distance(self, parameters: np.ndarray) -> float:
+        return mean_distance(self.problem, self.solver(parameters))
+
+    def _measured(self, parameters: np.ndarray) -> Found:
+        return Found(parameters, self._distance(parameters), mean_distance(self.held_out, self.solver(parameters)))
+
+    def _improve(self, found: Found) -> Found:
+        """One step from `found`; itself if no damping gains anything."""
+        matrix, slope = self._normal_equations(found.parameters)
+        diagonal = np.diag(matrix)
+        candidates = []
+        for damping in DAMPING:
+            change = -np.linalg.solve(matrix + np.diag(damping * diagonal + 1e-9 * diagonal.max()), slope)
+            parameters = found.parameters + np.clip(change, -LONGEST, LONGEST)
+            candidates.append((self._distance(parameters), parameters))
+        distance, parameters = min(candidates, key=lambda candidate: candidate[0])
+        return self._measured(parameters) if distance < found.distance else found
+
+    def _normal_equations(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """JᵀWJ and JᵀWr at `parameters`."""
+        trace = follow(self.problem, self.solver(parameters))
+        scale = self._scale(trace.made)
+        residual = self._residual(trace.made, scale)
+        rows = []
+        for number, restart in enumerate(self._restarts()):
+            changed = parameters.copy()
+            changed[number] += CHANGE
+            made = follow(self.problem, self.solver(changed), trace if restart >= 0 else None, max(restart, 0)).made
+            rows.append((self._residual(made, scale) - residual) / CHANGE)
+        jacobian = torch.stack(rows)
+        return (jacobian @ jacobian.T).double().cpu().numpy(), (jacobian @ residual).double().cpu().numpy()
+
+    def _residual(self, made: State, scale: dict[str, Tensor]) -> Tensor:
+        """All differences from the teacher, weighted by `scale`."""
+        teacher = parts(self.problem.teacher)
+        weighted = (((value - teacher[name]).flatten(1) * scale[name]).flatten() for name, value in parts(made).items())
+        return torch.cat(list(weighted))
+
+    def _scale(self, made: State) -> dict[str, Tensor]:
+        """By modality, the roots of the weights of each clip's differences, (clips, 1): the inverse of its distance."""
+        distances = self.problem.distances(made)
+        distances = distances.clamp(min=float(distances.median()) / 10 + 1e-9)
+        scale = {}
+        for column, (name, teacher) in zip(distances.unbind(1), parts(self.problem.teacher).items(), strict=True):
+            each = 1 / (column.sqrt() * teacher.double().std() * math.sqrt(teacher[0].numel()))
+            scale[name] = each[:, None].to(teacher.dtype)
+        return scale
+
+
+def follow(problem: Problem, solver: TunedSolver, trace: Trace | None = None, restart: int = 0) -> Trace:
+    """Run `solver`; with the `trace` of a run that is the same before the end of step `restart`, from there on."""
+    states, predictions = ([], []) if trace is None else (trace.states[: restart + 1], trace.predictions[: restart + 1])
+    x = states[-1] if states else problem.initial(solver.times[0])
+    for k, (t, s) in list(enumerate(steps(solver)))[restart:]:
+        if k == len(predictions):
+            states = [*states[:k], x]
+            predictions = [*predictions, problem.predict(x, t, s, k)]
+        x = update(problem.schedule, solver, k, x, predictions[: -MAX_ORDER - 1 : -1])
+    return Trace(states, predictions, x)
+
+
+def mean_distance(problem: Problem, solver: TunedSolver) -> float:
+    """Mean over clips and modalities."""
+    return float(problem.distances(follow(problem, solver).made).mean())
+
+
+def _older(k: int) -> int:
+    """Weights of step `k` that are free: those of the older predictions."""
+    return min(k, MAX_ORDER - 1)
+
+
+def parts(state: State) -> dict[str, Tensor]:
+    """The tensors of a state by modality; frames are `video`."""
+    if not isinstance(state, Latents):
+        return {"video": state}
+    return {name: state[name] for name in MODALITIES if getattr(state, name) is not None}
+
+
+def _descending(times: Sequence[float]) -> list[float]:
+    """The times, each at least a thousandth below the one before, and none below 0."""
+    least = 1e-3
+
+    def limited() -> Iterator[float]:
+        previous = math.inf
+        for number, t in enumerate(times):
+            previous = max(min(t, previous - least), least * (len(times) - 1 - number))
+            yield previous
+
+    return list(limited())

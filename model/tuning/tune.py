@@ -1,0 +1,178 @@
+"""Tunes a model: finds its solvers one after the other, and keeps each in the manifest as soon as it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from model.checkpoint.manifest import FILE_NAME, Manifest, read_manifest
+from model.request import allowed_guidance
+from model.runtime.condition import GIVEN
+from model.runtime.pipeline import Pipeline
+from model.sampling.latents import Latents
+from model.sampling.tuned import multistep_weights
+from model.sampling.tuned_solver import TunedSolver, TunedSolvers, solver_name
+from model.tuning.problems import Halves, Material
+from model.tuning.search import Problem, Search, follow, parts
+
+GUIDANCE = ("clean", "pigdm")
+"""Methods that solvers are tuned for; the others use general solvers."""
+
+
+class TuningError(ValueError):
+    """The tuning cannot be done; the message says why."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What to tune: `evaluations` of the base network and of super-resolution. `clips` for the search, and as many to
+    stop on; `teacher_steps` of the teacher; at most `rounds` steps of the search. `only`: names of solvers, or `sr`.
+    `compared`: steps of `dpmpp_2m` whose distance from the teacher is recorded too."""
+
+    evaluations: tuple[int, ...] = (4, 6, 8, 10)
+    sr_evaluations: tuple[int, ...] = (2, 3, 4)
+    clips: int = 16
+    teacher_steps: int = 64
+    rounds: int = 12
+    seed: int = 0
+    compared: int = 20
+    only: tuple[str, ...] = ()
+
+
+def tune(
+    folder: Path, tuning: Tuning, device: str = "auto", again: bool = False, say: Callable[[str], None] = print
+) -> Manifest:
+    """Find the solvers that the manifest in `folder` lacks, or with `again` all of them, and write them into it.
+
+    Solvers for other weights are dropped. Raises TuningError, CheckpointError or ManifestError.
+    """
+    manifest = read_manifest(folder / FILE_NAME)
+    _check(manifest, tuning)
+    manifest = replace(manifest, tuned=_kept(manifest, tuning, again))
+    pipeline = Pipeline.load(manifest, device, "float32" if device == "cpu" else "auto")
+    sources = _Sources(Material(pipeline, tuning.clips, tuning.teacher_steps, tuning.seed))
+    for name, evaluations in _missing(manifest, tuning):
+        say(f"{name}: the clips to match")
+        halves = sources.halves(name)
+        for count in evaluations:
+            say(f"{name}, {count} evaluations")
+            solver = find(halves, count, tuning, say)
+            manifest = _with(manifest, name, count, solver)
+            (folder / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+            say(f"{name}, {count} evaluations: {describe(solver)}")
+    return manifest
+
+
+def find(halves: Halves, count: int, tuning: Tuning, say: Callable[[str], None] = lambda line: None) -> TunedSolver:
+    """The solver of `count` evaluations, with its distances and those of `dpmpp_2m` on the held-out noise."""
+    solver = Search(*halves, count).run(tuning.rounds, say)
+    held_out = halves[1]
+    compared = {f"dpmpp_2m {steps}": plain(held_out, steps) for steps in (count, tuning.compared)}
+    distances = {name: distance(held_out, each) for name, each in {"tuned": solver, **compared}.items()}
+    return replace(solver, distance=distances)
+
+
+def plain(problem: Problem, count: int) -> TunedSolver:
+    """`dpmpp_2m` with even steps in log-SNR, as a solver."""
+    times = problem.schedule.times(count, "log_snr")[:-1]
+    rows = multistep_weights(problem.schedule, times)
+    return TunedSolver(tuple(times), dict.fromkeys(parts(problem.teacher), rows), {})
+
+
+def distance(problem: Problem, solver: TunedSolver) -> dict[str, float]:
+    """Mean relative distance from the teacher by modality."""
+    means = problem.distances(follow(problem, solver).made).mean(0)
+    return dict(zip(parts(problem.teacher), means.tolist(), strict=True))
+
+
+def describe(solver: TunedSolver) -> str:
+    """The distances in one line."""
+
+    def one(found: dict[str, float]) -> str:
+        return ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+
+    return "; ".join(f"{name}: {one(found)}" for name, found in solver.distance.items())
+
+
+def solver_names(manifest: Manifest) -> dict[str, tuple[str, str | None]]:
+    """Kind of job and guidance of the solvers that the base network can have, by name."""
+    kinds: list[tuple[str, str | None]] = [("generate", None)]
+    for kind in GIVEN:
+        kinds += [(kind, method) for method in GUIDANCE if method in allowed_guidance(kind, manifest)]
+    return {solver_name(*each): each for each in kinds}
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """The problems of one model; the clips of `generate` are made once."""
+
+    material: Material
+
+    @cached_property
+    def joint(self) -> Halves:
+        return self.material.halves("generate", None)
+
+    def halves(self, name: str) -> Halves:
+        if name == "generate":
+            return self.joint
+        clips: list[Latents] = [half.teacher for half in self.joint]
+        if name == "sr":
+            return self.material.super_resolution(clips)
+        return self.material.halves(*solver_names(self.material.pipeline.manifest)[name], clips)
+
+
+def _check(manifest: Manifest, tuning: Tuning) -> None:
+    possible = [*solver_names(manifest), *(["sr"] if manifest.config.sr is not None else [])]
+    unknown = [name for name in tuning.only if name not in possible]
+    if unknown:
+        raise TuningError(f"{manifest.name} can be tuned for {', '.join(possible)}; got {', '.join(unknown)}")
+    if manifest.config.sr is not None and "video" not in manifest.config.base.modalities:
+        raise TuningError(f"{manifest.name} makes no frames to enlarge")
+
+
+def _kept(manifest: Manifest, tuning: Tuning, again: bool) -> TunedSolvers:
+    """The solvers in the manifest that belong to its weights and its teacher."""
+    base = manifest.network_hash("base")
+    sr = manifest.network_hash("sr") if manifest.config.sr is not None else None
+    held = manifest.tuned
+    if held is None or held.teacher_steps != tuning.teacher_steps:
+        return TunedSolvers(tuning.teacher_steps, base, sr)
+
+    def stays(name: str) -> bool:
+        return not again or bool(tuning.only and name not in tuning.only)
+
+    return TunedSolvers(
+        tuning.teacher_steps,
+        base,
+        sr,
+        {name: each for name, each in held.base.items() if held.base_hash == base and stays(name)},
+        held.sr if held.sr_hash == sr and stays("sr") else {},
+    )
+
+
+def _missing(manifest: Manifest, tuning: Tuning) -> Iterator[tuple[str, Sequence[int]]]:
+    """Names of solvers, each with the numbers of evaluations that are to be tuned."""
+    tuned = manifest.tuned
+    assert tuned is not None
+    wanted = {name: (tuning.evaluations, tuned.base.get(name, {})) for name in solver_names(manifest)}
+    if manifest.config.sr is not None:
+        wanted["sr"] = (tuning.sr_evaluations, tuned.sr)
+    for name, (evaluations, found) in wanted.items():
+        left = [count for count in evaluations if count not in found]
+        if left and (not tuning.only or name in tuning.only):
+            yield name, left
+
+
+def _with(manifest: Manifest, name: str, count: int, solver: TunedSolver) -> Manifest:
+    tuned = manifest.tuned
+    assert tuned is not None
+    if name == "sr":
+        return replace(manifest, tuned=replace(tuned, sr=_sorted({**tuned.sr, count: solver})))
+    found = _sorted({**tuned.base.get(name, {}), count: solver})
+    return replace(manifest, tuned=replace(tuned, base={**tuned.base, name: found}))
+
+
+def _sorted(solvers: dict[int, TunedSolver]) -> dict[int, TunedSolver]:
+    return dict(sorted(solvers.items()))
