@@ -23,6 +23,7 @@ from service.api import (
     models,
     problems,
     studio,
+    study,
 )
 from service.api.catalogue import Catalogue
 from service.api.middleware import RequestContext
@@ -45,6 +46,7 @@ from service.metrics.exporter import Exporter
 from service.sandbox.probe import Prober
 from service.settings import Settings, load_settings
 from service.storage import Breaker, GuardedStorage, open_storage
+from service.study.store import StudyStore
 from service.tracing import open_tracing
 from service.version import version
 
@@ -57,6 +59,7 @@ _ROUTERS = (
     models.router,
     health.router,
     metrics.router,
+    study.router,
 )
 
 
@@ -115,6 +118,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 tracing=tracing,
                 readiness=readiness,
                 concurrency=running.enter_context(ConcurrencyLimits(client, failed=counted.background_failed)),
+                studies=StudyStore(client),
                 threads=Threads(os.cpu_count() or 1, keys=bool(chosen.key_hashes)),
             )
             exporter.start()
@@ -141,6 +145,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
     app.include_router(studio.router)
+    app.include_router(study.pages)
     problems.install(app)
     description.complete(app)
     auth.describe(app, settings)

@@ -9,7 +9,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from rich.console import Console
 from rich.text import Text
 
-from duet.cli import clips, data, doctor, evaluate, jobs, models, pictures, plan, serve, train, tune, weights
+from duet.cli import clips, data, doctor, evaluate, jobs, models, pictures, plan, serve, study, train, tune, weights
 from service.version import version
 
 
@@ -45,7 +45,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | App, ...]] = {
         plan.plan,
     ),
     "Models and pictures": (pictures.picture, weights.convert, weights.calibrate, tune.tune),
-    "Train models": (train.train, evaluate.evaluate, data.app),
+    "Train models": (train.train, evaluate.evaluate, study.app, data.app),
 }
 """Commands by their heading in `duet --help`. A command is named after its function."""
 

@@ -35,6 +35,8 @@ SIGNATURE_STEP = 900
 
 _SCHEME = "ApiKey"
 _OPEN = ("/healthz", "/readyz")
+_BY_TOKEN = "/study/"
+"""Beginning of the paths whose secret token is the authority."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def describe(app: FastAPI, settings: Settings) -> None:
         schemes = description.setdefault("components", {}).setdefault("securitySchemes", {})
         schemes[_SCHEME] = {"type": "http", "scheme": "bearer", "description": "an API key"}
         for path, operations in description["paths"].items():
-            for operation in operations.values() if path not in _OPEN else ():
+            for operation in () if path in _OPEN or path.startswith(_BY_TOKEN) else operations.values():
                 operation["security"] = [{_SCHEME: []}]
                 for status, problem in responses(401, 429, 503).items():
                     operation["responses"].setdefault(str(status), problem)

@@ -27,6 +27,10 @@ TAGS: list[dict[str, Any]] = [
     {"name": "make", "description": "Request a clip. The response is a job."},
     {"name": "jobs", "description": "Follow, cancel, retry and delete jobs, and fetch their files."},
     {"name": "models", "description": "The models of this service and their capabilities."},
+    {
+        "name": "study",
+        "description": "A rater's page of a blind study. The token grants access; no key is needed.",
+    },
     {"name": "health", "description": "For monitoring. Health checks need no key."},
 ]
 
@@ -36,6 +40,8 @@ _EXAMPLES = {
     "ModelList": examples.MODELS,
     "Health": examples.HEALTH,
     "Problem": examples.PROBLEM,
+    "StudySession": examples.STUDY_SESSION,
+    "StudyVote": examples.STUDY_VOTE,
 }
 """By schema. They are added here because FastAPI removes nulls from the examples of models."""
 

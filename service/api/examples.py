@@ -136,3 +136,12 @@ GENERATE: dict[str, dict[str, Any]] = {
     },
 }
 """Bodies of `POST /generate`, by purpose."""
+
+STUDY_TOKEN = "Zl3v0cXq1T8m4kYw9aPr7sBn2dGh5jLe6uXo0iCt1Rk"
+
+STUDY_VOTE: dict[str, Any] = {"video": 4, "sound": 3, "match": 5, "real": True, "revision": 1}
+
+STUDY_SESSION: dict[str, Any] = {
+    "clips": [{"id": "5f0c9a7e1b3d4286a1c7e9f0b2d4e6a8", "vote": STUDY_VOTE}],
+    "submitted": False,
+}

@@ -36,8 +36,8 @@ FileName = Annotated[
 ]
 """Path parameter. Not validated: an unknown name is 404, not 422."""
 
-_BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
-_CONTENT = dict.fromkeys(("application/octet-stream", *CONTENT_TYPES.values()), _BINARY)
+BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_CONTENT = dict.fromkeys(("application/octet-stream", *CONTENT_TYPES.values()), BINARY)
 _CONTENT["application/json"] = {"schema": {"type": "object"}}
 _FILES: dict[int | str, dict[str, Any]] = {
     200: {"description": "the file", "content": _CONTENT},
@@ -56,14 +56,14 @@ async def file(
     """One file of a job: `video.mp4`, `audio.wav`, `poster.webp`, `spectrogram.png`, `manifest.json`, the upload as
     `input.*`, and `audio-new.wav` where sounds are mixed; further outputs have `-1`, `-2` … before the dot."""
     job = await run_in_threadpool(find, services, caller, job_id)
-    respond = partial(_respond, request, services, _key(job, name), name)
+    respond = partial(object_response, request, services, _key(job, name), name)
     response = await to_thread.run_sync(respond, limiter=services.storage_threads)
     if caller.signed_url:
         response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     return response
 
 
-def _respond(request: Request, services: Services, key: str, name: str) -> Response:
+def object_response(request: Request, services: Services, key: str, name: str) -> Response:
     """The object as a response. Raises Problem 410, 416; StorageUnavailable."""
     try:
         info = services.storage.info(key)

@@ -157,9 +157,7 @@ class RequestContext:
             ended(_route(scope), status)
             took = round((time.perf_counter() - began) * 1000, 1)
             report = log.debug if quiet else log.info
-            client = scope["client"][0] if scope.get("client") else None
-            facts = {"method": scope["method"], "path": scope["path"], "client": client}
-            report("request", **facts, status=status, milliseconds=took)
+            report("request", method=scope["method"], **_origin(scope), status=status, milliseconds=took)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The response, also to a request for another host and after an unexpected error."""
@@ -181,10 +179,10 @@ class RequestContext:
                 await self._app(scope, receive, send_started)
                 return
         except ClientDisconnect:
-            log.info("client disconnected", method=scope["method"], path=scope["path"])
+            log.info("client disconnected", method=scope["method"], path=_origin(scope)["path"])
             return
         except Exception:
-            log.exception("request failed", method=scope["method"], path=scope["path"])
+            log.exception("request failed", method=scope["method"], path=_origin(scope)["path"])
             if started:
                 raise  # part of the response is sent: closing the connection is the only way to report it
             failure = Problem(500, "internal_error", "Internal error. The log has the cause under this request_id.")
@@ -196,6 +194,18 @@ _QUIET = ("/healthz", "/readyz", "/metrics")
 """Routes that monitoring calls every few seconds."""
 
 _UNTRACED = Tracing()
+
+
+_STUDY = re.compile(r"(/study/)(?!page/)[^/]+")
+
+
+def _origin(scope: Scope) -> dict[str, str | None]:
+    """Path and client of a request, for the log. Of a study without its token, which is a secret, and without the
+    client, because raters stay anonymous."""
+    path: str = scope["path"]
+    bare, tokens = _STUDY.subn(r"\1…", path)
+    client = scope["client"][0] if scope.get("client") and not tokens else None
+    return {"path": bare, "client": client}
 
 
 def _route(scope: Scope) -> str | None:

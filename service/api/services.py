@@ -23,6 +23,7 @@ from service.metrics.api import ApiMetrics
 from service.sandbox.probe import Prober
 from service.settings import Settings
 from service.storage import GuardedStorage
+from service.study.store import StudyStore
 from service.tracing import Tracing
 
 
@@ -61,6 +62,7 @@ class Services:
     readiness: Readiness
     threads: Threads
     concurrency: ConcurrencyLimits
+    studies: StudyStore
 
     @property
     def storage_threads(self) -> CapacityLimiter | None:

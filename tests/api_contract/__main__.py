@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.api_contract.stack import COMPLETED_JOB, KEY, Stack, running
+from tests.api_contract.stack import COMPLETED_JOB, KEY, STUDY, Stack, running
 
 MINIMUM = 2000
 OWN_ERROR = "ValueError: Unsupported type: 'Binary'"
@@ -72,6 +72,7 @@ def _requests(stack: Stack, seed: int, seconds: int) -> tuple[int, str, dict[str
         command += [f"{stack.url}/openapi.json", "--header", f"Authorization: Bearer {KEY}", "--checks", "all"]
         command += ["--seed", str(seed), "--max-time", str(seconds), "--report-json-path", str(report), "--no-color"]
         environment = {**os.environ, COMPLETED_JOB: stack.completed_job, "PYTHONPATH": str(CONFIG.parents[2])}
+        environment[STUDY] = " ".join((stack.rater.token, *stack.rater.clips))
         # In the folder, because what it keeps for itself it keeps where it runs.
         done = subprocess.run(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True

@@ -22,21 +22,28 @@ from service.jobs.store import JobStore
 from service.log import configure_logging
 from service.settings import Settings
 from service.storage import Storage, StorageUnavailable, open_storage
+from service.study.record import Rater
+from service.study.store import StudyStore
 from tests.conftest import RedisServer, RunningApi
+from tests.service.study.studies import a_study, stored
 
 KEY = "duet_contract-" + "0" * 30
 COMPLETED_JOB = "DUET_CONTRACT_JOB"
 """Name of the variable that tells the requesting process of that job."""
+
+STUDY = "DUET_CONTRACT_STUDY"
+"""Name of the variable with the token of a rater and the ids of the clips."""
 
 MADE = {"video.mp4": b"a video", "audio.wav": b"a sound", "manifest.json": b"{}"}
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Where it is, and a job that is completed from the beginning."""
+    """Where it is, a job that is completed from the beginning, and a rater of a study."""
 
     url: str
     completed_job: str
+    rater: Rater
 
 
 @contextmanager
@@ -62,8 +69,11 @@ def running() -> Iterator[Stack]:
         worker = _Worker(settings)
         job = worker.completed()
         worker.start()
+        client = connect(settings)
+        study = stored(settings, StudyStore(client), a_study())
+        client.close()
         try:
-            yield Stack(api.url, job.id)
+            yield Stack(api.url, job.id, study.raters[0])
         finally:
             worker.stop()
             api.stop()

@@ -123,6 +123,12 @@ const ADVICE = {
   undecodable_input: "The part that the job uses cannot be decoded. Export the file again, or begin elsewhere in it.",
   out_of_memory: "Try fewer outputs, or a smaller model.",
   worker_died: "Try other parameters: this job crashed its worker several times.",
+
+  // A study
+  unknown_study: "Ask the person who sent you the link for a new one.",
+  study_closed: "There is nothing left to do. Thank you.",
+  study_submitted: "There is nothing left to do. Thank you.",
+  votes_missing: "Go back and judge the clips that are left.",
 };
 
 /** Advice by status, for answers without a code: a proxy's, or those of a connection that is refused. */

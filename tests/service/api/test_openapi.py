@@ -13,6 +13,7 @@ from service.api.health import Health
 from service.api.models import ModelList
 from service.api.parameters import GenerateParameters
 from service.api.problems import ProblemBody
+from service.api.study import StudySession, StudyVote
 from service.app import create_app
 from service.jobs.view import OUTPUT_FILES, JobList, JobView
 from service.settings import Settings
@@ -23,6 +24,8 @@ ANSWERS: dict[str, type[BaseModel]] = {
     "ModelList": ModelList,
     "Health": Health,
     "Problem": ProblemBody,
+    "StudySession": StudySession,
+    "StudyVote": StudyVote,
 }
 """By name of the schema."""
 

@@ -1,0 +1,1 @@
+"""Blind studies: people rate clips without knowing which are real. Records, votes, and the page."""
