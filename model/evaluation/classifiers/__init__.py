@@ -1,0 +1,1 @@
+"""Two small classifiers of events in clips of `bounce`, trained by this package: features for distances."""
