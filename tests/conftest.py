@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,6 +26,7 @@ from service.jobs.store import JobStore
 from service.log import configure_logging
 from service.server import server_config
 from service.settings import Settings
+from service.study.store import StudyStore
 from tests.clips import a_sound, a_video
 from tests.waiting import until
 
@@ -139,6 +141,12 @@ def store(settings: Settings) -> Iterator[JobStore]:
     client = connect(settings)
     yield JobStore(client)
     client.close()
+
+
+@pytest.fixture
+def studies(settings: Settings) -> Iterator[StudyStore]:
+    with closing(connect(settings)) as client:
+        yield StudyStore(client)
 
 
 @pytest.fixture

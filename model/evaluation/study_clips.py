@@ -13,10 +13,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import pyloudnorm
 from PIL import Image, ImageDraw, ImageFont
 
 from model.media.encode import write_clip
+from model.media.loudness import LoudnessMeter, channel_weights, pieces
 from model.media.mux import mux_v2a
 from model.media.opening import MediaError
 from model.media.source import media_end, read_sound
@@ -24,13 +24,11 @@ from model.media.source import media_end, read_sound
 TARGET, LOWEST_TARGET = -23.0, -36.0
 """LUFS: the loudness of EBU R 128, and the lowest one to which a clip with high peaks takes all others."""
 
-PEAK = 10 ** (-1 / 20)
-"""Highest sample value, -1 dB of full scale."""
+PEAK = -1.0
+"""Highest true peak, in dB of full scale."""
 
 SHORTEST, LONGEST = 0.5, 60.0
-"""Seconds of a clip. Loudness is measured over blocks of 0.4 s."""
-
-MOST_CHANNELS = 5
+"""Seconds of a clip."""
 
 CHECK_SIZE = (480, 360)
 CHECK_SECONDS = 6.0
@@ -42,7 +40,7 @@ TONE, TONE_SECONDS, TONE_INTERVAL, FIRST_TONE = 880.0, 0.25, 0.7, 1.5
 
 @dataclass(frozen=True)
 class Loudness:
-    """`lufs`: -inf for silence; `peak`: largest sample value; `duration` in seconds."""
+    """`lufs` and `peak` (true peak, dB of full scale) are -inf for silence; `duration` in seconds."""
 
     lufs: float
     peak: float
@@ -51,7 +49,7 @@ class Loudness:
     @property
     def reachable(self) -> float:
         """The highest loudness without clipping, in LUFS."""
-        return self.lufs + 20 * math.log10(PEAK / self.peak) if self.peak else math.inf
+        return self.lufs + PEAK - self.peak if math.isfinite(self.lufs) else math.inf
 
     def gain(self, target: float) -> float:
         """The factor that brings the sound to `target` LUFS, or as close as its peaks allow."""
@@ -64,7 +62,7 @@ def measure(path: Path) -> Loudness:
     if not SHORTEST <= duration <= LONGEST:
         raise MediaError(f"lasts {float(duration):.2f} s; a clip lasts {SHORTEST:g} … {LONGEST:g} s")
     sound = read_sound(path, Fraction(0), duration)
-    return _loudness(sound.to_float(), sound.sample_rate, duration)
+    return _loudness(sound.to_float(), sound.sample_rate, sound.layout, duration)
 
 
 def common_target(measured: Iterable[Loudness]) -> float:
@@ -100,7 +98,7 @@ def write_check(video: int, match: int, real: bool, tones: int, target: float, p
         draw.text(at, words, fill="#161a1d", font=ImageFont.load_default(size), anchor="mm")
     frames = np.repeat(np.asarray(card)[None], round(CHECK_SECONDS * CHECK_FPS), axis=0)
     samples = _tones(tones)
-    loudness = _loudness(samples, CHECK_RATE, Fraction(CHECK_SECONDS))
+    loudness = _loudness(samples, CHECK_RATE, "stereo", Fraction(CHECK_SECONDS))
     write_clip(path, frames, CHECK_FPS, samples * loudness.gain(target), CHECK_RATE, "")
 
 
@@ -115,15 +113,10 @@ def _tones(count: int) -> np.ndarray:
     return np.stack([samples, samples])
 
 
-def _loudness(samples: np.ndarray, rate: int, duration: Fraction) -> Loudness:
-    """Of `samples` (channels, samples) in [-1, 1]. Raises MediaError for more channels than the measure has weights."""
-    if len(samples) > MOST_CHANNELS:
-        raise MediaError(f"has {len(samples)} channels of sound; {MOST_CHANNELS} are supported")
-    peak = float(np.abs(samples).max(initial=0.0))
-    if not peak:
-        return Loudness(-math.inf, 0.0, duration)
-    heard = np.repeat(samples, 2, axis=0) if len(samples) == 1 else samples
-    missing = max(0, math.ceil(0.41 * rate) - heard.shape[1])  # a sound that ends early: silence follows
-    with np.errstate(divide="ignore"):
-        lufs = pyloudnorm.Meter(rate).integrated_loudness(np.pad(heard, ((0, 0), (0, missing))).T.astype(np.float64))
-    return Loudness(float(lufs), peak, duration)
+def _loudness(samples: np.ndarray, rate: int, layout: str, duration: Fraction) -> Loudness:
+    """Of `samples` (channels, samples) in [-1, 1]."""
+    weights = channel_weights(layout) * (2 if len(samples) == 1 else 1)
+    meter = LoudnessMeter(rate, weights)
+    for piece in pieces(samples.shape[1]):
+        meter.add(samples[:, piece])
+    return Loudness(meter.integrated(), meter.true_peak(), duration)

@@ -7,6 +7,7 @@ same or a lower `revision` changes nothing and returns the vote that is kept.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache, partial
 from importlib.resources import files
 from typing import Annotated, Any
@@ -163,17 +164,16 @@ def page_file(name: str, request: Request) -> Response:
 
 @pages.api_route("/study/{token}", methods=METHODS)
 async def page(token: str, request: Request, services: ServicesHere) -> Response:
-    """The page of a rater. A page also for a token that is unknown (404) or of a closed study (410)."""
-    name, status = "study.html", 200
-    try:
-        await run_in_threadpool(services.studies.seat, token)
-    except UnknownStudy:
-        name, status = "unknown.html", 404
-    except StudyClosed:
-        name, status = "closed.html", 410
-    except StoreUnavailable:
-        pass  # the page says so, and tries again
-    return asset_response(request, _page_files()[name], status)
+    """The page of a rater. For a token that is unknown (404) or of a closed study (410) it says so."""
+    status = 200
+    with suppress(StoreUnavailable):  # the page tries again
+        try:
+            await run_in_threadpool(services.studies.seat, token)
+        except UnknownStudy:
+            status = 404
+        except StudyClosed:
+            status = 410
+    return asset_response(request, _page_files()["study.html"], status)
 
 
 def _find(services: Services, token: str) -> Seat:

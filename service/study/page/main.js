@@ -6,6 +6,12 @@ import { Clip } from "./clip.js";
 import { Questions } from "./questions.js";
 import { Refusal, keep, load, source, submit } from "./session.js";
 
+/** What a study that cannot go on says, by status. */
+const ENDS = {
+  404: ["This link does not work", "It does not belong to a study. Check that it is complete, or ask for a new one."],
+  410: ["This study is closed", "It accepts no more ratings. Thank you."],
+};
+
 const main = document.getElementById("main");
 const count = document.getElementById("count");
 
@@ -141,10 +147,9 @@ function thanks() {
 /** Whether the study ended meanwhile, which the page then says. */
 function ended(error) {
   if (!(error instanceof Refusal)) throw error;
-  if (error.status === 410) panel("This study is closed", h("p", {}, "It accepts no more ratings. Thank you."));
-  else if (error.status === 404) panel("This link does not work", h("p", {}, "The study no longer exists."));
-  else return false;
-  return true;
+  const [title, words] = ENDS[error.status] ?? [];
+  if (title) panel(title, h("p", {}, words));
+  return Boolean(title);
 }
 
 function failed(error, again) {

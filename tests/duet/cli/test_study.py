@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 from duet.cli import app, study
 from model.evaluation.study_clips import TARGET, measure
 from model.media.encode import write_clip
-from service.jobs.connection import connect
 from service.settings import Settings
 from service.storage import open_storage
 from service.study.record import Answers, Vote, clip_key
@@ -26,13 +24,6 @@ def here(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     monkeypatch.setenv("DUET_REDIS_URL", settings.redis_url)
     monkeypatch.setenv("DUET_DATA", str(settings.data))
     monkeypatch.setenv("DUET_PUBLIC_URL", "https://duet.example/av")
-
-
-@pytest.fixture
-def studies(settings: Settings) -> Iterator[StudyStore]:
-    client = connect(settings)
-    yield StudyStore(client)
-    client.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -25,13 +24,6 @@ from tests.service.study.studies import EXPECTED, a_study
 
 GOOD = Answers(4, 4, 5, True)
 POOR = Answers(1, 2, 1, False)
-
-
-@pytest.fixture
-def studies(settings: Settings) -> Iterator[StudyStore]:
-    client = connect(settings)
-    yield StudyStore(client)
-    client.close()
 
 
 @pytest.fixture
