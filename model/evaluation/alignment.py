@@ -80,10 +80,13 @@ def _ratio(sums: Tensor) -> Tensor:
 
 
 def paired(found: Detections) -> tuple[Tensor, Tensor]:
-    """Sound events and picture events that form pairs, at most one frame apart, as many as possible: two masks (clips,
-    frames)."""
-    heard = found.onsets.in_frames(found.spec.fps, found.spec.frames)
-    seen = found.discs.events
+    """Sound events and picture events that form pairs, as `paired_events`."""
+    return paired_events(found.onsets.in_frames(found.spec.fps, found.spec.frames), found.discs.events)
+
+
+def paired_events(heard: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the events `heard` and `seen` those that form pairs, at most one frame apart, as many as possible: two masks
+    (clips, frames), as are the arguments."""
     heard_paired, free = torch.zeros_like(heard), seen.clone()
     for frame in range(seen.shape[1]):
         # Taking the earliest free event finds the most pairs, because later sounds cannot reach it.

@@ -60,6 +60,12 @@ def scores(made: Detections, real: Detections, seed: int = 0) -> list[Score]:
     return answers
 
 
+def ratio_interval(terms: Tensor, seed: int = 0) -> Interval:
+    """Σ numerators / Σ denominators of `terms` (clips, 2), with its interval."""
+    sums = weights(len(terms), torch.Generator().manual_seed(seed)) @ terms.double()
+    return interval(sums[:, 0] / sums[:, 1].clamp(min=1e-9))
+
+
 def _shuffled(measure: Measure, found: Detections) -> list[Tensor]:
     count = found.onsets.clips
     return [measure.statistics(found.shuffled(by)) for by in range(1, min(SHUFFLES, count - 1) + 1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from model.checkpoint.manifest import Manifest
 from model.networks.config import MODALITIES, ClipSpec
 from model.request import SamplingParams, allowed_guidance
 from model.runtime.condition import GIVEN
+from model.runtime.edit import EditCondition
 from model.runtime.engine import Engine
 from model.runtime.pipeline import Clip, ClipRequest, Pipeline
 from model.runtime.warmup import warm_up
@@ -128,13 +129,17 @@ class ClipGenerator:
             on_done()
         video, audio = real["video"], real["audio"]
         if run.kind != "v2a":
-            video = torch.stack([_video(clip) for clip in clips])
+            video = torch.stack([video_of(clip) for clip in clips])
         if run.kind != "a2v":
             audio = torch.stack([clip.audio for clip in clips if clip.audio is not None])
         return Latents(video, audio), [clip.borders for clip in clips]
 
     def generate(
-        self, kind: str, params: SamplingParams, indexes: Iterable[int], given: Tensor | None = None
+        self,
+        kind: str,
+        params: SamplingParams,
+        indexes: Iterable[int],
+        given: Tensor | Sequence[EditCondition] | None = None,
     ) -> Iterator[Clip]:
         """The outputs `indexes` of a request, in this order; `given[i]` conditions output i. Raises as `make`."""
         engine = Engine(CAPACITY, device=self.pipeline.device)
@@ -154,6 +159,7 @@ class ClipGenerator:
             engine.join()
 
 
-def _video(clip: Clip) -> torch.Tensor:
+def video_of(clip: Clip) -> torch.Tensor:
+    """The frames of a clip, (frames, 3, height, width) in [-1, 1]."""
     assert clip.frames is not None
     return clip.frames.movedim(-1, 1).float() / 127.5 - 1
