@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from duet.cli.evaluate_edits import CLIPS as EDIT_CLIPS
+from duet.cli.evaluate_edits import evaluate_edits
 from duet.cli.evaluate_paper import CLIPS as PAPER_CLIPS
 from duet.cli.evaluate_paper import PaperOptions, evaluate_paper
 from duet.cli.exit_status import FAILED, USAGE, fail
@@ -47,7 +49,7 @@ def evaluate(
     clips: Annotated[
         int | None,
         option(
-            "Clips per run; fewer than 256 give wide intervals; default 256, or 2048 with --protocol paper.",
+            "Clips per run; fewer than 256 give wide intervals; default 256, 64 with --edit, 2048 with --protocol paper.",
             validator=within(2, MAX_CLIPS),
         ),
     ] = None,
@@ -69,6 +71,7 @@ def evaluate(
             negative="--no-held-out",
         ),
     ] = True,
+    edit: Annotated[bool, option("Measure edits instead: see docs/editing.md.")] = False,
     device: Annotated[str, option("Device.", choices=DEVICES, show_default=True)] = "auto",
     dtype: Annotated[str, option("Type of numbers.", choices=("auto", *DTYPES), show_default=True)] = "auto",
     json: Annotated[Path | None, option("Write all figures to this file.", validator=PathKind(dir_okay=False))] = None,
@@ -92,6 +95,11 @@ def evaluate(
         if duration is not None:
             raise fail(USAGE, "--duration does not apply with --protocol paper, which measures clips of one window")
         evaluate_paper(manifest, paper, clips or PAPER_CLIPS, params, json, _progress(), device, dtype)
+        return
+    if edit:
+        if duration is not None:
+            raise fail(USAGE, "--duration does not apply with --edit, which measures clips of one window")
+        evaluate_edits(manifest, clips or EDIT_CLIPS, params, json, out, _progress(), device, dtype)
         return
     clips = clips or CLIPS
     try:

@@ -62,7 +62,7 @@ def scores(made: Detections, real: Detections, seed: int = 0) -> list[Score]:
 
 def ratio_interval(terms: Tensor, seed: int = 0) -> Interval:
     """Σ numerators / Σ denominators of `terms` (clips, 2), with its interval."""
-    sums = weights(len(terms), torch.Generator().manual_seed(seed)) @ terms.double()
+    sums = resample_weights(len(terms), torch.Generator().manual_seed(seed)) @ terms.double()
     return interval(sums[:, 0] / sums[:, 1].clamp(min=1e-9))
 
 
