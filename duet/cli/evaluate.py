@@ -49,7 +49,7 @@ def evaluate(
     clips: Annotated[
         int | None,
         option(
-            "Clips per run; fewer than 256 give wide intervals; default 256, 64 with --edit, 2048 with --protocol paper.",
+            "Clips per run; few give wide intervals; default 256, 64 with --edit, 2048 with --protocol paper.",
             validator=within(2, MAX_CLIPS),
         ),
     ] = None,

@@ -5,8 +5,14 @@ enters the network at the request's noise level, α_t y + σ_t n, and x̂_0 is y
 rest to where the network's own guess of the known part agrees with y, as for a whole modality in `guidance.pigdm`. A
 modality that is known entirely may enter clean instead, at time 0, if the model was trained for that.
 
+For a Gaussian, x̂_g of the rest becomes x̂_g + C_gk C_kk⁻¹ (y − x̂_k), with C the covariance of the network's errors,
+and ∂x̂_0/∂x_t = (α/σ²) C. ΠGDM takes r_t² I for C_kk, which counts an error that many known pixels share once for each
+of them. Here C_kk⁻¹ is a step of steepest descent from there, in the inner product of 1/r_t²: with w = (y − x̂_k) / r_t²
+the push is C_gk w times (w·C_kk w) / (C_kk w·C_kk w / r_t²). Both products are in the gradient of ⟨x̂_k, w⟩, so the
+step costs no evaluation. With C_kk = r_t² I it is 1, and it is kept at most that.
+
 Replacement at the noise level: Lugmayr et al., RePaint, CVPR 2022, without its resampling. ΠGDM: Song et al.,
-ICLR 2023.
+ICLR 2023. The covariance from the Jacobian: Boys et al., Tweedie moment projected diffusions, 2023.
 """
 
 from __future__ import annotations
@@ -87,43 +93,60 @@ def masked(
                 x = x.replace(name, torch.where(part.new, x[name], part.at(schedule, t)))
         return x
 
-    def agreement(x: Latents, t: float, eps: Latents) -> Tensor:
-        """Σ ⟨x̂_0, stopgrad[(y − x̂_0) / r_t²]⟩ over what is known and noisy."""
+    def residuals(x: Latents, t: float, eps: Latents) -> dict[str, Tensor]:
+        """w = (y − x̂_0) / r_t² where it is known and noisy, 0 elsewhere."""
         assert error_variance is not None
-        total = x.present[0].new_zeros(())
+        weighted = {}
         for name in measured:
-            part = known[name]
-            x0 = schedule.to_x0(x[name], eps[name], t)
-            bounded = limit(Latents(None, None).replace(name, x0.detach()))[name]
-            missing = torch.where(part.new, 0.0, part.clean - bounded)
-            total = total + (x0 * missing).sum() / error_variance[name](t)
-        return total
+            x0 = limit(Latents(None, None).replace(name, schedule.to_x0(x[name], eps[name], t)))[name]
+            known_error = torch.where(known[name].new, 0.0, known[name].clean - x0)
+            weighted[name] = known_error / error_variance[name](t)
+        return weighted
+
+    def agreement(x: Latents, t: float, eps: Latents) -> Tensor:
+        """⟨x̂_0, stopgrad(w)⟩."""
+        weighted = residuals(x, t, eps.map(Tensor.detach))
+        parts = [(schedule.to_x0(x[name], eps[name], t) * w).sum() for name, w in weighted.items()]
+        return torch.stack(parts).sum()
+
+    def step(x: Latents, t: float, prediction: Prediction) -> Tensor:
+        """The length of the push for each clip, 0 … 1: (w·Cw) / (Cw·Cw / r_t²)."""
+        assert error_variance is not None
+        assert prediction.gradient is not None
+        along = square = x.present[0].new_zeros(x.batch)
+        for name, w in residuals(x, t, prediction.eps).items():
+            # The objective holds x fixed where x̂_0 depends on it directly, which adds w / α.
+            gradient = w / schedule.alpha(t) + prediction.gradient[name]
+            covered = schedule.sigma(t) ** 2 / schedule.alpha(t) * torch.where(known[name].new, 0.0, gradient)
+            along = along + (w * covered).flatten(1).sum(1)
+            square = square + covered.square().flatten(1).sum(1) / error_variance[name](t)
+        return (along / square.clamp(min=torch.finfo(square.dtype).tiny)).clamp(0, 1)
 
     def answer(request: Evaluate) -> Answer:
         t = request.t
-        x = joined(request.x, t)
         made = tuple(name for name in MODALITIES if getattr(request.x, name) is not None and name not in whole)
-        asked = replace(
-            request,
-            x=x,
-            t_video=0.0 if "video" in at_zero else request.t_video,
-            t_audio=0.0 if "audio" in at_zero else request.t_audio,
-        )
-        if not made:
-            x0 = Latents(*(known[name].clean if name in whole else None for name in MODALITIES))
-            return _prediction(schedule, request, x0)
-        if pushing:
-            prediction = yield replace(asked, objective=lambda eps: agreement(x, t, eps), wrt=made)
-        else:
-            prediction = yield asked
         x0 = Latents(None, None)
-        for name in made:
-            value = schedule.to_x0(x[name], prediction.eps[name], t)
+        if made:
+            x = joined(request.x, t)
+            asked = replace(
+                request,
+                x=x,
+                t_video=0.0 if "video" in at_zero else request.t_video,
+                t_audio=0.0 if "audio" in at_zero else request.t_audio,
+            )
+            if pushing:
+                wrt = tuple(name for name in MODALITIES if name in made or name in measured)
+                asked = replace(asked, objective=lambda eps: agreement(x, t, eps), wrt=wrt)
+            prediction = yield asked
+            for name in made:
+                x0 = x0.replace(name, schedule.to_x0(x[name], prediction.eps[name], t))
             if pushing:
                 assert prediction.gradient is not None
-                value = value + scale * schedule.sigma(t) ** 2 / schedule.alpha(t) * prediction.gradient[name]
-            x0 = x0.replace(name, value)
-        x0 = limit(x0)
+                weight = scale * schedule.sigma(t) ** 2 / schedule.alpha(t) * step(x, t, prediction)
+                for name in made:
+                    gradient = prediction.gradient[name]
+                    x0 = x0.replace(name, x0[name] + weight.view(-1, *[1] * (gradient.ndim - 1)) * gradient)
+            x0 = limit(x0)
         for name, part in known.items():
             if getattr(request.x, name) is not None:
                 x0 = x0.replace(name, part.merged(x0[name]) if name in made else part.clean)

@@ -20,8 +20,9 @@ from model.sampling.schedule import NoiseSchedule, linear_betas
 
 SCHEDULE = NoiseSchedule(linear_betas(1000))
 STD, TRIPLES = 0.5, 20_000
-G_C1, G_C2, C1_C2 = 0.7, 0.5, 0.1
-"""Correlations."""
+G_C1, G_C2, C1_C2 = 0.8, 0.8, 0.6
+"""Correlations. The network's errors of c_1 and c_2 are correlated, too: r_t² of each by itself would make both slopes
+0.56 instead of 0.5."""
 COVARIANCE = STD**2 * torch.tensor([[1, G_C1, G_C2], [G_C1, 1, C1_C2], [G_C2, C1_C2, 1]], dtype=torch.float64)
 SLOPES = torch.linalg.solve(COVARIANCE[1:, 1:], COVARIANCE[0, 1:])
 RESIDUAL = math.sqrt(COVARIANCE[0, 0] - SLOPES @ COVARIANCE[1:, 0])
@@ -40,13 +41,13 @@ def answer(request: Evaluate) -> Prediction:
     """The exact prediction."""
     t_video, t_audio = (request.t if own is None else own for own in (request.t_video, request.t_audio))
     _, sigma, noisy = levels(t_video, t_audio)
-    video = request.x["video"].detach().requires_grad_(True)
-    eps = torch.cat([video, request.x["audio"]], -1) @ torch.linalg.inv(noisy) * sigma
+    x = request.x.map(lambda value: value.detach().requires_grad_(True))
+    eps = torch.cat([x["video"], x["audio"]], -1) @ torch.linalg.inv(noisy) * sigma
     predicted = Latents(eps[:, :2], eps[:, 2:])
     gradient = None
     if request.objective is not None:
-        assert request.wrt == ("video",)
-        gradient = Latents(*torch.autograd.grad(request.objective(predicted), video), None)
+        found = torch.autograd.grad(request.objective(predicted), [x[name] for name in request.wrt])
+        gradient = Latents(*(dict(zip(request.wrt, found, strict=True)).get(name) for name in ("video", "audio")))
     return Prediction(predicted.map(Tensor.detach), gradient=gradient)
 
 
@@ -88,14 +89,13 @@ def fit(clean: bool, pulled: bool = True, sampler: str = "dpmpp_2m", steps: int 
 def test_what_is_made_follows_both_known_parts(clean: bool, sampler: str) -> None:
     slopes, residual = fit(clean, sampler=sampler, steps=50 if sampler == "ddim" else 20)
     print(f"\n{slopes.tolist()} / {residual:.3f}; exact {SLOPES.tolist()} / {RESIDUAL:.3f}")
-    # r_t² of each part by itself leaves out that the errors of two parts are correlated: exact only with one part.
-    assert torch.allclose(slopes, SLOPES, rtol=0.02 if clean else 0.04, atol=0)
+    assert torch.allclose(slopes, SLOPES, rtol=0.03, atol=0)
     assert residual == pytest.approx(RESIDUAL, rel=0.10 if sampler == "ddim" else 0.05)
 
 
 def test_replacement_alone_loses_half_of_what_a_noisy_part_says() -> None:
     noisy, _ = fit(clean=False, pulled=False)
-    assert torch.all(noisy < 0.55 * SLOPES)
+    assert torch.all(noisy < 0.6 * SLOPES)
     one_clean, _ = fit(clean=True, pulled=False)
     assert one_clean[0] < 0.55 * SLOPES[0]
     assert one_clean[1] > SLOPES[1]
