@@ -52,11 +52,11 @@ STEPS = 2048
 def to_rgb(frame: VideoFrame, most_pixels: int = MOST_PIXELS) -> np.ndarray:
     """`frame` as (height, width, 3) uint8 RGB for an SDR display; HDR of more than `most_pixels` is made smaller."""
     if frame.color_trc not in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67) and frame.color_primaries != BT2020:
-        return frame.reformat(format="rgb24", src_colorspace=_matrix(frame), interpolation=EXACT).to_ndarray()
+        return frame.reformat(format="rgb24", src_colorspace=untagged_matrix(frame), interpolation=EXACT).to_ndarray()
     scale = min(1.0, sqrt(most_pixels / (frame.width * frame.height)))
     size = ceil(frame.width * scale), ceil(frame.height * scale)
     how = Interpolation.AREA if scale < 1 else Interpolation.BILINEAR
-    code = frame.reformat(*size, "rgb48le", src_colorspace=_matrix(frame), interpolation=how).to_ndarray()
+    code = frame.reformat(*size, "rgb48le", src_colorspace=untagged_matrix(frame), interpolation=how).to_ndarray()
     light = _light(frame, code)
     if frame.color_primaries == BT2020 or frame.color_primaries == UNSPECIFIED:
         light = light @ TO_BT709.T
@@ -132,7 +132,7 @@ def _PQ_TABLE() -> np.ndarray:
     return pq_to_light(np.arange(65536) / 65535).astype(np.float32)
 
 
-def _matrix(frame: VideoFrame) -> int | None:
+def untagged_matrix(frame: VideoFrame) -> int | None:
     """The matrix by which an untagged `frame` was made from RGB; None where it is tagged or RGB itself."""
     if frame.colorspace != UNSPECIFIED or frame.format.is_rgb or frame.format.has_palette:
         return None

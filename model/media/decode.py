@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.media.colour import MOST_PIXELS, to_rgb
+from model.media.content_box import content_box
 from model.media.frames import TimedFrame, window_frames
 from model.media.resampling import BLOCK, Resampler
 from model.media.source import MediaError, Sound, read_sound, slack
@@ -95,18 +96,14 @@ def _mono(sound: Sound, begin: int) -> np.ndarray:
 def letterbox(rgb: np.ndarray, height: int, width: int, aspect: Fraction = Fraction(1)) -> Tensor:
     """`rgb` (h, w, 3) uint8 → (3, height, width) uint8: bicubic, antialiased, centred on black.
 
-    `aspect`: width of a pixel of `rgb` by its height.
-
-    Sides are truncated to whole pixels, and an odd pixel of border goes to the right and bottom, as in the published
-    loader.
+    `aspect`: width of a pixel of `rgb` by its height. `content_box` says where it lies.
     """
-    rows, columns = rgb.shape[0], rgb.shape[1] * aspect
-    ratio = min(Fraction(height, rows), Fraction(width) / columns)
-    size = max(1, int(rows * ratio)), max(1, int(columns * ratio))
+    rows, columns = rgb.shape[:2]
+    box = content_box(rows, columns, aspect, height, width)
     picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
-    scaled = F.interpolate(picture, size, mode="bicubic", antialias=True)[0]
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    return F.pad(scaled, (left, width - size[1] - left, top, height - size[0] - top))
+    scaled = F.interpolate(picture, (box.rows, box.columns), mode="bicubic", antialias=True)[0]
+    right, bottom = width - box.columns - box.left, height - box.rows - box.top
+    return F.pad(scaled, (box.left, right, box.top, bottom))
 
 
 def upright_aspect(shown: TimedFrame) -> Fraction:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
-from math import ceil, floor
+from math import ceil
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from av.container import InputContainer, OutputContainer
+from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
@@ -22,16 +22,18 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from model.media import encode
-from model.media.aac import BLOCK, AacTrack, as_float, blocks, mixed_peak
 from model.media.fields import is_top_first
 from model.media.frames import TimedFrame, window_frames
 from model.media.lengths import timeline_origin
 from model.media.opening import read_packets
+from model.media.paced_sound import PacedSound, Samples
 from model.media.side_data import side_data
-from model.media.source import Sound, open_video, read_sound, slack
-from model.media.spooled import release
+from model.media.source import open_video, read_sound, slack
 
 Item = TypeVar("Item")
+Change = Callable[
+    [Iterator[tuple[TimedFrame, Fraction, Fraction]], Fraction], Iterator[tuple[TimedFrame, Fraction, Fraction]]
+]
 
 LOOK_AHEAD = 16
 """Frames after the window that are checked for reordering: H.264 reorders at most this many (ITU-T H.264, A.3)."""
@@ -54,9 +56,6 @@ SLIVER = Fraction(1, 50)
 CLOCK = 90_000
 """Hertz, at least, of time stamps that do not fit the source's own."""
 
-BEYOND = 1
-"""Seconds of sound after the end of the file's frames that a resampler gets to see."""
-
 IDR = 5
 """NAL unit type of a picture that no later picture refers past (ITU-T H.264, table 7-1)."""
 
@@ -70,9 +69,11 @@ def mux_v2a(
     path: str | Path,
     comment: str,
     layout: str | None = None,
+    change: Change | None = None,
 ) -> str:
     """Write the frames of `source` in [start, start + duration) seconds with `audio` (channels, samples) as the sound,
-    or a file of it: float32, one channel. `layout`: its loudspeakers, by default mono, stereo …
+    or a file of it: float32, one channel. `layout`: its loudspeakers, by default mono, stereo … `change` is given the
+    frames and their rate, and returns the frames to write; they are re-encoded then.
 
     The frame shown at `start` is the first, at time 0, and stays until its own end; size, intervals, orientation, pixel
     shape and colour tags stay. A source that ends early ends the sound with it.
@@ -83,11 +84,11 @@ def mux_v2a(
     column once more. Raises MediaError if there is no such window.
     """
     begin, window = Fraction(start), Fraction(duration)
-    sound = _Samples.of_array(
+    sound = Samples.of_array(
         np.memmap(audio, np.float32, "r")[None] if isinstance(audio, Path) else audio, sample_rate, layout
     )
     with open_video(source) as (container, stream, display):
-        cut = None if any(display.crop) else _copyable(container, stream, begin, window)
+        cut = None if any(display.crop) or change is not None else _copyable(container, stream, begin, window)
         rate, order = stream.average_rate or Fraction(25), stream.codec_context.field_order
         assert stream.time_base is not None
         grid = stream.time_base
@@ -99,7 +100,11 @@ def mux_v2a(
     def write(fields: str | None = None, keep_fields: bool = True) -> None:
         shown = ((each, each.time, each.duration) for each in window_frames(source, begin, window, keep_fields))
         frames = _window(shown, begin, window, grid)
-        _write_encoded(frames, rate, grid, fields, sound, path, comment)
+        first = next(frames)
+        frames = chain([first], frames)
+        if change is not None:
+            frames = change(frames, rate)
+        _write_encoded(frames, first[0], rate, grid, fields, sound, path, comment)
 
     changes = ["re-encoded"]
     try:
@@ -129,7 +134,7 @@ def mux_a2v(
     heard = read_sound(source, Fraction(start), Fraction(duration), Path(path).parent)
     with open_video(video) as (container, stream, _):
         assert stream.average_rate is not None
-        sound = _Samples.of_sound(heard)
+        sound = Samples.of_sound(heard)
         changes = _write_copy(
             stream, _own_packets(container, stream), 1 / stream.average_rate, sound, path, comment, Fraction(duration)
         )
@@ -167,69 +172,6 @@ class _InterlacedError(Exception):
     def __init__(self, frame: VideoFrame) -> None:
         super().__init__("a frame is interlaced")
         self.frame = frame
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """A sound that is read piece by piece: `read(first, last)` gives (channels, samples) float32, fewer samples where
-    it has ended and does not go on as silence."""
-
-    format: encode.SoundFormat
-    read: Callable[[int, int], np.ndarray]
-
-    @classmethod
-    def of_array(cls, audio: np.ndarray | Tensor, sample_rate: int, layout: str | None) -> _Samples:
-        peak = mixed_peak(blocks(audio), len(audio), layout)
-        format = encode.SoundFormat(sample_rate, len(audio), layout, peak)
-
-        def read(first: int, last: int) -> np.ndarray:
-            there = as_float(audio[:, first:last])
-            if isinstance(audio, np.ndarray):
-                release(audio)
-            return there
-
-        return cls(format, read)
-
-    @classmethod
-    def of_sound(cls, sound: Sound) -> _Samples:
-        """Followed by silence."""
-
-        def read(first: int, last: int) -> np.ndarray:
-            there = sound.to_float(first, last)
-            return np.pad(as_float(there), ((0, 0), (0, last - first - there.shape[1])))
-
-        channels = sound.samples.shape[1]
-        floats = (read(first, first + BLOCK) for first in range(0, len(sound.samples), BLOCK))
-        return cls(
-            encode.SoundFormat(sound.sample_rate, channels, sound.layout, mixed_peak(floats, channels, sound.layout)),
-            read,
-        )
-
-
-class _PacedSound:
-    """The sound track of a file, encoded as far as its frames are, so that a player finds both at one place."""
-
-    def __init__(self, container: OutputContainer, samples: _Samples) -> None:
-        form = samples.format
-        self.track = AacTrack(container, form.sample_rate, form.channels, form.layout, form.peak)
-        self._container, self._samples = container, samples
-        self._read = 0
-
-    def follow(self, time: Fraction) -> None:
-        """Encode what is heard before `time` seconds."""
-        last = floor(time * self._samples.format.sample_rate)
-        while self._read < last:
-            audio = self._samples.read(self._read, min(last, self._read + BLOCK))
-            self._container.mux(self.track.add(audio))
-            if not audio.shape[1]:
-                return
-            self._read += audio.shape[1]
-
-    def finish(self, end: Fraction) -> None:
-        """Encode the rest; it ends at `end` seconds."""
-        self.track.cut(end)
-        self.follow(end + BEYOND)
-        self._container.mux(self.track.finish())
 
 
 @dataclass(frozen=True)
@@ -371,7 +313,7 @@ def _write_copy(
     source: VideoStream,
     packets: Iterator[tuple[Packet, Fraction, Fraction]],
     grid: Fraction,
-    samples: _Samples,
+    samples: Samples,
     path: str | Path,
     comment: str,
     least: Fraction = Fraction(0),
@@ -383,7 +325,7 @@ def _write_copy(
         if source.sample_aspect_ratio:  # the container's outranks the codec's
             video.codec_context.sample_aspect_ratio = source.sample_aspect_ratio
         video.time_base = grid
-        sound = _PacedSound(container, samples)
+        sound = PacedSound(container, samples)
         end = least
         for packet, time, duration in packets:
             pts, stays = _stamps(time, duration, grid)
@@ -398,28 +340,29 @@ def _write_copy(
 
 def _write_encoded(
     frames: Iterator[tuple[TimedFrame, Fraction, Fraction]],
+    looks: TimedFrame,
     rate: Fraction,
     grid: Fraction,
     fields: str | None,
-    samples: _Samples,
+    samples: Samples,
     path: str | Path,
     comment: str,
 ) -> None:
-    """Encode `frames` (frame, time, duration) of about `rate` hertz, which a source with time stamps in units of `grid`
-    seconds has. Times between those, of frames that share a stamp, are kept to 1/CLOCK seconds.
+    """Encode `frames` (frame, time, duration) of about `rate` hertz, of a source with time stamps in units of `grid`
+    seconds and with the `looks` of this frame. Times between those, of frames that share a stamp, are kept to 1/CLOCK
+    seconds.
 
     `fields`: x264's parameter for interlaced pictures. Without it, raises _InterlacedError for the first such frame.
     """
-    first = next(frames)
-    picture = first[0].frame
+    picture = looks.frame
     grid = _finer(grid)
     parameters = ":".join(([fields] if fields else []) + _light(picture))
     with encode.new_mp4(path, comment) as container:
         video = encode.H264Track(container, picture.width, picture.height, rate, grid, parameters)
-        _keep_looks(video, first[0])
-        sound = _PacedSound(container, samples)
+        _keep_looks(video, looks)
+        sound = PacedSound(container, samples)
         end, last = Fraction(0), -1
-        for shown, time, duration in chain([first], frames):
+        for shown, time, duration in frames:
             if shown.frame.interlaced_frame and not fields:
                 raise _InterlacedError(shown.frame)
             end = time + duration

@@ -1,0 +1,100 @@
+"""Puts new sound into spans of an upload's own, which stays sample by sample outside of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from model.media.edits import Span
+from model.media.mix_levels import Mix, MixReport
+from model.media.mix_sound import middle, mix_sounds, to_format
+from model.media.source import Sound
+
+FADE = 0.010
+"""Seconds of the cross-fade from own to new sound at each border of a span, inside it."""
+
+
+def splice_sound(
+    own: Sound, new: np.ndarray, spans: Sequence[Span], mix: Mix
+) -> tuple[Sound, np.ndarray, MixReport | None]:
+    """`own` with `new` (1, samples), of the same rate and timeline, in `spans` (seconds).
+
+    Returns the result, in the own sound's format; `new` as it is in the result, (1, samples), silent elsewhere; and
+    what mixing came to, None if nothing was mixed or set to a loudness.
+
+    Each end of a span fades from one to the other within FADE, so that level and waveform have no step. A mix is made
+    of what both have in the spans.
+    """
+    total = len(own.samples)
+    borders = [(round(start * own.sample_rate), min(round(end * own.sample_rate), total)) for start, end in spans]
+    cuts = [slice(first, last) for first, last in borders if first < last]
+    samples, alone = own.samples.copy(), np.zeros((1, total), np.float32)
+    report: MixReport | None = None
+    if not cuts:
+        return own, alone, report
+    inside = np.concatenate([new[:, cut] for cut in cuts], axis=1)
+    kept = replace(own, samples=np.concatenate([own.samples[cut] for cut in cuts]))
+    if mix.changes_nothing:
+        heard = middle(own.layout)[:, None] * inside
+    else:
+        mixed, inside, report = mix_sounds(kept, inside, mix)
+        heard = mixed.to_float()
+    own_inside = kept.to_float()
+    position = 0
+    for cut in cuts:
+        count = cut.stop - cut.start
+        part = slice(position, position + count)
+        share = fade(count, own.sample_rate, begins=cut.start > 0, ends=cut.stop < total)
+        samples[cut] = to_format(share * heard[:, part] + (1 - share) * own_inside[:, part], own.format)
+        alone[:, cut] = share * inside[:, part]
+        position += count
+    return replace(own, samples=samples), alone, report
+
+
+def extend_sound(own: Sound, new: np.ndarray, before: int, after: int) -> tuple[Sound, np.ndarray]:
+    """`own` with so many samples of `new` before and after it; `new` (1, samples) has the whole, longer timeline.
+
+    Returns the result and the new sound alone. The own sound ends where the new one begins, so the cross-fade is with
+    the mirror image of the own one, which goes on from its last sample.
+    """
+    length = len(own.samples)
+    parts, alone = [own.samples], np.zeros((1, before + length + after), np.float32)
+    count = round(FADE * own.sample_rate)
+    place = middle(own.layout)[:, None]
+    for added, at in ((before, 0), (after, before + length)):
+        if not added:
+            continue
+        made = new[:, at : at + added]
+        made = np.pad(made, ((0, 0), (0, added - made.shape[1])))
+        fading = min(count, added, length)
+        share = np.ones(added, np.float32)
+        edge = own.samples[:fading] if at == 0 else own.samples[length - fading :]
+        mirror = np.zeros((own.samples.shape[1], added), np.float32)
+        reflected = replace(own, samples=edge).to_float()[:, ::-1]
+        ramp = fade_in(fading)
+        if at == 0:
+            mirror[:, added - fading :], share[added - fading :] = reflected, ramp[::-1]
+        else:
+            mirror[:, :fading], share[:fading] = reflected, ramp
+        sound = to_format(share * (place * made) + (1 - share) * mirror, own.format)
+        parts = [sound, *parts] if at == 0 else [*parts, sound]
+        alone[:, at : at + added] = share * made
+    return replace(own, samples=np.concatenate(parts)), alone
+
+
+def fade(count: int, sample_rate: int, begins: bool, ends: bool) -> np.ndarray:
+    """Share of the new sound in each of `count` samples of a span. Nothing fades at the upload's own ends."""
+    fading = min(round(FADE * sample_rate), count // 2)
+    share = np.ones(count, np.float32)
+    if begins:
+        share[:fading] = fade_in(fading)
+    if ends and fading:
+        share[count - fading :] = fade_in(fading)[::-1]
+    return share
+
+
+def fade_in(count: int) -> np.ndarray:
+    """A rise from 0 to 1 whose slope is 0 at both ends."""
+    return (0.5 - 0.5 * np.cos(np.pi * (np.arange(count) + 0.5) / max(1, count))).astype(np.float32)

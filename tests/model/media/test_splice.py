@@ -1,0 +1,226 @@
+"""An edit's files: new sound and pictures where they are asked for, and everything else as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from model.media.decode import upright_rgb
+from model.media.edits import Edit, Extend, Made, Region, Retake
+from model.media.frames import video_frames
+from model.media.mix_levels import REPLACE, Mix
+from model.media.mix_sound import to_format
+from model.media.source import Sound, read_sound
+from model.media.splice import section_frames, section_sound, write_edit
+from model.media.splice_sound import extend_sound, splice_sound
+from model.networks.config import PRESETS, ClipSpec
+from tests.clips import Film, Track, make, read_number
+
+FPS, RATE, SIZE = 10, 8000, 32
+SOUND = Track(codec="pcm_s16le", format="s16", sample_rate=44_100, seconds=3.0)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., tuple[dict[str, Any], Path, Path, Path]]:
+    """Writes the files of an edit whose new pictures are magenta and whose new sound is a quiet tone."""
+
+    def write(source: Path, edit: Edit, seconds: float = 3.0, mix: Mix = REPLACE, **more: Any) -> Any:
+        count = round(seconds * FPS)
+        frames = torch.tensor([255, 0, 255], dtype=torch.uint8).expand(count, SIZE, SIZE, 3)
+        tone = 0.2 * torch.sin(2 * torch.pi * 500 * torch.arange(count * RATE // FPS) / RATE)[None]
+        raw = tmp_path / "frames.rgb"
+        raw.write_bytes(frames.contiguous().numpy().tobytes())
+        made = Made(edit.start, FPS, RATE, (SIZE, SIZE))
+        files = (tmp_path / "video.mp4", tmp_path / "audio.wav", tmp_path / "audio-new.wav")
+        given = {"has_sound": True, "mask": None} | more
+        said = json.loads(
+            write_edit(
+                source, edit, made, (raw, (count, SIZE, SIZE, 3)), tone, mix, files=files, comment="a comment", **given
+            )
+        )
+        return said, *files
+
+    return write
+
+
+def shown(path: Path) -> list[tuple[float, np.ndarray]]:
+    """Time and picture, upright, of every frame."""
+    return [(round(float(each.time), 4), upright_rgb(each)) for each in video_frames(path, 0)]
+
+
+def is_magenta(picture: np.ndarray) -> bool:
+    middle = picture[picture.shape[0] // 2, picture.shape[1] // 2].astype(int)
+    return bool(middle[0] > 230 and middle[1] < 30 and middle[2] > 230)
+
+
+def samples(path: Path) -> np.ndarray:
+    return read_sound(path, Fraction(0), Fraction(60)).samples
+
+
+def test_sound_stays_sample_by_sample_outside_the_spans(tmp_path: Path, written: Callable[..., Any]) -> None:
+    film = make(tmp_path / "a.mov", Film(frames=90, b_frames=2), SOUND)
+    edit = Edit(retake=Retake(audio=((0.5, 1.0), (2.0, 2.25))), length=3.0)
+    said, _, audio, alone = written(film, edit)
+
+    own, got, new = samples(film), samples(audio), samples(alone)
+    spans = [slice(22_050, 44_100), slice(88_200, 99_225)]
+    outside = np.ones(len(own), bool)
+    for span in spans:
+        outside[span] = False
+    assert np.array_equal(got[outside], own[outside])
+    assert not new[outside].any()
+    for span in spans:  # one fade away from its ends it is the new sound alone, from both loudspeakers
+        inner = slice(span.start + 500, span.stop - 500)
+        assert np.abs(got[inner, 0] - new[inner, 0] * 2**-0.5).max() <= 1.5
+        assert np.array_equal(got[inner, 0], got[inner, 1])
+    # At the borders the waveform steps no further than it does elsewhere.
+    steps = np.abs(np.diff(got[:, 0].astype(int)))
+    for span in spans:
+        for border in (span.start, span.stop):
+            assert steps[border - 500 : border + 500].max() <= np.abs(np.diff(own[:, 0].astype(int))).max() * 1.1
+    assert (said["video"], said["mix"]) == ("copied", None)
+
+
+def test_the_video_is_copied_bit_by_bit_where_no_frame_changes(tmp_path: Path, written: Callable[..., Any]) -> None:
+    """With B-frames, of which the packets' order is another than the frames'."""
+    film = make(tmp_path / "a.mp4", Film(frames=90, b_frames=2), Track())
+    said, video, _, _ = written(film, Edit(retake=Retake(audio=((0.5, 1.0),)), length=3.0))
+
+    assert said["video"] == "copied"
+    with av.open(str(film)) as source, av.open(str(video)) as result:
+        packets = [[bytes(p) for p in each.demux(video=0) if p.size] for each in (source, result)]
+    assert packets[0] == packets[1]
+    before, after = shown(film), shown(video)
+    assert [time for time, _ in before] == pytest.approx([time for time, _ in after], abs=1e-3)
+    assert all(np.array_equal(one, other) for (_, one), (_, other) in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("rotation", [None, 90])
+def test_frames_keep_their_times_and_only_those_in_the_span_are_new(
+    tmp_path: Path, written: Callable[..., Any], rotation: int | None
+) -> None:
+    """Of a varying rate: the times are those of the upload."""
+    times = [int(t) for t in np.cumsum([1, 2, 1, 3, 1, 1, 4, 1] * 8)]
+    film = make(
+        tmp_path / "a.mp4",
+        Film(frames=len(times), times=[t - 1 for t in times], grid=Fraction(1, 30), rotation=rotation),
+        Track(),
+    )
+    said, video, audio, _ = written(film, Edit(retake=Retake(video=((0.5, 1.2),)), length=3.0), seconds=4)
+
+    before, after = shown(film), shown(video)
+    assert [time for time, _ in after] == pytest.approx([time for time, _ in before], abs=1e-3)
+    assert [is_magenta(picture) for _, picture in after] == [0.499 < time < 1.199 for time, _ in before]
+    assert all(one.shape == other.shape for (_, one), (_, other) in zip(before, after, strict=True))
+    kept = [np.abs(a.astype(int) - b).mean() for (t, a), (_, b) in zip(before, after, strict=True) if not 0.4 < t < 1.3]
+    assert max(kept) < 3
+    assert said["video"].startswith("re-encoded")
+    assert np.array_equal(samples(audio), samples(film)[: len(samples(audio))])
+
+
+def test_a_region_is_new_inside_and_stays_outside(tmp_path: Path, written: Callable[..., Any]) -> None:
+    film = make(tmp_path / "a.mp4", Film(frames=30, width=200, height=100), Track(seconds=1.0))
+    region = Region(x=0.5, y=0.2, width=0.4, height=0.6, start=0.3, end=0.7)
+    _, video, audio, alone = written(film, Edit(region=region, length=1.0), seconds=1)
+
+    for (time, own), (_, got) in zip(shown(film), shown(video), strict=True):
+        off = np.abs(got.astype(int) - own).max(axis=2)
+        outside = np.ones((100, 200), bool)
+        outside[18:82, 98:182] = False
+        assert off[outside].mean() < 3
+        inside = got[25:75, 105:175].reshape(-1, 3).mean(axis=0)
+        assert (abs(inside - [255, 0, 255]).max() < 12) == (0.299 < time < 0.699), time
+    assert np.array_equal(samples(audio), samples(film)[: len(samples(audio))])
+    assert not samples(alone).any()
+
+
+def test_a_mask_of_another_size_is_scaled(tmp_path: Path, written: Callable[..., Any]) -> None:
+    film = make(tmp_path / "a.mp4", Film(frames=10, width=200, height=100), Track(seconds=1.0))
+    white = np.zeros((20, 20), np.uint8)
+    white[:, 10:] = 255
+    with av.open(str(tmp_path / "mask.png"), "w", format="image2", options={"update": "1"}) as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 20, 20, "gray"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(white, format="gray")))
+        container.mux(stream.encode(None))
+    edit = Edit(region=Region(), length=1 / 3)
+    _, video, _, _ = written(film, edit, seconds=0.4, mask=tmp_path / "mask.png")
+
+    for (_, own), (_, got) in zip(shown(film), shown(video), strict=True):
+        assert np.abs(got[:, :98].astype(int) - own[:, :98]).mean() < 3
+        assert abs(got[:, 108:].reshape(-1, 3).mean(axis=0) - [255, 0, 255]).max() < 12
+
+
+def test_a_clip_is_extended_on_both_sides(tmp_path: Path, written: Callable[..., Any]) -> None:
+    film = make(tmp_path / "a.mov", Film(frames=30), replace_seconds(1.0))
+    edit = Edit(extend=Extend(before=0.5, after=1.0), length=1.0, start=-0.5)
+    _, video, audio, alone = written(film, edit, seconds=2.5)
+
+    result = shown(video)
+    assert len(result) == 15 + 30 + 30
+    assert [time for time, _ in result] == pytest.approx([k / 30 for k in range(75)], abs=1e-3)
+    assert [is_magenta(picture) for _, picture in result] == [k < 15 or k >= 45 for k in range(75)]
+    assert [read_number(picture) for _, picture in result[15:45]] == list(range(30))
+    own, got, new = samples(film), samples(audio), samples(alone)
+    assert len(got) == len(new) == 22_050 + 44_100 + 44_100
+    assert np.array_equal(got[22_050:66_150], own)
+    assert not new[22_050:66_150].any()
+    steps = np.abs(np.diff(got[:, 0].astype(int)))
+    assert max(steps[22_049], steps[66_149]) <= np.abs(np.diff(own[:, 0].astype(int))).max()
+    assert np.abs(got[30_000:31_000]).max() > 0
+
+
+def replace_seconds(seconds: float) -> Track:
+    return Track(codec="pcm_s16le", format="s16", sample_rate=44_100, seconds=seconds)
+
+
+def test_a_file_without_sound_is_edited_with_silence(tmp_path: Path, written: Callable[..., Any]) -> None:
+    film = make(tmp_path / "a.mp4", Film(frames=30))
+    _, _, audio, _ = written(film, Edit(retake=Retake(audio=((0.2, 0.5),)), length=1.0), has_sound=False)
+    got = samples(audio)
+    assert not got[: RATE // 5].any()
+    assert not got[RATE // 2 :].any()
+    assert got[RATE // 4 : RATE // 2].any()
+
+
+def test_a_mix_is_made_in_the_span_alone() -> None:
+    drawn = np.random.default_rng(1).normal(size=(2, 96_000)) * 0.1
+    own = Sound(to_format(drawn.astype(np.float32), "s16"), 48_000, "stereo", "s16")
+    new = (0.1 * np.random.default_rng(2).normal(size=(1, 96_000))).astype(np.float32)
+    got, alone, report = splice_sound(own, new, [(0.5, 1.5)], Mix("under"))
+    assert report is not None
+    assert np.array_equal(got.samples[:24_000], own.samples[:24_000])
+    assert np.array_equal(got.samples[72_000:], own.samples[72_000:])
+    inner = slice(30_000, 66_000)
+    correlation = np.corrcoef(got.samples[inner, 0], own.samples[inner, 0])[0, 1]
+    assert correlation > 0.95, "the own sound is still heard"
+    assert alone[:, :24_000].any() == alone[:, 72_000:].any() == False  # noqa: E712
+
+
+@pytest.mark.parametrize("length", [3, 20_000])
+def test_a_short_sound_can_be_extended(length: int) -> None:
+    own = Sound(np.full((length, 1), 1000, np.int16), 8000, "mono", "s16")
+    got, _ = extend_sound(own, np.zeros((1, length + 900), np.float32), 400, 500)
+    assert np.array_equal(got.samples[400 : 400 + length], own.samples)
+    assert np.abs(np.diff(got.samples[:, 0].astype(int))).max() <= 1000 * 0.7
+
+
+def test_the_section_may_begin_before_the_upload_and_end_after_it(tmp_path: Path) -> None:
+    clip = ClipSpec(**{**vars(PRESETS["tiny"].clip), "frames": 20})
+    film = make(tmp_path / "a.mp4", Film(frames=30, corners=True), Track(seconds=1.0))
+    frames = section_frames(film, clip, -0.5)
+    sound = section_sound(film, clip, -0.5)
+    assert (len(frames), sound.shape) == (20, (1, clip.samples))
+    assert torch.equal(frames[0], frames[5])
+    half = clip.sample_rate // 2
+    assert not sound[:, : half - 1].any()
+    assert sound[:, half : 2 * half].any()
+    assert not sound[:, 3 * half + 200 :].any()
