@@ -11,15 +11,18 @@ from torch import Tensor
 
 from model.media.decode import decode_audio, write_frames
 from model.request import clip_of
+from model.runtime.edit import EditCondition
 from model.runtime.pipeline import Pipeline
 from service.jobs.record import Job
 from workers.decoder import DecoderFault, clip_bounds, confined_within, no_check
+from workers.edit_condition import edit_condition
 
 
 def decode_condition(
     job: Job, pipeline: Pipeline, source: Path | None, folder: Path, check: Callable[[], None] = no_check
-) -> Tensor | None:
-    """Frames (frames, 3, height, width) uint8 for `v2a`, sound (1, samples) for `a2v`, None for `generate`.
+) -> Tensor | EditCondition | None:
+    """Frames (frames, 3, height, width) uint8 for `v2a`, sound (1, samples) for `a2v`, both with masks for `edit`, None
+    for `generate`.
 
     Decoded in a child process. Frames are kept in a file without a name on the disk of `folder`, whose pages the kernel
     reads as they are used. Raises MediaError for a file that cannot be decoded, OSError if the disk is full,
@@ -29,6 +32,8 @@ def decode_condition(
         return None
     clip, start = clip_of(job.params.duration, pipeline.manifest.config.clip), job.input.used.start
     bounds = clip_bounds(clip.duration, check)
+    if job.edit is not None:
+        return edit_condition(job, job.edit, clip, source, bounds)
     if job.kind == "a2v":
         return confined_within(bounds, decode_audio, source, clip, start, folder)
     file = folder / "frames.rgb"

@@ -54,6 +54,7 @@ def main(control_fd: int) -> None:
     import model.media.mux_mix
     import model.media.poster
     import model.media.spectrogram
+    import model.media.splice
 
     # Load and run everything once, then freeze it: a child's first garbage collection would copy the whole heap.
     PIL.Image.init()

@@ -260,7 +260,7 @@ def _speed(params: SamplingParams, clip: ClipSpec, seconds: Mapping[str, float],
     outputs = params.num_outputs
     return Speed(
         step=seconds["base"] / (steps * outputs),
-        sr_step=seconds["sr"] / (sr_steps * outputs) if sr_steps else None,
+        sr_step=seconds["sr"] / (sr_steps * outputs) if sr_steps and "sr" in seconds else None,
         files=files / outputs,
     )
 

@@ -18,6 +18,7 @@ from service.jobs.record import Job
 from service.jobs.view import NEW_SOUND, output_files
 from workers import provenance
 from workers.decoder import clip_bounds, confined_within, no_check
+from workers.edit_writer import EditWriter
 from workers.provenance import Origin, Pictures
 from workers.spool import Files
 
@@ -50,7 +51,8 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         self._frames = folder / f"{index}-frames.mp4"
         self._sound = folder / f"{index}-sound.f32"
         self._comment = provenance.comment(pipeline.manifest, job, index)
-        self._bounds = clip_bounds(job.input.used.duration if job.input is not None else 0.0, check)
+        self._bounds = clip_bounds(self._seconds, check)
+        self._edit = EditWriter(job, index, pipeline, folder) if job.edit is not None else None
         self._stack = ExitStack()
         self._writer: ClipWriter | None = None
         self._poster = PosterFrames()
@@ -58,11 +60,16 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
     def __exit__(self, *exception: Any) -> bool | None:
         for left in (self._frames, self._sound):
             left.unlink(missing_ok=True)
+        if self._edit is not None:
+            self._edit.close()
         return self._stack.__exit__(*exception)
 
     def add(self, part: ClipPart) -> None:
         """Encode the frames of the next part, and the sound where both are generated."""
         if part.frames is None:
+            return
+        if self._edit is not None:
+            self._edit.add(part.frames)
             return
         writer = self._writer = self._writer or self._begin()
         writer.add(part.frames, part.audio)
@@ -80,6 +87,14 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         files["manifest.json"].write_text(text, encoding="utf-8")
         return files
 
+    @property
+    def _seconds(self) -> float:
+        """Seconds of the clip that is written, with an upload."""
+        if self._job.input is None:
+            return 0.0
+        edit = self._job.edit
+        return self._job.input.used.duration if edit is None else edit.before + edit.length + edit.after
+
     def _begin(self) -> ClipWriter:
         clip = self._pipeline.manifest.config.clip
         if self._source is None:
@@ -95,6 +110,8 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
             assert clip.audio is not None
             write_wav(audio, clip.audio, clip.sample_rate)
             return Origin("generated", "generated")
+        if self._edit is not None:
+            return self._edit.write(clip, source, self._files, self._comment, self._bounds)
         used = self._job.input.used
         if self._job.kind == "v2a":
             assert clip.audio is not None
@@ -142,10 +159,10 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
             poster = self._poster.write(files["poster.webp"], clip.fps)
         else:
             poster = Poster.from_json(confined_within(bounds, draw_poster, files["video.mp4"], files["poster.webp"]))
-        if clip.audio is not None and self._job.mix.changes_nothing:
+        if clip.audio is not None and self._job.mix.changes_nothing and self._edit is None:
             plot = write_spectrogram(files["spectrogram.png"], clip.audio, clip.sample_rate)
         else:
             assert self._job.input is not None
-            audio, picture, seconds = files["audio.wav"], files["spectrogram.png"], self._job.input.used.duration
+            audio, picture, seconds = files["audio.wav"], files["spectrogram.png"], self._seconds
             plot = Plot.from_json(confined_within(bounds, draw_sound, audio, picture, seconds))
         return Pictures(poster, plot)

@@ -70,7 +70,7 @@ def describe(
         "attempt": job.attempt,
         "created_at": job.created_at.isoformat(),
         "model": _model(manifest),
-        "params": asdict(job.params) | ({} if job.mix.changes_nothing else job.mix.params()),
+        "params": _params(job),
         "output": {"index": index, "seed": job.params.seed, **origin.to_dict()},
         "input": _input(job),
         "files": {name: _file(path) for name, path in files.items()},
@@ -80,6 +80,11 @@ def describe(
         "batch_sizes": list(pipeline.evaluator.batch_sizes.sizes) if pipeline.evaluator.batch_sizes else None,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
+
+
+def _params(job: Job) -> dict[str, Any]:
+    edit = {} if job.edit is None else job.edit.params()
+    return asdict(job.params) | edit | ({} if job.mix.changes_nothing else job.mix.params())
 
 
 def _name(manifest: Manifest) -> str:
@@ -108,7 +113,10 @@ def _model(manifest: Manifest) -> dict[str, Any]:
 def _input(job: Job) -> dict[str, Any] | None:
     if job.input is None:
         return None
-    return {name: value for name, value in asdict(job.input).items() if name not in ("name", "key")}
+    described = {name: value for name, value in asdict(job.input).items() if name not in ("name", "key")}
+    if job.edit is not None and job.edit.mask is not None:
+        described["mask"] = {name: value for name, value in asdict(job.edit.mask).items() if name != "key"}
+    return described
 
 
 def _file(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import NoReturn, Protocol, TypeVar
 import structlog
 from prometheus_client.registry import Collector
 
+from model.media.edits import MASK_NAME
 from service.jobs.connection import StoreUnavailable
 from service.jobs.events import Preview, Previews
 from service.jobs.queue import QueueUnavailable
@@ -423,21 +424,25 @@ class Runner:
         return "completed"
 
     def _fetch(self, job: Job, folder: Path, lease: Lease, clock: StageClock) -> Path | None:
-        """Download the upload; waits while storage is unavailable."""
+        """Download the upload, and its mask beside it; waits while storage is unavailable."""
         if job.input is None:
             return None
-        path = folder / job.input.name
+        if job.edit is not None and job.edit.mask is not None:
+            self._download(job.edit.mask.key, folder / MASK_NAME, lease, clock)
+        return self._download(job.input.key, folder / job.input.name, lease, clock)
+
+    def _download(self, key: str, path: Path, lease: Lease, clock: StageClock) -> Path:
         with lease.waiting():
             while True:
                 self.check(lease)
                 try:
                     with clock.time("fetch"):
-                        self._storage.download(job.input.key, path)
+                        self._storage.download(key, path)
                     return path
                 except StorageFull:
                     raise  # of this worker's disk: a store that is read has no use for space
                 except StorageUnavailable as error:
-                    log.warning("waiting for storage", job=job.id, error=str(error))
+                    log.warning("waiting for storage", job=lease.job_id, error=str(error))
                     self._stopping.wait(RETRY_INTERVAL)
 
     def _excuse(self, job: Job, error: Exception) -> NoReturn:

@@ -9,7 +9,22 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from rich.console import Console
 from rich.text import Text
 
-from duet.cli import clips, data, doctor, evaluate, jobs, models, pictures, plan, serve, study, train, tune, weights
+from duet.cli import (
+    clips,
+    data,
+    doctor,
+    edit,
+    evaluate,
+    jobs,
+    models,
+    pictures,
+    plan,
+    serve,
+    study,
+    train,
+    tune,
+    weights,
+)
 from service.version import version
 
 
@@ -32,7 +47,7 @@ app = App(
 app["--help"].group = app["--version"].group = Group("Options", sort_key=-1)
 
 _COMMANDS: dict[str, tuple[Callable[..., Any] | App, ...]] = {
-    "Make clips": (clips.generate, clips.v2a, clips.a2v),
+    "Make clips": (clips.generate, clips.v2a, clips.a2v, edit.edit),
     "Use a server": (jobs.jobs, jobs.save, jobs.cancel, models.models),
     "Run a server": (
         serve.serve,

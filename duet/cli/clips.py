@@ -15,10 +15,12 @@ from duet.cli.options import (
     CLIP,
     CLIP_OPTIONS,
     FRAMES,
+    LENGTH,
     MIX,
     UPLOAD,
     ClipOptions,
     FrameOptions,
+    LengthOptions,
     MixOptions,
     ServerOptions,
     UploadOptions,
@@ -36,22 +38,26 @@ def generate(
         ExistingFile | None,
         Parameter(name="--from", group=CLIP, help="Make the clip of this manifest.json again, whatever its kind."),
     ] = None,
+    mask: Annotated[
+        ExistingFile | None, Parameter(group=CLIP, help="With --from: the mask that the clip was made with.")
+    ] = None,
     options: ClipOptions = CLIP_OPTIONS,
     frames: FrameOptions = FRAMES,
+    length: LengthOptions = LENGTH,
 ) -> None:
     """Generate a video with sound; prints its path."""
-    params = options.params(frames)
+    params = options.params(frames, length)
     if manifest is None:
         if file is not None:
-            raise usage_error("FILE", "only v2a, a2v and --from take a file")
-        _make(JobSpec("generate", params), "generate-{seed}.mp4", options)
+            raise usage_error("FILE", "only v2a, a2v, edit and --from take a file")
+        make(JobSpec("generate", params), "generate-{seed}.mp4", options)
         return
     if params:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in params)
         raise usage_error("--from", f"the manifest holds all parameters: leave out {names}")
-    spec = spec_from_manifest(manifest, file)
+    spec = spec_from_manifest(manifest, file, mask)
     stem = file.stem if file else "generate"
-    _make(spec, f"{stem}-{spec.kind}-{spec.params['seed']}.mp4", options)
+    make(spec, f"{stem}-{spec.kind}-{spec.params['seed']}.mp4", options)
 
 
 def v2a(
@@ -61,9 +67,10 @@ def v2a(
     options: ClipOptions = CLIP_OPTIONS,
     upload: UploadOptions = UPLOAD,
     mix: MixOptions = MIX,
+    length: LengthOptions = LENGTH,
 ) -> None:
     """Generate a soundtrack for a video, and keep its frames; prints the path of the new video."""
-    _make(JobSpec("v2a", options.params(upload, mix), file), f"{file.stem}-v2a.mp4", options)
+    make(JobSpec("v2a", options.params(upload, mix, length), file), f"{file.stem}-v2a.mp4", options)
 
 
 def a2v(
@@ -73,12 +80,13 @@ def a2v(
     options: ClipOptions = CLIP_OPTIONS,
     frames: FrameOptions = FRAMES,
     upload: UploadOptions = UPLOAD,
+    length: LengthOptions = LENGTH,
 ) -> None:
     """Generate a video for a sound, or for the sound of a video; prints its path."""
-    _make(JobSpec("a2v", options.params(frames, upload), file), f"{file.stem}-a2v.mp4", options)
+    make(JobSpec("a2v", options.params(frames, upload, length), file), f"{file.stem}-a2v.mp4", options)
 
 
-def _make(spec: JobSpec, default: str, options: ClipOptions) -> None:
+def make(spec: JobSpec, default: str, options: ClipOptions) -> None:
     """Make and write the clips; print their paths, or the job as JSON. `default` is the file name without -o."""
     params = options.job.params()
     if options.job.local and params:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from duet.cli.job_spec import JobSpec
 from model.checkpoint.manifest import Manifest, ManifestError, find_models
+from model.media.edits import Edit, Mask
 from model.media.mix_levels import Mix
 from model.request import RequestError
 from service.jobs import record
-from service.jobs.intake import JobRequest, Source, build_job, probe_source, resolve_params
+from service.jobs.edit_plan import check_edit
+from service.jobs.intake import JobRequest, Source, build_job, probe_limits, probe_source, resolve_params
 from service.jobs.record import Job
-from service.sandbox.probe import ProbeError, ProbeUnavailableError, probe
+from service.sandbox.probe import ProbeError, ProbeUnavailableError, probe, probe_mask
 from service.settings import Settings
 
 
@@ -45,8 +50,22 @@ def _local_job(spec: JobSpec, settings: Settings) -> tuple[Job, Manifest]:
     if spec.weights is not None:
         spec.check_weights(manifest.name, manifest.weights_hash)
     mix = Mix.from_params(**{key: params.pop(key) for key in ("mix", "loudness", "true_peak") if key in params})
-    request = JobRequest(spec.kind, manifest, resolve_params(spec.kind, manifest, params, settings), start, mix=mix)
+    edit = _edit(spec, params) if spec.kind == "edit" else None
+    resolved = resolve_params(spec.kind, manifest, params, settings)
+    request = JobRequest(spec.kind, manifest, resolved, start, mix=mix, edit=edit)
+    if edit is not None and spec.mask is not None:
+        file = Source.of(spec.mask)
+        width, height = probe_mask(spec.mask, probe_limits(request, settings))
+        mask = Mask(file.filename, file.bytes, file.sha256, width, height, key="")
+        request = replace(request, edit=replace(edit, mask=mask))
     source = Source.of(spec.source) if spec.source else None
     probed = probe_source(request, source, probe, settings) if source else None
     job = build_job(request, settings, source, probed)
     return record.start(record.claim(job, "command line"), 1), manifest
+
+
+def _edit(spec: JobSpec, params: dict[str, Any]) -> Edit:
+    """Take the edit out of `params`. Raises RequestError."""
+    edit = Edit.from_params({name: params.pop(name) for name in ("retake", "extend", "region") if name in params})
+    check_edit(edit, spec.mask is not None)
+    return edit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from duet.cli.output_files import OutputFiles
 from duet.cli.progress import ProgressDisplay
 from model.checkpoint.loading import CheckpointError
 from model.checkpoint.manifest import Manifest
+from model.media.edits import MASK_NAME
 from model.media.source import MediaError
 from model.runtime.allocator import keep_freed_memory
 from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress
@@ -48,9 +49,20 @@ def make(
     try:
         pipeline = Pipeline.load(manifest, settings.device, settings.dtype)
         with tempfile.TemporaryDirectory(prefix="duet-") as folder:
+            spec = _with_mask(spec, Path(folder))
             return _outputs(spec, job, pipeline, files, progress, Path(folder), saved)
     except (MediaError, CheckpointError, DecoderFault, DecoderLost, torch.OutOfMemoryError) as error:
         raise CannotMake(str(error)) from error
+
+
+def _with_mask(spec: JobSpec, folder: Path) -> JobSpec:
+    """The job with its file and its mask in `folder`, under the names that a worker gives them."""
+    if spec.mask is None or spec.source is None:
+        return spec
+    source = folder / f"input{spec.source.suffix}"
+    source.symlink_to(spec.source.absolute())
+    (folder / MASK_NAME).symlink_to(spec.mask.absolute())
+    return replace(spec, source=source)
 
 
 def _outputs(

@@ -81,13 +81,6 @@ class SamplingOptions:
         int | None,
         option("Number of clips; default 1.", "--num-outputs", "-n", validator=within(1, limits.MAX_OUTPUTS)),
     ] = None
-    duration: Annotated[
-        float | None,
-        option(
-            "Seconds of the clip; default: the file from --start on, or the model's own duration.",
-            validator=within(limits.MIN_DURATION, limits.MAX_DURATION),
-        ),
-    ] = None
     quality: Annotated[
         str | None,
         option("Sets samplers and steps that are not given; default best.", choices=tuple(limits.QUALITIES)),
@@ -115,6 +108,20 @@ class SamplingOptions:
         float | None,
         option(
             "Strength of the guidance; default: depends on the method.", validator=within(0, limits.MAX_GUIDANCE_SCALE)
+        ),
+    ] = None
+
+
+@Parameter(name="*", group=CLIP)
+@dataclass(frozen=True)
+class LengthOptions:
+    """Length of the clip."""
+
+    duration: Annotated[
+        float | None,
+        option(
+            "Seconds of the clip; default: the file from --start on, or the model's own duration.",
+            validator=within(limits.MIN_DURATION, limits.MAX_DURATION),
         ),
     ] = None
 
@@ -250,7 +257,7 @@ class ClipOptions:
     server: ServerOptions = ServerOptions()
     job: JobOptions = JobOptions()
 
-    def params(self, *further: FrameOptions | UploadOptions | MixOptions) -> dict[str, Any]:
+    def params(self, *further: FrameOptions | LengthOptions | UploadOptions | MixOptions) -> dict[str, Any]:
         """The sampling parameters that were given, and those in `further`."""
         return {
             name: value
@@ -260,9 +267,10 @@ class ClipOptions:
         }
 
 
-CLIP_OPTIONS, FRAMES, UPLOAD, MIX, OUTPUT, CONNECTION = (
+CLIP_OPTIONS, FRAMES, LENGTH, UPLOAD, MIX, OUTPUT, CONNECTION = (
     ClipOptions(),
     FrameOptions(),
+    LengthOptions(),
     UploadOptions(),
     MixOptions(),
     OutputOptions(),

@@ -30,7 +30,8 @@ def make(duet: Duet, spec: JobSpec, files: OutputFiles, progress: ProgressDispla
     job: Job | None = None
     try:
         with _Submission(progress).deferring_ctrl_c() as submission:
-            job = duet.submit(spec.kind, spec.params | {"on_upload": submission.uploaded}, spec.source)
+            given = {"on_upload": submission.uploaded, "mask": spec.mask}
+            job = duet.submit(spec.kind, spec.params | given, spec.source)
         progress.say(f"{job.id} accepted, seed {job.seed}")
         if notice := _notice(job):
             progress.say(notice)

@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, cast, 
 from duet.client import operations
 from duet.client.effects import Operation
 from duet.client.operations import RetryPolicy, fetch_job, fetch_json
-from duet.client.parameters import A2VParameters, GenerateParameters, Kind, V2AParameters
+from duet.client.parameters import A2VParameters, EditParameters, GenerateParameters, Kind, V2AParameters
 from duet.client.requests import Request
 from duet.client.resources import JobData, Model
 
@@ -93,6 +93,12 @@ class ServerMethods(ABC, Generic[JobT]):
         return self._submit("a2v", arguments, file)
 
     @method
+    def edit(self, file: str | Path, **arguments: Unpack[EditParameters]) -> Operation[JobT]:
+        """Make parts of a video anew: exactly one of `retake`, `extend` and `region`. `mask` is a PNG file that says
+        where a region is. Otherwise as `v2a`."""
+        return self._submit("edit", arguments, file)
+
+    @method
     def submit(self, kind: Kind, arguments: Mapping[str, Any], file: str | Path | None = None) -> Operation[JobT]:
         """Submit a job of any kind, with the arguments of the method of that name. Those that are None are omitted."""
         return self._submit(kind, arguments, file)
@@ -102,7 +108,8 @@ class ServerMethods(ABC, Generic[JobT]):
         params = {name: value for name, value in arguments.items() if value is not None}
         headers = _idempotent(params.pop("idempotency_key", None))
         upload, on_upload = None if file is None else Path(file), params.pop("on_upload", None)
-        request = {"body": params, "upload": upload, "on_upload": on_upload, "headers": headers}
+        mask = Path(params.pop("mask")) if "mask" in params else None
+        request = {"body": params, "upload": upload, "mask": mask, "on_upload": on_upload, "headers": headers}
         return self._job((yield from fetch_job("POST", f"/{kind}", self.retry, **request)))
 
     @method

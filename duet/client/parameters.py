@@ -1,14 +1,15 @@
-"""Arguments of `generate`, `v2a` and `a2v`, for type checkers and editors. The server checks the parameters; its page
-`/docs` lists their limits."""
+"""Arguments of `generate`, `v2a`, `a2v` and `edit`, for type checkers and editors. The server checks the
+parameters; its page `/docs` lists their limits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, TypedDict
 
 from duet.client.requests import OnUpload
 
-Kind = Literal["generate", "v2a", "a2v"]
+Kind = Literal["generate", "v2a", "a2v", "edit"]
 
 
 class Webhook(TypedDict, total=False):
@@ -22,7 +23,6 @@ class _Parameters(TypedDict, total=False):
     model: str
     seed: int
     num_outputs: int
-    duration: float
     quality: str
     sampler: str
     steps: int
@@ -37,14 +37,21 @@ class _Parameters(TypedDict, total=False):
     idempotency_key: str | None
 
 
+class _Lasting(TypedDict, total=False):
+    duration: float
+
+
 class _NewFrames(TypedDict, total=False):
     super_resolution: bool
     sr_sampler: str
     sr_steps: int
 
 
-class _Upload(TypedDict, total=False):
+class _Window(_Lasting, total=False):
     start: float
+
+
+class _Upload(TypedDict, total=False):
     on_upload: OnUpload | None
 
 
@@ -61,13 +68,48 @@ class _Mix(TypedDict, total=False):
     true_peak: float
 
 
-class GenerateParameters(_NewFrames, _Parameters, total=False):
+class GenerateParameters(_NewFrames, _Lasting, _Parameters, total=False):
     """Arguments of `generate`."""
 
 
-class V2AParameters(_Upload, _Mix, _Parameters, total=False):
+class V2AParameters(_Upload, _Window, _Mix, _Parameters, total=False):
     """Arguments of `v2a`."""
 
 
-class A2VParameters(_Upload, _NewFrames, _Parameters, total=False):
+class A2VParameters(_Upload, _Window, _NewFrames, _Parameters, total=False):
     """Arguments of `a2v`."""
+
+
+class Retake(TypedDict, total=False):
+    """Spans in seconds to make anew."""
+
+    audio: Sequence[tuple[float, float]]
+    video: Sequence[tuple[float, float]]
+
+
+class Extend(TypedDict, total=False):
+    """Seconds to add."""
+
+    before: float
+    after: float
+
+
+class Region(TypedDict, total=False):
+    """A part of the picture to make anew, in shares of it; without the rectangle where a mask is given."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    start: float
+    end: float
+    audio: Literal["keep", "new"]
+
+
+class EditParameters(_Upload, _Mix, _NewFrames, _Parameters, total=False):
+    """Arguments of `edit`."""
+
+    retake: Retake
+    extend: Extend
+    region: Region
+    mask: str | Path | None

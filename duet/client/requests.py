@@ -28,8 +28,8 @@ class Request:
     """One HTTP request.
 
     `path` is relative to the server's URL; an absolute URL names another server. With `upload` the body is a multipart
-    form: that file, and `body` as JSON in the field `params`. Otherwise it is `body` as JSON. `timeout` is the longest
-    time in seconds without data from the server.
+    form: that file, `mask` if there is one, and `body` as JSON in the field `params`. Otherwise it is `body` as JSON.
+    `timeout` is the longest time in seconds without data from the server.
     """
 
     method: str
@@ -37,6 +37,7 @@ class Request:
     query: Mapping[str, str | int] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
     upload: Path | None = None
+    mask: Path | None = None
     on_upload: OnUpload | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: float = READ_TIMEOUT
@@ -91,7 +92,10 @@ class Endpoint:
             if request.upload is not None:
                 file = files.enter_context(_UploadFile(request.upload, request.on_upload))
                 params = {"params": json.dumps(request.body or {})}
-                body = {"files": {"file": (request.upload.name, file)}, "data": params}
+                parts: dict[str, Any] = {"file": (request.upload.name, file)}
+                if request.mask is not None:
+                    parts["mask"] = (request.mask.name, request.mask.read_bytes(), "image/png")
+                body = {"files": parts, "data": params}
             elif request.body is not None:
                 body = {"json": request.body}
             timeout = httpx.Timeout(request.timeout, connect=CONNECT_TIMEOUT)

@@ -66,7 +66,7 @@ class JobData:
 
     id = _Field[str]()
     kind = _Field[str]()
-    """`generate`, `v2a` or `a2v`."""
+    """`generate`, `v2a`, `a2v` or `edit`."""
     status = _Field[str]()
     """`queued`, `in_progress`, `completed`, `failed` or `canceled`."""
     model = _Field[str]()

@@ -71,8 +71,8 @@ def write_edit(
     """Write the clip (mp4), its sound (WAV) and the new sound alone (WAV, mono; None where none is made).
 
     `frames`, a file of uint8 and its shape (frames, h, w, 3), and `audio` (1, samples) are the section as the network
-    `made` it; None where nothing of a side is new. Returns JSON: `video`, how the frames were written in words, `audio`, whether any sound is
-    new, and `mix`, a MixReport or null. Raises MediaError.
+    `made` it; None where nothing of a side is new. Returns JSON: `video`, how the frames were written in words, and
+    `mix`, a MixReport or null. Raises MediaError.
     """
     video_path, audio_path, alone_path = files
     own = _own_sound(source, edit, has_sound, made.sample_rate)

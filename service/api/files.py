@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from werkzeug.http import parse_range_header
 
+from model.media.edits import MASK_NAME
 from service.api.auth import MediaCallerHere
 from service.api.etags import is_unchanged, range_applies
 from service.api.lookup import JobId, find
@@ -129,6 +130,8 @@ def _key(job: Job, name: str) -> str:
     """Storage key of the file. Raises Problem 404 for an unknown name, 409 for a file that does not exist yet."""
     if job.input is not None and name == job.input.name:
         return job.input.key
+    if job.edit is not None and job.edit.mask is not None and name == MASK_NAME:
+        return job.edit.mask.key
     for output in job.outputs:
         for plain, key in output.files.items():
             if file_name(plain, output.index) == name:

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
+from model.media.edits import Mask
 from model.request import RequestError
 from service.api.auth import CallerHere
 from service.api.etags import is_unchanged
@@ -25,7 +26,7 @@ from service.api.services import Services, ServicesHere
 from service.api.submission import ACCEPTED, UnhurriedSubmissionHere, answers
 from service.api.uploads import room_on_disk, temporary_file
 from service.jobs.intake import repeat_job
-from service.jobs.record import IllegalTransition, Job, Status
+from service.jobs.record import IllegalTransition, Input, Job, Status
 from service.jobs.records import UnknownJob
 from service.jobs.view import JobList, JobView
 from service.log import log
@@ -47,7 +48,9 @@ def jobs(
     services: ServicesHere,
     caller: CallerHere,
     status: Annotated[Status | None, Query(description="only jobs with this status")] = None,
-    kind: Annotated[Literal["generate", "v2a", "a2v"] | None, Query(description="only jobs of this kind")] = None,
+    kind: Annotated[
+        Literal["generate", "v2a", "a2v", "edit"] | None, Query(description="only jobs of this kind")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="jobs per page")] = 20,
     after: Annotated[
         str | None, Query(pattern=ID_PATTERN, examples=[JOB["id"]], description="`next` of the previous page")
@@ -111,15 +114,18 @@ async def retry(job_id: JobId, submission: UnhurriedSubmissionHere) -> JSONRespo
             again = repeat_job(job, services.settings)
         except RequestError as error:
             raise refuse_parameter(error, job.params.duration) from error
-        async with _upload_copy(services, job) as file:
-            accepted = await submission.commit(asked, again, file)
+        mask = job.edit.mask if job.edit is not None else None
+        async with (
+            _copy(services, job, job.input) as file,
+            _copy(services, job, mask) as mask_file,
+        ):
+            accepted = await submission.commit(asked, again, file, mask_file)
     return await submission.answer(accepted)
 
 
 @asynccontextmanager
-async def _upload_copy(services: Services, job: Job) -> AsyncIterator[Path | None]:
-    """The job's upload as a temporary file; None if it has none. Raises Problem 410, 507; StorageUnavailable."""
-    upload = job.input
+async def _copy(services: Services, job: Job, upload: Input | Mask | None) -> AsyncIterator[Path | None]:
+    """An upload of the job as a temporary file; None if it has none. Raises Problem 410, 507; StorageUnavailable."""
     if upload is None:
         yield None
         return

@@ -13,7 +13,8 @@ from pydantic_core import CoreSchema, core_schema
 from model import request as limits
 from model.checkpoint.manifest import Manifest
 from model.request import RequestError, SamplingParams
-from service.api import mix_parameters, webhook_parameter
+from service.api import edit_parameters, mix_parameters, webhook_parameter
+from service.api.edit_parameters import EditFields
 from service.api.mix_parameters import MixParameters
 from service.api.problems import FieldError, Problem
 from service.api.webhook_parameter import WebhookParameter
@@ -30,7 +31,7 @@ _LATER = {"duration": None, "quality": None, "mix": "replace", "loudness": None,
 _BEST = {"sampler": limits.SAMPLERS[0], "steps": limits.QUALITIES["best"].steps}
 """Defaults that the parameters had before there was `quality`."""
 
-_ALLOWED = webhook_parameter.ALLOWED | mix_parameters.ALLOWED
+_ALLOWED = webhook_parameter.ALLOWED | mix_parameters.ALLOWED | edit_parameters.ALLOWED
 """Allowed values of fields of fields, and of the fields that they are in. `*` is any index."""
 
 
@@ -61,13 +62,6 @@ class Parameters(BaseModel):
         ge=1,
         le=limits.MAX_OUTPUTS,
         description="number of clips; clip i uses (seed, i)",
-    )
-    duration: float | None = Field(
-        default=None,
-        ge=limits.MIN_DURATION,
-        le=limits.MAX_DURATION,
-        description="seconds of the clip, in whole frames, at most DUET_MAX_OUTPUT_S; if absent, the rest of "
-        "the upload from `start` on, or without an upload the model's own duration",
     )
     quality: Annotated[str, OneOf(tuple(limits.QUALITIES))] | None = Field(
         default=None,
@@ -133,6 +127,18 @@ class Parameters(BaseModel):
             raise refuse_parameter(error, given.get(error.field)) from error
 
 
+class Lasting(BaseModel):
+    """Parameter of jobs whose length can be chosen."""
+
+    duration: float | None = Field(
+        default=None,
+        ge=limits.MIN_DURATION,
+        le=limits.MAX_DURATION,
+        description="seconds of the clip, in whole frames, at most DUET_MAX_OUTPUT_S; if absent, the rest of "
+        "the upload from `start` on, or without an upload the model's own duration",
+    )
+
+
 class SuperResolutionParameters(BaseModel):
     """Parameters of jobs that generate frames."""
 
@@ -153,13 +159,13 @@ class SuperResolutionParameters(BaseModel):
     )
 
 
-class Conditional(BaseModel):
+class Conditional(Lasting):
     """Parameters of jobs with an upload."""
 
     start: float = Field(default=0.0, ge=0, description="start of the window in the upload, in seconds")
 
 
-class GenerateParameters(SuperResolutionParameters, Parameters):
+class GenerateParameters(SuperResolutionParameters, Lasting, Parameters):
     """Generate a video with sound."""
 
 
@@ -169,6 +175,10 @@ class V2AParameters(Conditional, MixParameters, Parameters):
 
 class A2VParameters(Conditional, SuperResolutionParameters, Parameters):
     """Generate video for a sound."""
+
+
+class EditParameters(EditFields, MixParameters, SuperResolutionParameters, Parameters):
+    """Make parts of a video anew."""
 
 
 async def json_parameters(request: Request) -> GenerateParameters:

@@ -26,6 +26,7 @@ from starlette.concurrency import run_in_threadpool
 
 from model.media.mix_levels import REPLACE
 from service.api.auth import Caller, CallerHere
+from service.api.edit_parameters import EditFields
 from service.api.limits import check_room
 from service.api.lookup import Viewer, find
 from service.api.media_types import content_type
@@ -146,10 +147,13 @@ class Submission:
             owner=self.caller.name,
             webhook=await checked_webhook(parameters.webhook, self.services),
             mix=parameters.mixing() if isinstance(parameters, MixParameters) else REPLACE,
+            edit=parameters.edit() if isinstance(parameters, EditFields) else None,
         )
 
-    async def commit(self, asked: Mapping[str, Any], job: Job, file: Path | None = None) -> Accepted:
-        """Store the job's `file`, write its record and queue it. `asked` as for `replay`.
+    async def commit(
+        self, asked: Mapping[str, Any], job: Job, file: Path | None = None, mask: Path | None = None
+    ) -> Accepted:
+        """Store the job's `file` and `mask`, write its record and queue it. `asked` as for `replay`.
 
         Returns the other job if an equal request with the same key was faster. Raises Problem, StoreUnavailable,
         QueueUnavailable, StorageUnavailable; then there is no job.
@@ -164,9 +168,11 @@ class Submission:
             await run_in_threadpool(services.retention.watch, job.id)
             if file is not None:
                 assert job.input is not None
-                key, media_type = job.input.key, content_type(job.input.name)
-                put = partial(services.storage.put_file, key, file, media_type)
-                await to_thread.run_sync(put, limiter=services.storage_threads)
+                await self._put(job.input.key, file)
+            if mask is not None:
+                assert job.edit is not None
+                assert job.edit.mask is not None
+                await self._put(job.edit.mask.key, mask)
             if request is not None and (made := await self._reserve(request, job.id)) is not None:
                 await self._take_back(job, None)
                 return await run_in_threadpool(self._replayed, made)
@@ -222,6 +228,10 @@ class Submission:
                     break
                 await follower.woken(min(left, _LOOK_S))
         return job
+
+    async def _put(self, key: str, file: Path) -> None:
+        put = partial(self.services.storage.put_file, key, file, content_type(key))
+        await to_thread.run_sync(put, limiter=self.services.storage_threads)
 
     async def _reserve(self, request: IdempotentRequest, job_id: str) -> str | None:
         """Reserve the key for this job, or return the id of the job that it stands for. Waits while an equal request

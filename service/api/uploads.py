@@ -34,29 +34,47 @@ MAX_FIELDS = 40
 _FORM_BYTES = 2**20
 """Bytes of a request beyond those of its file."""
 
+MAX_MASK = 4 * 2**20
+"""Bytes of a mask. It is kept in memory: a mask of 8K in black and white has some kilobytes."""
+
 _PREFIX = "upload-"
 
 
 @dataclass(frozen=True)
+class MaskFile:
+    """A received mask picture. `filename` is the client's name for it."""
+
+    filename: str
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True)
 class Upload:
-    """A received file and the other fields of its form."""
+    """A received file, the other fields of its form, and its mask if it has one."""
 
     source: Source
     fields: dict[str, str]
+    mask: MaskFile | None = None
 
 
 @asynccontextmanager
 async def receive_upload(
-    request: Request, settings: Settings, limits: ConcurrencyLimits, caller: str | None
+    request: Request, settings: Settings, limits: ConcurrencyLimits, caller: str | None, mask: bool = False
 ) -> AsyncIterator[Upload]:
-    """Read the form of `request`; its file exists in `settings.temporary` as long as the context is open.
+    """Read the form of `request`, which may have a mask too if `mask`; its file exists in `settings.temporary` as long
+    as the context is open.
 
     Raises Problem 400, 408, 413, 415, 422, 429 or 507, StoreUnavailable, and ClientDisconnect.
     """
     media_type, options = parse_options_header(request.headers.get("content-type"))
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
         raise Problem(415, "unsupported_media_type", "The body must be multipart/form-data with a field `file`.")
-    body_limit(request).allow(settings.max_upload_bytes + _FORM_BYTES, _too_large(settings.max_upload_bytes))
+    further = _FORM_BYTES + (MAX_MASK if mask else 0)
+    body_limit(request).allow(settings.max_upload_bytes + further, _too_large(settings.max_upload_bytes))
     reserve = settings.disk_reserve_mib * 2**20
     async with AsyncExitStack() as stack:
         most = settings.max_uploads_per_key
@@ -67,11 +85,11 @@ async def receive_upload(
             raise Problem(429, "too_many_uploads", detail, headers={"Retry-After": "5"}) from error
         room = reserve + body_limit(request).announced
         path, file = stack.enter_context(temporary_file(settings.temporary, room))
-        form = _Form(options[b"boundary"], file, settings.max_upload_bytes, reserve)
+        form = _Form(options[b"boundary"], file, settings.max_upload_bytes, reserve, mask)
         async for chunk in request.stream():
             await run_in_threadpool(form.feed, chunk)  # hashing and the disk must not block the event loop
         await run_in_threadpool(form.finish)
-        yield Upload(Source(path, form.filename, form.size, form.digest.hexdigest()), form.fields)
+        yield Upload(Source(path, form.filename, form.size, form.digest.hexdigest()), form.fields, form.mask)
 
 
 @contextmanager
@@ -120,10 +138,12 @@ def _names(path: Path, file: IO[bytes]) -> bool:
 
 
 class _Form:
-    """Parses the body: the part `file` goes to disk, the others to `fields`. Raises Problem."""
+    """Parses the body: the part `file` goes to disk, `mask` to memory, the others to `fields`. Raises Problem."""
 
-    def __init__(self, boundary: bytes, file: IO[bytes], max_bytes: int, reserve: int) -> None:
+    def __init__(self, boundary: bytes, file: IO[bytes], max_bytes: int, reserve: int, takes_mask: bool) -> None:
         """`reserve`: bytes to leave free on the disk of `file`."""
+        self.mask: MaskFile | None = None
+        self._files = ("file", "mask") if takes_mask else ("file",)
         self.filename = ""
         self.size = 0
         self.digest = hashlib.sha256()
@@ -196,22 +216,27 @@ class _Form:
             raise _malformed("a part has no name")
         self._name = _text(options["name"].encode("utf-8", "surrogateescape"), "the name of a part")
         self._is_file = "filename" in options
-        if self._is_file != (self._name == "file"):
-            allowed = "a part with a filename" if self._name == "file" else "the file belongs in the field `file`"
+        if self._is_file != (self._name in self._files):
+            named = self._name in self._files
+            allowed = "a part with a filename" if named else "the file belongs in the field `file`"
             raise _invalid(self._name, "a file" if self._is_file else "a value", allowed)
-        if self._name in self.fields or (self._is_file and self._has_file):
+        there = self.mask is not None if self._name == "mask" else self._has_file
+        if self._name in self.fields or (self._is_file and there):
             raise _invalid(self._name, "more than one", "each field once")
         if self._is_file:
-            self._has_file = True
             filename = options["filename"].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            self.filename = _display_name(filename)
+            if self._name == "mask":
+                self.mask = MaskFile(_display_name(filename), b"")
+            else:
+                self._has_file, self.filename = True, _display_name(filename)
         elif len(self.fields) >= MAX_FIELDS:
             raise _invalid(self._name, "one field more", f"{MAX_FIELDS} fields at most")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if not self._is_file:
-            if len(self._value) + end - start > MAX_FIELD:
-                raise _invalid(self._name, "a longer value", f"{MAX_FIELD} bytes at most")
+        if not self._is_file or self._name == "mask":
+            most = MAX_MASK if self._is_file else MAX_FIELD
+            if len(self._value) + end - start > most:
+                raise _invalid(self._name, "a longer value", f"{most} bytes at most")
             self._value += data[start:end]
             return
         self.size += end - start
@@ -223,7 +248,9 @@ class _Form:
             self._file.write(piece)
 
     def _part_end(self) -> None:
-        if not self._is_file:
+        if self._is_file and self._name == "mask" and self.mask is not None:
+            self.mask = MaskFile(self.mask.filename, bytes(self._value))
+        elif not self._is_file:
             self.fields[self._name] = _text(bytes(self._value), self._name)
 
     def _end(self) -> None:

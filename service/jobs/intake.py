@@ -14,8 +14,10 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from model.checkpoint.manifest import Manifest
+from model.media.edits import MASK_NAME, Edit
 from model.media.mix_levels import REPLACE, Mix
 from model.request import MAX_SEED, RequestError, SamplingParams, check_evaluations, clip_of, is_divisible
+from service.jobs.edit_plan import plan_edit
 from service.jobs.record import (
     Input,
     Job,
@@ -43,7 +45,7 @@ _EXTENSIONS = {
 }
 """File extensions by demuxer name: the default first."""
 
-Kind = Literal["generate", "v2a", "a2v"]
+Kind = Literal["generate", "v2a", "a2v", "edit"]
 Probe = Callable[[Path, Literal["video", "audio"], ProbeLimits, float], ProbeResult]
 """Path, wanted stream, limits and start in seconds; raises as `Prober.probe`."""
 
@@ -78,6 +80,7 @@ class JobRequest:
     owner: str | None = None
     webhook: Webhook | None = None
     mix: Mix = REPLACE
+    edit: Edit | None = None
 
 
 def resolve_params(kind: str, manifest: Manifest, given: Mapping[str, Any], settings: Settings) -> SamplingParams:
@@ -97,13 +100,18 @@ def _check_duration(duration: float | None, settings: Settings) -> None:
 
 def probe_source(request: JobRequest, source: Source, probe: Probe, settings: Settings) -> ProbeResult:
     """Check that the job can use the source. Raises ProbeError, ProbeUnavailableError, OSError."""
-    limits = ProbeLimits(
+    want: Literal["video", "audio"] = "audio" if request.kind == "a2v" else "video"
+    return probe(source.path, want, probe_limits(request, settings), request.start)
+
+
+def probe_limits(request: JobRequest, settings: Settings) -> ProbeLimits:
+    """The limits of an upload."""
+    return ProbeLimits(
         max_seconds=settings.max_duration_s,
         max_width=settings.max_width,
         max_height=settings.max_height,
         window=clip_of(request.params.duration, request.manifest.config.clip).duration,
     )
-    return probe(source.path, "video" if request.kind == "v2a" else "audio", limits, request.start)
 
 
 def build_job(
@@ -112,12 +120,19 @@ def build_job(
     """The record of a new, queued job. `found` is the probe's result for `source`. Raises RequestError if the source is
     too short for the duration that is asked for or has no sound to mix with, or the job is too large."""
     job_id = new_job_id()
-    params, upload = request.params, None
+    params, upload, edit = request.params, None, request.edit
     if source is not None and found is not None:
-        params = replace(params, duration=_duration(request, found, settings))
+        if edit is None:
+            params = replace(params, duration=_duration(request, found, settings))
+        else:
+            clip = request.manifest.config.clip
+            edit, seconds = plan_edit(edit, found.duration, clip, settings.max_output_s)
+            params = replace(params, duration=seconds)
+            edit = edit.with_key(f"{storage_prefix(job_id)}{MASK_NAME}")
+            _check_mix(request.mix, edit)
         if request.mix.keeps_own and found.audio is None:
             raise RequestError("mix", "mix must be replace for a file without sound")
-        upload = _input(job_id, request, params, source, found)
+        upload = _input(job_id, request, params, source, found, edit)
     check_evaluations(params, request.manifest.config.clip)
     return new_job(
         request.kind,
@@ -131,6 +146,7 @@ def build_job(
         owner=request.owner,
         webhook=request.webhook,
         mix=request.mix,
+        edit=edit,
     )
 
 
@@ -154,6 +170,7 @@ def repeat_job(job: Job, settings: Settings) -> Job:
         retried_from=job.id,
         webhook=job.webhook,
         mix=job.mix,
+        edit=job.edit and job.edit.with_key(f"{storage_prefix(job_id)}{MASK_NAME}"),
     )
 
 
@@ -184,12 +201,26 @@ def _left(request: JobRequest, found: ProbeResult) -> float:
     return round(found.duration - request.start, 6)
 
 
-def _input(job_id: str, request: JobRequest, params: SamplingParams, source: Source, found: ProbeResult) -> Input:
+def _check_mix(mix: Mix, edit: Edit) -> None:
+    """Raise RequestError for a mix of an edit in which no new sound meets the upload's own."""
+    if not mix.changes_nothing and not edit.mixes:
+        field = "mix" if mix.keeps_own else "loudness" if mix.loudness is not None else "true_peak"
+        why = "extend, whose sound is beside the own one" if edit.extend is not None else "an edit that makes no sound"
+        raise RequestError(field, f"{field} does not apply to {why}")
+
+
+def _input(
+    job_id: str, request: JobRequest, params: SamplingParams, source: Source, found: ProbeResult, edit: Edit | None
+) -> Input:
     name = f"input{extension(found, source.filename)}"
     clip, left = request.manifest.config.clip, _left(request, found)
-    used = min(clip_of(params.duration, clip).duration, left)
+    start, used = request.start, min(clip_of(params.duration, clip).duration, left)
     notice = None
-    if request.params.duration is None and used < left:
+    if edit is not None:
+        start = max(0.0, edit.start)
+        used = min(found.duration, edit.start + (params.duration or 0.0)) - start
+        notice = _mask_notice(edit, found)
+    elif request.params.duration is None and used < left:
         why = "DUET_MAX_OUTPUT_S is the limit" if is_divisible(clip) else "the model makes no other length"
         notice = f"Only the first {used:g} s of {left:g} s are used: {why}."
     return Input(
@@ -199,7 +230,15 @@ def _input(job_id: str, request: JobRequest, params: SamplingParams, source: Sou
         duration=round(found.duration, 6),
         video=found.video,
         audio=found.audio,
-        used=Window(request.start, round(used, 6), found.tracks, notice),
+        used=Window(round(start, 6), round(used, 6), found.tracks, notice),
         name=name,
         key=f"{storage_prefix(job_id)}{name}",
     )
+
+
+def _mask_notice(edit: Edit, found: ProbeResult) -> str | None:
+    """Why the mask was scaled."""
+    mask, video = edit.mask, found.video
+    if mask is None or video is None or (mask.width, mask.height) == (video.width, video.height):
+        return None
+    return f"The mask of {mask.width}×{mask.height} pixels was scaled to {video.width}×{video.height}."

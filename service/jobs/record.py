@@ -27,6 +27,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from ulid import ULID
 
+from model.media.edits import Edit
 from model.media.mix_levels import REPLACE, Mix
 from model.media.streams import AudioStream, VideoStream
 from model.request import SamplingParams
@@ -151,7 +152,8 @@ class Job:
 
     `owner` is the name of the API key that submitted it, None without keys. `holder` is the worker or spool that has
     it. `alone`: it runs alone on its worker, now or at its next attempt. `retried_from` is the id of the job that it
-    repeats. `mix`: how a new sound is joined with that of the upload. `request_id` and `traceparent` (W3C Trace
+    repeats. `mix`: how a new sound is joined with that of the upload. `edit`: what a job of
+    kind edit makes anew. `request_id` and `traceparent` (W3C Trace
     Context) identify the request that created it, in logs and traces. `expires_at` counts from the end of the job;
     before that, from its creation. `model_missing_since`: when a worker without its model first received it, unless a
     worker has claimed it since.
@@ -181,6 +183,7 @@ class Job:
     strikes: int = 0
     webhook: Webhook | None = None
     mix: Mix = REPLACE
+    edit: Edit | None = None
     request_id: str | None = None
     traceparent: str | None = None
     model_missing_since: datetime | None = None
@@ -246,6 +249,7 @@ def new_job(
     retried_from: str | None = None,
     webhook: Webhook | None = None,
     mix: Mix = REPLACE,
+    edit: Edit | None = None,
 ) -> Job:
     """The record of a new, queued job."""
     now = _now()
@@ -264,6 +268,7 @@ def new_job(
         retried_from=retried_from,
         webhook=webhook,
         mix=mix,
+        edit=edit,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.media.edits import MASK_NAME
 from model.request import SamplingParams
 from service.jobs.deliveries import Delivery
 from service.jobs.record import Input, Job, Output, Progress, Status, Webhook
@@ -75,7 +76,7 @@ class OutputView(View):
     seed: int = Field(description="seed; together with the index it reproduces the clip")
     files: dict[str, str] = Field(
         description="path of each file: video.mp4, audio.wav, poster.webp, spectrogram.png, manifest.json; and where "
-        "the new sound is mixed with the upload's own, audio-new.wav, which is the new sound alone"
+        "new sound is put beside or into the upload's own, audio-new.wav, which is the new sound alone"
     )
 
 
@@ -132,7 +133,7 @@ class JobView(View):
     """One job."""
 
     id: str = Field(description="`job_` and 26 characters, which sort by time")
-    kind: str = Field(description="generate, v2a or a2v")
+    kind: str = Field(description="generate, v2a, a2v or edit")
     status: Status = Field(description="queued, in_progress, completed, failed or canceled")
     model: str = Field(description="name of the model, as listed by /models")
     stage: str | None = Field(description="current stage: base, then sr with super-resolution")
@@ -156,7 +157,9 @@ class JobView(View):
     timings: TimingsView | None = Field(description="seconds spent in each stage; null until the job is completed")
     metadata: dict[str, str] = Field(description="metadata given by the client")
     webhook: WebhookView | None = Field(description="the webhook; null if there is none")
-    urls: dict[str, str] = Field(description="paths of the job's resources: self, cancel, retry, events, and input")
+    urls: dict[str, str] = Field(
+        description="paths of the job's resources: self, cancel, retry, events, input and mask"
+    )
 
 
 class JobList(View):
@@ -212,7 +215,8 @@ def job_view(
 
 def output_files(job: Job) -> tuple[str, ...]:
     """Names of the files of each output of the job."""
-    return (*OUTPUT_FILES, NEW_SOUND) if job.mix.keeps_own else OUTPUT_FILES
+    has_new_sound = job.mix.keeps_own if job.edit is None else bool(job.edit.audio)
+    return (*OUTPUT_FILES, NEW_SOUND) if has_new_sound else OUTPUT_FILES
 
 
 def file_name(name: str, index: int) -> str:
@@ -229,16 +233,20 @@ def _waiting(job: Job) -> WaitingView | None:
 
 
 def _params(job: Job) -> dict[str, Any]:
-    start = {"start": job.input.used.start} if job.input else {}
-    names = (name for name in _SAMPLING if job.kind != "v2a" or name not in _SUPER_RESOLUTION)
+    start = {"start": job.input.used.start} if job.input and job.edit is None else {}
+    left_out = _SUPER_RESOLUTION if job.kind == "v2a" else {"duration"} if job.edit is not None else ()
+    names = (name for name in _SAMPLING if name not in left_out)
     values = {name: getattr(job.params, name) for name in names}
     used = {name: value for name, value in values.items() if value is not None}
     mix = {} if job.mix.changes_nothing else job.mix.params()
-    return used | start | mix | {"priority": job.priority}
+    edit = job.edit.params() if job.edit is not None else {}
+    return used | start | edit | mix | {"priority": job.priority}
 
 
 def _urls(job: Job, url: str, sign: Callable[[str], str]) -> dict[str, str]:
     upload = {"input": sign(f"{url}/files/{job.input.name}")} if job.input else {}
+    if job.edit is not None and job.edit.mask is not None:
+        upload["mask"] = sign(f"{url}/files/{MASK_NAME}")
     return {"self": url, "cancel": f"{url}/cancel", "retry": f"{url}/retry", "events": f"{url}/events"} | upload
 
 

@@ -163,6 +163,22 @@ class Prober:
             audio=AudioStream(**audio) if audio else None,
         )
 
+    def probe_mask(self, path: str | os.PathLike[str], limits: ProbeLimits) -> tuple[int, int]:
+        """Width and height of the mask picture at `path`, a PNG that is not black everywhere.
+
+        Raises ProbeError, whose field is `mask`, and as `probe`.
+        """
+        request: dict[str, Any] = {"path": os.fspath(path), "want": "mask", "limits": asdict(limits)}
+        try:
+            answer = _ask(self._take_child(), request, limits)
+        except ProbeError as error:
+            raise ProbeError(error.code, error.message, "mask", error.got, "a PNG picture") from error
+        finally:
+            self.warm()
+        if "error" in answer:
+            raise ProbeError(**{"allowed": "a PNG picture", **answer["error"], "field": "mask"})
+        return int(answer["width"]), int(answer["height"])
+
     def _take_child(self) -> subprocess.Popen[bytes]:
         with self._lock:
             spare, self._spare = self._spare, None
@@ -180,6 +196,13 @@ def probe(
     prober = Prober()
     prober.close()  # a closed prober still answers, but starts nothing in advance
     return prober.probe(path, want, limits, start)
+
+
+def probe_mask(path: str | os.PathLike[str], limits: ProbeLimits) -> tuple[int, int]:
+    """As `Prober.probe_mask`, for scripts."""
+    prober = Prober()
+    prober.close()
+    return prober.probe_mask(path, limits)
 
 
 def _signature_of(path: str | os.PathLike[str]) -> Signature:

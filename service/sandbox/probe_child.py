@@ -43,6 +43,9 @@ from service.sandbox.limits import ProcessLimits, confine
 CHECK_SECONDS = 0.1
 """CPU seconds after which enough of the window is decoded. Fixed work for ordinary clips, a bound for 8K."""
 
+PNG, PNG_HEAD = b"\x89PNG\r\n\x1a\n", 25
+"""Signature of a PNG, and bytes of the chunk after it, which has width and height (RFC 2083)."""
+
 COUNT_SHARE = 0.75
 """Part of the CPU time that counting packets may take."""
 
@@ -59,7 +62,7 @@ def main() -> None:
     descriptor = os.open(request["path"], os.O_RDONLY)
     restrict_process(request["limits"], descriptor)
     try:
-        answer = examine(request, descriptor)
+        answer = (examine_mask if request["want"] == "mask" else examine)(request, descriptor)
     except RefusedUpload as refusal:
         answer = {"error": refusal.args[0]}
     except tracks.UnsupportedCodecError as error:
@@ -127,6 +130,28 @@ def examine(request: dict[str, Any], descriptor: int) -> dict[str, Any]:
     elif abs(first.rotation) % 180 == 90 and answer["video"]:
         answer["video"] |= {"width": answer["video"]["height"], "height": answer["video"]["width"]}
     return answer | {"duration": round(length, 3)}
+
+
+def examine_mask(request: dict[str, Any], descriptor: int) -> dict[str, Any]:
+    """Width and height of a mask picture. Raises RefusedUpload or a decoder's error."""
+    data = os.read(descriptor, len(PNG) + PNG_HEAD)
+    if not data.startswith(PNG):
+        refuse("unsupported_mask", "the mask is not a PNG picture", got="another file")
+    place = len(PNG) + 8
+    width, height = (int.from_bytes(data[place + at : place + at + 4], "big") for at in (0, 4))
+    check_pixels(width, height, request["limits"])
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with os.fdopen(descriptor, "rb", closefd=False) as file, av.open(file, "r", format="png_pipe") as container:
+        frame = next(container.decode(video=0), None)
+    if frame is None:
+        refuse("undecodable", "the mask has no picture", got="nothing")
+    plane = frame.reformat(format="gray").planes[0]
+    rows = memoryview(bytes(plane))
+    if not any(max(rows[at : at + plane.width]) for at in range(0, len(rows), plane.line_size)):
+        refuse(
+            "empty_mask", "the mask is black everywhere", got="no white", allowed="a PNG picture, white where it is new"
+        )
+    return {"width": frame.width, "height": frame.height}
 
 
 def contents(container: InputContainer) -> str:
