@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from service.api import examples
 
 ABOUT = """\
-Duet generates video with sound, sound for a video, and video for a sound.
+Duet generates video with sound, sound for a video, and video for a sound, and makes parts of a video anew.
 
 A request for a clip returns **202** and a job at once. The job shows its progress and, once it is completed, the URLs
 of its files. Poll it (`GET /jobs/{id}`), follow it (`GET /jobs/{id}/events`), have its end reported to you (parameter

@@ -136,7 +136,7 @@ def examine_mask(request: dict[str, Any], descriptor: int) -> dict[str, Any]:
     """Width and height of a mask picture. Raises RefusedUpload or a decoder's error."""
     data = os.read(descriptor, len(PNG) + PNG_HEAD)
     if not data.startswith(PNG):
-        refuse("unsupported_mask", "the mask is not a PNG picture", got="another file")
+        refuse("undecodable", "the mask is not a PNG picture", got="another file")
     place = len(PNG) + 8
     width, height = (int.from_bytes(data[place + at : place + at + 4], "big") for at in (0, 4))
     check_pixels(width, height, request["limits"])
@@ -149,7 +149,10 @@ def examine_mask(request: dict[str, Any], descriptor: int) -> dict[str, Any]:
     rows = memoryview(bytes(plane))
     if not any(max(rows[at : at + plane.width]) for at in range(0, len(rows), plane.line_size)):
         refuse(
-            "empty_mask", "the mask is black everywhere", got="no white", allowed="a PNG picture, white where it is new"
+            "invalid_parameter",
+            "the mask is black everywhere",
+            got="no white",
+            allowed="a PNG picture, white where it is new",
         )
     return {"width": frame.width, "height": frame.height}
 

@@ -82,7 +82,7 @@ def test_the_description_lists_security_and_error_responses(settings: Settings) 
         is_open = path in ("/healthz", "/readyz") or path.startswith("/study/{token}/")
         assert ("security" in operation) != is_open, path
         assert {"401", "429"} <= set(operation["responses"]) or "security" not in operation
-    for path in ("/generate", "/v2a", "/a2v"):
+    for path in ("/generate", "/v2a", "/a2v", "/edit"):
         answers = set(operations["post", path]["responses"])
         assert {"200", "202", "400", "401", "403", "409", "410", "413", "415", "422", "429", "503"} <= answers
     assert "507" in operations["post", "/v2a"]["responses"]
@@ -142,6 +142,7 @@ def test_the_description_covers_every_route_with_its_limits(client: httpx.Client
         "/generate",
         "/v2a",
         "/a2v",
+        "/edit",
         "/jobs",
         "/jobs/{job_id}",
         "/jobs/{job_id}/cancel",
