@@ -103,6 +103,7 @@ MODELS: dict[str, Any] = {
                 "generate": ["decoupling"],
                 "v2a": ["clean", "pigdm", "replacement", "gradient", "gradient_code", "decoupling"],
                 "a2v": ["clean", "pigdm", "replacement", "gradient", "gradient_code", "decoupling"],
+                "edit": ["replacement", "pigdm", "decoupling", "clean"],
             },
             "independent_timesteps": True,
             "speed": {"v2a": {"step": 0.085, "sr_step": None, "files": 0.4}},

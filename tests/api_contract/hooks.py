@@ -14,6 +14,7 @@ from tests.api_contract.stack import COMPLETED_JOB, MADE, STUDY
 from tests.service import media
 
 schemathesis.openapi.media_type("video/mp4", st.just(media.video()))
+schemathesis.openapi.media_type("image/png", st.just(media.png()))
 schemathesis.openapi.media_type("audio/wav", st.just(media.sound()))
 
 

@@ -257,3 +257,46 @@ def test_a_mix_that_is_none_ends_the_command(tmp_path: Path, mix: str) -> None:
     done = invoke(["v2a", str(tmp_path / "film.mp4"), "--mix", mix])
     assert done.exit_code == 2
     assert "--mix" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "edit"),
+    [
+        (
+            ("--retake", "audio=0.2-0.5", "--retake", "video=0-0.3"),
+            {"retake": {"audio": [[0.2, 0.5]], "video": [[0.0, 0.3]]}},
+        ),
+        (("--extend", 2, "--extend-before", 0.5), {"extend": {"before": 0.5, "after": 2.0}}),
+        (
+            ("--region", "0.5,0.5,0.3,0.3@0-1", "--new-sound", "--mix", "under"),
+            {"region": {"x": 0.5, "y": 0.5, "width": 0.3, "height": 0.3, "start": 0.0, "end": 1.0, "audio": "new"}},
+        ),
+        (("--mask", "mask.png", "--region", "0-1"), {"region": {"start": 0.0, "end": 1.0, "audio": "keep"}}),
+    ],
+)
+def test_an_edit_reaches_the_server(duet: Cli, server: Server, options: tuple[Any, ...], edit: dict[str, Any]) -> None:
+    (duet.folder / "film.mp4").write_bytes(media.video(seconds=2.0, sound=True))
+    (duet.folder / "mask.png").write_bytes(media.png())
+    done = duet("edit", "film.mp4", *options, "--json", "--force")
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)
+    assert job["saved"] == ["film-edit.mp4"]
+    ((name, value),) = edit.items()
+    assert job["params"][name] == value
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ((), "exactly one kind of edit"),
+        (("--extend", "1", "--retake", "audio=0-1"), "exactly one kind of edit"),
+        (("--retake", "sound=0-1"), "--retake"),
+        (("--retake", "audio=1"), "--retake"),
+        (("--region", "1,2@0-1"), "--region"),
+        (("--extend", "1", "--new-sound"), "--new-sound"),
+    ],
+)
+def test_an_edit_that_is_none_ends_the_command(tmp_path: Path, options: tuple[str, ...], named: str) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"")
+    done = invoke(["edit", str(tmp_path / "film.mp4"), *options])
+    assert (done.exit_code, named in done.stderr) == (2, True), done.stderr
