@@ -42,6 +42,12 @@ def runner(stack: Stack, maker: ModelMaker) -> Runner:
     return parts(stack, maker)[0]
 
 
+def test_a_job_of_several_windows_is_long(stack: Stack, maker: ModelMaker) -> None:
+    window = maker._pipelines["tiny"].manifest.config.clip.duration
+    found = [maker.is_long(stack.create(duration=seconds)) for seconds in (None, window / 2, window, window + 0.1)]
+    assert found == [False, False, False, True]
+
+
 class TakenDuringUpload(FolderStorage):
     """A folder that is slow enough for the lease to run out and another worker to claim the job meanwhile."""
 
