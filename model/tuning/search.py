@@ -84,10 +84,14 @@ class Found:
 class Search:
     """Finds a solver of `evaluations`, on the clips of `problem`; `held_out` decides which step is the last."""
 
-    def __init__(self, problem: Problem, held_out: Problem, evaluations: int) -> None:
+    def __init__(
+        self, problem: Problem, held_out: Problem, evaluations: int, earlier: TunedSolver | None = None
+    ) -> None:
+        """`earlier`: a solver from an earlier search, from which this one may start."""
         self.problem = problem
         self.held_out = held_out
         self.evaluations = evaluations
+        self.earlier = earlier
         schedule = problem.schedule
         self._noisiest, self._cleanest = schedule.log_snr(schedule.last), schedule.log_snr(0.0)
 
@@ -123,11 +127,33 @@ class Search:
         for name in parts(self.problem.teacher):
             rows = []
             for k, row in enumerate(base):
-                older = [*row[1:], *[0.0] * MAX_ORDER][: _older(k)]
-                older = [float(value + next(rest)) for value in older]
+                older = [float(value + next(rest)) for value in self._older_weights(k, row)]
                 rows.append((1.0 - sum(older), *older))
             weights[name] = tuple(rows)
         return TunedSolver(tuple(times), weights, {})
+
+    def _parameters(self, solver: TunedSolver) -> np.ndarray:
+        """The inverse of `solver`."""
+        schedule = self.problem.schedule
+        lambdas = [schedule.log_snr(t) for t in solver.times]
+        base = multistep_weights(schedule, solver.times)
+        changes = [
+            own - general
+            for name in parts(self.problem.teacher)
+            for k, (row, plain) in enumerate(zip(solver.weights[name], base, strict=True))
+            for own, general in zip(self._older_weights(k, row), self._older_weights(k, plain), strict=True)
+        ]
+        return np.array([*lambdas[: self._free], *np.log(np.diff(lambdas)), *changes])
+
+    def _older_weights(self, k: int, row: Sequence[float]) -> list[float]:
+        """Of step number `k`, those of its weights that are free: of the older predictions."""
+        count = min(k, MAX_ORDER - 1)
+        return [*row[1:], *[0.0] * MAX_ORDER][:count]
+
+    def _weights(self) -> list[int]:
+        """The step of each free weight."""
+        each = [k for k in range(self.evaluations) for _ in self._older_weights(k, ())]
+        return each * len(parts(self.problem.teacher))
 
     @property
     def _free(self) -> int:
@@ -135,23 +161,21 @@ class Search:
 
     def _restarts(self) -> list[int]:
         """By parameter: the step from which a change of it acts."""
-        found = [-1] * self._free + list(range(self.evaluations - 1))
-        return found + [
-            k for _ in parts(self.problem.teacher) for k in range(self.evaluations) for _ in range(_older(k))
-        ]
+        return [-1] * self._free + list(range(self.evaluations - 1)) + self._weights()
 
     def _start(self) -> Found:
-        """The best of the first grids, with the weights of DPM-Solver++(2M)."""
+        """The best of the first grids, with the weights of DPM-Solver++(2M), and of what an earlier search found."""
         free = [self._noisiest, -3.0, -2.0, -1.0] if self._free else [self._noisiest]
         shares = np.linspace(0.0, 1.0, self.evaluations)
-        weights = len(parts(self.problem.teacher)) * sum(_older(k) for k in range(self.evaluations))
+        weights = len(self._weights())
         grids = {}
         for begin, end, bend in product(free, ENDS, BENDS):
             last = self._noisiest + end * (self._cleanest - self._noisiest)
             if last > begin:
                 gaps = np.log(np.diff(begin + (last - begin) * shares**bend))
                 grids[(begin, *gaps.round(6))] = np.concatenate([[begin] * self._free, gaps, np.zeros(weights)])
-        return self._measured(min(grids.values(), key=self._distance))
+        candidates = [*grids.values(), *([self._parameters(self.earlier)] if self.earlier is not None else [])]
+        return self._measured(min(candidates, key=self._distance))
 
     def _distance(self, parameters: np.ndarray) -> float:
         return mean_distance(self.problem, self.solver(parameters))
@@ -217,11 +241,6 @@ def follow(problem: Problem, solver: TunedSolver, trace: Trace | None = None, re
 def mean_distance(problem: Problem, solver: TunedSolver) -> float:
     """Mean over clips and modalities."""
     return float(problem.distances(follow(problem, solver).made).mean())
-
-
-def _older(k: int) -> int:
-    """Weights of step `k` that are free: those of the older predictions."""
-    return min(k, MAX_ORDER - 1)
 
 
 def parts(state: State) -> dict[str, Tensor]:

@@ -50,24 +50,33 @@ def tune(
     """
     manifest = read_manifest(folder / FILE_NAME)
     _check(manifest, tuning)
-    manifest = replace(manifest, tuned=_kept(manifest, tuning, again))
+    earlier = _kept(manifest, tuning)
+    manifest = replace(manifest, tuned=earlier)
     pipeline = Pipeline.load(manifest, device, "float32" if device == "cpu" else "auto")
     sources = _Sources(Material(pipeline, tuning.clips, tuning.teacher_steps, tuning.seed))
-    for name, evaluations in _missing(manifest, tuning):
+    for name, evaluations in _missing(manifest, tuning, again):
         say(f"{name}: the clips to match")
         halves = sources.halves(name)
         for count in evaluations:
             say(f"{name}, {count} evaluations")
-            solver = find(halves, count, tuning, say)
+            held = earlier.sr if name == "sr" else earlier.base.get(name, {})
+            solver = find(halves, count, tuning, say, held.get(count))
             manifest = _with(manifest, name, count, solver)
             (folder / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
             say(f"{name}, {count} evaluations: {describe(solver)}")
     return manifest
 
 
-def find(halves: Halves, count: int, tuning: Tuning, say: Callable[[str], None] = lambda line: None) -> TunedSolver:
-    """The solver of `count` evaluations, with its distances and those of `dpmpp_2m` on the held-out noise."""
-    solver = Search(*halves, count).run(tuning.rounds, say)
+def find(
+    halves: Halves,
+    count: int,
+    tuning: Tuning,
+    say: Callable[[str], None] = lambda line: None,
+    earlier: TunedSolver | None = None,
+) -> TunedSolver:
+    """The solver of `count` evaluations, with its distances and those of `dpmpp_2m` on the held-out noise. `earlier`:
+    one to start from, if that is nearer than general ones."""
+    solver = Search(*halves, count, earlier).run(tuning.rounds, say)
     held_out = halves[1]
     compared = {f"dpmpp_2m {steps}": plain(held_out, steps) for steps in (count, tuning.compared)}
     distances = {name: distance(held_out, each) for name, each in {"tuned": solver, **compared}.items()}
@@ -132,7 +141,7 @@ def _check(manifest: Manifest, tuning: Tuning) -> None:
         raise TuningError(f"{manifest.name} makes no frames to enlarge")
 
 
-def _kept(manifest: Manifest, tuning: Tuning, again: bool) -> TunedSolvers:
+def _kept(manifest: Manifest, tuning: Tuning) -> TunedSolvers:
     """The solvers in the manifest that belong to its weights and its teacher."""
     base = manifest.network_hash("base")
     sr = manifest.network_hash("sr") if manifest.config.sr is not None else None
@@ -140,19 +149,16 @@ def _kept(manifest: Manifest, tuning: Tuning, again: bool) -> TunedSolvers:
     if held is None or held.teacher_steps != tuning.teacher_steps:
         return TunedSolvers(tuning.teacher_steps, base, sr)
 
-    def stays(name: str) -> bool:
-        return not again or bool(tuning.only and name not in tuning.only)
-
     return TunedSolvers(
         tuning.teacher_steps,
         base,
         sr,
-        {name: each for name, each in held.base.items() if held.base_hash == base and stays(name)},
-        held.sr if held.sr_hash == sr and stays("sr") else {},
+        held.base if held.base_hash == base else {},
+        held.sr if held.sr_hash == sr else {},
     )
 
 
-def _missing(manifest: Manifest, tuning: Tuning) -> Iterator[tuple[str, Sequence[int]]]:
+def _missing(manifest: Manifest, tuning: Tuning, again: bool) -> Iterator[tuple[str, Sequence[int]]]:
     """Names of solvers, each with the numbers of evaluations that are to be tuned."""
     tuned = manifest.tuned
     assert tuned is not None
@@ -160,7 +166,7 @@ def _missing(manifest: Manifest, tuning: Tuning) -> Iterator[tuple[str, Sequence
     if manifest.config.sr is not None:
         wanted["sr"] = (tuning.sr_evaluations, tuned.sr)
     for name, (evaluations, found) in wanted.items():
-        left = [count for count in evaluations if count not in found]
+        left = [count for count in evaluations if again or count not in found]
         if left and (not tuning.only or name in tuning.only):
             yield name, left
 

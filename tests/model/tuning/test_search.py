@@ -78,6 +78,17 @@ def test_the_held_out_noise_decides_which_step_is_kept() -> None:
     assert mean_distance(far, last) <= mean_distance(far, start)
 
 
+def test_a_search_starts_from_what_an_earlier_one_found() -> None:
+    """With as many steps again it is no farther, and without any it is the same solver, up to rounding."""
+    earlier = found(6)
+    same = Search(problem(0), problem(1), 6, earlier).run(0)
+    assert same.times == pytest.approx(earlier.times)
+    for own, before in zip(same.weights["video"], earlier.weights["video"], strict=True):
+        assert own == pytest.approx(before)
+    further = Search(problem(0), problem(1), 6, earlier).run(8)
+    assert mean_distance(problem(1), further) <= mean_distance(problem(1), earlier) * (1 + 1e-6)
+
+
 def test_a_run_that_is_resumed_gives_the_same_clip() -> None:
     own = problem(0)
     solver = found(5, 1)
