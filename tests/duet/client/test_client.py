@@ -348,3 +348,20 @@ def test_event_streams_are_parsed_in_any_chunks(size: int, end: str) -> None:
         Event("gone", {}, "5-0"),
     ]
     assert [message.retry for message in messages if message.retry is not None] == [2000]
+
+
+def test_an_edit_is_submitted_with_its_mask(duet: Duet, settings: Settings, tmp_path: Path) -> None:
+    """By both clients: a region given by a mask, and a retake without one."""
+    film, mask = tmp_path / "film.mp4", tmp_path / "mask.png"
+    film.write_bytes(media.video(2.0, sound=True))
+    mask.write_bytes(media.png())
+    job = duet.edit(film, region={"start": 0.5, "end": 1.0}, mask=mask, seed=3)
+    assert (job.kind, job.params["region"]) == ("edit", {"start": 0.5, "end": 1.0, "audio": "keep"})
+    assert httpx.get(duet.endpoint.url + job.data["urls"]["mask"]).content == mask.read_bytes()
+
+    async def submit() -> dict[str, object]:
+        async with AsyncDuet(duet.endpoint.url) as client:
+            return (await client.edit(film, retake={"audio": [(0.2, 0.6)]}, mix="under")).params
+
+    params = asyncio.run(submit())
+    assert (params["retake"], params["mix"]) == ({"audio": [[0.2, 0.6]]}, "under")
