@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from service.api.cross_origin import refuse_other_sites
@@ -47,16 +47,24 @@ _CLIP_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+def _whole(value: Any) -> Any:
+    """3.0 as 3: to JSON Schema both are integers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
 class StudyVote(BaseModel):
     """A rater's answers about one clip."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    video: int = Field(ge=LOWEST, le=HIGHEST, description="quality of the picture: 1 bad … 5 excellent", examples=[4])
-    sound: int = Field(ge=LOWEST, le=HIGHEST, description="quality of the sound: 1 bad … 5 excellent", examples=[3])
-    match: int = Field(ge=LOWEST, le=HIGHEST, description="how well they match: 1 bad … 5 excellent", examples=[5])
+    video: Whole = Field(ge=LOWEST, le=HIGHEST, description="quality of the picture: 1 bad … 5 excellent", examples=[4])
+    sound: Whole = Field(ge=LOWEST, le=HIGHEST, description="quality of the sound: 1 bad … 5 excellent", examples=[3])
+    match: Whole = Field(ge=LOWEST, le=HIGHEST, description="how well they match: 1 bad … 5 excellent", examples=[5])
     real: bool = Field(description="judged to be real, not made by a model", examples=[True])
-    revision: int = Field(
+    revision: Whole = Field(
         ge=1,
         le=MAX_REVISION,
         description="a vote replaces an earlier one with a lower revision; otherwise the earlier one stays",

@@ -41,6 +41,8 @@ def test_a_rater_rates_and_submits(client: httpx.Client, study: Study, studies: 
         for _ in range(2):
             answer = client.post(f"{link}/votes/{clip}", json=VOTE)
             assert (answer.status_code, answer.json()) == (200, VOTE)
+    whole = client.post(f"{link}/votes/{rater.clips[1]}", json=VOTE | {"video": 4.0, "revision": 1.0})
+    assert whole.json() == VOTE, "JSON does not tell 4.0 from 4"
     changed = VOTE | {"video": 1, "revision": 2}
     assert client.post(f"{link}/votes/{rater.clips[0]}", json=changed).json() == changed
     assert client.post(f"{link}/votes/{rater.clips[0]}", json=VOTE).json() == changed
@@ -84,7 +86,7 @@ def test_nothing_that_a_rater_gets_tells_the_label(client: httpx.Client, study: 
         (b"[]", 422, "invalid_parameter"),
         (json.dumps(VOTE | {"video": 0}).encode(), 422, "invalid_parameter"),
         (json.dumps(VOTE | {"match": 6}).encode(), 422, "invalid_parameter"),
-        (json.dumps(VOTE | {"sound": 3.0}).encode(), 422, "invalid_parameter"),
+        (json.dumps(VOTE | {"sound": 3.5}).encode(), 422, "invalid_parameter"),
         (json.dumps(VOTE | {"sound": "3"}).encode(), 422, "invalid_parameter"),
         (json.dumps(VOTE | {"real": 1}).encode(), 422, "invalid_parameter"),
         (json.dumps(VOTE | {"revision": 10**9}).encode(), 422, "invalid_parameter"),
