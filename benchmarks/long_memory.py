@@ -54,7 +54,7 @@ LIMIT = 300
 REPEATS = 2
 INTERVAL = 0.05
 CONFIG: ModelConfig = PRESETS["paper"]
-WIDTH, HEIGHT, FPS, SHOT = 1920, 1080, 25, 10
+WIDTH, HEIGHT, FPS, SHOT = 1920, 1080, 25, 2
 """Of the film: the same shot of so many seconds over and over."""
 RATE = 48_000
 

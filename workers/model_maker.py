@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,7 +33,7 @@ from workers.decoder import DecoderLost, warm
 from workers.engine_metrics import EngineCollector
 from workers.fatal_exit import exit_device_lost
 from workers.job_progress import JobProgress
-from workers.moving_average import MovingAverage
+from workers.moving_average import WritingTimes
 from workers.outputs import OutputWriter
 from workers.previews import preview
 from workers.run_events import RunEvents
@@ -70,7 +71,7 @@ class ModelMaker:
         self.engine.start()
         # The engine stays full while some more jobs decode their upload or encode their result.
         self.slots = capacity + max(1, capacity // 4)
-        self._encoding = MovingAverage()
+        self._writing_times = WritingTimes()
         # The engine's thread acquires the GIL hundreds of times between two forwards. It must not compete with all the
         # jobs of a batch that ended together and write their files at once.
         self._writers = threading.Semaphore(max(1, available_cores() // 2))
@@ -218,7 +219,13 @@ class ModelMaker:
     ) -> list[Files]:
         """Report the steps of all outputs, and write each output as its parts are ready, while the engine continues."""
         job, clock = attempt.job, attempt.clock
-        progress = JobProgress(job.params.num_outputs, lambda: self._encoding.seconds + attempt.afterwards)
+        clip_spec = pipeline.manifest.config.clip
+        windows = len(groups(clip_of(job.params.duration, clip_spec).frames, clip_spec.frames))
+        progress = JobProgress(
+            job.params.num_outputs, lambda: self._writing_times.expected(job.kind, windows) + attempt.afterwards
+        )
+        ended = [False] * job.params.num_outputs
+        writing = [0.0] * job.params.num_outputs
         made: dict[int, Files] = {}
         seconds: dict[str, float] = {}
         throttles = [
@@ -230,24 +237,31 @@ class ModelMaker:
             for index, item in events.take(POLL_INTERVAL):
                 if isinstance(item, StepProgress):
                     progress.update(index, item)
+                    ended[index] = item.fraction >= 1
                     if item.fraction < 1 and throttles[index].allow():
                         self._publish_preview(attempt, index, item)
                 elif isinstance(item, ClipPart):
+                    began = time.perf_counter()
                     with clock.time("encode"), attempt.waiting(), self._writing(attempt):
                         writers[index].add(item)
                     events.written(index)
+                    if ended[index]:  # otherwise the engine makes the next part meanwhile
+                        writing[index] += time.perf_counter() - began
                 else:
                     clip = item.result()
                     # Outputs are made side by side: a stage takes as long as its slowest output.
                     seconds = {stage: max(spent, seconds.get(stage, 0.0)) for stage, spent in clip.timings.items()}
                     attempt.report(progress.progress())
-                    with clock.time("encode"), attempt.waiting(), self._encoding.timed(), self._writing(attempt):
+                    began = time.perf_counter()
+                    with clock.time("encode"), attempt.waiting(), self._writing(attempt):
                         made[index] = writers[index].finish(clip)
+                    writing[index] += time.perf_counter() - began
+                    self._writing_times.add(job.kind, windows, writing[index])
             if progress.changed:
                 attempt.report(progress.progress())
         clock.add(seconds)
-        files = clock.seconds["encode"] + attempt.afterwards
-        attempt.measured(_speed(job.params, pipeline.manifest.config.clip, seconds, files))
+        files = sum(writing) + attempt.afterwards
+        attempt.measured(_speed(job.params, clip_spec, seconds, files))
         return [made[index] for index in range(job.params.num_outputs)]
 
 

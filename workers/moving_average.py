@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import defaultdict
 
 
 class MovingAverage:
@@ -21,9 +19,18 @@ class MovingAverage:
         self.seconds = seconds if self._empty else self.WEIGHT * seconds + (1 - self.WEIGHT) * self.seconds
         self._empty = False
 
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Add the duration of the block."""
-        began = time.perf_counter()
-        yield
-        self.add(time.perf_counter() - began)
+
+class WritingTimes:
+    """How long the files of an output take to write after its last step, by kind of job: of clips of one window, and
+    for each window of longer ones."""
+
+    def __init__(self) -> None:
+        self._averages: defaultdict[tuple[str, bool], MovingAverage] = defaultdict(MovingAverage)
+
+    def expected(self, kind: str, windows: int) -> float:
+        """Seconds for a clip of so many windows; 0 before there was any of its kind and length."""
+        return self._averages[kind, windows > 1].seconds * windows
+
+    def add(self, kind: str, windows: int, seconds: float) -> None:
+        """An output of so many windows took `seconds`."""
+        self._averages[kind, windows > 1].add(seconds / windows)

@@ -52,11 +52,15 @@ STEPS = 2048
 def to_rgb(frame: VideoFrame, most_pixels: int = MOST_PIXELS) -> np.ndarray:
     """`frame` as (height, width, 3) uint8 RGB for an SDR display; HDR of more than `most_pixels` is made smaller."""
     if frame.color_trc not in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67) and frame.color_primaries != BT2020:
-        return frame.reformat(format="rgb24", src_colorspace=untagged_matrix(frame), interpolation=EXACT).to_ndarray()
+        return frame.reformat(
+            format="rgb24", src_colorspace=untagged_matrix(frame), interpolation=EXACT, threads=1
+        ).to_ndarray()
     scale = min(1.0, sqrt(most_pixels / (frame.width * frame.height)))
     size = ceil(frame.width * scale), ceil(frame.height * scale)
     how = Interpolation.AREA if scale < 1 else Interpolation.BILINEAR
-    code = frame.reformat(*size, "rgb48le", src_colorspace=untagged_matrix(frame), interpolation=how).to_ndarray()
+    code = frame.reformat(
+        *size, "rgb48le", src_colorspace=untagged_matrix(frame), interpolation=how, threads=1
+    ).to_ndarray()
     light = _light(frame, code)
     if frame.color_primaries == BT2020 or frame.color_primaries == UNSPECIFIED:
         light = light @ TO_BT709.T

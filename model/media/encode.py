@@ -235,9 +235,9 @@ class H264Track:
 def rgb_to_yuv(frame: VideoFrame, width: int, height: int) -> VideoFrame:
     """RGB of any kind → yuv420p, BT.709, limited range."""
     if frame.format.components[0].bits < 8 and not frame.format.has_palette:  # the library takes 31 of 31 for 248
-        frame = frame.reformat(format="rgb24")
+        frame = frame.reformat(format="rgb24", threads=1)
     colours = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
-    return frame.reformat(width, height, "yuv420p", interpolation=EXACT, **colours)
+    return frame.reformat(width, height, "yuv420p", interpolation=EXACT, threads=1, **colours)
 
 
 def to_even(frame: VideoFrame) -> VideoFrame:

@@ -393,7 +393,9 @@ def _as_yuv420(frame: VideoFrame, width: int, height: int) -> VideoFrame:
         return frame
     if _has_rgb_colours(frame):
         return encode.rgb_to_yuv(frame, width, height)
-    return frame.reformat(width, height, "yuv420p", interpolation=encode.EXACT, dst_color_range=_range(frame))
+    return frame.reformat(
+        width, height, "yuv420p", interpolation=encode.EXACT, dst_color_range=_range(frame), threads=1
+    )
 
 
 def _has_rgb_colours(frame: VideoFrame) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -69,6 +69,11 @@ class PosterFrames:
         self._spread: Spread[tuple[int, np.ndarray]] = Spread()
         self._count = 0
 
+    @property
+    def candidates(self) -> Sequence[tuple[int, np.ndarray]]:
+        """The frames to choose from: number in the clip, and (height, width, 3) uint8."""
+        return self._spread.held
+
     def add(self, frames: np.ndarray | Tensor) -> None:
         """Append `frames` (frames, height, width, 3) uint8."""
         pictures = frames.numpy(force=True) if isinstance(frames, Tensor) else frames
@@ -78,9 +83,9 @@ class PosterFrames:
 
     def write(self, path: str | Path, fps: float) -> Poster:
         """Write the best frame as WebP."""
-        pictures = [Image.fromarray(picture) for _, picture in self._spread.held]
+        pictures = [Image.fromarray(picture) for _, picture in self.candidates]
         index = choose(np.stack([_view(picture) for picture in pictures]))
-        return _save(pictures[index], path, self._spread.held[index][0] / fps)
+        return _save(pictures[index], path, self.candidates[index][0] / fps)
 
 
 def draw_poster(video: str | Path, path: str | Path) -> str:
@@ -151,7 +156,7 @@ def _spread(frames: Iterator[TimedFrame]) -> list[TimedFrame]:
 
 
 def _small_view(frame: VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    return reformatter.reformat(frame, VIEW, VIEW, "gray", interpolation=Interpolation.AREA).to_ndarray()
+    return reformatter.reformat(frame, VIEW, VIEW, "gray", interpolation=Interpolation.AREA, threads=1).to_ndarray()
 
 
 def _view(picture: Image.Image) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 
 from model.runtime.pipeline import ClipPreview, StepProgress
 from workers.job_progress import JobProgress
-from workers.moving_average import MovingAverage
+from workers.moving_average import MovingAverage, WritingTimes
 
 
 def step(number: int, fraction: float, eta: float | None) -> StepProgress:
@@ -55,3 +55,13 @@ def test_a_moving_average_follows_its_values() -> None:
     for seconds in (2.0, *[1.0] * 20):
         average.add(seconds)
     assert average.seconds == pytest.approx(1.0, abs=0.01)
+
+
+def test_writing_times_of_long_clips_count_by_window_and_not_for_short_ones() -> None:
+    times = WritingTimes()
+    assert times.expected("v2a", 10) == 0.0
+    times.add("v2a", 1, 0.2)
+    times.add("v2a", 40, 20.0)
+    times.add("generate", 1, 3.0)
+    assert times.expected("v2a", 1) == pytest.approx(0.2)
+    assert times.expected("v2a", 10) == pytest.approx(5.0)
