@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -14,7 +15,7 @@ import torch
 
 from model.media import spooled
 from model.media.aac import mixed_peak
-from model.media.decode import decode_audio, decode_frames, write_frames
+from model.media.decode import decode_audio, decode_frames, network_frames, write_frames
 from model.media.encode import SoundFormat, clip_writer, write_clip, write_samples
 from model.media.mux import cut_wav, mux_a2v, mux_v2a
 from model.media.poster import MOST_HELD, PosterFrames, write_poster
@@ -24,7 +25,7 @@ from model.networks.config import ClipSpec
 from tests.clips import Film, Track, make, numbered, read_number, silent, tone
 
 RATE = 16_000
-LONG = 14.0
+LONG = 12.0
 """Seconds: the muxer holds packets of one track back for at most 10 s of the other's."""
 
 
@@ -75,11 +76,11 @@ def test_nothing_is_left_of_a_clip_that_fails(tmp_path: Path) -> None:
 
 
 def test_sound_and_picture_of_a_long_clip_stand_side_by_side_in_the_file(tmp_path: Path) -> None:
-    frames, audio = numbers(round(10 * LONG)), sweep(LONG)
+    frames, audio = numbers(round(10 * LONG), 16), sweep(LONG)
     with clip_writer(tmp_path / "generated.mp4", 10, "", SoundFormat(RATE)) as writer:
         for first in range(0, len(frames), 16):
             writer.add(frames[first : first + 16], audio[:, first * RATE // 10 : (first + 16) * RATE // 10])
-    pictures = Film(frames=round(25 * LONG), fps=Fraction(25), width=64, height=48)
+    pictures = Film(frames=round(10 * LONG), fps=Fraction(10), width=32, height=24)
     film = make(tmp_path / "film.mp4", pictures, Track(seconds=LONG))
     reordered = make(tmp_path / "reordered.mp4", replace(pictures, b_frames=2), Track(seconds=LONG))
     mux_a2v(silent(tmp_path, frames), film, 0, LONG, tmp_path / "a2v.mp4", "")
@@ -89,7 +90,7 @@ def test_sound_and_picture_of_a_long_clip_stand_side_by_side_in_the_file(tmp_pat
     for name in ("generated", "a2v", "copied", "encoded"):
         assert lead(tmp_path / f"{name}.mp4") < 2.0
         assert float(media_end(tmp_path / f"{name}.mp4", "audio")) == pytest.approx(LONG, abs=0.01)
-        assert float(media_end(tmp_path / f"{name}.mp4", "video")) == pytest.approx(LONG, abs=0.05)
+        assert float(media_end(tmp_path / f"{name}.mp4", "video")) == pytest.approx(LONG, abs=0.11)
 
 
 def test_v2a_takes_its_sound_from_a_file(tmp_path: Path) -> None:
@@ -194,3 +195,19 @@ def test_frames_of_a_long_copy_are_those_of_the_window(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.mp4")) as container:
         seen = [read_number(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
     assert seen == list(range(15, 65))
+
+
+def test_no_threads_are_left_of_the_frames_that_were_decoded(tmp_path: Path) -> None:
+    """A scaler with threads of its own for each frame exhausts the address space of a decoder of long films."""
+    film = make(tmp_path / "film.mp4", Film(frames=60, fps=Fraction(10)), Track(seconds=6.0))
+    clip = ClipSpec(frames=60, fps=10, height=16, width=24, sample_rate=RATE)
+
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    gc.disable()
+    try:
+        seen = [threads() for _ in network_frames(film, clip, 0.0)]
+    finally:
+        gc.enable()
+    assert seen[-1] <= seen[5] + 4
