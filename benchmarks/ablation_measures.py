@@ -129,7 +129,7 @@ def sampled(network: CoupledUNet, config: TrainingConfig, sampling: Sampling) ->
     sounds = [clip.audio for clip in clips if clip.audio is not None]
     made = Latents(torch.stack(frames) if frames else None, torch.stack(sounds) if sounds else None)
     clip = config.model.clip
-    real, reference = (real_clips(config.model, "train", sampling.clips, first=first) for first in (0, sampling.clips))
+    real, reference = (real_clips(clip, "train", sampling.clips, first=first) for first in (0, sampling.clips))
     distances = fidelity(*(features_of(each, clip) for each in (made, real, reference)))
     found: dict[str, Any] = {"distances": {each.distance: asdict(each) for each in distances}}
     if config.model.base.coupled:

@@ -16,6 +16,7 @@ from duet.cli import (
     edit,
     evaluate,
     jobs,
+    memorisation,
     models,
     pictures,
     plan,
@@ -60,7 +61,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | App, ...]] = {
         plan.plan,
     ),
     "Models and pictures": (pictures.picture, weights.convert, weights.calibrate, tune.tune),
-    "Train models": (train.train, evaluate.evaluate, study.app, data.app),
+    "Train models": (train.train, evaluate.evaluate, memorisation.memorisation, study.app, data.app),
 }
 """Commands by their heading in `duet --help`. A command is named after its function."""
 

@@ -89,17 +89,17 @@ def evaluate(
 
     if out is not None and importlib.util.find_spec("matplotlib") is None:
         raise fail(USAGE, "--out needs matplotlib, which is not installed: pip install matplotlib")
-    manifest = _manifest(model)
+    manifest = read_model(model)
     params = SamplingParams(seed, sampler=sampler, steps=steps, spacing=spacing, duration=duration)
     if paper.protocol == "paper":
         if duration is not None:
             raise fail(USAGE, "--duration does not apply with --protocol paper, which measures clips of one window")
-        evaluate_paper(manifest, paper, clips or PAPER_CLIPS, params, json, _progress(), device, dtype)
+        evaluate_paper(manifest, paper, clips or PAPER_CLIPS, params, json, progress_bar(), device, dtype)
         return
     if edit:
         if duration is not None:
             raise fail(USAGE, "--duration does not apply with --edit, which measures clips of one window")
-        evaluate_edits(manifest, clips or EDIT_CLIPS, params, json, out, _progress(), device, dtype)
+        evaluate_edits(manifest, clips or EDIT_CLIPS, params, json, out, progress_bar(), device, dtype)
         return
     clips = clips or CLIPS
     try:
@@ -107,7 +107,7 @@ def evaluate(
         for path in (json.parent if json else None, out):
             if path is not None:
                 path.mkdir(parents=True, exist_ok=True)
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("", total=clips * len(runs))
 
             def keep(run: EvaluationRun, made: Latents, _: Result) -> None:
@@ -139,7 +139,7 @@ def _names(given: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
 
 
-def _manifest(model: str) -> Manifest:
+def read_model(model: str) -> Manifest:
     """The manifest in a folder, or of a model that ships with Duet."""
     from model.checkpoint.manifest import FILE_NAME, ManifestError, find_models, read_manifest
 
@@ -154,7 +154,7 @@ def _manifest(model: str) -> Manifest:
     return known[model]
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)
 

@@ -106,11 +106,12 @@ def _show(found: PaperEvaluation, console: Console) -> None:
 
     protocol = found.protocol
     title = f"{protocol['model']}: {protocol['clips']} clips a run, {protocol['runs']} runs"
-    table = Table("measure", "mean", "deviation", title=title, title_justify="left")
+    table = Table("measure", "mean", "95 % interval", "deviation", title=title, title_justify="left")
     for name, measure in found.measures.items():
         deviation = "" if measure.deviation is None else f"{measure.deviation:.3f}"
         scale = MEASURES[name].scale
-        table.add_row(name if scale == 1 else f"{name}, × {scale:g}", f"{measure.mean:.3f}", deviation)
+        interval = "" if measure.interval is None else f"{measure.interval[0]:.3f} … {measure.interval[1]:.3f}"
+        table.add_row(name if scale == 1 else f"{name}, × {scale:g}", f"{measure.mean:.3f}", interval, deviation)
     console.print(table)
     height, width = protocol["size"]
     reference = protocol["reference"]

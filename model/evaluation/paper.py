@@ -1,7 +1,8 @@
 """The paper's evaluation (Ruan et al., 2023, section 4): FVD, KVD and FAD of joint clips against real ones.
 
 Clips have the size of the base network; the published evaluation shrinks super-resolved ones to it. Each run makes new
-clips and draws new windows of the real films; the result is the mean over runs and their standard deviation. Features
+clips and draws new windows of the real films; the result is the mean over runs, their standard deviation, and a
+bootstrap interval of the mean. Features
 are kept in a folder as they come, so that an evaluation that was interrupted goes on.
 """
 
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.checkpoint.manifest import Manifest
-from model.evaluation.distances import frechet_distance, kernel_distance
+from model.evaluation.distances import RESAMPLES, estimate, frechet_distance, kernel_distance
 from model.evaluation.generation import ClipGenerator, EvaluationError
 from model.evaluation.published.audioclip import PUBLISHED_BATCH, RATE, AudioClipHead
 from model.evaluation.published.i3d import I3D, MIN_FRAMES, RESOLUTION, preprocess
@@ -72,9 +73,11 @@ class Extractors:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A measure over runs. `deviation` is None for one run."""
+    """A measure over runs. `deviation` is None for one run. `halves`: half the widths of the runs' bootstrap intervals
+    of 95 %, for clips drawn anew on both sides."""
 
     runs: tuple[float, ...]
+    halves: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -83,6 +86,14 @@ class Statistic:
     @property
     def deviation(self) -> float | None:
         return float(torch.tensor(self.runs, dtype=torch.float64).std()) if len(self.runs) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of the mean, since the runs' clips are independent; None without a bootstrap."""
+        if not self.halves:
+            return None
+        half = sum(half**2 for half in self.halves) ** 0.5 / len(self.halves)
+        return self.mean - half, self.mean + half
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,14 @@ class PaperEvaluation:
 
     def to_json(self) -> str:
         found = {
-            name: {"mean": each.mean, "deviation": each.deviation, "runs": each.runs, **MEASURES[name].protocol}
+            name: {
+                "mean": each.mean,
+                "deviation": each.deviation,
+                "runs": each.runs,
+                "interval_of_the_mean": each.interval,
+                "half_intervals_of_the_runs": each.halves,
+                **MEASURES[name].protocol,
+            }
             for name, each in self.measures.items()
         }
         return json.dumps({"measures": found, "protocol": self.protocol}, indent=2) + "\n"
@@ -137,6 +155,7 @@ class PaperPlan:
     params: SamplingParams
     clips: int = 2048
     runs: int = 6
+    resamples: int = RESAMPLES
 
     def __post_init__(self) -> None:
         if self.clips < PUBLISHED_BATCH or self.clips % PUBLISHED_BATCH:
@@ -145,6 +164,8 @@ class PaperPlan:
             )
         if self.runs < 1:
             raise EvaluationError(f"runs must be at least 1; got {self.runs}")
+        if self.resamples < 2:
+            raise EvaluationError(f"resamples must be at least 2; got {self.resamples}")
 
 
 def evaluate(
@@ -177,7 +198,7 @@ def evaluate(
     protocol = _protocol(manifest, plan, params, real, extractors) | {"dtype": str(pipeline.evaluator.dtype)}
     kept = FeatureFolder(work, protocol)
     generator = ClipGenerator(pipeline)
-    found: dict[str, list[float]] = {name: [] for name in MEASURES}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in MEASURES}
     for run in range(plan.runs):
         seeded = replace(params, seed=params.seed + run)
         drawn = real.drawn(plan.clips, seeded.seed)
@@ -191,9 +212,14 @@ def evaluate(
         fake = kept.collect(f"run-{run}-made", plan.clips, make, extractors, on_clips)
         true = kept.collect(f"run-{run}-real", plan.clips, read, extractors, on_clips)
         for name, measure in MEASURES.items():
-            distance = measure.distance(fake[measure.features], true[measure.features])
-            found[name].append(measure.scale * distance)
-    return PaperEvaluation(protocol, {name: Statistic(tuple(values)) for name, values in found.items()})
+            each = estimate(
+                measure.distance, fake[measure.features], true[measure.features], seeded.seed, plan.resamples
+            )
+            found[name].append((measure.scale * each.value, measure.scale * (each.high - each.value)))
+    statistics = {
+        name: Statistic(*(tuple(column) for column in zip(*each, strict=True))) for name, each in found.items()
+    }
+    return PaperEvaluation(protocol, statistics)
 
 
 class FeatureFolder:
@@ -261,6 +287,7 @@ def _protocol(
         "weights": manifest.weights_hash,
         "clips": plan.clips,
         "runs": plan.runs,
+        "resamples": plan.resamples,
         "params": {name: value for name, value in asdict(params).items() if value is not None},
         "frames": clip.frames,
         "fps": clip.fps,

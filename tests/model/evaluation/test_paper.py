@@ -75,6 +75,12 @@ def test_the_mean_and_deviation_are_of_the_runs() -> None:
     assert Statistic((1.0,)).deviation is None
 
 
+def test_the_interval_of_the_mean_is_narrower_than_those_of_the_runs() -> None:
+    assert Statistic((1.0, 3.0), (0.3, 0.4)).interval == pytest.approx((1.75, 2.25))
+    assert Statistic((5.0,), (0.5,)).interval == pytest.approx((4.5, 5.5))
+    assert Statistic((1.0, 3.0)).interval is None
+
+
 @pytest.mark.parametrize(
     ("clips", "runs", "message"), [(12, 1, "multiple of 8"), (0, 1, "multiple of 8"), (8, 0, "runs")]
 )
@@ -144,6 +150,8 @@ def test_an_evaluation_that_was_interrupted_goes_on(
         [paper.load_file(work / f"run-0-{what}-{n:05d}.safetensors") for n in (0, 8)] for what in ("made", "real")
     )
     assert found.measures["FAD"].mean > 0
+    low, high = found.measures["FAD"].interval or (0.0, 0.0)
+    assert low < found.measures["FAD"].mean < high
     for name, feature, scale in (("FVD", VIDEO, 1), ("FAD", AUDIO, 10_000)):
         distance = frechet_distance(*(torch.cat([part[feature] for part in side]) for side in (made, real)))
         assert found.measures[name].runs[0] == pytest.approx(scale * distance, rel=1e-9)
