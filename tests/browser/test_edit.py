@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import Service, Studio
-from tests.browser.steps import across, clip, drop, result, soon, swipe
-from tests.waiting import until
+from tests.browser.steps import across, choose, clip, drop, plays, result, soon, start, swipe
 
 _CATCH = """
 window.sent = [];
@@ -25,36 +25,36 @@ XMLHttpRequest.prototype.send = new Proxy(XMLHttpRequest.prototype.send, {
 """
 
 
-def _with_edit(route: Route) -> None:
-    """The description of a service that has /edit, with the fields of /v2a."""
-    answer = route.fetch()
-    description = answer.json()
-    description["paths"]["/edit"] = described = json.loads(json.dumps(description["paths"]["/v2a"]))
-    (body,) = described["post"]["requestBody"]["content"].values()
-    schema = body["schema"] = resolved(description, body["schema"])
-    for name in ("start", "duration"):
-        schema["properties"].pop(name, None)
-    route.fulfill(response=answer, json=description)
-
-
-def resolved(description: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    name = schema.get("$ref", "").rpartition("/")[2]
-    found = description["components"]["schemas"][name] if name else schema
-    return dict(json.loads(json.dumps(found)))
-
-
 def opened(studio: Studio, film: Path, errors: list[dict[str, str]] | None = None) -> Page:
     """The edit mode with a film of a few seconds. Requests to /edit are caught and refused with `errors`."""
     problem = {"code": "invalid_parameter", "detail": "Invalid value.", "errors": errors or []}
     page = studio.page
     page.add_init_script(_CATCH)
-    page.route("**/openapi.json", _with_edit)
     page.route("**/edit", lambda route: route.fulfill(status=422, json=problem))
     studio.visit()
     drop(page, film, "video/mp4")
     page.get_by_role("radio", name="Edit").check()
     expect(page.locator(".track-sound")).to_be_visible()
     return page
+
+
+def edited(studio: Studio, film: Path, way: str) -> Page:
+    """The edit mode with a film of a few seconds, to make an edit."""
+    page = studio.visit()
+    drop(page, film, "video/mp4")
+    page.get_by_role("radio", name="Edit").check()
+    page.get_by_role("radio", name=way).check()
+    expect(page.locator(".track-sound")).to_be_visible()
+    return page
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    """A mask picture, white in the upper right quarter."""
+    picture = Image.new("L", (64, 48))
+    picture.paste(255, (32, 0, 64, 24))
+    picture.save(tmp_path / "corner.png")
+    return tmp_path / "corner.png"
 
 
 def sent(page: Page) -> dict[str, Any]:
@@ -204,11 +204,7 @@ def test_a_region_is_drawn_on_the_picture(studio: Studio, film: Path) -> None:
     expect(page.get_by_text("Beyond the picture: at most 20.")).to_be_visible()
 
 
-def test_a_region_is_a_mask_picture(studio: Studio, film: Path, tmp_path: Path) -> None:
-    mask = tmp_path / "corner.png"
-    picture = Image.new("L", (64, 48))
-    picture.paste(255, (32, 0, 64, 24))
-    picture.save(mask)
+def test_a_region_is_a_mask_picture(studio: Studio, film: Path, mask: Path) -> None:
     page = opened(studio, film)
     page.get_by_role("radio", name="Region").check()
     with page.expect_file_chooser() as chooser:
@@ -227,22 +223,15 @@ def test_a_region_is_a_mask_picture(studio: Studio, film: Path, tmp_path: Path) 
 
 def test_before_and_after_an_edit_are_compared(studio: Studio, service: Service, film: Path) -> None:
     """They are shown and heard at one place, at the same moment of the film."""
-    with film.open("rb") as file:
-        job = service.client.post("/v2a", files={"file": file}, data={"params": '{"steps": 2, "duration": 1.6}'}).json()
-    until(lambda: service.client.get(job["urls"]["self"]).json()["status"] == "completed", "it is completed", 60)
-
-    def as_edit(route: Route) -> None:
-        answer = route.fetch()
-        edited = answer.json() | {"kind": "edit"}
-        edited["params"]["extend"] = {"before": 0.5, "after": 0}
-        route.fulfill(response=answer, json=edited)
-
-    page = studio.page
-    page.route(f"**{job['urls']['self']}", as_edit)
-    studio.visit(f"/?job={job['id']}")
+    page = edited(studio, film, "Extend")
+    page.locator("#extend-before").fill("0.5")
+    page.locator("#extend-after").fill("0")
+    choose(page, steps=2)
+    start(page, "Make the edit")
     player = result(page)
     own, made = player.locator("video").first, clip(player)
-    muted = "media => media.muted"
+    muted, length = "media => media.muted", "media => media.duration"
+    assert made.evaluate(length) == pytest.approx(own.evaluate(length) + 0.5, abs=0.11)
     expect(own).to_be_hidden()
     expect(made).to_be_visible()
     assert (own.evaluate(muted), made.evaluate(muted)) == (True, False)
@@ -258,7 +247,47 @@ def test_before_and_after_an_edit_are_compared(studio: Studio, service: Service,
     soon(page, lambda: abs(own.evaluate(time) + 0.5 - made.evaluate(time)) < 0.05, "both are at the same moment")
     studio.look("edit-before")
     page.get_by_text("How it was made").click()
-    expect(page.locator(".facts dl")).to_contain_text("before 0.5, after 0")
+    expect(page.locator(".facts dl")).to_contain_text("before 0.5")
+
+
+def test_a_retake_is_made_and_filled_in_again(studio: Studio, service: Service, film: Path) -> None:
+    page = edited(studio, film, "Retake")
+    draw(page, page.locator(".track-sound"), (0.2, 0.5), (0.3, 0.5))
+    choose(page, steps=2)
+    page.get_by_text("More settings").click()
+    page.get_by_label("The file's own sound").select_option("over")
+    start(page, "Make the edit")
+    plays(result(page))
+    studio.look("edit-done")
+    job = service.client.get(f"/jobs/{studio.job_id()}").json()
+    ((begin, end),) = job["params"]["retake"]["audio"]
+    assert job["params"]["mix"] == "over"
+    page.locator(".menu summary").click()
+    expect(page.get_by_role("link", name="New sound alone")).to_be_visible()
+    page.get_by_role("radio", name="Nothing").check()
+    page.get_by_role("button", name="Use this seed").click()
+    expect(page.get_by_label("begin, in seconds")).to_have_value(f"{begin:g}")
+    expect(page.get_by_role("slider", name="sound: end")).to_have_attribute("aria-valuenow", f"{end:.2f}")
+    page.get_by_role("button", name="Copy as curl").click()
+    command = shlex.split(page.evaluate("navigator.clipboard.readText()").replace("\\\n", ""))
+    assert command[2] == f"{studio.url}/edit"
+
+
+def test_a_mask_is_sent_and_filled_in_again(studio: Studio, service: Service, film: Path, mask: Path) -> None:
+    page = edited(studio, film, "Region")
+    page.locator("#region-end").fill("0.5")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Use a mask picture").click()
+    chooser.value.set_files(mask)
+    choose(page, steps=2)
+    start(page, "Make the edit")
+    result(page)
+    made = service.client.get(f"/jobs/{studio.job_id()}").json()
+    assert service.client.get(made["urls"]["mask"]).content == mask.read_bytes()
+    page.get_by_role("button", name="Use a rectangle").click()
+    page.get_by_role("button", name="Use this seed").click()
+    expect(page.get_by_text("Mask: mask.png")).to_be_visible()
+    expect(page.locator("#region-end")).to_have_value("0.5")
 
 
 def test_the_edit_mode_on_a_phone(phone: Studio, film: Path) -> None:

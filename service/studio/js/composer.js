@@ -226,7 +226,7 @@ export class Composer {
     const known = extent > 0 && values.steps !== 0 && Boolean(values.num_outputs);
     this.#showCost(known, () => ({
       made: `${this.edit.made().toFixed(1)} s anew`,
-      time: costWords("edit", section, values, model, enlarged).time,
+      time: costWords("edit", section, values, model, enlarged && this.edit.draws).time,
     }));
   }
 

@@ -93,6 +93,11 @@ export class Edit {
     return this.#current.mixes;
   }
 
+  /** Whether it makes pictures. */
+  get draws() {
+    return this.#way !== "retake" || this.#current.draws;
+  }
+
   /** Seconds that are made anew. */
   made() {
     return this.#current.made();

@@ -88,6 +88,10 @@ export class Retake {
     return this.#of("sound").length > 0;
   }
 
+  get draws() {
+    return this.#of("picture").length > 0;
+  }
+
   /** Seconds that are made again. */
   made() {
     return this.#spans.reduce((sum, { start, end }) => sum + Math.max(0, end - start), 0);
