@@ -156,9 +156,11 @@ class EditEvaluation:
 
 
 def allowed_methods(manifest: Manifest, methods: Iterable[Method] = METHODS) -> tuple[Method, ...]:
-    """Those of `methods` that the model allows."""
-    allowed = allowed_guidance("edit", manifest)
-    return tuple(m for m in methods if m.guidance in allowed and (not m.scale or manifest.calibration))
+    """Those of `methods` that the model allows; without a calibration, those whose scale is 0 without a scale."""
+    allowed = [method for method in methods if method.guidance in allowed_guidance("edit", manifest)]
+    if manifest.calibration:
+        return tuple(allowed)
+    return tuple(replace(method, scale=None) for method in allowed if not method.scale)
 
 
 def real_clips(task: EditTask, count: int) -> Latents:
