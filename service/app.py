@@ -24,6 +24,7 @@ from service.api import (
     problems,
     studio,
     study,
+    verify,
 )
 from service.api.catalogue import Catalogue
 from service.api.middleware import RequestContext
@@ -31,6 +32,7 @@ from service.api.proxies import ForwardedRequest
 from service.api.readiness import Readiness
 from service.api.services import Services, Threads
 from service.api.uploads import sweep
+from service.credentials.identity import trusted_certificates
 from service.jobs.concurrency import ConcurrencyLimits
 from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.events import Events
@@ -57,6 +59,7 @@ _ROUTERS = (
     events.router,
     files.router,
     models.router,
+    verify.router,
     health.router,
     metrics.router,
     study.router,
@@ -74,6 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     try:
         settings.check_published()
         catalogue = Catalogue(find_models(settings.models), settings.default_model)
+        trusted = trusted_certificates(settings)
     except (ManifestError, ValueError) as error:
         raise SystemExit(f"Duet cannot start.\n{error}") from error
     chosen = settings
@@ -117,6 +121,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 metrics=counted,
                 tracing=tracing,
                 readiness=readiness,
+                trusted=trusted,
                 concurrency=running.enter_context(ConcurrencyLimits(client, failed=counted.background_failed)),
                 studies=StudyStore(client),
                 threads=Threads(os.cpu_count() or 1, keys=bool(chosen.key_hashes)),

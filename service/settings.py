@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import DirectoryPath, Field, SecretStr, ValidationError, model_validator
+from pydantic import DirectoryPath, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.request import MAX_DURATION, MIN_DURATION
@@ -112,6 +112,32 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="API keys: name:sha256 entries as `duet key NAME` prints them, separated by commas or spaces; if "
         "unset no key is required, and the API serves this machine only",
+    )
+    provenance: Literal["off", "on", "required"] = Field(
+        default="on",
+        description="sign every clip with Content Credentials (C2PA): on also stores a clip whose signing failed, and "
+        "logs why; with required the job fails",
+    )
+    provenance_certificate: Annotated[FilePath | None, UNSET_IF_EMPTY] = Field(
+        default=None,
+        description="PEM file with the signer's certificate, then those that signed it; if unset Duet makes its own "
+        "pair in <data>/provenance, which others do not trust",
+    )
+    provenance_key: Annotated[FilePath | None, UNSET_IF_EMPTY] = Field(
+        default=None, description="PEM file with the signer's key; if unset it is in the certificate's file"
+    )
+    provenance_command: str = Field(
+        default="",
+        description="command that signs, for a key in an HSM: bytes to sign on standard input, the signature on "
+        "standard output; in place of a key",
+    )
+    provenance_tsa: EndpointUrl = Field(
+        default=None, description="URL of a time-stamping authority (RFC 3161); if unset signatures have no time stamp"
+    )
+    provenance_trust: Annotated[FilePath | None, UNSET_IF_EMPTY] = Field(
+        default=None,
+        description="PEM file with certificates that `POST /verify` trusts; if unset every valid signature is "
+        "`untrusted`",
     )
     max_requests_per_minute: int = Field(default=600, ge=1, description="most requests per minute of one API key")
     max_queued_per_key: int = Field(default=100, ge=1, description="most queued jobs of one API key")
@@ -274,6 +300,10 @@ class Settings(BaseSettings):
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             given, missing = ("ACCESS", "SECRET") if self.s3_secret_key is None else ("SECRET", "ACCESS")
             raise ValueError(f"{PREFIX}S3_{given}_KEY is set and {PREFIX}S3_{missing}_KEY is not: set both or neither")
+        if self.provenance_certificate is None and (self.provenance_key or self.provenance_command):
+            raise ValueError(f"{PREFIX}PROVENANCE_CERTIFICATE must be set with the key or the command that signs")
+        if self.provenance_key and self.provenance_command:
+            raise ValueError(f"set only one of {PREFIX}PROVENANCE_KEY and {PREFIX}PROVENANCE_COMMAND")
         if self.step_deadline > self.job_deadline:
             raise ValueError(f"{PREFIX}STEP_DEADLINE must not be longer than {PREFIX}JOB_DEADLINE")
         if self.gpu_locks is not None and self.device.startswith("cuda:"):

@@ -29,6 +29,7 @@ from service.jobs.speeds import Speed
 from service.log import log
 from service.settings import Settings
 from workers.condition import decode_condition
+from workers.credentials import UNSIGNED, Credentials, NotSigned
 from workers.decoder import DecoderLost, warm
 from workers.engine_metrics import EngineCollector
 from workers.fatal_exit import exit_device_lost
@@ -57,9 +58,11 @@ class ModelMaker:
         pipelines: Mapping[str, Pipeline],
         on_lost: Callable[[BaseException], None] | None = None,
         step_deadline: float = float("inf"),
+        credentials: Credentials = UNSIGNED,
     ) -> None:
         """`on_lost` must end the process. It is called when the device fails, or one step takes longer than
-        `step_deadline` seconds."""
+        `step_deadline` seconds. `credentials` sign the outputs."""
+        self._credentials = credentials
         self._pipelines = pipelines
         self._on_lost = on_lost
         self._step_deadline = step_deadline
@@ -81,8 +84,11 @@ class ModelMaker:
 
     @classmethod
     def load(cls, settings: Settings) -> ModelMaker:
-        """Load and warm up every model of DUET_MODELS and every built-in one. Raises ManifestError or
-        CheckpointError."""
+        """Load and warm up every model of DUET_MODELS and every built-in one.
+
+        Raises ManifestError, CheckpointError, IdentityError or SigningError.
+        """
+        credentials = Credentials.open(settings)
         keep_freed_memory()
         if settings.threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read itself
             torch.set_num_threads(settings.threads or max(1, available_cores() // settings.workers))
@@ -104,7 +110,7 @@ class ModelMaker:
                     "model loaded, but it is untrained: its weights are random and its clips are noise", **facts
                 )
         warm()
-        return cls(pipelines, exit_device_lost, settings.step_deadline.total_seconds())
+        return cls(pipelines, exit_device_lost, settings.step_deadline.total_seconds(), credentials)
 
     def serves(self, model: str) -> bool:
         return model in self._pipelines
@@ -130,6 +136,8 @@ class ModelMaker:
             raise CannotBeMade("invalid_request", str(error)) from error
         except MediaError as error:
             raise CannotBeMade("undecodable_input", str(error)) from error
+        except NotSigned as error:
+            raise CannotBeMade("not_signed", str(error)) from error
         except DecoderLost as error:
             raise WorkerFault(str(error)) from error
 
@@ -170,7 +178,9 @@ class ModelMaker:
             attempt.begin()
             with _one_thread(), ExitStack() as stack:
                 writers = [
-                    stack.enter_context(OutputWriter(job, pipeline, index, attempt.source, attempt.folder, check))
+                    stack.enter_context(
+                        OutputWriter(job, pipeline, index, attempt.source, attempt.folder, check, self._credentials)
+                    )
                     for index in range(job.params.num_outputs)
                 ]
                 return self._collect(attempt, pipeline, writers, events)

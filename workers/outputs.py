@@ -17,6 +17,7 @@ from model.runtime.pipeline import Clip, ClipPart, Pipeline
 from service.jobs.record import Job
 from service.jobs.view import NEW_SOUND, output_files
 from workers import provenance
+from workers.credentials import UNSIGNED, Credentials
 from workers.decoder import clip_bounds, confined_within, no_check
 from workers.edit_writer import EditWriter
 from workers.provenance import Origin, Pictures
@@ -34,7 +35,7 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
     """Writes the files of output `index` of a job to `folder` while its clip is made: frames are encoded as they come.
 
     A context, at the end of which nothing is left of an output that was not finished. `check` is called every half
-    second of work in child processes, and what it raises ends them.
+    second of work in child processes, and what it raises ends them. `credentials` sign the files.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         source: Path | None,
         folder: Path,
         check: Callable[[], None] = no_check,
+        credentials: Credentials = UNSIGNED,
     ) -> None:
+        self._check, self._credentials = check, credentials
         self._job, self._pipeline, self._index, self._source = job, pipeline, index, source
         self._files = {name: folder / f"{index}-{name}" for name in output_files(job)}
         self._frames = folder / f"{index}-frames.mp4"
@@ -76,13 +79,17 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         self._poster.add(part.frames)
 
     def finish(self, clip: Clip) -> Files:
-        """Write what is left to be written once all parts were added. Returns the files by name."""
+        """Write what is left to be written once all parts were added. Returns the files by name.
+
+        Raises NotSigned.
+        """
         self._stack.close()
         origin = self._write_clip(clip)
         pictures = self._write_pictures(clip)
         files = self._files
         made = {name: path for name, path in files.items() if name != "manifest.json"}
-        manifest = provenance.describe(self._pipeline, self._job, self._index, origin, pictures, made)
+        signed = self._credentials.sign(self._job, self._pipeline.manifest, made, self._source, self._check)
+        manifest = provenance.describe(self._pipeline, self._job, self._index, origin, pictures, made, signed)
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         files["manifest.json"].write_text(text, encoding="utf-8")
         return files

@@ -56,10 +56,11 @@ def describe(
     origin: Origin,
     pictures: Pictures,
     files: Mapping[str, Path],
+    credentials: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Everything needed to reproduce the output and to verify that it is the same.
 
-    `files`: the output's other files by name.
+    `files`: the output's other files by name; `credentials`: how they are signed.
     """
     manifest = pipeline.manifest
     return {
@@ -74,6 +75,7 @@ def describe(
         "output": {"index": index, "seed": job.params.seed, **origin.to_dict()},
         "input": _input(job),
         "files": {name: _file(path) for name, path in files.items()},
+        "credentials": credentials,
         "pictures": _pictures(pictures),
         "device": str(pipeline.device),
         "dtype": str(pipeline.evaluator.dtype).removeprefix("torch."),

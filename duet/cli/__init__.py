@@ -24,6 +24,7 @@ from duet.cli import (
     study,
     train,
     tune,
+    verify,
     weights,
 )
 from service.version import version
@@ -60,7 +61,7 @@ _COMMANDS: dict[str, tuple[Callable[..., Any] | App, ...]] = {
         doctor.doctor,
         plan.plan,
     ),
-    "Models and pictures": (pictures.picture, weights.convert, weights.calibrate, tune.tune),
+    "Models and pictures": (pictures.picture, verify.verify, weights.convert, weights.calibrate, tune.tune),
     "Train models": (train.train, evaluate.evaluate, memorisation.memorisation, study.app, data.app),
 }
 """Commands by their heading in `duet --help`. A command is named after its function."""

@@ -21,13 +21,19 @@ from model.media.edits import MASK_NAME
 from model.media.source import MediaError
 from model.runtime.allocator import keep_freed_memory
 from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress
+from service.credentials.identity import IdentityError
+from service.credentials.signing import SigningError
 from service.jobs import record
 from service.jobs.record import Job, Output
 from service.jobs.view import job_view
 from service.settings import Settings
 from workers.condition import decode_condition
+from workers.credentials import Credentials, NotSigned
 from workers.decoder import DecoderFault, DecoderLost, warm
 from workers.outputs import OutputWriter
+
+_CAUSES = (MediaError, CheckpointError, DecoderFault, DecoderLost, IdentityError, SigningError, NotSigned)
+"""Errors whose message says why a clip cannot be made."""
 
 
 def make(
@@ -50,8 +56,8 @@ def make(
         pipeline = Pipeline.load(manifest, settings.device, settings.dtype)
         with tempfile.TemporaryDirectory(prefix="duet-") as folder:
             spec = _with_mask(spec, Path(folder))
-            return _outputs(spec, job, pipeline, files, progress, Path(folder), saved)
-    except (MediaError, CheckpointError, DecoderFault, DecoderLost, torch.OutOfMemoryError) as error:
+            return _outputs(spec, job, pipeline, settings, files, progress, Path(folder), saved)
+    except (*_CAUSES, torch.OutOfMemoryError) as error:
         raise CannotMake(str(error)) from error
 
 
@@ -69,12 +75,14 @@ def _outputs(
     spec: JobSpec,
     job: Job,
     pipeline: Pipeline,
+    settings: Settings,
     files: OutputFiles,
     progress: ProgressDisplay,
     folder: Path,
     saved: list[Path],
 ) -> dict[str, Any]:
     condition = decode_condition(job, pipeline, spec.source, folder)
+    credentials = Credentials.open(settings)
     outputs: list[Output] = []
     seconds: dict[str, float] = {}
     for place, index in enumerate(spec.indices):
@@ -86,7 +94,7 @@ def _outputs(
                 left += left / (1 - step.fraction) * (len(spec.indices) - place - 1)
             progress.step(step.stage, step.step, step.total_steps, done, left)
 
-        with OutputWriter(job, pipeline, index, spec.source, folder) as writer:
+        with OutputWriter(job, pipeline, index, spec.source, folder, credentials=credentials) as writer:
             clip = pipeline.run(ClipRequest(job.kind, job.params, index, condition), report, writer.add)
             for stage, spent in clip.timings.items():
                 seconds[stage] = round(seconds.get(stage, 0.0) + spent, 4)

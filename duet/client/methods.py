@@ -138,6 +138,11 @@ class ServerMethods(ABC, Generic[JobT]):
         found = yield from fetch_json(Request("GET", "/models"), self.retry, "data")
         return [Model.read(data) for data in found["data"]]
 
+    @method
+    def verify(self, file: str | Path) -> Operation[dict[str, Any]]:
+        """What a file says of its making: the response of `POST /verify`. Raises OSError if it cannot be read."""
+        return (yield from fetch_json(Request("POST", "/verify", upload=Path(file)), self.retry, "credentials"))
+
 
 class JobMethods(JobData, Generic[JobT]):
     """What can be done with a job."""

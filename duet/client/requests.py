@@ -28,7 +28,8 @@ class Request:
     """One HTTP request.
 
     `path` is relative to the server's URL; an absolute URL names another server. With `upload` the body is a multipart
-    form: that file, `mask` if there is one, and `body` as JSON in the field `params`. Otherwise it is `body` as JSON.
+    form: that file, `mask` if there is one, and `body` as JSON in the field `params`, if there is one. Otherwise it is
+    `body` as JSON.
     `timeout` is the longest time in seconds without data from the server.
     """
 
@@ -91,7 +92,7 @@ class Endpoint:
         with ExitStack() as files:
             if request.upload is not None:
                 file = files.enter_context(_UploadFile(request.upload, request.on_upload))
-                params = {"params": json.dumps(request.body or {})}
+                params = {} if request.body is None else {"params": json.dumps(request.body)}
                 parts: dict[str, Any] = {"file": (request.upload.name, file)}
                 if request.mask is not None:
                     parts["mask"] = (request.mask.name, request.mask.read_bytes(), "image/png")

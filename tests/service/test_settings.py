@@ -68,6 +68,12 @@ BAD = {
     "port": ["eighty", "70000", "-1", "80.5"],
     "published_on": ["http://duet.example", "a b"],
     "api_keys": ["secret"],
+    "provenance": ["perhaps"],
+    "provenance_certificate": ["/nowhere"],
+    "provenance_key": ["/nowhere"],
+    "provenance_command": [],
+    "provenance_tsa": ["timestamp.example"],
+    "provenance_trust": ["/nowhere"],
     "max_requests_per_minute": ["0"],
     "max_queued_per_key": ["0"],
     "max_queued": ["0", "1e3x"],
@@ -126,7 +132,7 @@ below."""
 
 def test_bad_values_cover_every_setting() -> None:
     assert set(BAD) == set(Settings.model_fields)
-    on_the_machine = {"data", "models", "gpu_locks", "s3_access_key", "s3_secret_key"}
+    on_the_machine = {"data", "provenance_command", "models", "gpu_locks", "s3_access_key", "s3_secret_key"}
     assert {name for name, values in BAD.items() if not values} == on_the_machine
 
 

@@ -120,6 +120,7 @@ const ADVICE = {
   model_unavailable: "No worker has this model. Choose another model, or ask the operator to start one that has it.",
   invalid_request: "The worker's model does not fit these parameters. Choose another model, or ask the operator.",
   input_missing: "Drop the file again.",
+  not_signed: "Ask the operator to check the signing certificate and key, then try again.",
   undecodable_input: "The part that the job uses cannot be decoded. Export the file again, or begin elsewhere in it.",
   out_of_memory: "Try fewer outputs, or a smaller model.",
   worker_died: "Try other parameters: this job crashed its worker several times.",

@@ -61,7 +61,8 @@ def stranger(api: RunningApi) -> Iterator[httpx.Client]:
 def requests_of(method: str, path: str, job_id: str) -> dict[str, Any]:
     """A request to this route that succeeds for the owner of the job."""
     path = path.replace("{job_id}", job_id).replace("{name}", "input.mp4")
-    upload = {"/v2a": media.video, "/a2v": media.sound, "/edit": media.video}.get(path.removeprefix("/v1"))
+    uploads = {"/v2a": media.video, "/a2v": media.sound, "/edit": media.video, "/verify": media.video}
+    upload = uploads.get(path.removeprefix("/v1"))
     data = {"extend": '{"after": 1}'} if path.endswith("/edit") else None
     return {"method": method, "url": path, "files": {"file": ("a", upload())} if upload else None, "data": data}
 

@@ -154,6 +154,7 @@ def test_the_description_covers_every_route_with_its_limits(client: httpx.Client
         "/study/{token}/votes/{clip}",
         "/study/{token}/submit",
         "/study/{token}/clips/{clip}.mp4",
+        "/verify",
         "/healthz",
         "/readyz",
         "/metrics",

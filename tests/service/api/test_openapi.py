@@ -14,6 +14,7 @@ from service.api.models import ModelList
 from service.api.parameters import GenerateParameters
 from service.api.problems import ProblemBody
 from service.api.study import StudySession, StudyVote
+from service.api.verify import VerifyReport
 from service.app import create_app
 from service.jobs.view import OUTPUT_FILES, JobList, JobView
 from service.settings import Settings
@@ -23,6 +24,7 @@ ANSWERS: dict[str, type[BaseModel]] = {
     "JobList": JobList,
     "ModelList": ModelList,
     "Health": Health,
+    "VerifyReport": VerifyReport,
     "Problem": ProblemBody,
     "StudySession": StudySession,
     "StudyVote": StudyVote,

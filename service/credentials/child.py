@@ -1,0 +1,52 @@
+"""The child process that reads one file's statement. `service.credentials.reading` starts it.
+
+It loads the libraries, reads one line of JSON from standard input, restricts its own process, reads the file and writes
+one line of JSON. It is run by its path, in Python's isolated mode.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import pkgutil
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+try:
+    import av
+
+    # Import all of the library now: once the process is restricted, no further module can be opened.
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if module.name not in ("av.__main__", "av.datasets"):
+            importlib.import_module(module.name)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from model.media.containers import Signature
+    from service.credentials.parsing import read_report
+    from service.sandbox.limits import ProcessLimits, address_space, confine
+except ImportError as error:
+    sys.stderr.write(f"{error}\n")
+    sys.exit(69)
+
+
+def main() -> None:
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return
+    request = json.loads(line)
+    descriptor = os.open(request["path"], os.O_RDONLY)
+    limits = ProcessLimits(**request["limits"])
+    used = math.ceil(time.process_time())
+    most = ProcessLimits(used + limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes, file_bytes=0)
+    confine(most, descriptors=descriptor + 4, loaded_bytes=address_space())
+    report = read_report(descriptor, Signature(**request["signature"]), request["trusted"])
+    sys.stdout.write(json.dumps(asdict(report)))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
