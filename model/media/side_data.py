@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
-from av.sidedata.sidedata import SideData, Type
+from av.sidedata.sidedata import SideData, SideDataContainer, Type
 from av.video.frame import VideoFrame
 
 
 def side_data(frame: VideoFrame) -> dict[str, bytes]:
-    """The side data of `frame` by the library's names, such as DISPLAYMATRIX."""
-    return {one.type.name: bytes(one) for one in cast(Iterable[SideData], frame.side_data)}
+    """The side data of `frame` by the library's names, such as DISPLAYMATRIX.
+
+    `frame.side_data` would keep the frame in a reference cycle, and with it its pixels until a garbage collection.
+    """
+    return {one.type.name: bytes(one) for one in cast(Iterable[SideData], SideDataContainer(frame))}  # type: ignore[call-arg]
 
 
 def _unknown(cls: type[Type], value: int) -> Type:
