@@ -50,10 +50,10 @@ def replaced(shown: TimedFrame, picture: np.ndarray, grid: tuple[int, int], alph
     made = VideoFrame.from_ndarray(np.ascontiguousarray(stored(inner, matrix)), format="rgb24")
     share = None if alpha is None else np.ascontiguousarray(stored(alpha, matrix), np.float32)
     if own.format.is_rgb or own.format.has_palette:
-        made = made.reformat(own.width, own.height, "rgb24", interpolation=Interpolation.BICUBIC)
+        made = made.reformat(own.width, own.height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1)
         if share is None:
             return made
-        whole = own.reformat(format="rgb24").to_ndarray()
+        whole = own.reformat(format="rgb24", threads=1).to_ndarray()
         mixed = _blend(whole, made.to_ndarray(), share[..., None])
         return VideoFrame.from_ndarray(mixed, format="rgb24")
     made = _as_yuv(made, own)
@@ -83,6 +83,7 @@ def _as_yuv(made: VideoFrame, own: VideoFrame) -> VideoFrame:
         interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP,
         dst_colorspace=Colorspace.ITU601 if matrix in BT601 else matrix,
         dst_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+        threads=1,
     )
 
 
@@ -90,7 +91,7 @@ def _converted(own: VideoFrame) -> VideoFrame:
     full = own.format.name.startswith("yuvj") or own.color_range == ColorRange.JPEG
     how = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
     range_ = ColorRange.JPEG if full else own.color_range
-    return own.reformat(own.width, own.height, "yuv420p", interpolation=how, dst_color_range=range_)
+    return own.reformat(own.width, own.height, "yuv420p", interpolation=how, dst_color_range=range_, threads=1)
 
 
 def _pixels(frame: VideoFrame, number: int) -> np.ndarray:
