@@ -11,13 +11,14 @@ from typing import Any
 
 from model.checkpoint.manifest import Manifest
 from model.media.containers import identify
+from model.media.source import MediaError
 from service.credentials.claims import Made, Origin, Span, relationship
 from service.credentials.identity import IdentityError, open_identity
 from service.credentials.ingredients import write_ingredient
 from service.credentials.parsing import MEDIA_TYPES
 from service.credentials.signing import Signing, SigningError
 from service.jobs.record import Job
-from service.jobs.view import NEW_SOUND, output_files
+from service.jobs.view import NEW_SOUND, new_sound, output_files
 from service.log import log
 from service.settings import Settings
 from workers.decoder import DecoderFault, clip_bounds, confined_within, no_check
@@ -59,8 +60,8 @@ class Credentials:
     ) -> dict[str, Any] | None:
         """Sign the files of an output in place; return what its manifest says of it. `source`: the upload.
 
-        `check` is called now and then while a child process reads the upload. Raises NotSigned; DecoderLost; and what
-        `check` raises.
+        `check` is called now and then while a child process reads the upload. Raises NotSigned; DecoderLost; OSError
+        where the disk fails; and what `check` raises.
         """
         if self.signing is None:
             return None
@@ -69,7 +70,7 @@ class Credentials:
             for made in contents(job):
                 with _ingredient(source, job, relationship(made), files[made.title].parent, check) as upload:
                     self.signing.sign(files[made.title], made, {"kind": job.kind, "model": model}, upload)
-        except (SigningError, DecoderFault) as error:
+        except (SigningError, DecoderFault, MediaError) as error:
             if self.required:
                 raise NotSigned(str(error)) from error
             log.warning("an output is stored unsigned", job=job.id, error=str(error))
@@ -85,7 +86,7 @@ UNSIGNED = Credentials()
 def contents(job: Job) -> list[Made]:
     """What the media files of a job's outputs contain."""
     video, audio = _origins(job)
-    sound = _spans("sound", job.edit.audio, job.edit.before) if job.edit is not None else ()
+    sound = _spans("sound", new_sound(job), job.edit.before) if job.edit is not None else ()
     picture = _spans("picture", job.edit.video, job.edit.before) if job.edit is not None else ()
     found = {
         "video.mp4": Made("video.mp4", "video/mp4", video, audio, (*picture, *sound)),
@@ -98,7 +99,7 @@ def contents(job: Job) -> list[Made]:
 def _origins(job: Job) -> tuple[Origin, Origin]:
     """Of picture and sound."""
     if job.edit is not None:
-        made = (job.edit.video, job.edit.audio)
+        made = (job.edit.video, new_sound(job))
         video, audio = (Origin.PARTLY_MADE if spans else Origin.OWN for spans in made)
         return video, audio
     mixed = Origin.PARTLY_MADE if job.mix.keeps_own else Origin.MADE

@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from model.media.containers import READABLE, identify, why_unknown
 from service.credentials.report import Report
@@ -60,7 +60,10 @@ def read_credentials(path: str | os.PathLike[str], trusted: str = "", limits: Pr
     finally:
         children.kill(child)
     if child.returncode == 0:
-        return TypeAdapter(Report).validate_json(out)
+        try:
+            return TypeAdapter(Report).validate_json(out)
+        except ValidationError:
+            return Report("unreadable", problems=["the file is damaged"])
     problem = err.decode(errors="replace").strip()
     if child.returncode == CANNOT_START:
         raise ProbeUnavailableError(f"the libraries cannot be loaded: {problem}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import wave
@@ -15,9 +16,25 @@ from service.credentials.claims import Made, Origin, claim
 from service.credentials.identity import Identity, IdentityError
 from service.credentials.library import OFFLINE
 
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Errors of a disk, which are not the signature's: the job is to be tried again."""
+
 
 class SigningError(Exception):
     """The file could not be signed. It is unchanged."""
+
+
+class _Target(io.BufferedRandom):
+    """A file that remembers why a write failed, which the library does not tell."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 class Signing:
@@ -31,13 +48,18 @@ class Signing:
         self._try_out()
 
     def sign(self, path: Path, made: Made, generation: Mapping[str, Any], ingredient: Path | None = None) -> None:
-        """Replace the file at `path` by the same media with a signed statement. Raises SigningError."""
+        """Replace the file at `path` by the same media with a signed statement.
+
+        Raises SigningError, and OSError for DISK_FAULTS.
+        """
         signed = path.with_name(f"{path.name}.signed")
         try:
-            with path.open("rb") as source, signed.open("w+b") as target:
+            with path.open("rb") as source, _Target(io.FileIO(signed, "w+")) as target:
                 self._write(source, target, made, generation, ingredient)
             os.replace(signed, path)
         except OSError as error:
+            if error.errno in DISK_FAULTS:
+                raise
             raise SigningError(f"{path.name} cannot be signed: {error.strerror or error}") from error
         finally:
             signed.unlink(missing_ok=True)
@@ -65,6 +87,8 @@ class Signing:
                         builder.add_ingredient_from_archive(archive)
                 builder.sign(signer, made.media_type, source, target)
         except c2pa.C2paError as error:
+            if isinstance(target, _Target) and target.failure is not None:
+                raise target.failure from error
             raise SigningError(f"{made.title} cannot be signed: {failed[0] if failed else error}") from error
 
     def _try_out(self) -> None:

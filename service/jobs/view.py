@@ -215,8 +215,15 @@ def job_view(
 
 def output_files(job: Job) -> tuple[str, ...]:
     """Names of the files of each output of the job."""
-    has_new_sound = job.mix.keeps_own if job.edit is None else bool(job.edit.audio)
+    has_new_sound = job.mix.keeps_own if job.edit is None else bool(new_sound(job))
     return (*OUTPUT_FILES, NEW_SOUND) if has_new_sound else OUTPUT_FILES
+
+
+def new_sound(job: Job) -> tuple[tuple[float, float], ...]:
+    """The spans of an edit in which new sound is heard: what extends a silent film is silent too."""
+    if job.edit is None or (job.edit.extend is not None and job.input is not None and job.input.audio is None):
+        return ()
+    return job.edit.audio
 
 
 def file_name(name: str, index: int) -> str:

@@ -10,6 +10,7 @@ import pytest
 from model.checkpoint.manifest import Manifest
 from model.media.edits import Edit, Extend, Retake
 from model.media.mix_levels import Mix
+from model.media.source import MediaError
 from model.networks.config import PRESETS
 from service.credentials.claims import Made, Origin, Span
 from service.credentials.identity import IdentityError, make_identity, open_identity
@@ -19,7 +20,8 @@ from service.credentials.signing import Signing
 from service.jobs.record import Job
 from service.settings import Settings
 from tests.clips import Film, Track, make
-from tests.service.new_jobs import a_job, upload_of
+from tests.service.new_jobs import UPLOAD, a_job, upload_of
+from tests.small_disk import NotMounted, fill, small_disk
 from workers.credentials import Credentials, NotSigned, contents
 
 MANIFEST = Manifest("tiny", PRESETS["tiny"], trained=False, description="for tests", licence="MIT", init_seed=7)
@@ -103,6 +105,40 @@ def test_a_signature_that_fails_later_stores_unsigned_or_fails_the_job(tmp_path:
             "reason": "video.mp4 cannot be signed: the device is locked",
         }
     assert {name: path.read_bytes() for name, path in files.items()} == before
+
+
+def test_an_upload_that_upsets_the_library_costs_the_signature_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise MediaError("the decoder crashed")
+
+    monkeypatch.setattr("workers.credentials.confined_within", crash)
+    job = a_job("v2a", input=upload_of(make(tmp_path / "upload.mp4", Film()), duration=2.0))
+    said = Credentials.open(Settings(data=tmp_path / "data")).sign(
+        job, MANIFEST, files_of(job, tmp_path), tmp_path / "upload.mp4"
+    )
+    assert said == {"signed": False, "reason": "the decoder crashed"}
+
+
+def test_what_extends_a_silent_film_claims_no_sound() -> None:
+    silent = replace(UPLOAD, audio=None)
+    made = contents(a_job("edit", input=silent, edit=Edit(extend=Extend(after=1.0), length=2.0)))
+    assert [(each.title, each.audio) for each in made] == [("video.mp4", OWN), ("audio.wav", OWN)]
+
+
+def test_a_full_disk_is_not_a_failed_signature(tmp_path: Path) -> None:
+    signing = Signing(open_identity(Settings(data=tmp_path / "data")))
+    disk = tmp_path / "disk"
+    try:
+        with small_disk(disk, 2**20):
+            path = make(disk / "video.mp4", Film(), Track())
+            fill(disk / "filler")
+            with pytest.raises(OSError, match="No space left"):
+                signing.sign(path, Made("video.mp4", "video/mp4", MADE, MADE), {})
+            assert sorted(each.name for each in disk.iterdir()) == ["filler", "video.mp4"]
+    except NotMounted as error:
+        pytest.skip(str(error))
 
 
 def test_only_an_own_pair_that_nobody_asked_for_may_be_missing(tmp_path: Path) -> None:
