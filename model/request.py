@@ -15,6 +15,9 @@ TUNED = "tuned"
 SPACINGS = ("log_snr", "uniform", "quadratic")
 GUIDANCE = ("replacement", "gradient", "gradient_code", "pigdm", "decoupling", "clean")
 
+RANKINGS = ("sync", "av_align", "lag")
+"""Scores of an output, by which the best are kept."""
+
 SR_SAMPLERS = ("dpmpp_2m", "ddim")
 """`dpmpp_2m` is the cheap path, from the noised upsampled frame, as is `tuned`; `ddim` is the published one, from
 noise."""
@@ -85,7 +88,8 @@ class SamplingParams:
     """Parameters of one job. `resolve` replaces None by the default; parameters that do not apply stay None.
 
     `quality`: one of QUALITIES, gives the defaults of samplers and steps; None is `best`. `duration`: seconds of the
-    clip; None is one window of the model, as is its own duration.
+    clip; None is one window of the model, as is its own duration. `keep`: outputs to keep, the best by the score
+    `rank_by`; None keeps all.
     """
 
     seed: int
@@ -102,6 +106,8 @@ class SamplingParams:
     guidance: str | None = None
     guidance_scale: float | None = None
     duration: float | None = None
+    keep: int | None = None
+    rank_by: str | None = None
 
     def resolve(self, kind: str, manifest: Manifest) -> SamplingParams:
         """The parameters for a job of `kind` on the model of `manifest`, with all defaults filled in.
@@ -120,6 +126,7 @@ class SamplingParams:
             **self._sampler(kind, guidance["guidance"], manifest),
             **self._super_resolution(kind, manifest),
             **self._duration(manifest),
+            **self._best_of(kind),
         )
 
     def _check_limits(self) -> None:
@@ -143,6 +150,7 @@ class SamplingParams:
             "spacing": SPACINGS,
             "sr_sampler": (*SR_SAMPLERS, TUNED, None),
             "guidance": (*GUIDANCE, None),
+            "rank_by": (*RANKINGS, None),
         }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
@@ -227,6 +235,18 @@ class SamplingParams:
         if default is None and self.guidance_scale is not None:
             raise RequestError("guidance_scale", f"guidance_scale does not apply with guidance {method or 'off'}")
         return {"guidance": method, "guidance_scale": default if self.guidance_scale is None else self.guidance_scale}
+
+    def _best_of(self, kind: str) -> dict[str, Any]:
+        for field in ("keep", "rank_by"):
+            if kind == "edit" and getattr(self, field) is not None:
+                raise RequestError(field, f"{field} does not apply to edit, whose outputs have no scores")
+        if self.keep is None:
+            if self.rank_by is not None:
+                raise RequestError("rank_by", "rank_by applies only with keep")
+            return {}
+        if not 1 <= self.keep <= self.num_outputs:
+            raise RequestError("keep", f"keep must be 1 … {self.num_outputs}, which is num_outputs; got {self.keep}")
+        return {"rank_by": self.rank_by or RANKINGS[0]}
 
     def _duration(self, manifest: Manifest) -> dict[str, Any]:
         """In whole frames."""

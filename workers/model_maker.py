@@ -171,6 +171,7 @@ class ModelMaker:
                 )
                 run.add_done_callback(partial(self._end, events, index, started))
                 runs.append(run)
+            given = condition if isinstance(condition, torch.Tensor) else None
             del condition, request, program
             with attempt.waiting():
                 while not started.wait(POLL_INTERVAL):
@@ -179,7 +180,9 @@ class ModelMaker:
             with _one_thread(), ExitStack() as stack:
                 writers = [
                     stack.enter_context(
-                        OutputWriter(job, pipeline, index, attempt.source, attempt.folder, check, self._credentials)
+                        OutputWriter(
+                            job, pipeline, index, attempt.source, attempt.folder, check, self._credentials, given
+                        )
                     )
                     for index in range(job.params.num_outputs)
                 ]
@@ -265,6 +268,7 @@ class ModelMaker:
                     began = time.perf_counter()
                     with clock.time("encode"), attempt.waiting(), self._writing(attempt):
                         made[index] = writers[index].finish(clip)
+                    attempt.scores[index] = writers[index].scores
                     writing[index] += time.perf_counter() - began
                     self._writing_times.add(job.kind, windows, writing[index])
             if progress.changed:

@@ -8,19 +8,22 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from model.media.encode import ClipWriter, SoundFormat, clip_writer, write_samples, write_wav
 from model.media.mux import cut_wav, mux_a2v, mux_v2a
 from model.media.mux_mix import mux_mixed
 from model.media.poster import Poster, PosterFrames, draw_poster
 from model.media.spectrogram import Plot, draw_sound, write_spectrogram
 from model.runtime.pipeline import Clip, ClipPart, Pipeline
-from service.jobs.record import Job
+from service.jobs.record import Job, Scores
 from service.jobs.view import NEW_SOUND, output_files
 from workers import provenance
 from workers.credentials import UNSIGNED, Credentials
 from workers.decoder import clip_bounds, confined_within, no_check
 from workers.edit_writer import EditWriter
 from workers.provenance import Origin, Pictures
+from workers.scores import Scorer
 from workers.spool import Files
 
 
@@ -36,6 +39,9 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
 
     A context, at the end of which nothing is left of an output that was not finished. `check` is called every half
     second of work in child processes, and what it raises ends them. `credentials` sign the files.
+
+    `given`: the frames of v2a or the sound of a2v that the network was given, for the `scores`, which are known at
+    the end of `finish`.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         folder: Path,
         check: Callable[[], None] = no_check,
         credentials: Credentials = UNSIGNED,
+        given: Tensor | None = None,
     ) -> None:
         self._check, self._credentials = check, credentials
         self._job, self._pipeline, self._index, self._source = job, pipeline, index, source
@@ -59,6 +66,8 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         self._stack = ExitStack()
         self._writer: ClipWriter | None = None
         self._poster = PosterFrames()
+        self._scorer = Scorer(job.kind, pipeline.manifest.config.clip, given)
+        self.scores = Scores()
 
     def __exit__(self, *exception: Any) -> bool | None:
         for left in (self._frames, self._sound):
@@ -69,6 +78,7 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
 
     def add(self, part: ClipPart) -> None:
         """Encode the frames of the next part, and the sound where both are generated."""
+        self._scorer.add(part)
         if part.frames is None:
             return
         if self._edit is not None:
@@ -84,12 +94,15 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         Raises NotSigned.
         """
         self._stack.close()
+        self.scores = self._scorer.finish(clip)
         origin = self._write_clip(clip)
         pictures = self._write_pictures(clip)
         files = self._files
         made = {name: path for name, path in files.items() if name != "manifest.json"}
         signed = self._credentials.sign(self._job, self._pipeline.manifest, made, self._source, self._check)
-        manifest = provenance.describe(self._pipeline, self._job, self._index, origin, pictures, made, signed)
+        manifest = provenance.describe(
+            self._pipeline, self._job, self._index, origin, pictures, made, signed, self.scores
+        )
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         files["manifest.json"].write_text(text, encoding="utf-8")
         return files

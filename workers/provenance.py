@@ -15,7 +15,7 @@ from model.checkpoint.manifest import Manifest
 from model.media.poster import Poster
 from model.media.spectrogram import PIXELS, Plot
 from model.runtime.pipeline import Pipeline
-from service.jobs.record import Job
+from service.jobs.record import Job, Scores
 
 SCHEMA_VERSION = 1
 """Version of the manifest: raised when a field changes its meaning or is removed. New fields do not raise it."""
@@ -57,6 +57,7 @@ def describe(
     pictures: Pictures,
     files: Mapping[str, Path],
     credentials: Mapping[str, Any] | None,
+    scores: Scores,
 ) -> dict[str, Any]:
     """Everything needed to reproduce the output and to verify that it is the same.
 
@@ -72,7 +73,7 @@ def describe(
         "created_at": job.created_at.isoformat(),
         "model": _model(manifest),
         "params": _params(job),
-        "output": {"index": index, "seed": job.params.seed, **origin.to_dict()},
+        "output": {"index": index, "seed": job.params.seed, "scores": asdict(scores), **origin.to_dict()},
         "input": _input(job),
         "files": {name: _file(path) for name, path in files.items()},
         "credentials": credentials,

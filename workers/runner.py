@@ -26,7 +26,7 @@ from model.media.edits import MASK_NAME
 from service.jobs.connection import StoreUnavailable
 from service.jobs.events import Preview, Previews
 from service.jobs.queue import QueueUnavailable
-from service.jobs.record import Job, JobError, Progress, StaleClaim, Status, Timings, UnreadableRecord
+from service.jobs.record import Job, JobError, Progress, Scores, StaleClaim, Status, Timings, UnreadableRecord
 from service.jobs.records import UnknownJob
 from service.jobs.speeds import Speed
 from service.jobs.store import JobStore
@@ -108,7 +108,8 @@ class Maker(Protocol):
 
 class Attempt:
     """One attempt, as the maker sees it: the job, the file of its upload if it has one, a folder to write to, a clock,
-    and the average seconds from the last step until a job is completed."""
+    the average seconds from the last step until a job is completed, and the scores by output, which the maker fills
+    in."""
 
     def __init__(
         self, job: Job, source: Path | None, folder: Path, clock: StageClock, lease: Lease, runner: Runner
@@ -118,6 +119,7 @@ class Attempt:
         self.folder = folder
         self.clock = clock
         self.afterwards = runner.delivery.seconds
+        self.scores: dict[int, Scores] = {}
         self._lease = lease
         self._runner = runner
         self._next_report = 0.0
@@ -404,10 +406,11 @@ class Runner:
         with tempfile.TemporaryDirectory(prefix=f"{job.id}-", dir=self._scratch) as name:
             folder = Path(name)
             source = self._fetch(job, folder, lease, clock)
-            made = self._maker.make(Attempt(job, source, folder, clock, lease, self))
+            attempt = Attempt(job, source, folder, clock, lease, self)
+            made = self._maker.make(attempt)
             lease.finish()
             began = time.perf_counter()
-            result = self._spool.add(job, made, clock.timings())
+            result = self._spool.add(job, made, clock.timings(), attempt.scores)
         try:
             clock.begin("upload")
             self._spool.deliver(result)

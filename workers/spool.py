@@ -16,13 +16,24 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from service.jobs.connection import StoreUnavailable
-from service.jobs.record import SPOOL, IllegalTransition, Job, JobError, Output, StaleClaim, Timings, storage_prefix
+from service.jobs.record import (
+    SPOOL,
+    IllegalTransition,
+    Job,
+    JobError,
+    Output,
+    Scores,
+    StaleClaim,
+    Timings,
+    storage_prefix,
+)
 from service.jobs.records import UnknownJob
 from service.jobs.store import JobStore
 from service.log import log
@@ -30,6 +41,7 @@ from service.periodic import Periodic
 from service.storage import Storage, StorageUnavailable
 from service.storage.folder import flush
 from workers.leases import Leases
+from workers.scores import kept
 
 INTERVAL = 1.0
 """Seconds between two rounds of the spool thread."""
@@ -130,20 +142,30 @@ class Spool:
             adopted.stack.close()
         self._adopted.clear()
 
-    def add(self, job: Job, made: list[Files], timings: Timings) -> SpooledResult:
-        """Move the files of every output, which must be on the same disk, into a new entry. Raises OSError, and leaves
-        nothing behind then."""
+    def add(
+        self, job: Job, made: list[Files], timings: Timings, scores: Mapping[int, Scores] | None = None
+    ) -> SpooledResult:
+        """Move the files of every output that is kept into a new entry on the same disk, and erase those of the others.
+        `scores`: by index. Raises OSError, and leaves nothing behind then."""
         partial = self._folder / f".{job.id}-{job.attempt}"
         final = self._folder / f"{job.id}-{job.attempt}"
         shutil.rmtree(partial, ignore_errors=True)
-        keys = [{name: job.attempt_key(f"{index}/{name}") for name in files} for index, files in enumerate(made)]
-        outputs = tuple(Output(index, job.params.seed, files) for index, files in enumerate(keys))
+        scores = scores or {}
+        best = kept(scores, len(made), job.params.keep, job.params.rank_by)
+        dropped = [index for index in range(len(made)) if index not in best]
+        keys = {index: {name: job.attempt_key(f"{index}/{name}") for name in made[index]} for index in best}
+        outputs = tuple(
+            Output(index, job.params.seed, keys.get(index, {}), scores.get(index, Scores()))
+            for index in (*best, *dropped)
+        )
+        for path in (path for index in dropped for path in made[index].values()):
+            path.unlink()
         entry = {"job": job.id, "token": job.attempt, "timings": asdict(timings)}
         entry["outputs"] = [asdict(output) for output in outputs]
         try:
-            for index, files in enumerate(made):
+            for index in best:
                 (partial / str(index)).mkdir(parents=True)
-                for name, path in files.items():
+                for name, path in made[index].items():
                     os.replace(path, partial / str(index) / name)
                     flush(partial / str(index) / name)
             (partial / _RESULT).write_text(json.dumps(entry), encoding="utf-8")
@@ -291,12 +313,16 @@ def _read(folder: Path) -> SpooledResult | None:
     """None if it was delivered in the meantime. Raises UnreadableEntry or OSError."""
     try:
         entry = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
-        outputs = tuple(Output(**output) for output in entry["outputs"])
+        outputs = tuple(_output(**output) for output in entry["outputs"])
         return SpooledResult(folder, entry["job"], entry["token"], outputs, Timings(**entry["timings"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise UnreadableEntry(f"{_RESULT}: {error!r}") from error
+
+
+def _output(scores: Mapping[str, float | None] | None = None, **fields: Any) -> Output:
+    return Output(**fields, scores=Scores(**scores or {}))  # entries of older versions have none
 
 
 @contextmanager

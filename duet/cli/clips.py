@@ -12,12 +12,14 @@ from cyclopts.types import ExistingFile
 from duet.cli.exit_status import FAILED, INTERRUPTED, USAGE, fail, server_errors, usage_error
 from duet.cli.job_spec import JobSpec, spec_from_manifest
 from duet.cli.options import (
+    BEST,
     CLIP,
     CLIP_OPTIONS,
     FRAMES,
     LENGTH,
     MIX,
     UPLOAD,
+    BestOptions,
     ClipOptions,
     FrameOptions,
     LengthOptions,
@@ -44,9 +46,10 @@ def generate(
     options: ClipOptions = CLIP_OPTIONS,
     frames: FrameOptions = FRAMES,
     length: LengthOptions = LENGTH,
+    best: BestOptions = BEST,
 ) -> None:
     """Generate a video with sound; prints its path."""
-    params = options.params(frames, length)
+    params = options.params(frames, length, best)
     if manifest is None:
         if file is not None:
             raise usage_error("FILE", "only v2a, a2v, edit and --from take a file")
@@ -68,9 +71,10 @@ def v2a(
     upload: UploadOptions = UPLOAD,
     mix: MixOptions = MIX,
     length: LengthOptions = LENGTH,
+    best: BestOptions = BEST,
 ) -> None:
     """Generate a soundtrack for a video, and keep its frames; prints the path of the new video."""
-    make(JobSpec("v2a", options.params(upload, mix, length), file), f"{file.stem}-v2a.mp4", options)
+    make(JobSpec("v2a", options.params(upload, mix, length, best), file), f"{file.stem}-v2a.mp4", options)
 
 
 def a2v(
@@ -81,9 +85,10 @@ def a2v(
     frames: FrameOptions = FRAMES,
     upload: UploadOptions = UPLOAD,
     length: LengthOptions = LENGTH,
+    best: BestOptions = BEST,
 ) -> None:
     """Generate a video for a sound, or for the sound of a video; prints its path."""
-    make(JobSpec("a2v", options.params(frames, upload, length), file), f"{file.stem}-a2v.mp4", options)
+    make(JobSpec("a2v", options.params(frames, upload, length, best), file), f"{file.stem}-a2v.mp4", options)
 
 
 def make(spec: JobSpec, default: str, options: ClipOptions) -> None:
@@ -94,13 +99,27 @@ def make(spec: JobSpec, default: str, options: ClipOptions) -> None:
     files = OutputFiles.choose(options.output, default)
     if "seed" in spec.params:
         files = files.for_seed(spec.params["seed"])
-    files.check(len(spec.indices))
+    files.check(spec.saved)
     with ProgressDisplay() as progress, server_errors():
         if options.job.local:
             job, saved = _make_locally(spec, files, progress)
         else:
             job, saved = _make_remotely(replace(spec, params=spec.params | params), files, options.server, progress)
+        if job.get("dropped"):
+            progress.say(_choice(job))
     echo_saved(job, saved, options.server.json)
+
+
+def _choice(job: dict[str, Any]) -> str:
+    """Which outputs were kept, and what they and the others scored."""
+    by = job["params"]["rank_by"]
+    kept, dropped = (
+        ", ".join(
+            f"{each['index']} ({'none' if each['scores'][by] is None else each['scores'][by]})" for each in outputs
+        )
+        for outputs in (job["outputs"], job["dropped"])
+    )
+    return f"By {by}, best first: kept outputs {kept}; not kept {dropped}."
 
 
 def echo_saved(job: dict[str, Any], saved: list[Path], as_json: bool) -> None:

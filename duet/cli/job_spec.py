@@ -36,6 +36,11 @@ class JobSpec:
         """Indices of the outputs to make."""
         return tuple(range(self.params.get("num_outputs", 1))) if self.only is None else (self.only,)
 
+    @property
+    def saved(self) -> int:
+        """Number of outputs that are saved."""
+        return min(len(self.indices), self.params.get("keep", len(self.indices)))
+
     def check_weights(self, name: str, found: str) -> None:
         """Raise ValueError if the weights of model `name` are not those the clip was made with."""
         if self.weights is not None and self.weights != found:
@@ -72,8 +77,8 @@ def spec_from_manifest(path: Path, source: Path | None, mask: Path | None = None
     elif mask is not None:
         raise usage_error("--mask", f"the clip of {path} was made without a mask: leave it out")
     params = {key: value for key, value in params.items() if value is not None}
-    if kind == "v2a":
-        params.pop("super_resolution", None)
+    for name_of in ("keep", "rank_by", *(("super_resolution",) if kind == "v2a" else ())):
+        params.pop(name_of, None)
     return JobSpec(kind, params | {"model": name, "num_outputs": index + 1}, source, index, weights, mask)
 
 

@@ -24,13 +24,15 @@ from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress
 from service.credentials.identity import IdentityError
 from service.credentials.signing import SigningError
 from service.jobs import record
-from service.jobs.record import Job, Output
+from service.jobs.record import Job, Output, Scores
 from service.jobs.view import job_view
 from service.settings import Settings
 from workers.condition import decode_condition
 from workers.credentials import Credentials, NotSigned
 from workers.decoder import DecoderFault, DecoderLost, warm
 from workers.outputs import OutputWriter
+from workers.scores import kept
+from workers.spool import Files
 
 _CAUSES = (MediaError, CheckpointError, DecoderFault, DecoderLost, IdentityError, SigningError, NotSigned)
 """Errors whose message says why a clip cannot be made."""
@@ -82,8 +84,23 @@ def _outputs(
     saved: list[Path],
 ) -> dict[str, Any]:
     condition = decode_condition(job, pipeline, spec.source, folder)
+    given = condition if isinstance(condition, torch.Tensor) else None
     credentials = Credentials.open(settings)
     outputs: list[Output] = []
+    made: dict[int, Files] = {}
+    scores: dict[int, Scores] = {}
+
+    def put(place: int, index: int) -> None:
+        """Save output `index` as the one in `place`."""
+        if place == 0:
+            files.check(spec.saved, made[index])
+        written = files.paths(place, made[index])
+        for file, path in written.items():
+            _put(made[index][file], path)
+            saved.append(path)
+        shown = {file: str(path) for file, path in written.items()}
+        outputs.append(Output(index, job.params.seed, shown, scores[index]))
+
     seconds: dict[str, float] = {}
     for place, index in enumerate(spec.indices):
 
@@ -94,22 +111,23 @@ def _outputs(
                 left += left / (1 - step.fraction) * (len(spec.indices) - place - 1)
             progress.step(step.stage, step.step, step.total_steps, done, left)
 
-        with OutputWriter(job, pipeline, index, spec.source, folder, credentials=credentials) as writer:
+        with OutputWriter(job, pipeline, index, spec.source, folder, credentials=credentials, given=given) as writer:
             clip = pipeline.run(ClipRequest(job.kind, job.params, index, condition), report, writer.add)
             for stage, spent in clip.timings.items():
                 seconds[stage] = round(seconds.get(stage, 0.0) + spent, 4)
             progress.phase("writing")
-            made = writer.finish(clip)
-        if place == 0:
-            files.check(len(spec.indices), made)
-        written = files.paths(place, made)
-        for file, path in written.items():
-            _put(made[file], path)
-            saved.append(path)
-        outputs.append(Output(index, job.params.seed, {file: str(path) for file, path in written.items()}))
+            made[index] = writer.finish(clip)
+        scores[index] = writer.scores
+        if job.params.keep is None:
+            put(place, index)
+    if job.params.keep is not None:
+        best = kept(scores, len(made), job.params.keep, job.params.rank_by)
+        for place, index in enumerate(best):
+            put(place, index)
+        outputs += [Output(index, job.params.seed, {}, scores[index]) for index in made if index not in best]
     job = record.complete(job, 1, tuple(outputs), record.Timings(**seconds))
     shown_job = job_view(job, None, None, "", lambda path: path).model_dump(mode="json")
-    return shown_job | {"outputs": [asdict(output) for output in outputs], "urls": {}}
+    return shown_job | {"outputs": [asdict(output) for output in outputs if output.files], "urls": {}}
 
 
 def _put(made: Path, path: Path) -> None:

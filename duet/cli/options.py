@@ -128,6 +128,20 @@ class LengthOptions:
 
 @Parameter(name="*", group=CLIP)
 @dataclass(frozen=True)
+class BestOptions:
+    """Which of several clips to keep."""
+
+    keep: Annotated[
+        int | None,
+        option("Number of clips to keep, the best first; default: all.", validator=within(1, limits.MAX_OUTPUTS)),
+    ] = None
+    rank_by: Annotated[
+        str | None, option("With --keep, the score that decides; default sync.", choices=limits.RANKINGS)
+    ] = None
+
+
+@Parameter(name="*", group=CLIP)
+@dataclass(frozen=True)
 class FrameOptions:
     """Parameters of jobs that generate frames."""
 
@@ -257,7 +271,9 @@ class ClipOptions:
     server: ServerOptions = ServerOptions()
     job: JobOptions = JobOptions()
 
-    def params(self, *further: FrameOptions | LengthOptions | UploadOptions | MixOptions) -> dict[str, Any]:
+    def params(
+        self, *further: BestOptions | FrameOptions | LengthOptions | UploadOptions | MixOptions
+    ) -> dict[str, Any]:
         """The sampling parameters that were given, and those in `further`."""
         return {
             name: value
@@ -267,8 +283,9 @@ class ClipOptions:
         }
 
 
-CLIP_OPTIONS, FRAMES, LENGTH, UPLOAD, MIX, OUTPUT, CONNECTION = (
+CLIP_OPTIONS, BEST, FRAMES, LENGTH, UPLOAD, MIX, OUTPUT, CONNECTION = (
     ClipOptions(),
+    BestOptions(),
     FrameOptions(),
     LengthOptions(),
     UploadOptions(),

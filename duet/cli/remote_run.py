@@ -37,7 +37,8 @@ def make(duet: Duet, spec: JobSpec, files: OutputFiles, progress: ProgressDispla
             progress.say(notice)
         show(job, progress)
         job.wait(lambda news: show(news, progress))
-        return job.data, save(job, spec.indices, files.for_seed(job.seed), progress)
+        indices = spec.indices if spec.only is not None else tuple(output.index for output in job.outputs)
+        return job.data, save(job, indices, files.for_seed(job.seed), progress)
     except (JobFailed, JobCanceled) as error:
         assert job is not None
         raise NoResult(job.data, str(error)) from error

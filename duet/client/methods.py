@@ -193,9 +193,9 @@ class JobMethods(JobData, Generic[JobT]):
         return self._duet._job((yield from fetch_job("POST", path, self._duet.retry, headers=headers)))
 
     @method
-    def save(self, path: str | Path, output: int = 0, file: str = "video.mp4") -> Operation[Path]:
+    def save(self, path: str | Path, output: int | None = None, file: str = "video.mp4") -> Operation[Path]:
         """Save a file of the job, completely or not at all, and return its path. If `path` is a folder, the server's
-        name for the file is used. An existing file is replaced.
+        name for the file is used. An existing file is replaced. Without `output` it is the first, with `keep` the best.
 
         Raises ValueError if the job has no such file, OSError if it cannot be written.
         """

@@ -68,15 +68,20 @@ class _Mix(TypedDict, total=False):
     true_peak: float
 
 
-class GenerateParameters(_NewFrames, _Lasting, _Parameters, total=False):
+class _BestOf(TypedDict, total=False):
+    keep: int
+    rank_by: Literal["sync", "av_align", "lag"]
+
+
+class GenerateParameters(_BestOf, _NewFrames, _Lasting, _Parameters, total=False):
     """Arguments of `generate`."""
 
 
-class V2AParameters(_Upload, _Window, _Mix, _Parameters, total=False):
+class V2AParameters(_BestOf, _Upload, _Window, _Mix, _Parameters, total=False):
     """Arguments of `v2a`."""
 
 
-class A2VParameters(_Upload, _Window, _NewFrames, _Parameters, total=False):
+class A2VParameters(_BestOf, _Upload, _Window, _NewFrames, _Parameters, total=False):
     """Arguments of `a2v`."""
 
 

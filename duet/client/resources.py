@@ -35,11 +35,13 @@ class Model:
 
 @dataclass(frozen=True)
 class JobOutput:
-    """A clip of a job. `files` maps each name, such as `video.mp4`, to its URL at the server."""
+    """A clip of a job. `files` maps each name, such as `video.mp4`, to its URL at the server. `scores`: how well sound
+    and picture agree, by name; None for what cannot be said."""
 
     index: int
     seed: int
     files: dict[str, str]
+    scores: dict[str, float | None] = field(default_factory=dict)
 
 
 class _Field(Generic[T]):
@@ -97,8 +99,13 @@ class JobData:
 
     @property
     def outputs(self) -> list[JobOutput]:
-        """The clips of a completed job."""
-        return [JobOutput(each["index"], each["seed"], dict(each["files"])) for each in self.data["outputs"]]
+        """The clips of a completed job; with `keep` the best first."""
+        return [_output(each) for each in self.data["outputs"]]
+
+    @property
+    def dropped(self) -> list[JobOutput]:
+        """The clips that `keep` left out. They have no files."""
+        return [_output(each) for each in self.data.get("dropped", ())]
 
     def check(self) -> None:
         """Raise JobFailed or JobCanceled if the job ended without a result."""
@@ -108,13 +115,15 @@ class JobData:
             error = self.data["error"]
             raise JobFailed(self.id, error["code"], error["message"], error["retryable"])
 
-    def file_url(self, file: str, output: int) -> str:
-        """URL of a file: a path relative to the server's URL, or an absolute URL of a store.
+    def file_url(self, file: str, output: int | None) -> str:
+        """URL of a file of `output`, None for the first: a path relative to the server's URL, or an absolute URL of a
+        store.
 
         Raises ValueError for an output or a file that the job does not have.
         """
-        found = next((each for each in self.outputs if each.index == output), None)
+        found = next((each for each in self.outputs if output is None or each.index == output), None)
         if found is None:
+            output = output or 0
             raise ValueError(f"{self.id} has no output {output}: it is {self.status} with {len(self.outputs)} outputs")
         if file not in found.files:
             raise ValueError(f"{self.id} has no file {file!r}; its files are {', '.join(found.files)}")
@@ -124,10 +133,15 @@ class JobData:
         # The path in the job may begin with a proxy's prefix, as the server's URL does.
         return f"/jobs/{self.id}/files/{_name(url)}"
 
-    def target(self, path: str | Path, file: str, output: int) -> Path:
+    def target(self, path: str | Path, file: str, output: int | None) -> Path:
         """Where a file is saved: `path`, or under the server's name for the file if `path` is a folder."""
         path = Path(path)
         return path / _name(self.file_url(file, output)) if path.is_dir() else path
+
+
+def _output(data: dict[str, Any]) -> JobOutput:
+    """Older servers have no scores."""
+    return JobOutput(data["index"], data["seed"], dict(data.get("files", {})), dict(data.get("scores", {})))
 
 
 def _name(url: str) -> str:

@@ -165,10 +165,11 @@ def _in_step(found: Detections) -> Tensor:
     return torch.stack([(best.abs() <= 1).float(), torch.ones(len(best))], dim=1)
 
 
-def _av_align(found: Detections) -> Tensor:
-    """Flow peaks and sound onsets that have one of the other kind within a frame, over the union.
+def flow_agreement(found: Detections) -> Tensor:
+    """(clips, 3): flow peaks; flow peaks and sound onsets that have one of the other kind within a frame; the union.
 
-    As in the paper, the mean of both counts; published programs count onsets only, which can exceed the union.
+    As in the AV-Align paper, the second is the mean of both counts; published programs count onsets only, which can
+    exceed the union.
     """
     motion, frames = found.flow, found.spec.frames
     peak = torch.zeros_like(motion, dtype=torch.bool)
@@ -177,6 +178,11 @@ def _av_align(found: Detections) -> Tensor:
     heard_near, seen_near = (max_pool1d(each.float(), 3, 1, 1).bool() for each in (sounding, peak))
     both = ((sounding & seen_near).sum(1) + (peak & heard_near).sum(1)) / 2
     union = sounding.sum(1) + peak.sum(1) - both
+    return torch.stack([peak.sum(1).float(), both, union], dim=1)
+
+
+def _av_align(found: Detections) -> Tensor:
+    _, both, union = flow_agreement(found).unbind(1)
     return torch.stack([both / union.clamp(min=1), torch.ones_like(both)], dim=1)
 
 

@@ -49,7 +49,15 @@ JOB: dict[str, Any] = {
         "audio": {"sample_rate": 44100, "channels": 2},
         "used": {"start": 0.0, "duration": 7.8, "tracks": [0], "notice": None},
     },
-    "outputs": [{"index": 0, "seed": 7, "files": {name: f"/jobs/{_ID}/files/{name}" for name in _FILES}}],
+    "outputs": [
+        {
+            "index": 0,
+            "seed": 7,
+            "scores": {"sync": 0.8, "av_align": 0.5, "lag": 0.0},
+            "files": {name: f"/jobs/{_ID}/files/{name}" for name in _FILES},
+        }
+    ],
+    "dropped": [],
     "error": None,
     "timings": {"queued": 0.1, "decode": 0.2, "base": 8.6, "sr": 0.0, "encode": 0.3, "upload": 0.1},
     "metadata": {"project": "seaside"},
@@ -130,6 +138,10 @@ GENERATE: dict[str, dict[str, Any]] = {
     "drafts": {
         "summary": "Four quick drafts",
         "value": {"num_outputs": 4, "quality": "fast", "super_resolution": False, "metadata": {"project": "seaside"}},
+    },
+    "best": {
+        "summary": "The best two of eight by the agreement of sound and picture",
+        "value": {"num_outputs": 8, "keep": 2},
     },
     "published": {
         "summary": "Sampler and steps of the published scripts",

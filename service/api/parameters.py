@@ -26,6 +26,7 @@ _DEFAULT: dict[str, Any] = {field.name: field.default for field in fields(Sampli
 _WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "a string"}
 _SAMPLING = tuple(field.name for field in fields(SamplingParams))
 _LATER = {"duration": None, "quality": None, "mix": "replace", "loudness": None, "true_peak": None}
+_LATER |= {"keep": None, "rank_by": None}
 """Defaults of the parameters that came after Idempotency-Keys: at its default, none changes what a key stands for."""
 
 _BEST = {"sampler": limits.SAMPLERS[0], "steps": limits.QUALITIES["best"].steps}
@@ -165,15 +166,29 @@ class Conditional(Lasting):
     start: float = Field(default=0.0, ge=0, description="start of the window in the upload, in seconds")
 
 
-class GenerateParameters(SuperResolutionParameters, Lasting, Parameters):
+class BestOf(BaseModel):
+    """Parameters that keep the best outputs."""
+
+    keep: int | None = Field(
+        default=None,
+        ge=1,
+        le=limits.MAX_OUTPUTS,
+        description="number of clips to keep, at most `num_outputs`: the best by `rank_by`; all if absent",
+    )
+    rank_by: Annotated[str, OneOf(limits.RANKINGS)] | None = Field(
+        default=None, description="with `keep`, the score that decides, best first; sync if absent"
+    )
+
+
+class GenerateParameters(BestOf, SuperResolutionParameters, Lasting, Parameters):
     """Generate a video with sound."""
 
 
-class V2AParameters(Conditional, MixParameters, Parameters):
+class V2AParameters(BestOf, Conditional, MixParameters, Parameters):
     """Generate sound for a video."""
 
 
-class A2VParameters(Conditional, SuperResolutionParameters, Parameters):
+class A2VParameters(BestOf, Conditional, SuperResolutionParameters, Parameters):
     """Generate video for a sound."""
 
 

@@ -97,12 +97,24 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """How well sound and picture of an output agree: `sync` and `av_align` 0 … 1, `lag` of the sound in seconds. None
+    for what cannot be said."""
+
+    sync: float | None = None
+    av_align: float | None = None
+    lag: float | None = None
+
+
+@dataclass(frozen=True)
 class Output:
-    """One generated clip. `files` maps the plain name (`video.mp4`) to the key in storage."""
+    """One generated clip. `files` maps the plain name (`video.mp4`) to the key in storage; an output that was not kept
+    has none. Records of older versions have no scores."""
 
     index: int
     seed: int
     files: dict[str, str]
+    scores: Scores = Scores()
 
 
 @dataclass(frozen=True)

@@ -69,11 +69,27 @@ class InputView(View):
     used: WindowView = Field(description="section that the job uses, in seconds")
 
 
-class OutputView(View):
-    """One clip."""
+class ScoresView(View):
+    """How well sound and picture agree. A score that cannot be said, such as of silence or of an edit, is null."""
+
+    sync: float | None = Field(
+        ge=0, le=1, description="onset agreement: F1 of sound onsets and of flashes and reversals seen within a frame"
+    )
+    av_align: float | None = Field(ge=0, le=1, description="AV-Align: sound onsets and peaks of optical flow that meet")
+    lag: float | None = Field(description="seconds by which the sound is late where it fits the motion best")
+
+
+class DroppedView(View):
+    """One clip that was not kept."""
 
     index: int = Field(ge=0, description="index of the clip")
     seed: int = Field(description="seed; together with the index it reproduces the clip")
+    scores: ScoresView = Field(description="how well its sound and picture agree")
+
+
+class OutputView(DroppedView):
+    """One clip."""
+
     files: dict[str, str] = Field(
         description="path of each file: video.mp4, audio.wav, poster.webp, spectrogram.png, manifest.json; and where "
         "new sound is put beside or into the upload's own, audio-new.wav, which is the new sound alone"
@@ -152,7 +168,10 @@ class JobView(View):
     attempt: int = Field(description="number of times a worker has claimed it; 0 before the first claim")
     params: dict[str, Any] = Field(description="all parameters as used, defaults included")
     input: InputView | None = Field(description="the upload; null for generate")
-    outputs: list[OutputView] = Field(description="the clips; empty until the job is completed")
+    outputs: list[OutputView] = Field(
+        description="the clips, with `keep` the best first; empty until the job is completed"
+    )
+    dropped: list[DroppedView] = Field(description="the clips that `keep` left out, which have no files")
     error: ErrorView | None = Field(description="why it failed")
     timings: TimingsView | None = Field(description="seconds spent in each stage; null until the job is completed")
     metadata: dict[str, str] = Field(description="metadata given by the client")
@@ -204,7 +223,8 @@ def job_view(
         attempt=job.attempt,
         params=_params(job),
         input=_input(job.input) if job.input else None,
-        outputs=[_output(output, url, sign) for output in job.outputs],
+        outputs=[_output(output, url, sign) for output in job.outputs if output.files],
+        dropped=[DroppedView(**_identity(output)) for output in job.outputs if not output.files],
         error=ErrorView(**asdict(job.error)) if job.error else None,
         timings=TimingsView(**asdict(job.timings)) if job.timings else None,
         metadata=job.metadata,
@@ -259,7 +279,11 @@ def _urls(job: Job, url: str, sign: Callable[[str], str]) -> dict[str, str]:
 
 def _output(output: Output, url: str, sign: Callable[[str], str]) -> OutputView:
     files = {name: sign(f"{url}/files/{file_name(name, output.index)}") for name in output.files}
-    return OutputView(index=output.index, seed=output.seed, files=files)
+    return OutputView(**_identity(output), files=files)
+
+
+def _identity(output: Output) -> dict[str, Any]:
+    return {"index": output.index, "seed": output.seed, "scores": ScoresView(**asdict(output.scores))}
 
 
 def _webhook(webhook: Webhook, deliveries: Iterable[Delivery]) -> WebhookView:

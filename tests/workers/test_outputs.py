@@ -110,6 +110,7 @@ def test_every_kind_of_job_has_all_files(make_output: Callable[..., Made], film:
     made = make_output(kind, None if kind == "generate" else film, index=1)
 
     assert tuple(made.files) == OUTPUT_FILES
+    assert set(made.manifest["output"]["scores"]) == {"sync", "av_align", "lag"}
     for name, path in made.files.items():
         assert path.suffix in CONTENT_TYPES
         assert path.name == f"1-{name}"

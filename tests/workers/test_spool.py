@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from service.jobs.record import Status
+from service.jobs.record import Scores, Status
 from service.storage import FolderStorage, StorageUnavailable
 from tests.waiting import until
 from tests.workers.conftest import Stack
@@ -106,6 +107,33 @@ def test_a_disk_that_fills_during_a_write_leaves_no_folder(
     with pytest.raises(OSError, match="No space"):
         spool.add(job, [{"video.mp4": file}], spool_module.Timings())
     assert list(stack.settings.spool.iterdir()) == []
+
+
+def test_outputs_that_are_not_kept_leave_no_files(stack: Stack, tmp_path: Path) -> None:
+    spool: Spool = parts(stack)[2]
+    job = stack.create()
+    job = stack.store.claim(job.id, "worker") or job
+    stack.store.start(job.id, job.attempt)
+    job = replace(job, params=replace(job.params, num_outputs=3, keep=1, rank_by="sync"))
+    made = [{"video.mp4": tmp_path / f"{index}-video.mp4"} for index in range(3)]
+    for index, files in enumerate(made):
+        files["video.mp4"].write_text(f"film {index}")
+    scores = {0: Scores(0.1), 1: Scores(0.9, lag=0.1)}
+
+    result = spool.add(job, made, spool_module.Timings(), scores)
+
+    assert list(tmp_path.glob("*-video.mp4")) == []
+    assert spool.waiting() == [result], "another process reads the same"
+    assert spool.deliver(result)
+    outputs = stack.store.get(job.id).outputs
+    key = job.attempt_key("1/video.mp4")
+    assert [(each.index, each.files, each.scores) for each in outputs] == [
+        (1, {"video.mp4": key}, scores[1]),
+        (0, {}, scores[0]),
+        (2, {}, Scores()),
+    ]
+    kept = list(Path(stack.settings.storage_url).rglob("*video.mp4"))
+    assert [path.read_text() for path in kept] == ["film 1"]
 
 
 @pytest.mark.parametrize("task", ["leases", "spool", "heartbeat"])

@@ -34,6 +34,8 @@ export const LABELS = {
   model: "Model",
   seed: "Seed",
   num_outputs: "Outputs",
+  keep: "Outputs to keep",
+  rank_by: "Keep the best by",
   quality: "Quality",
   steps: "Steps",
   start: "Begin at",

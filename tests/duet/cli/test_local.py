@@ -79,6 +79,39 @@ def test_a_clip_is_made_again_from_its_manifest(made: Cli) -> None:
 
 
 @pytest.mark.slow
+def test_worker_and_command_keep_the_same_best_clip(
+    tiny_models: Path, shared_redis: RedisServer, tmp_path: Path
+) -> None:
+    (tmp_path / "clips").mkdir()
+    made = Cli(tmp_path / "clips", DUET_MODELS=str(tiny_models), DUET_DEFAULT_MODEL="tiny")
+    settings = ("--steps", 2, "--no-super-resolution", "--seed", 5, "-n", 3, "--keep", 1, "--rank-by", "av_align")
+    done = made("generate", "--local", *settings, "--all", "--json", "-o", "best.mp4")
+    assert done.returncode == 0, done.stderr
+    here = json.loads(done.stdout)
+    (best,) = here["outputs"]
+    assert sorted([best["index"], *(each["index"] for each in here["dropped"])]) == [0, 1, 2]
+    assert all(set(each["scores"]) == {"sync", "av_align", "lag"} for each in here["dropped"])
+    assert "By av_align, best first: kept outputs" in done.stderr
+    assert not (made.folder / "best-1.mp4").exists()
+    again = made("generate", "--local", "--from", "best.manifest.json", "-o", "best-again.mp4")
+    assert again.returncode == 0, again.stderr
+    assert same(made.folder / "best.mp4", made.folder / "best-again.mp4")
+
+    url = f"{shared_redis.url}?db=6"
+    with (
+        running(url, tmp_path, models=tiny_models, default_model="tiny", buckets="1") as server,
+        running_worker(Stack(server.settings), tmp_path / "worker.log"),
+    ):
+        there = Cli(made.folder, DUET_URL=server.url)
+        done = there("generate", *settings, "--json", "-o", "best-there.mp4")
+        assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)
+    assert job["dropped"] == here["dropped"]
+    assert (job["outputs"][0]["index"], job["outputs"][0]["scores"]) == (best["index"], best["scores"])
+    assert same(made.folder / "best.mp4", made.folder / "best-there.mp4")
+
+
+@pytest.mark.slow
 def test_a_server_makes_the_same_clips_from_the_manifests(
     v2a_made: Cli, tiny_models: Path, shared_redis: RedisServer, tmp_path: Path
 ) -> None:

@@ -41,7 +41,8 @@ def test_a_job_is_followed_to_its_end(client: httpx.Client, store: JobStore) -> 
     store.complete(job.id, 1, [Output(0, 42, {"video.mp4": "k"})], timings)
     done = client.get(url).json()
     assert (done["status"], done["progress"], done["stage"], done["eta_seconds"]) == ("completed", 1, None, None)
-    assert done["outputs"] == [{"index": 0, "seed": 42, "files": {"video.mp4": f"{url}/files/video.mp4"}}]
+    files, scores = {"video.mp4": f"{url}/files/video.mp4"}, {"sync": None, "av_align": None, "lag": None}
+    assert done["outputs"] == [{"index": 0, "seed": 42, "scores": scores, "files": files}]
     assert done["timings"]["base"] == 3.9
     times = [datetime.fromisoformat(done[name]) for name in ("created_at", "started_at", "completed_at", "expires_at")]
     assert times == sorted(times)
