@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from model.evaluation.alignment import MEASURES, detect
-from model.evaluation.bootstrap import Interval, scores
+from model.evaluation.bootstrap import scores
 from model.evaluation.contact_sheets import contact_sheet, spectrogram_sheet
 from model.evaluation.generation import REAL_SEED, SPLITS
+from model.evaluation.intervals import Interval
 from model.networks.config import PRESETS, ClipSpec
 from model.training.bounce import Bounce
 

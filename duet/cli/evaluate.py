@@ -17,14 +17,13 @@ from duet.cli.evaluate_edits import CLIPS as EDIT_CLIPS
 from duet.cli.evaluate_edits import evaluate_edits
 from duet.cli.evaluate_paper import CLIPS as PAPER_CLIPS
 from duet.cli.evaluate_paper import PaperOptions, evaluate_paper
-from duet.cli.exit_status import FAILED, USAGE, fail
+from duet.cli.exit_status import FAILED, USAGE, evaluation_errors, fail
 from duet.cli.options import DEVICES, DTYPES, option, within
 
 if TYPE_CHECKING:
     from model.checkpoint.manifest import Manifest
-    from model.evaluation.bootstrap import Interval
-    from model.evaluation.distances import Estimate
     from model.evaluation.generation import EvaluationRun
+    from model.evaluation.intervals import Interval
     from model.evaluation.report import Evaluation, Result
     from model.sampling.latents import Latents
 
@@ -81,11 +80,10 @@ def evaluate(
     paper: PaperOptions = PAPER,
 ) -> None:
     """Make clips with MODEL and measure them: how well sound and picture match, or FVD, KVD and FAD."""
-    from model.checkpoint.loading import CheckpointError
-    from model.evaluation.generation import EvaluationError, plan, possible_methods
+    from model.evaluation.generation import plan, possible_methods
     from model.evaluation.report import Watcher, plot
     from model.evaluation.report import evaluate as measure
-    from model.request import RequestError, SamplingParams
+    from model.request import SamplingParams
 
     if out is not None and importlib.util.find_spec("matplotlib") is None:
         raise fail(USAGE, "--out needs matplotlib, which is not installed: pip install matplotlib")
@@ -102,7 +100,7 @@ def evaluate(
         evaluate_edits(manifest, clips or EDIT_CLIPS, params, json, out, progress_bar(), device, dtype)
         return
     clips = clips or CLIPS
-    try:
+    with evaluation_errors():
         runs = plan(manifest, _names(kinds), _names(methods) or possible_methods(manifest), held_out)
         for path in (json.parent if json else None, out):
             if path is not None:
@@ -124,12 +122,6 @@ def evaluate(
             json.write_text(found.to_json(), encoding="utf-8")
         if out is not None:
             plot(found, out / "scores.png")
-    except (EvaluationError, RequestError) as error:
-        raise fail(USAGE, str(error)) from error
-    except (CheckpointError, MemoryError) as error:
-        raise fail(FAILED, str(error)) from error
-    except OSError as error:
-        raise fail(FAILED, f"{error.filename or 'a file'} cannot be written: {error.strerror or error}") from error
     _scores(found)
     _distances(found)
     _seams(found)
@@ -251,5 +243,5 @@ def _print(title: str, columns: Sequence[str], runs: Sequence[tuple[str, Sequenc
     (console if console.is_terminal else Console(width=PIPED_WIDTH)).print(table)
 
 
-def _shown(interval: Interval | Estimate) -> str:
+def _shown(interval: Interval) -> str:
     return f"{interval.value:.3f} ({interval.low:.3f} … {interval.high:.3f})"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from duet.cli.exit_status import FAILED, USAGE, fail
+from duet.cli.exit_status import evaluation_errors
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -39,10 +39,7 @@ def evaluate_edits(
     dtype: str,
 ) -> None:
     """Evaluate and print. Ends the command with a sentence if a file or a parameter is not usable."""
-    from model.checkpoint.loading import CheckpointError
     from model.evaluation.editing import allowed_methods, evaluate_edits, evaluated_clips
-    from model.evaluation.generation import EvaluationError
-    from model.request import RequestError
 
     methods = allowed_methods(manifest)
     spec = manifest.config.clip
@@ -51,7 +48,7 @@ def evaluate_edits(
         if out is not None:
             _draw(row, made, manifest, out)
 
-    try:
+    with evaluation_errors():
         for path in (json.parent if json else None, out):
             if path is not None:
                 path.mkdir(parents=True, exist_ok=True)
@@ -62,12 +59,6 @@ def evaluate_edits(
             )
         if json is not None:
             json.write_text(found.to_json(), encoding="utf-8")
-    except (EvaluationError, RequestError) as error:
-        raise fail(USAGE, str(error)) from error
-    except (CheckpointError, MemoryError) as error:
-        raise fail(FAILED, str(error)) from error
-    except OSError as error:
-        raise fail(FAILED, f"{error.filename or 'a file'} cannot be written: {error.strerror or error}") from error
     _show(found)
 
 

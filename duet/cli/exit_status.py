@@ -41,6 +41,23 @@ def server_errors() -> Iterator[None]:
         raise fail(*_explain(error)) from error
 
 
+@contextmanager
+def evaluation_errors() -> Iterator[None]:
+    """Turn exceptions of an evaluation into exit statuses: 2 for a wrong request, 1 for what fails by itself."""
+    from model.checkpoint.loading import CheckpointError
+    from model.evaluation.generation import EvaluationError
+    from model.request import RequestError
+
+    try:
+        yield
+    except (EvaluationError, RequestError) as error:
+        raise fail(USAGE, str(error)) from error
+    except (CheckpointError, MemoryError) as error:
+        raise fail(FAILED, str(error)) from error
+    except OSError as error:
+        raise fail(FAILED, f"{error.filename or 'a file'} cannot be written: {error.strerror or error}") from error
+
+
 def _explain(error: Exception) -> tuple[int, str]:
     """Exit status and message."""
     from duet.client import Refused, ServerUnreachable

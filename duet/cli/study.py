@@ -25,7 +25,8 @@ from duet.cli.output import echo
 from service.study.record import MAX_RATERS, NAME
 
 if TYPE_CHECKING:
-    from model.evaluation.opinion import Estimate, Opinion, Rating
+    from model.evaluation.intervals import Interval
+    from model.evaluation.opinion import Opinion, Rating
     from service.settings import Settings
     from service.storage import Storage
     from service.study.record import Study
@@ -298,8 +299,8 @@ def _table(name: str, opinion: Opinion) -> Table:
     return table
 
 
-def _shown(estimate: Estimate, percent: bool = False) -> str:
-    value, low, high = estimate.value, estimate.low, estimate.high
+def _shown(interval: Interval, percent: bool = False) -> str:
+    value, low, high = interval.value, interval.low, interval.high
     if percent:
         return f"{value:.0%} ({low:.0%} … {high:.0%})"
     return f"{value:.2f} ({low:.2f} … {high:.2f})"

@@ -9,25 +9,12 @@ import torch
 from torch import Tensor
 
 from model.evaluation.alignment import MEASURES, Detections, Measure
+from model.evaluation.intervals import Interval
 
 RESAMPLES = 1000
 LEVEL = 0.95
 SHUFFLES = 8
 """Number of other clips that each sound is paired with, for the floor."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value and its 95 % confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def errors(self) -> tuple[float, float]:
-        """Distances from the value down to `low` and up to `high`, at least 0."""
-        return max(0.0, self.value - self.low), max(0.0, self.high - self.value)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ al., 2018) is unbiased and may be negative.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from model.evaluation.intervals import Interval
 
 RESAMPLES = 100
 """Bootstrap resamples of a distance."""
@@ -25,15 +26,6 @@ CHUNK = 1024
 """Rows of the kernel matrix that are in memory at the same time."""
 
 Distance = Callable[[Tensor, Tensor], float]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A distance and the ends of its interval of 95 %."""
-
-    value: float
-    low: float
-    high: float
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
@@ -59,7 +51,7 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
     return within_x / (m * (m - 1)) + within_y / (n * (n - 1)) - 2 * _kernel_sum(x, y) / (m * n)
 
 
-def estimate(distance: Distance, x: Tensor, y: Tensor, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+def estimate(distance: Distance, x: Tensor, y: Tensor, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """`distance(x, y)` with an interval of 95 % for clips drawn anew on both sides.
 
     The interval is normal, with the standard deviation of bootstrap resamples around the value itself: percentiles of
@@ -70,7 +62,7 @@ def estimate(distance: Distance, x: Tensor, y: Tensor, seed: int = 0, resamples:
     found = [distance(_resampled(x, draws), _resampled(y, draws)) for _ in range(resamples)]
     spread = NORMAL_95 * float(torch.tensor(found, dtype=torch.float64).std())
     value = distance(x, y)
-    return Estimate(value, value - spread, value + spread)
+    return Interval(value, value - spread, value + spread)
 
 
 def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

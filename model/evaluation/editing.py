@@ -16,8 +16,9 @@ from torch import Tensor
 from model.checkpoint.manifest import Manifest
 from model.evaluation.alignment import paired_events
 from model.evaluation.audio_features import detect_onsets
-from model.evaluation.bootstrap import Interval, ratio_interval
+from model.evaluation.bootstrap import ratio_interval
 from model.evaluation.generation import REAL_SEED, ClipGenerator, EvaluationError, EvaluationRun, video_of
+from model.evaluation.intervals import Interval
 from model.evaluation.video_features import detect_discs
 from model.networks.config import ClipSpec
 from model.request import SamplingParams, allowed_guidance

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from model.evaluation.classifiers.networks import load_classifiers
-from model.evaluation.distances import Estimate, estimate, frechet_distance
+from model.evaluation.distances import estimate, frechet_distance
 from model.evaluation.gradient_features import gradient_features
+from model.evaluation.intervals import Interval
 from model.evaluation.mel_features import mel_features
 from model.networks.config import ClipSpec
 from model.sampling.latents import Latents
@@ -49,8 +50,8 @@ class Fidelity:
     """`value`: from the measured clips to the reference. `floor`: from as many other real clips to the reference."""
 
     distance: str
-    value: Estimate
-    floor: Estimate
+    value: Interval
+    floor: Interval
 
 
 def _sound_events(audio: Tensor, spec: ClipSpec) -> Tensor:

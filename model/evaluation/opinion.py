@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
+from model.evaluation.intervals import Interval
+
 LEVEL = 0.95
 
 SCALES = ("video", "sound", "match")
@@ -41,15 +43,6 @@ class Rating:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A value and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class LabelOpinion:
     """The results of the clips of one label. `scores`: mean opinion score of each scale. `judged_real`: fraction of
     ratings that took a clip for real; `right`: fraction that were right about it."""
@@ -58,9 +51,9 @@ class LabelOpinion:
     raters: int
     clips: int
     ratings: int
-    scores: dict[str, Estimate]
-    judged_real: Estimate
-    right: Estimate
+    scores: dict[str, Interval]
+    judged_real: Interval
+    right: Interval
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ def summarise(ratings: Sequence[Rating], labels: Iterable[str], real: Iterable[s
     return Opinion(tuple(found), {scale: _agreement(ratings, scale) for scale in (*SCALES, "real")})
 
 
-def mean_opinion(values: np.ndarray, raters: np.ndarray, clips: np.ndarray) -> Estimate:
+def mean_opinion(values: np.ndarray, raters: np.ndarray, clips: np.ndarray) -> Interval:
     """Mean of `values` (ratings,) and its interval within the scale; `raters` and `clips` (ratings,) name the clusters.
 
     With a single rater or clip the interval is the whole scale.
@@ -93,22 +86,22 @@ def mean_opinion(values: np.ndarray, raters: np.ndarray, clips: np.ndarray) -> E
     reach = _quantile(raters, clips) * math.sqrt(mean_variance(values, raters, clips))
     if math.isnan(reach):
         reach = math.inf
-    return Estimate(mean, max(LOWEST, mean - reach), min(HIGHEST, mean + reach))
+    return Interval(mean, max(LOWEST, mean - reach), min(HIGHEST, mean + reach))
 
 
-def rate(values: np.ndarray, raters: np.ndarray, clips: np.ndarray) -> Estimate:
+def rate(values: np.ndarray, raters: np.ndarray, clips: np.ndarray) -> Interval:
     """Fraction of `values` (ratings,) that are true, and its interval. With a single rater or clip it is 0 … 1."""
     share = float(values.mean())
     quantile = _quantile(raters, clips)
     if math.isinf(quantile):
-        return Estimate(share, 0.0, 1.0)
+        return Interval(share, 0.0, 1.0)
     variance = mean_variance(values.astype(float), raters, clips)
     number = share * (1 - share) / variance if variance > 0 else float(min(_count(raters), _count(clips)))
     number = min(number, float(len(values)))
     squared = quantile**2
     centre = (share + squared / (2 * number)) / (1 + squared / number)
     reach = quantile / (1 + squared / number) * math.sqrt(share * (1 - share) / number + squared / (4 * number**2))
-    return Estimate(share, max(0.0, centre - reach), min(1.0, centre + reach))
+    return Interval(share, max(0.0, centre - reach), min(1.0, centre + reach))
 
 
 def mean_variance(values: np.ndarray, raters: np.ndarray, clips: np.ndarray) -> float:

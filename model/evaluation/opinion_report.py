@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model.evaluation.opinion import SCALES, Estimate, LabelOpinion, Opinion
+from model.evaluation.intervals import Interval
+from model.evaluation.opinion import SCALES, LabelOpinion, Opinion
 
 TITLES = {"video": "picture", "sound": "sound", "match": "match"}
 
@@ -52,7 +53,7 @@ def plot(opinion: Opinion, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _bars(axis: Any, estimates: list[Estimate]) -> None:
+def _bars(axis: Any, estimates: list[Interval]) -> None:
     for row, each in enumerate(estimates):
         reach = [[each.value - each.low], [each.high - each.value]]
         axis.errorbar(each.value, row, xerr=reach, fmt="o", color="#0b6b66", capsize=4)
@@ -60,7 +61,7 @@ def _bars(axis: Any, estimates: list[Estimate]) -> None:
     axis.grid(axis="x", color="#ddd")
 
 
-def _measures(label: LabelOpinion) -> Iterator[tuple[str, Estimate]]:
+def _measures(label: LabelOpinion) -> Iterator[tuple[str, Interval]]:
     for scale in SCALES:
         yield f"mos_{scale}", label.scores[scale]
     yield "judged_real", label.judged_real

@@ -16,7 +16,8 @@ from torch.nn.functional import max_pool1d
 
 from model.evaluation.alignment import Detections, paired
 from model.evaluation.audio_features import HOP, THRESHOLD, flux
-from model.evaluation.bootstrap import Interval, interval, resample_weights
+from model.evaluation.bootstrap import interval, resample_weights
+from model.evaluation.intervals import Interval
 from model.evaluation.video_features import SMALLEST
 from model.sampling.latents import Latents
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from model.evaluation.intervals import Interval
 from model.evaluation.opinion import (
-    Estimate,
     Rating,
     krippendorff_alpha,
     mean_opinion,
@@ -109,8 +109,8 @@ def test_a_rate_at_which_all_agree_keeps_an_interval() -> None:
 
 def test_one_rater_or_one_clip_allows_no_conclusion() -> None:
     one, many = np.zeros(5), np.arange(5)
-    assert mean_opinion(np.array([2.0, 3, 2, 3, 2]), one, many) == Estimate(2.4, 1, 5)
-    assert rate(np.array([True, False, True, True, True]), many, one) == Estimate(0.8, 0, 1)
+    assert mean_opinion(np.array([2.0, 3, 2, 3, 2]), one, many) == Interval(2.4, 1, 5)
+    assert rate(np.array([True, False, True, True, True]), many, one) == Interval(0.8, 0, 1)
 
 
 def units(table: str) -> list[list[int]]:
