@@ -6,27 +6,22 @@ one line of JSON. It is run by its path, in Python's isolated mode.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
-import pkgutil
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 try:
-    import av
-
-    # Import all of the library now: once the process is restricted, no further module can be opened.
-    for module in pkgutil.walk_packages(av.__path__, "av."):
-        if module.name not in ("av.__main__", "av.datasets"):
-            importlib.import_module(module.name)
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from model.media.containers import Signature
     from service.credentials.parsing import read_report
     from service.sandbox.limits import ProcessLimits, address_space, confine
+    from service.sandbox.loading import load_decoder
+
+    load_decoder()
 except ImportError as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(69)

@@ -6,11 +6,9 @@ one line of JSON. It is run by its path, in Python's isolated mode.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
-import pkgutil
 import signal
 import sys
 import time
@@ -19,21 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 try:
     import av
     from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-    # Import all of the library now: once the process is restricted, no further module can be opened.
-    for module in pkgutil.walk_packages(av.__path__, "av."):
-        if module.name not in ("av.__main__", "av.datasets"):
-            importlib.import_module(module.name)
+    from service.sandbox.loading import load_decoder
+
+    load_decoder()
 except ImportError as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(69)
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from model.media import lengths, mp4_boxes, opening, tracks
 from model.media.containers import Signature
 from model.media.display import display_of
