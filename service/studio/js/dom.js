@@ -39,6 +39,27 @@ export function button(words, symbol, onclick, attributes = {}) {
   );
 }
 
+/** A labelled field for a number of at least 0: the `input`, the `error` below it, and the `element` that holds both. */
+export function numberField(id, words) {
+  const input = h("input", {
+    id,
+    type: "number",
+    min: 0,
+    step: "any",
+    inputmode: "decimal",
+    "aria-describedby": `${id}-error`,
+  });
+  const error = h("p", { class: "error", id: `${id}-error` });
+  return { input, error, element: h("div", { class: "field" }, h("label", { for: id }, words), input, error) };
+}
+
+/** Show `words` as the error of a field; an empty text removes it. */
+export function markField(input, error, words) {
+  error.textContent = words;
+  if (words) input.setAttribute("aria-invalid", "true");
+  else input.removeAttribute("aria-invalid");
+}
+
 /** Whether the user prefers reduced motion. */
 export function calm() {
   return matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -1,6 +1,6 @@
 /** Seconds that are added before and after the clip. */
 
-import { h } from "./dom.js";
+import { h, markField, numberField } from "./dom.js";
 import { drag } from "./timeline.js";
 import { tenths } from "./words.js";
 
@@ -95,19 +95,11 @@ export class Extend {
   }
 
   #field(side) {
-    const id = `extend-${side}`;
-    const input = h("input", {
-      id,
-      type: "number",
-      min: 0,
-      step: "any",
-      inputmode: "decimal",
-      "aria-describedby": `${id}-error`,
-    });
+    const { input, error, element } = numberField(`extend-${side}`, SIDES[side]);
     input.addEventListener("input", () => this.#set(side, Number(input.value), input));
     this.inputs[side] = input;
-    this.errors[side] = h("p", { class: "error", id: `${id}-error` });
-    return h("div", { class: "field" }, h("label", { for: id }, SIDES[side]), input, this.errors[side]);
+    this.errors[side] = error;
+    return element;
   }
 
   #bar(side) {
@@ -153,9 +145,7 @@ export class Extend {
   }
 
   #mark(side, words) {
-    this.errors[side].textContent = words;
-    if (words) this.inputs[side].setAttribute("aria-invalid", "true");
-    else this.inputs[side].removeAttribute("aria-invalid");
+    markField(this.inputs[side], this.errors[side], words);
   }
 
   #show() {

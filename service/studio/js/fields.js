@@ -1,6 +1,6 @@
 /** One control for each parameter, built from the limits of the API. */
 
-import { h, icon } from "./dom.js";
+import { h, icon, markField } from "./dom.js";
 import { allowed } from "./limits.js";
 import { label } from "./words.js";
 
@@ -34,9 +34,7 @@ export class Control {
 
   /** Show `words` as the error; an empty string removes it. */
   fail(words) {
-    this.error.textContent = words;
-    if (words) this.input.setAttribute("aria-invalid", "true");
-    else this.input.removeAttribute("aria-invalid");
+    markField(this.input, this.error, words);
   }
 
   /** Mark the value as impossible together with others; `words` undefined: it is possible. Shown at once. */

@@ -1,6 +1,6 @@
 /** The region of the picture that is made again: a rectangle or a mask picture, over a span of the clip. */
 
-import { button, h } from "./dom.js";
+import { button, h, markField, numberField } from "./dom.js";
 import { Part } from "./part.js";
 import { Rectangle } from "./rectangle.js";
 import { picker } from "./source.js";
@@ -164,15 +164,7 @@ export class Region {
   }
 
   #field(name, words) {
-    const id = `region-${name}`;
-    const input = h("input", {
-      id,
-      type: "number",
-      min: 0,
-      step: "any",
-      inputmode: "decimal",
-      "aria-describedby": `${id}-error`,
-    });
+    const { input, error, element } = numberField(`region-${name}`, words);
     input.addEventListener("input", () => {
       const value = input.value === "" ? undefined : Number(input.value);
       if (name in SPAN) this.#span[name] = value;
@@ -183,8 +175,8 @@ export class Region {
       this.onChange();
     });
     this.inputs[name] = input;
-    this.errors[name] = h("p", { class: "error", id: `${id}-error` });
-    return h("div", { class: "field" }, h("label", { for: id }, words), input, this.errors[name]);
+    this.errors[name] = error;
+    return element;
   }
 
   #setBox(box) {
@@ -242,8 +234,6 @@ export class Region {
   }
 
   #mark(name, words) {
-    this.errors[name].textContent = words;
-    if (words) this.inputs[name].setAttribute("aria-invalid", "true");
-    else this.inputs[name].removeAttribute("aria-invalid");
+    markField(this.inputs[name], this.errors[name], words);
   }
 }
