@@ -50,6 +50,18 @@ def impostor(tmp_path: Path) -> Iterator[Callable[[str], Impostor]]:
         each.close()
 
 
+@pytest.fixture
+def trusted(impostor: Callable[[str], Impostor], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Impostor]:
+    """Starts a server whose certificate SSL_CERT_FILE names."""
+
+    def start(name: str) -> Impostor:
+        server = impostor(name)
+        monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
+        return server
+
+    return start
+
+
 def ask_redis(url: str) -> None:
     JobStore(connect(Settings(redis_url=url))).ping()
 
@@ -81,14 +93,9 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
 
 @pytest.mark.parametrize(("use", "url", "error"), USES)
 def test_a_certificate_for_somebody_else_is_refused(
-    use: Callable[[str], None],
-    url: str,
-    error: type[Exception],
-    impostor: Callable[[str], Impostor],
-    monkeypatch: pytest.MonkeyPatch,
+    use: Callable[[str], None], url: str, error: type[Exception], trusted: Callable[[str], Impostor]
 ) -> None:
-    server = impostor("somebody.example")
-    monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
+    server = trusted("somebody.example")
     with pytest.raises(error, match=r"[Hh]ostname mismatch"):
         use(url.format(port=server.port))
     assert server.fooled == []
@@ -96,15 +103,10 @@ def test_a_certificate_for_somebody_else_is_refused(
 
 @pytest.mark.parametrize(("use", "url", "error"), USES)
 def test_one_that_is_trusted_and_right_is_talked_to(
-    use: Callable[[str], None],
-    url: str,
-    error: type[Exception],
-    impostor: Callable[[str], Impostor],
-    monkeypatch: pytest.MonkeyPatch,
+    use: Callable[[str], None], url: str, error: type[Exception], trusted: Callable[[str], Impostor]
 ) -> None:
-    """With SSL_CERT_FILE naming whom to trust; what this server does not answer is another matter."""
-    server = impostor("localhost")
-    monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
+    """The call still fails, because the server does not speak the protocol."""
+    server = trusted("localhost")
     with pytest.raises(error) as ended:
         use(url.format(port=server.port))
     assert "certificate" not in str(ended.value)

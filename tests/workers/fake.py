@@ -6,6 +6,7 @@ from pathlib import Path
 
 from service.jobs.connection import connect
 from service.jobs.events import Previews
+from service.jobs.record import Job
 from service.settings import Settings
 from service.storage import Storage, open_storage
 from tests.chaos.worker import LEDGER, FakeMaker
@@ -13,8 +14,8 @@ from tests.processes import ModuleProcess
 from tests.workers.conftest import Stack
 from workers.app import worker_name
 from workers.leases import Leases
-from workers.runner import Maker, Runner
-from workers.spool import Spool
+from workers.runner import Attempt, Maker, Runner
+from workers.spool import Files, Spool
 
 
 class FakeWorker(ModuleProcess):
@@ -28,6 +29,25 @@ class FakeWorker(ModuleProcess):
         environment["DUET_BROKER_URL"] = settings.broker_address
         environment |= {LEDGER: str(folder / "ledger"), "DUET_CHAOS_STEP": str(step_seconds)}
         super().__init__(["tests.chaos.worker"], environment, folder / "fake-worker.log")
+
+
+class Failing:
+    """A maker that always raises `error`."""
+
+    slots, collectors = 1, ()
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def serves(self, model: str) -> bool:
+        return True
+
+    def is_long(self, job: Job) -> bool:
+        return False
+
+    def make(self, attempt: Attempt) -> list[Files]:
+        attempt.begin()
+        raise self._error
 
 
 def parts(

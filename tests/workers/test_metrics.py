@@ -14,18 +14,17 @@ from model.checkpoint.manifest import find_models
 from model.runtime.pipeline import Pipeline
 from model.sampling.samplers import EvaluateFrames
 from service.jobs.reaper import Reaper
-from service.jobs.record import Job, Status
+from service.jobs.record import Status
 from service.storage import FolderStorage, StorageUnavailable
 from service.webhooks.metrics import WebhookMetrics
 from service.webhooks.sender import Answer
 from tests.exposition import scraped, series
 from tests.waiting import until
 from tests.workers.conftest import TINY, Stack
-from tests.workers.fake import FakeWorker, parts
+from tests.workers.fake import Failing, FakeWorker, parts
 from workers.metrics import WorkerMetrics
 from workers.model_maker import ModelMaker
-from workers.runner import Attempt, BackInQueue, CannotBeMade, Runner
-from workers.spool import Files
+from workers.runner import BackInQueue, CannotBeMade, Runner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -89,25 +88,6 @@ def test_a_batch_that_was_halved_is_counted(maker: ModelMaker, monkeypatch: pyte
     found = series(maker.collectors[0].collect())
     assert found['duet_engine_out_of_memory_total{network="sr"}'] == 2, "16 → 8 → 4"
     assert found['duet_engine_out_of_memory_total{network="base"}'] == 0
-
-
-class Failing:
-    """A maker that always raises `error`."""
-
-    slots, collectors = 1, ()
-
-    def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def serves(self, model: str) -> bool:
-        return True
-
-    def is_long(self, job: Job) -> bool:
-        return False
-
-    def make(self, attempt: Attempt) -> list[Files]:
-        attempt.begin()
-        raise self._error
 
 
 def test_failures_are_counted_by_reason_and_strike(stack: Stack) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from model.runtime.engine import Engine, EngineRun
 from model.runtime.pipeline import ClipPart, ClipRequest, Pipeline, StepProgress
-from tests.model.runtime.test_long_clips import QUICK, pipeline  # noqa: F401
+from tests.model.runtime.conftest import pipeline  # noqa: F401
+from tests.model.runtime.test_long_clips import QUICK
 from tests.waiting import until
 from workers.run_events import RunEvent, RunEvents
 

@@ -15,7 +15,7 @@ from service.jobs.record import Job, Status
 from service.storage import FolderStorage, StorageUnavailable
 from tests.waiting import until
 from tests.workers.conftest import Stack
-from tests.workers.fake import parts
+from tests.workers.fake import Failing, parts
 from workers.decoder import DecoderLost, confined
 from workers.model_maker import ModelMaker
 from workers.runner import FREE_ATTEMPTS, Attempt, BackInQueue, Runner
@@ -181,25 +181,11 @@ def test_a_job_that_cannot_be_made_fails_at_once_with_a_reason(stack: Stack, pip
     assert not any(stack.settings.temporary.glob("*/*"))
 
 
-class Broken:
-    """A maker that always raises."""
-
-    def serves(self, model: str) -> bool:
-        return True
-
-    def is_long(self, job: Job) -> bool:
-        return False
-
-    def make(self, attempt: Attempt) -> list[Files]:
-        attempt.begin()
-        raise RuntimeError("the device is not there today")
-
-
 def a_bug() -> None:
     raise KeyError("an error in our own code")
 
 
-class BrokenInItsDecoder(Broken):
+class BrokenInItsDecoder(Failing):
     """A maker whose decoder child fails in Duet's own code, as it would at every attempt."""
 
     def make(self, attempt: Attempt) -> list[Files]:
@@ -207,10 +193,10 @@ class BrokenInItsDecoder(Broken):
         raise AssertionError("the error of the child is raised here")
 
 
-@pytest.mark.parametrize("maker", [Broken, BrokenInItsDecoder])
-def test_a_job_that_raises_is_tried_three_times(stack: Stack, maker: type[Broken]) -> None:
+@pytest.mark.parametrize("maker", [Failing, BrokenInItsDecoder])
+def test_a_job_that_raises_is_tried_three_times(stack: Stack, maker: type[Failing]) -> None:
     job = stack.create()
-    runner = parts(stack, maker())[0]
+    runner = parts(stack, maker(RuntimeError("the device failed")))[0]
     for strikes in (1, 2):
         with pytest.raises(BackInQueue):
             runner.run(job.id)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.jobs.record import Scores, Status
+from service.jobs.record import Job, Scores, Status
 from service.storage import FolderStorage, StorageUnavailable
 from tests.waiting import until
 from tests.workers.conftest import Stack
@@ -40,6 +40,16 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool_module, "INTERVAL", 0.01)
 
 
+def one_undelivered(stack: Stack) -> tuple[Refusing, Job, Spool]:
+    """A completed job whose files are in the spool, because storage refuses them."""
+    storage = Refusing(Path(stack.settings.storage_url), StorageUnavailable("away"))
+    runner, _, spool = parts(stack, storage=storage)
+    job = stack.create()
+    storage.refused = {job.id}
+    runner.run(job.id)
+    return storage, job, spool
+
+
 def test_a_result_that_storage_refuses_does_not_delay_others(stack: Stack) -> None:
     storage = Refusing(Path(stack.settings.storage_url), StorageUnavailable("access denied"))
     runner, _, spool = parts(stack, storage=storage)
@@ -57,11 +67,7 @@ def test_a_result_that_storage_refuses_does_not_delay_others(stack: Stack) -> No
 
 
 def test_a_result_that_cannot_be_delivered_is_finally_given_up(stack: Stack) -> None:
-    storage = Refusing(Path(stack.settings.storage_url), StorageUnavailable("away"))
-    runner, _, spool = parts(stack, storage=storage)
-    job = stack.create()
-    storage.refused = {job.id}
-    runner.run(job.id)
+    storage, job, spool = one_undelivered(stack)
     storage.error = KeyError("never thought of")
     failures: list[str] = []
     spool._failed = failures.append
@@ -73,11 +79,7 @@ def test_a_result_that_cannot_be_delivered_is_finally_given_up(stack: Stack) -> 
 
 
 def test_stray_files_and_unreadable_entries_stop_nothing(stack: Stack) -> None:
-    storage = Refusing(Path(stack.settings.storage_url), StorageUnavailable("away"))
-    runner, _, spool = parts(stack, storage=storage)
-    job = stack.create()
-    storage.refused = {job.id}
-    runner.run(job.id)
+    storage, job, spool = one_undelivered(stack)
     folder = stack.settings.spool
     (folder / "a-stray-file").write_text("not a folder")
     broken = folder / "broken-1"

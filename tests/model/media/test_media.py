@@ -14,11 +14,7 @@ from model.media.encode import write_wav
 from model.media.source import MediaError
 from model.networks.config import ClipSpec
 from tests.clips import CORNERS, Film, Track, make, tone
-from tests.measure import (
-    lag_and_correlation,
-    numbers,
-    pictures,
-)
+from tests.measure import lag_and_correlation, numbers, pictures
 
 CLIP = ClipSpec(height=32, width=32)
 SECONDS = CLIP.duration

@@ -9,26 +9,16 @@ import torch
 
 from model.networks.config import ClipSpec
 from model.request import EDIT_GUIDANCE, SAMPLERS, RequestError, SamplingParams
-from model.runtime.batch_sizes import BatchSizes
 from model.runtime.edit import EditCondition
 from model.runtime.engine import Engine
 from model.runtime.pipeline import Clip, ClipRequest, Pipeline, StepProgress
-from tests.model.runtime.test_neighbours import MANIFEST, TINY
+from tests.model.runtime.test_neighbours import TINY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUICK = SamplingParams(seed=11, steps=2, super_resolution=False)
 LONG = replace(TINY.clip, frames=7)
 SAMPLES = TINY.clip.samples // TINY.clip.frames
-
-
-@pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    """At a fixed batch size, so that clips are comparable to the bit."""
-    pipeline = Pipeline.load(replace(MANIFEST, independent_timesteps=True), "cpu", "float32")
-    pipeline.evaluator.use_batch_sizes(BatchSizes((4,)))
-    pipeline.evaluator.frames_per_forward = 4
-    return pipeline
 
 
 def edit(

@@ -9,7 +9,6 @@ import torch
 
 from model.networks.config import ClipSpec
 from model.request import GUIDANCE, SAMPLERS, RequestError, SamplingParams, clip_of
-from model.runtime.batch_sizes import BatchSizes
 from model.runtime.engine import Engine
 from model.runtime.evaluator import drive
 from model.runtime.pipeline import Clip, ClipPart, ClipRequest, Pipeline, StepProgress
@@ -25,15 +24,6 @@ WINDOW = TINY.clip.duration
 """Seconds: 4 frames at 10 a second, with 64 samples each."""
 LONG = 1.3
 QUICK = SamplingParams(seed=11, steps=3, duration=LONG, super_resolution=False)
-
-
-@pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    """At a fixed batch size, so that clips are comparable to the bit."""
-    pipeline = Pipeline.load(replace(MANIFEST, independent_timesteps=True), "cpu", "float32")
-    pipeline.evaluator.use_batch_sizes(BatchSizes((4,)))
-    pipeline.evaluator.frames_per_forward = 4
-    return pipeline
 
 
 def given(kind: str, duration: float | None = LONG, seed: int = 1) -> torch.Tensor | None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model.sampling.samplers import Prediction, Sampler
+from model.sampling.latents import Latents
+from model.sampling.samplers import Evaluate, Prediction, Sampler
 from model.sampling.schedule import NoiseSchedule
 
 Denoiser = Callable[[Tensor, float], Tensor]
@@ -47,6 +48,16 @@ class Mixture:
     def _cdf(self, x: Tensor, t: float) -> Tensor:
         means, std = self._at(t)
         return torch.special.ndtr((x[..., None] - means) / std).mean(-1)
+
+
+def solve(chain: Sampler, answer: Callable[[Evaluate], Prediction]) -> Latents:
+    """The result of `chain` with `answer` for each of its evaluations."""
+    try:
+        request = next(chain)
+        while True:
+            request = chain.send(answer(request))
+    except StopIteration as stop:
+        return stop.value
 
 
 def run(sampler: Sampler, denoiser: Denoiser) -> tuple[Tensor, list[float]]:

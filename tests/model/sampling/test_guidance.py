@@ -18,6 +18,7 @@ from model.sampling import guidance, samplers
 from model.sampling.latents import Latents, clip, unchanged
 from model.sampling.samplers import Evaluate, Prediction, Sampler
 from model.sampling.schedule import CLEAN, NoiseSchedule, linear_betas
+from tests.model.sampling.analytic import solve
 
 SCHEDULE = NoiseSchedule(linear_betas(1000))
 STD, CORRELATION, PAIRS = 0.5, 0.9, 20_000
@@ -47,15 +48,6 @@ def answer(request: Evaluate) -> Prediction:
     return Prediction(eps.map(Tensor.detach), gradient=Latents(gradient, None))
 
 
-def solve(chain: Sampler) -> Tensor:
-    try:
-        request = next(chain)
-        while True:
-            request = chain.send(answer(request))
-    except StopIteration as stop:
-        return stop.value["video"]
-
-
 def error_variance(t: float) -> float:
     """r_t² of the pair in closed form: the posterior variance of c given both noisy values."""
     alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
@@ -74,7 +66,7 @@ def fit(
     y, n, start = torch.randn(3, PAIRS, 1, generator=generator, dtype=torch.float64)
     condition = guidance.Condition("audio", STD * y, n)
     target = SAMPLERS[sampler](Latents(start, None), SCHEDULE, SCHEDULE.times(steps, spacing))
-    g, c = solve(method(target, condition)).flatten(), condition.clean.flatten()
+    g, c = solve(method(target, condition), answer)["video"].flatten(), condition.clean.flatten()
     slope = float((g * c).mean() / (c * c).mean())
     return slope, float((g - slope * c).std())
 
@@ -162,7 +154,7 @@ def test_gradient_guidance_moves_towards_the_condition() -> None:
         y, n, start = (noise(Latents(torch.empty(4000, 1), None))["video"] for _ in range(3))
         condition = guidance.Condition("audio", STD * y, n)
         sampler = samplers.ddpm(Latents(start, None), SCHEDULE, SCHEDULE.times(250, "uniform"), noise)
-        g = solve(guidance.gradient(sampler, SCHEDULE, condition, unchanged, scale))
+        g = solve(guidance.gradient(sampler, SCHEDULE, condition, unchanged, scale), answer)["video"]
         return float((g * condition.clean).mean() / condition.clean.square().mean())
 
     slopes = [slope(scale) for scale in (0.0, 3.0, 10.0)]
@@ -185,7 +177,7 @@ def test_gradient_is_equation_12(ancestral: bool) -> None:
         sampler = samplers.dpmpp_2m(Latents(g, None), SCHEDULE, [t, s])
         of_xt = SCHEDULE.sigma(s) / SCHEDULE.sigma(t)
         of_x0 = SCHEDULE.alpha(s) - of_xt * SCHEDULE.alpha(t)
-    result = solve(guidance.gradient(sampler, SCHEDULE, condition, unchanged, scale))
+    result = solve(guidance.gradient(sampler, SCHEDULE, condition, unchanged, scale), answer)["video"]
 
     variable = g.clone().requires_grad_(True)
     c_t = condition.at(SCHEDULE, t)

@@ -17,6 +17,7 @@ from model.sampling.latents import Latents, clip, unchanged
 from model.sampling.masked_guidance import Known, masked
 from model.sampling.samplers import Evaluate, Prediction, Sampler
 from model.sampling.schedule import NoiseSchedule, linear_betas
+from tests.model.sampling.analytic import solve
 
 SCHEDULE = NoiseSchedule(linear_betas(1000))
 STD, TRIPLES = 0.5, 20_000
@@ -51,15 +52,6 @@ def answer(request: Evaluate) -> Prediction:
     return Prediction(predicted.map(Tensor.detach), gradient=gradient)
 
 
-def solve(chain: Sampler) -> Latents:
-    try:
-        request = next(chain)
-        while True:
-            request = chain.send(answer(request))
-    except StopIteration as stop:
-        return stop.value
-
-
 def fit(clean: bool, pulled: bool = True, sampler: str = "dpmpp_2m", steps: int = 20) -> tuple[Tensor, float]:
     """Slopes of the sampled g on c_1 and c_2, and the standard deviation of the residual."""
 
@@ -78,7 +70,7 @@ def fit(clean: bool, pulled: bool = True, sampler: str = "dpmpp_2m", steps: int 
     }
     variances = {"video": lambda t: error(1, t), "audio": lambda t: error(2, t)} if pulled else None
     x = SAMPLERS[sampler](Latents(start, None), SCHEDULE, SCHEDULE.times(steps, "log_snr"))
-    made = solve(masked(x, SCHEDULE, known, unchanged, variances, clean=clean))["video"]
+    made = solve(masked(x, SCHEDULE, known, unchanged, variances, clean=clean), answer)["video"]
     assert torch.allclose(made[:, 1], c[:, 0])
     slopes = torch.linalg.lstsq(c, made[:, :1]).solution[:, 0]
     return slopes, float((made[:, 0] - c @ slopes).std())
