@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.media.content_box import ContentBox, content_box
 from model.media.edits import MASK_NAME, Edit, Span
-from model.media.region_mask import read_mask, rectangle_mask, scaled_mask
+from model.media.region_mask import read_scaled_mask, rectangle_mask
 from model.media.splice import displayed_shape, section_frames, section_sound
 from model.networks.config import ClipSpec
 from model.runtime.edit import EditCondition
@@ -34,7 +34,7 @@ def edit_condition(job: Job, edit: Edit, clip: ClipSpec, source: Path, bounds: B
     box = content_box(rows, columns, Fraction(wide, high), clip.height, clip.width)
     picture = None
     if edit.mask is not None:
-        picture = confined_within(bounds, read_mask, source.with_name(MASK_NAME))
+        picture = confined_within(bounds, read_scaled_mask, source.with_name(MASK_NAME), box.rows, box.columns)
     new_video = video_mask(edit, clip, box, picture)
     if job.input.audio is None:
         return EditCondition(frames, torch.zeros(clip.audio_shape), new_video, torch.ones(clip.samples))
@@ -45,12 +45,13 @@ def edit_condition(job: Job, edit: Edit, clip: ClipSpec, source: Path, bounds: B
 def video_mask(edit: Edit, clip: ClipSpec, box: ContentBox, picture: Tensor | None) -> Tensor:
     """(frames, height, width): 1 where the section is new. The black around a letter-boxed picture is known.
 
+    `picture`: the mask picture at the size of `box`, in [0, 1], if there is one.
     A frame is new if any of the time for which it is shown is; with `extend`, if it begins in what is added.
     """
     inside = torch.ones(box.rows, box.columns)
     if edit.region is not None:
         if picture is not None:
-            inside = scaled_mask(picture, box.rows, box.columns)
+            inside = picture
         elif edit.region.rectangle is not None:
             inside = rectangle_mask(edit.region.rectangle, box.rows, box.columns)
     whole = torch.zeros(clip.height, clip.width)

@@ -6,6 +6,7 @@ beginning has negative times.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
@@ -187,3 +188,7 @@ class Made:
         """Number of the frame of `frames` that is shown at `time`."""
         passed = (float(time) - self.start) * self.fps
         return min(max(0, int(passed + 1e-6)), frames - 1)
+
+    def first_from(self, time: float) -> int:
+        """Number of the first frame that begins at `time` or later."""
+        return max(0, math.ceil((time - self.start) * self.fps - 1e-6))

@@ -35,6 +35,11 @@ def scaled_mask(mask: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(mask[None, None].float() / 255, (height, width), mode="area")[0, 0]
 
 
+def read_scaled_mask(path: str | Path, height: int, width: int) -> Tensor:
+    """As `scaled_mask` of `read_mask`. Raises MediaError."""
+    return scaled_mask(read_mask(path), height, width)
+
+
 def soft_edged(mask: Tensor) -> Tensor:
     """`mask` (height, width) in [0, 1] with an edge that falls to 0 where the region ends.
 

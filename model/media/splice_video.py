@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 from torch import Tensor
 
-from model.media.edits import Edit, Made
+from model.media.edits import Edit, Made, Span
 from model.media.frames import TimedFrame
 from model.media.region_mask import rectangle_mask, scaled_mask, soft_edged
 from model.media.yuv_blend import displayed_size, replaced
@@ -43,35 +43,40 @@ class FrameSplice:
         before = Fraction(self.edit.before).limit_denominator(10**6)
         first = next(frames)
         yield from self._added(first[0], -before, Fraction(0), rate, before)
-        alpha = self._alpha(first[0])
+        alphas: dict[tuple[int, int], np.ndarray | None] = {}
         last, end = first[0], Fraction(0)
         for shown, time, duration in chain([first], frames):
             last, end = shown, time + duration
-            if self.edit.extend is None and self._is_new(time):
-                shown = replace(shown, frame=replaced(shown, self._picture(time), self.made.grid, alpha))
+            span = self._span_at(time) if self.edit.extend is None else None
+            if span is not None:
+                size = displayed_size(shown)  # which may change within a stream
+                if size not in alphas:
+                    alphas[size] = self._alpha(size)
+                picture = self.pictures[self.made.frame_at(max(time, Fraction(span[0])), len(self.pictures))]
+                shown = replace(shown, frame=replaced(shown, picture, self.made.grid, alphas[size]))
             yield shown, time + before, duration
-        yield from self._added(last, end, end + Fraction(self.edit.after).limit_denominator(10**6), rate, before)
+        until = end + Fraction(self.edit.after).limit_denominator(10**6)
+        yield from self._added(last, end, until, rate, before, self.made.first_from(self.edit.length))
 
     def _added(
-        self, like: TimedFrame, begin: Fraction, end: Fraction, rate: Fraction, shift: Fraction
+        self, like: TimedFrame, begin: Fraction, end: Fraction, rate: Fraction, shift: Fraction, least: int = 0
     ) -> Iterator[Shown]:
-        """New frames from `begin` to `end`, of the looks of `like`."""
+        """New frames from `begin` to `end`, of the looks of `like`; none earlier than the section's frame `least`."""
         time = begin
         while end - time > EDGE:
             stays = min(1 / rate, end - time)
-            yield replace(like, frame=replaced(like, self._picture(time), self.made.grid, None)), time + shift, stays
+            number = min(max(least, self.made.frame_at(time, len(self.pictures))), len(self.pictures) - 1)
+            yield replace(like, frame=replaced(like, self.pictures[number], self.made.grid, None)), time + shift, stays
             time += stays
 
-    def _is_new(self, time: Fraction) -> bool:
-        return any(start - EDGE <= time < end - EDGE for start, end in self.edit.video)
+    def _span_at(self, time: Fraction) -> Span | None:
+        """The span in which a frame at `time` is new."""
+        return next((span for span in self.edit.video if span[0] - EDGE <= time < span[1] - EDGE), None)
 
-    def _picture(self, time: Fraction) -> np.ndarray:
-        return self.pictures[self.made.frame_at(time, len(self.pictures))]
-
-    def _alpha(self, shown: TimedFrame) -> np.ndarray | None:
+    def _alpha(self, size: tuple[int, int]) -> np.ndarray | None:
+        """How much of each pixel of a displayed picture of `size` (rows, columns) is new; None is all."""
         if self.edit.region is None:
             return None
-        size = displayed_size(shown)
         if self.mask is not None:
             return soft_edged(scaled_mask(self.mask, *size)).numpy()
         assert self.edit.region.rectangle is not None

@@ -31,6 +31,9 @@ def check_edit(edit: Edit, has_mask: bool) -> None:
         raise RequestError("retake", "retake needs at least one span of audio or video")
     if edit.extend is not None and not (edit.extend.before or edit.extend.after):
         raise RequestError("extend", "extend needs seconds before or after")
+    for name, seconds in (("before", edit.before), ("after", edit.after)):
+        if 0 < seconds < MIN_SPAN:
+            raise RequestError(f"extend.{name}", f"extend.{name} must be 0 or at least {MIN_SPAN:g} s; got {seconds:g}")
     if edit.region is None:
         return
     region = edit.region
@@ -59,17 +62,22 @@ def plan_edit(edit: Edit, length: float, clip: ClipSpec, most: float) -> tuple[E
     first, last = edit.extent
     window = clip.frames / clip.fps
     field = next(name for name in ("retake", "extend", "region") if getattr(edit, name) is not None)
-    limit = most if is_divisible(clip) else window
-    if last - first > limit + ROUNDING:
+    allowed = math.floor(most * clip.fps + ROUNDING) if is_divisible(clip) else clip.frames
+    limit = allowed / clip.fps
+    start = -math.ceil(edit.before * clip.fps - ROUNDING) / clip.fps if edit.before else first
+    needed = math.ceil((last - start) * clip.fps - 1e-3)
+    if edit.after:  # at least one frame begins after the upload's end
+        needed = max(needed, math.ceil((length - start) * clip.fps - ROUNDING) + 1)
+    if needed > allowed:
         why = f"{limit:g} s are the limit here" if is_divisible(clip) else f"the model makes {window:g} s only"
+        if edit.before and edit.after:
+            why += f", and the {length:g} s of the film between the two ends count"
         raise RequestError(field, f"{field} must lie within {limit:g} s, from the first to the last that is new: {why}")
     context = min(window, (limit - (last - first)) / 2)
-    before = math.floor(min(context, max(0.0, first)) * clip.fps + ROUNDING)
-    start = first - before / clip.fps
-    if edit.before:
-        start = -math.ceil(edit.before * clip.fps - ROUNDING) / clip.fps
+    before = min(math.floor(min(context, max(0.0, first)) * clip.fps + ROUNDING), allowed - needed)
+    start -= before / clip.fps
     end = max(last, min(last + context, length))
-    frames = math.ceil((end - start) * clip.fps - 1e-3)
+    frames = min(allowed, max(needed + before, math.ceil((end - start) * clip.fps - 1e-3)))
     if not is_divisible(clip):
         frames = clip.frames
     frames = max(frames, math.ceil(MIN_DURATION * clip.fps))

@@ -153,8 +153,9 @@ def build_job(
 def repeat_job(job: Job, settings: Settings) -> Job:
     """The record of a new job with the source and the parameters of `job`, the seed included. The source has a storage
     key of its own, so that the two jobs expire independently. Raises RequestError if the service no longer makes clips
-    of its duration."""
-    _check_duration(job.params.duration, settings)
+    of its duration; the duration of an edit is its section's, which nobody asked for."""
+    if job.edit is None:
+        _check_duration(job.params.duration, settings)
     job_id = new_job_id()
     source = job.input and replace(job.input, key=f"{storage_prefix(job_id)}{job.input.name}")
     return new_job(

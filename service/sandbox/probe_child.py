@@ -40,8 +40,9 @@ from service.sandbox.limits import ProcessLimits, confine
 CHECK_SECONDS = 0.1
 """CPU seconds after which enough of the window is decoded. Fixed work for ordinary clips, a bound for 8K."""
 
-PNG, PNG_HEAD = b"\x89PNG\r\n\x1a\n", 25
-"""Signature of a PNG, and bytes of the chunk after it, which has width and height (RFC 2083)."""
+PNG, PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 8
+"""Signature of a PNG with length and type of its first chunk, and the bytes of width and height that follow (RFC 2083).
+"""
 
 COUNT_SHARE = 0.75
 """Part of the CPU time that counting packets may take."""
@@ -134,14 +135,14 @@ def examine_mask(request: dict[str, Any], descriptor: int) -> dict[str, Any]:
     data = os.read(descriptor, len(PNG) + PNG_HEAD)
     if not data.startswith(PNG):
         refuse("undecodable", "the mask is not a PNG picture", got="another file")
-    place = len(PNG) + 8
-    width, height = (int.from_bytes(data[place + at : place + at + 4], "big") for at in (0, 4))
+    width, height = (int.from_bytes(data[len(PNG) + at :][:4], "big") for at in (0, 4))
     check_pixels(width, height, request["limits"])
     os.lseek(descriptor, 0, os.SEEK_SET)
     with os.fdopen(descriptor, "rb", closefd=False) as file, av.open(file, "r", format="png_pipe") as container:
         frame = next(container.decode(video=0), None)
     if frame is None:
         refuse("undecodable", "the mask has no picture", got="nothing")
+    check_pixels(frame.width, frame.height, request["limits"])
     plane = frame.reformat(format="gray").planes[0]
     rows = memoryview(bytes(plane))
     if not any(max(rows[at : at + plane.width]) for at in range(0, len(rows), plane.line_size)):

@@ -12,7 +12,7 @@ import torch
 
 from model.checkpoint.manifest import Manifest
 from model.media.content_box import ContentBox
-from model.media.edits import Edit, Extend, Region, Retake
+from model.media.edits import Edit, Extend, Made, Region, Retake
 from model.media.streams import AudioStream, VideoStream
 from model.networks.config import PRESETS
 from model.request import SamplingParams
@@ -68,6 +68,15 @@ def test_what_an_extension_adds_is_new_to_the_end_of_the_section() -> None:
     assert frames / CLIP.fps + edit.start >= 1.5 - 1e-6
     assert torch.equal(new, (times < -1e-6) | (times >= 1.0 - 1e-6))
     assert audio_mask(edit, clip)[0] == audio_mask(edit, clip)[-1] == 1
+
+
+@pytest.mark.parametrize("after", [0.02, 0.5])
+def test_a_section_has_a_new_frame_after_an_end_off_its_grid(after: float) -> None:
+    edit, frames = planned(Edit(extend=Extend(before=0.3, after=after)), length=3.05)
+    new = video_mask(edit, replace(CLIP, frames=frames), BOX, None).flatten(1).any(1)
+    first = Made(edit.start, CLIP.fps, CLIP.sample_rate, (CLIP.height, CLIP.width)).first_from(edit.length)
+    assert new[first]
+    assert not new[first - 1]
 
 
 def test_a_region_is_new_in_its_pixels() -> None:

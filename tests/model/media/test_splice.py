@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import torch
 
 from model.media.decode import upright_rgb
 from model.media.edits import Edit, Extend, Made, Region, Retake
-from model.media.frames import video_frames
+from model.media.frames import TimedFrame, video_frames
 from model.media.mix_levels import REPLACE, Mix
 from model.media.mix_sound import to_format
 from model.media.source import Sound, read_sound
 from model.media.splice import section_frames, section_sound, write_edit
 from model.media.splice_sound import extend_sound, splice_sound
+from model.media.splice_video import FrameSplice
 from model.networks.config import PRESETS, ClipSpec
 from tests.clips import Film, Track, make, read_number
 
@@ -101,6 +102,50 @@ def test_the_video_is_copied_bit_by_bit_where_no_frame_changes(tmp_path: Path, w
     before, after = shown(film), shown(video)
     assert [time for time, _ in before] == pytest.approx([time for time, _ in after], abs=1e-3)
     assert all(np.array_equal(one, other) for (_, one), (_, other) in zip(before, after, strict=True))
+
+
+def splice_of(edit: Edit, first_new: int) -> FrameSplice:
+    """A section of the network whose frames from `first_new` on are magenta, and grey before, as if kept."""
+    pictures = np.full((120, SIZE, SIZE, 3), 128, np.uint8)
+    pictures[first_new:] = (255, 0, 255)
+    return FrameSplice(edit, Made(edit.start, FPS, RATE, (SIZE, SIZE)), pictures)
+
+
+def test_a_frame_that_begins_just_before_a_span_is_new(tmp_path: Path) -> None:
+    """At 30 Hz the span of 0.067 s begins with the frame of 0.0667 s; the network's frame there is the span's first."""
+    film = make(tmp_path / "a.mp4", Film(frames=9), None)
+    edit = Edit(retake=Retake(video=((0.067, 0.2),)), length=0.3, start=0.067 - 10 / FPS)
+    result = list(splice_of(edit, 10).apply(timed(film), Fraction(30)))
+    assert [is_magenta(upright_rgb(shown)) for shown, _, _ in result] == [2 <= k < 6 for k in range(9)]
+
+
+def test_no_kept_frame_is_held_after_an_end_between_frames(tmp_path: Path) -> None:
+    """The upload ends half a frame of the network after the last that is kept."""
+    film = make(tmp_path / "a.mp4", Film(frames=31, fps=Fraction(20)), None)
+    edit = Edit(extend=Extend(before=0.3, after=0.5), length=1.55, start=-0.3)
+    splice = splice_of(edit, 19)
+    splice.pictures[:3] = (255, 0, 255)
+    result = list(splice.apply(timed(film), Fraction(20)))
+    assert [is_magenta(upright_rgb(shown)) for shown, _, _ in result] == [k < 6 or k >= 37 for k in range(47)]
+
+
+def test_a_region_follows_a_change_of_the_pictures_size() -> None:
+    sizes = [(64, 48), (48, 64), (64, 48), (32, 32)]
+    frames = [
+        (
+            TimedFrame(av.VideoFrame(*size, "yuv420p"), Fraction(k, 10), Fraction(1, 10)),
+            Fraction(k, 10),
+            Fraction(1, 10),
+        )
+        for k, size in enumerate(sizes)
+    ]
+    edit = Edit(region=Region(x=0.0, y=0.0, width=1.0, height=0.5), length=0.4)
+    result = list(splice_of(edit, 0).apply(iter(frames), Fraction(10)))
+    assert [(shown.frame.width, shown.frame.height) for shown, _, _ in result] == sizes
+
+
+def timed(film: Path) -> Iterator[tuple[TimedFrame, Fraction, Fraction]]:
+    return ((each, each.time, each.duration) for each in video_frames(film, 0))
 
 
 @pytest.mark.parametrize("rotation", [None, 90])

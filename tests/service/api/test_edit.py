@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from typing import Any
 
 import httpx
@@ -24,6 +25,12 @@ def mask(size: tuple[int, int] = (64, 48), colour: int = 255, format: str = "PNG
     return data.getvalue()
 
 
+def behind_chunk(png: bytes) -> bytes:
+    """The PNG with another chunk of 13 bytes before its header: at the header's place, small numbers."""
+    body = b"teSt" + bytes([0, 0, 0, 8, 0, 0, 0, 8]) + bytes(5)
+    return png[:8] + (13).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big") + png[8:]
+
+
 @pytest.fixture(scope="module")
 def film() -> bytes:
     """3 s of 64×48 with sound."""
@@ -35,19 +42,27 @@ RECTANGLE = {"x": 0.5, "y": 0.5, "width": 0.3, "height": 0.3}
 
 @pytest.mark.parametrize("form", ["fields", "params"])
 @pytest.mark.parametrize(
-    ("edit", "files"),
+    ("edit", "added", "files"),
     [
-        ({"retake": {"audio": [[1.2, 2.0]]}}, {"audio-new.wav"}),
-        ({"retake": {"audio": [[0.2, 0.5], [1, 1.5]], "video": [[0.0, 0.4]]}}, {"audio-new.wav"}),
-        ({"retake": {"video": [[0.0, 3.0]]}}, set()),
-        ({"extend": {"after": 2}}, {"audio-new.wav"}),
-        ({"extend": {"before": 0.25, "after": 1}}, {"audio-new.wav"}),
-        ({"region": {**RECTANGLE, "start": 0.5, "end": 1.5, "audio": "new"}}, {"audio-new.wav"}),
+        ({"retake": {"audio": [[1.2, 2.0]]}}, {}, {"audio-new.wav"}),
+        ({"retake": {"audio": [[0.2, 0.5], [1, 1.5]], "video": [[0.0, 0.4]]}}, {}, {"audio-new.wav"}),
+        ({"retake": {"video": [[0.0, 3.0]]}}, {}, set()),
+        ({"extend": {"after": 2}}, {}, {"audio-new.wav"}),
+        ({"extend": {"before": 0.25, "after": 1}}, {}, {"audio-new.wav"}),
+        ({"region": {**RECTANGLE, "start": 0.5, "end": 1.5, "audio": "new"}}, {}, {"audio-new.wav"}),
+        ({"region": RECTANGLE}, {"start": 0, "end": 3, "audio": "keep"}, set()),
     ],
 )
 def test_an_edit_is_recorded_and_retried(
-    client: httpx.Client, store: JobStore, film: bytes, edit: dict[str, Any], files: set[str], form: str
+    client: httpx.Client,
+    store: JobStore,
+    film: bytes,
+    edit: dict[str, Any],
+    added: dict[str, Any],
+    files: set[str],
+    form: str,
 ) -> None:
+    """`added`: the defaults that its parameters show."""
     given = edit | {"seed": 3, "steps": 5}
     fields = {name: json.dumps(value) for name, value in given.items()}
     data = fields if form == "fields" else {"params": json.dumps(given)}
@@ -56,9 +71,7 @@ def test_an_edit_is_recorded_and_retried(
     job = answer.json()
     assert job["kind"] == "edit"
     (name,) = edit
-    shown = {key: value for key, value in job["params"][name].items() if key not in ("start", "end", "audio")}
-    asked = {key: value for key, value in edit[name].items() if key not in ("start", "end", "audio")}
-    assert shown == asked or name != "region"
+    assert job["params"][name] == edit[name] | added
     assert not {"start", "duration"} & set(job["params"])
     record = store.get(job["id"])
     assert set(output_files(record)) >= files
@@ -77,6 +90,17 @@ def test_the_network_sees_the_span_and_a_window_on_each_side(client: httpx.Clien
     assert job["input"]["used"]["duration"] == pytest.approx(3.7)
     record = store.get(job["id"])
     assert (record.params.duration, record.edit and record.edit.length) == (3.7, 10.0)
+
+
+def test_a_section_of_the_greatest_length_is_repeated(client: httpx.Client, store: JobStore, film: bytes) -> None:
+    """Film and addition are 59.95 s at 10 frames a second: 600 frames are allowed, and no more are made."""
+    data = {"extend": json.dumps({"before": 28.45, "after": 28.5})}
+    job = client.post("/edit", files={"file": ("a.mp4", film)}, data=data).json()
+    assert store.get(job["id"]).params.duration == 60.0
+    assert client.post(f"/jobs/{job['id']}/retry").status_code == 202
+    data = {"extend": json.dumps({"before": 28.45, "after": 28.55})}  # 601 whole frames
+    answer = client.post("/edit", files={"file": ("a.mp4", film)}, data=data)
+    assert problem(answer, 422, "invalid_parameter")["errors"][0]["field"] == "extend"
 
 
 def test_a_mask_is_kept_scaled_and_retried(client: httpx.Client, store: JobStore, film: bytes) -> None:
@@ -121,7 +145,10 @@ def test_an_idempotency_key_stands_for_the_edit_and_its_mask(client: httpx.Clien
         ({"extend": {"before": 0}}, "extend", "needs seconds"),
         ({"extend": {"after": 61}}, "extend.after", "at most 60 s"),
         ({"extend": {"after": -1}}, "extend.after", "0 … 600"),
+        ({"extend": {"after": 0.01}}, "extend.after", "at least 0.02 s"),
+        ({"extend": {"before": 0.001, "after": 1}}, "extend.before", "at least 0.02 s"),
         ({"extend": {"before": 59, "after": 59}}, "extend", "must lie within 60 s"),
+        ({"extend": {"before": 29, "after": 29}}, "extend", "the 3 s of the film between the two ends count"),
         ({"region": {}}, "region.x", "is needed without a mask"),
         ({"region": {**RECTANGLE, "width": 0.6}}, "region.width", "at most 0.5"),
         ({"region": {**RECTANGLE, "height": 0}}, "region.height", "0.01 … 1"),
@@ -155,6 +182,7 @@ def test_an_impossible_edit_is_refused(
         (mask(format="JPEG"), "undecodable", "a PNG picture"),
         (mask()[:60], "undecodable", "a PNG picture"),
         (b"", "undecodable", "a PNG picture"),
+        (behind_chunk(mask((9000, 10))), "undecodable", "a PNG picture"),
         (mask((9000, 10)), "too_many_pixels", "8192×4320"),
     ],
 )
