@@ -164,7 +164,8 @@ class SamplingParams:
     def _sampler(self, kind: str, guidance: str | None, manifest: Manifest) -> dict[str, Any]:
         solvers = tuned_steps(kind, guidance, manifest)
         steps = self._quality.steps if self.steps is None else self.steps
-        sampler = self.sampler or (TUNED if self._quality.tuned and steps in solvers else SAMPLERS[0])
+        plain = self.spacing == SPACINGS[0] and self.order is None and self.eta is None
+        sampler = self.sampler or (TUNED if self._quality.tuned and plain and steps in solvers else SAMPLERS[0])
         for field, owner in (("order", "dpm_solver"), ("eta", "ddim")):
             if getattr(self, field) is not None and sampler != owner:
                 raise RequestError(field, f"{field} is a parameter of {owner}; the sampler is {sampler}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,8 +77,22 @@ class Manifest:
         if wrong:
             raise ManifestError(
                 f"{self.folder / FILE_NAME}: tuned holds solvers for other weights than those in the folder; "
-                "find new ones with duet tune"
+                f"run duet tune {self.folder} to find new ones, or delete tuned from the file"
             )
+
+    def with_calibration(self, curve: dict[str, list[float]]) -> Manifest:
+        """The manifest with another calibration, without the solvers tuned for ΠGDM under the earlier one."""
+        tuned = self.tuned
+        if tuned is not None:
+            kept = {name: found for name, found in tuned.base.items() if not name.endswith(" pigdm")}
+            tuned = replace(tuned, base=kept)
+        return replace(self, calibration=curve, tuned=tuned)
+
+    def write(self, folder: Path) -> None:
+        """Replace the manifest in `folder`; readers see the earlier file or the new one, whole."""
+        written = folder / f"{FILE_NAME}.new"
+        written.write_text(self.to_json(), encoding="utf-8")
+        written.replace(folder / FILE_NAME)
 
     def to_json(self) -> str:
         data = {key: value for key, value in asdict(self).items() if key not in ("folder", "tuned")}

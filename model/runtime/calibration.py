@@ -82,9 +82,7 @@ def calibrate_model(
             yield latents
 
     curve = calibrate(evaluator, counted(), manifest.config.base.max_shifts(manifest.config.clip.frames), points)
-    written = folder / f"{FILE_NAME}.new"
-    written.write_text(replace(manifest, calibration=curve).to_json(), encoding="utf-8")
-    written.replace(folder / FILE_NAME)
+    manifest.with_calibration(curve).write(folder)
     return used
 
 

@@ -83,7 +83,7 @@ def calibrate_published(
 
     limits = manifest.config.base.max_shifts(manifest.config.clip.frames)
     curve = calibrate(evaluator, clips(), limits, CALIBRATION_TIMES, config.seed)
-    text = replace(manifest, calibration=curve).to_json()
+    text = manifest.with_calibration(curve).to_json()
     write_atomically(manifest.folder / FILE_NAME, lambda file: file.write(text.encode()))
     say(f"calibrated on {len(numbers)} clips")
 

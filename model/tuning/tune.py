@@ -46,11 +46,12 @@ def tune(
 ) -> Manifest:
     """Find the solvers that the manifest in `folder` lacks, or with `again` all of them, and write them into it.
 
-    Solvers for other weights are dropped. Raises TuningError, CheckpointError or ManifestError.
+    Solvers for other weights are dropped, and with `again` also those of another number of teacher steps. Raises
+    TuningError, also for solvers of other teacher steps without `again`, CheckpointError or ManifestError.
     """
     manifest = read_manifest(folder / FILE_NAME)
     _check(manifest, tuning)
-    earlier = _kept(manifest, tuning)
+    earlier = _kept(manifest, tuning, again)
     manifest = replace(manifest, tuned=earlier)
     pipeline = Pipeline.load(manifest, device, "float32" if device == "cpu" else "auto")
     sources = _Sources(Material(pipeline, tuning.clips, tuning.teacher_steps, tuning.seed))
@@ -62,7 +63,7 @@ def tune(
             held = earlier.sr if name == "sr" else earlier.base.get(name, {})
             solver = find(halves, count, tuning, say, held.get(count))
             manifest = _with(manifest, name, count, solver)
-            (folder / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+            manifest.write(folder)
             say(f"{name}, {count} evaluations: {describe(solver)}")
     return manifest
 
@@ -141,21 +142,29 @@ def _check(manifest: Manifest, tuning: Tuning) -> None:
         raise TuningError(f"{manifest.name} makes no frames to enlarge")
 
 
-def _kept(manifest: Manifest, tuning: Tuning) -> TunedSolvers:
-    """The solvers in the manifest that belong to its weights and its teacher."""
+def _kept(manifest: Manifest, tuning: Tuning, again: bool) -> TunedSolvers:
+    """The solvers in the manifest that belong to its weights and the teacher. Raises TuningError if only the teacher
+    differs and they are not to be replaced."""
     base = manifest.network_hash("base")
     sr = manifest.network_hash("sr") if manifest.config.sr is not None else None
     held = manifest.tuned
-    if held is None or held.teacher_steps != tuning.teacher_steps:
+    if held is None:
         return TunedSolvers(tuning.teacher_steps, base, sr)
-
-    return TunedSolvers(
+    kept = TunedSolvers(
         tuning.teacher_steps,
         base,
         sr,
         held.base if held.base_hash == base else {},
         held.sr if held.sr_hash == sr else {},
     )
+    if held.teacher_steps == tuning.teacher_steps:
+        return kept
+    if not again and (kept.base or kept.sr):
+        raise TuningError(
+            f"the solvers of {manifest.name} were found with {held.teacher_steps} teacher steps, not "
+            f"{tuning.teacher_steps}; again (--again) drops all of them and finds new ones"
+        )
+    return TunedSolvers(tuning.teacher_steps, base, sr)
 
 
 def _missing(manifest: Manifest, tuning: Tuning, again: bool) -> Iterator[tuple[str, Sequence[int]]]:

@@ -174,6 +174,7 @@ def test_samplers_and_steps_override_the_quality() -> None:
     fast = SamplingParams(1, quality="fast")
     assert chosen(replace(fast, steps=8))[:2] == ("tuned", 8)
     assert chosen(replace(fast, steps=7))[:2] == ("dpmpp_2m", 7)
+    assert chosen(replace(fast, spacing="uniform"))[:2] == ("dpmpp_2m", 6)  # does not apply to tuned
     assert chosen(replace(fast, sampler="ddim"))[:2] == ("ddim", 6)
     assert chosen(replace(fast, sampler="ddim", steps=50))[:2] == ("ddim", 50)
     assert chosen(replace(fast, sr_steps=2))[2:] == ("tuned", 2)
@@ -192,8 +193,9 @@ def test_samplers_and_steps_override_the_quality() -> None:
         ("generate", TUNED, SamplingParams(1, sampler="tuned", steps=20), "steps", "one of 4, 6, 8, 10; got 20"),
         ("generate", TUNED, SamplingParams(1, quality="best", sampler="tuned"), "steps", "got 20"),
         ("generate", TUNED, SamplingParams(1, sr_sampler="tuned", sr_steps=8), "sr_steps", "one of 2, 3, 4; got 8"),
-        ("generate", TUNED, SamplingParams(1, quality="fast", spacing="uniform"), "spacing", "uniform"),
-        ("generate", TUNED, SamplingParams(1, quality="fast", eta=0.5), "eta", "the sampler is tuned"),
+        ("generate", TUNED, SamplingParams(1, sampler="tuned", spacing="uniform"), "spacing", "uniform"),
+        ("generate", TUNED, SamplingParams(1, sampler="tuned", eta=0.5), "eta", "the sampler is tuned"),
+        ("generate", TUNED, SamplingParams(1, quality="fast", eta=0.5), "eta", "the sampler is dpmpp_2m"),
         ("v2a", TUNED, SamplingParams(1, sampler="tuned", guidance="gradient"), "sampler", "v2a with gradient"),
         ("generate", TUNED, SamplingParams(1, sampler="tuned", guidance="decoupling"), "sampler", "decoupling"),
         ("generate", TUNED, SamplingParams(1, quality="fastest"), "quality", "one of fast, balanced, best"),

@@ -22,11 +22,12 @@ export function costOf(kind, duration, values, model, enlarged) {
   const speed = model.speed?.[kind];
   if (!speed) return null;
   const frames = framesOf(duration, model);
-  const quality = model.qualities[values.quality ?? "best"];
+  const chosen = (sampler) => model.qualities[values.quality ?? (sampler === "tuned" ? "fast" : "best")];
+  const quality = chosen(values.sampler);
   let each = (values.steps ?? quality.steps) * windowsOf(frames, model.clip.frames) * speed.step + speed.files;
   if (enlarged) {
     if (speed.sr_step === null) return null;
-    const steps = values.sr_steps ?? (values.sr_sampler === "ddim" ? SR_STEPS.ddim : quality.sr_steps);
+    const steps = values.sr_steps ?? (values.sr_sampler === "ddim" ? SR_STEPS.ddim : chosen(values.sr_sampler).sr_steps);
     each += steps * Math.ceil(frames / model.clip.frames) * speed.sr_step;
   }
   return each * values.num_outputs;

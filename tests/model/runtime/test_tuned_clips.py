@@ -34,6 +34,8 @@ MANIFEST = with_solvers(
 )
 FAST = SamplingParams(seed=5, quality="fast")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:

@@ -16,6 +16,7 @@ from tests.model.tuning.solvers import SMALL, with_solvers
 
 CALIBRATION = {"times": [0.0, 999.0], "video": [0.01, 0.3], "audio": [0.01, 0.3]}
 MANIFEST = Manifest("small", SMALL, trained=False, description="", licence="MIT", init_seed=3, calibration=CALIBRATION)
+pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = Tuning(evaluations=(2,), sr_evaluations=(1,), clips=2, teacher_steps=3, rounds=1, compared=3)
 
 
@@ -48,6 +49,24 @@ def test_every_kind_gets_its_solvers(folder: Path) -> None:
     manifest.check_tuned()
 
 
+def test_the_manifest_is_replaced_not_overwritten(folder: Path) -> None:
+    """A reader never sees half of it: the file opened before is still the earlier one."""
+    before = (folder / FILE_NAME).read_text()
+    with (folder / FILE_NAME).open() as reader:
+        tune(folder, replace(QUICK, rounds=0, only=("sr",)), "cpu", say=lambda line: None)
+        assert reader.read() == before
+    assert read_manifest(folder / FILE_NAME).tuned is not None
+
+
+def test_a_new_calibration_drops_the_solvers_that_depend_on_it() -> None:
+    manifest = with_solvers(MANIFEST)
+    assert manifest.tuned is not None
+    calibrated = manifest.with_calibration({**CALIBRATION, "video": [0.02, 0.4]})
+    assert calibrated.tuned is not None
+    assert list(calibrated.tuned.base) == ["generate", "v2a clean", "a2v clean"]
+    assert calibrated.tuned.sr == manifest.tuned.sr
+
+
 def test_a_run_goes_on_where_it_stopped(folder: Path) -> None:
     """What is found already stays; only `again`, and other clips to match, find it anew."""
     tune(folder, replace(QUICK, only=("generate",)), "cpu", say=lambda line: None)
@@ -64,7 +83,12 @@ def test_a_run_goes_on_where_it_stopped(folder: Path) -> None:
     third = read_manifest(folder / FILE_NAME).tuned
     assert third is not None
     assert third.base["generate"][2] != first.base["generate"][2]
-    other = tune(folder, replace(QUICK, evaluations=(), sr_evaluations=(), teacher_steps=5), "cpu").tuned
+    finer = replace(QUICK, evaluations=(), sr_evaluations=(), teacher_steps=5)
+    kept = (folder / FILE_NAME).read_text()
+    with pytest.raises(TuningError, match="3 teacher steps, not 5; again"):
+        tune(folder, finer, "cpu")
+    assert (folder / FILE_NAME).read_text() == kept
+    other = tune(folder, finer, "cpu", again=True).tuned
     assert other is not None
     assert (other.teacher_steps, other.base, other.sr) == (5, {}, {})
 
