@@ -51,7 +51,9 @@ def own_sound(source: str | Path, start: float, duration: float, sample_rate: in
         return silence(duration, sample_rate)
     sound = read_sound(source, Fraction(start), Fraction(duration))
     missing = round(Fraction(duration) * sound.sample_rate) - len(sound.samples)
-    margin, zero = ((0, max(0, missing)), (0, 0)), 128 if sound.format == "u8" else 0
+    if missing <= 0:
+        return sound
+    margin, zero = ((0, missing), (0, 0)), 128 if sound.format == "u8" else 0
     return replace(sound, samples=np.pad(sound.samples, margin, constant_values=zero))
 
 

@@ -64,7 +64,8 @@ class Sound:
         if self.format == "u8":
             scaled = (samples.astype(np.float32) - 128) / 128
         elif self.format in ("s16", "s32"):
-            scaled = samples / np.float64(2 ** (8 * samples.dtype.itemsize - 1))
+            scaled = samples.astype(np.float32)
+            scaled /= np.float32(2 ** (8 * samples.dtype.itemsize - 1))  # a power of two: exact
         else:
             with np.errstate(over="ignore"):
                 scaled = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=1.0, neginf=-1.0)

@@ -75,11 +75,17 @@ def write_edit(
     `mix`, a MixReport or null. Raises MediaError.
     """
     video_path, audio_path, alone_path = files
-    own = _own_sound(source, edit, has_sound, made.sample_rate)
-    sound, alone, report = _spliced(own, edit, made, audio if has_sound or edit.mixes else None, mix)
+    sound, alone, report = _spliced(
+        _own_sound(source, edit, has_sound, made.sample_rate),
+        edit,
+        made,
+        audio if has_sound or edit.mixes else None,
+        mix,
+    )
     encode.write_pcm(audio_path, sound.pieces(), sound.sample_rate, sound.format, sound.layout)
     if alone_path is not None:
         encode.write_wav(alone_path, alone, sound.sample_rate)
+    del alone  # ten minutes of sound are large
     if edit.video:
         assert frames is not None
         path, shape = frames

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -248,6 +249,18 @@ def test_a_mix_is_made_in_the_span_alone() -> None:
     correlation = np.corrcoef(got.samples[inner, 0], own.samples[inner, 0])[0, 1]
     assert correlation > 0.95, "the own sound is still heard"
     assert alone[:, :24_000].any() == alone[:, 72_000:].any() == False  # noqa: E712
+
+
+def test_a_sound_becomes_float_in_twice_its_memory() -> None:
+    samples = np.random.default_rng(3).integers(-(2**31), 2**31, (200_000, 2), dtype=np.int32)
+    tracemalloc.start()
+    try:
+        got = Sound(samples, 192_000, "stereo", "s32").to_float()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(got, (samples / 2.0**31).astype(np.float32).T)
+    assert peak < 2.2 * samples.nbytes
 
 
 @pytest.mark.parametrize("length", [3, 20_000])
