@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MAX_CHECKS = 20
 
+NO_REAL = "No label is of real clips (--real): the rates of Turing tests mean nothing."
+
 PIPED_WIDTH = 160
 """Line length in characters without a terminal."""
 
@@ -95,13 +97,19 @@ def create(
     from service.study.store import StudyExists
 
     if not NAME.fullmatch(name):
-        raise usage_error("NAME", f"{name!r} has more than lower-case letters, digits, hyphens and underscores")
+        raise usage_error(
+            "NAME",
+            f"a name has 1 to 64 lower-case letters, digits, hyphens and underscores, and begins with a letter or "
+            f"digit; got {name!r}",
+        )
     repeats = raters if repeats is None else repeats
     if repeats > raters:
         raise usage_error("--repeats", f"{repeats} is more than the number of raters, {raters}")
     plan = StudyPlan(name, _folders(clips), tuple(real or ["real"]), raters, repeats, checks)
     if unknown := set(real or ()) - set(plan.folders):
         raise usage_error("--real", f"{', '.join(sorted(unknown))} is no label of --clips")
+    if not set(plan.real) & set(plan.folders):
+        echo(NO_REAL, err=True)
     with _place(data) as place:
         if name in place.studies.names():
             raise fail(FAILED, f"There is a study {name} already. Choose another name, or delete it.")
@@ -145,12 +153,12 @@ def status(
             _print(table)
             return
         study = place.get(name)
-        table = Table("rater", "rated", "of", "standing", "link")
+        table = Table("rater", "rated", "of", "standing")
         for result in rater_results(study, place.studies.ballots(name)):
-            rater = result.rater
-            rated = (str(result.rated), str(len(rater.clips)))
-            table.add_row(rater.id, *rated, str(result.standing), place.link(rater.token))
+            table.add_row(result.rater.id, str(result.rated), str(len(result.rater.clips)), str(result.standing))
         _print(table)
+        for rater in study.raters:  # not in the table, which a narrow terminal cuts
+            echo(f"{rater.id}  {place.link(rater.token)}")
 
 
 @app.command
@@ -188,6 +196,8 @@ def report(
         raise fail(FAILED, f"There are no ratings to count yet. {words}")
     opinion = summarise(ratings, study.labels, study.real)
     _print(_table(study.name, opinion))
+    if not set(study.real) & set(study.labels):
+        echo(NO_REAL, err=True)
     agreement = ", ".join(f"{question} {alpha:.2f}" for question, alpha in opinion.agreement.items())
     echo(f"Agreement (Krippendorff's alpha): {agreement}.")
     echo(words)

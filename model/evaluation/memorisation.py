@@ -56,6 +56,13 @@ class Memorisation:
         order = self.distance.argsort()
         return order[self.distance[order] < self.limit]
 
+    @property
+    def chance(self) -> float:
+        """Probability that a sample like the n held-out clips is below the limit, which is at their rank
+        1 + CHANCE (n - 1): that rank over n + 1."""
+        count = len(self.held_out)
+        return (1 + CHANCE * (count - 1)) / (count + 1)
+
     def to_json(self, training: NamedClips) -> str:
         data = {
             "samples": [
@@ -65,7 +72,7 @@ class Memorisation:
             "held_out": self.held_out.tolist(),
             "limit": self.limit,
             "suspicious": self.suspicious.tolist(),
-            "expected_by_chance": CHANCE * len(self.distance),
+            "expected_by_chance": self.chance * len(self.distance),
         }
         return json.dumps(data, indent=2) + "\n"
 

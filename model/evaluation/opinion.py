@@ -5,7 +5,8 @@ each other, and so do ratings of one clip. The variance of a mean is therefore e
 Gelbach and Miller, "Robust inference with multiway clustering", 2011): V = V(raters) + V(clips) - V(ratings), where
 V(clusters) = G / (G - 1) * sum over G clusters of (sum of deviations from the mean)^2 / n^2. It needs no complete
 design. V is at least the larger of the first two. Intervals are mean ± t sqrt(V), with Student's t at
-min(raters, clips) - 1 degrees of freedom.
+min(raters, clips) - 1 degrees of freedom. Where all ratings are equal, V is 0 and so is the width of the interval of a
+mean opinion score; that does not mean that the score is known exactly. Near the ends of the scale coverage is untested.
 
 Rates have Wilson's interval (Wilson, 1927) for the effective number of ratings p (1 - p) / V, with t instead of the
 normal quantile (Korn and Graubard, 1998). Where all ratings agree, V says nothing, and the effective number is the

@@ -20,6 +20,7 @@ from service.api.problems import Problem, problem_response
 from service.log import log
 from service.metrics.api import ApiMetrics
 from service.settings import Settings
+from service.study.record import TOKEN
 from service.tracing import Tracing
 
 MAX_BODY = 2**20
@@ -198,13 +199,17 @@ _UNTRACED = Tracing()
 
 _STUDY = re.compile(r"(/study/)(?!page/)[^/]+")
 
+_TOKEN = re.compile(rf"(/)[^/]*{TOKEN.pattern}[^/]*")
+"""A segment that has the form of a study's token, in any path: links are mistyped."""
+
 
 def _origin(scope: Scope) -> dict[str, str | None]:
     """Path and client of a request, for the log. Of a study without its token, which is a secret, and without the
     client, because raters stay anonymous."""
     path: str = scope["path"]
-    bare, tokens = _STUDY.subn(r"\1…", path)
-    client = scope["client"][0] if scope.get("client") and not tokens else None
+    bare, masked = _TOKEN.subn(r"\1…", path)
+    bare, studies = _STUDY.subn(r"\1…", bare)
+    client = scope["client"][0] if scope.get("client") and not (masked or studies) else None
     return {"path": bare, "client": client}
 
 

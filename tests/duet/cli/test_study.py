@@ -115,16 +115,40 @@ def test_the_status_shows_who_has_rated_what(
     links = invited(capsys, folders, repeats=1)
     vote(studies, 1)
     study.status("pilot")
-    lines = [line for line in capsys.readouterr().out.splitlines() if "https://" in line]
-    assert [link in line for link, line in zip(links, lines, strict=True)] == [True] * 3
-    assert ["counted" in line for line in lines] == [False, True, False]
+    lines = capsys.readouterr().out.splitlines()
+    raters = studies.get("pilot").raters
+    assert [line for line in lines if "https://" in line] == [
+        f"{rater.id}  {link}" for rater, link in zip(raters, links, strict=True)
+    ]
+    table = [line for line in lines if "https://" not in line]
+    standings = [next(line for line in table if rater.id in line) for rater in raters]
+    assert ["counted" in line for line in standings] == [False, True, False]
     assert sum(len(rater.clips) - 1 for rater in studies.get("pilot").raters) == 4, "one rater for each clip"
+
+
+def test_a_study_without_real_clips_is_warned_about(
+    here: None, folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.create("pilot", clips=folders[:1], raters=1, checks=0)
+    assert study.NO_REAL not in capsys.readouterr().err
+    study.create("other", clips=folders[1:], raters=1, checks=0)
+    assert study.NO_REAL in capsys.readouterr().err
+
+
+def test_links_are_whole_on_a_narrow_terminal(
+    here: None, folders: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links = invited(capsys, folders)
+    monkeypatch.setattr(study, "PIPED_WIDTH", 80)
+    study.status("pilot")
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "https://" in line] == links
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["Pilot", "--clips", "a=.", "--raters", "2"], "lower-case"),
+        (["_pilot", "--clips", "a=.", "--raters", "2"], "begins with a letter"),
         (["pilot", "--clips", "here", "--raters", "2"], "LABEL=FOLDER"),
         (["pilot", "--clips", "a=.", "--clips", "a=.", "--raters", "2"], "given twice"),
         (["pilot", "--clips", "a=/nowhere", "--raters", "2"], "no folder"),

@@ -36,6 +36,8 @@ def test_clips_that_were_never_trained_on_are_not_suspicious(
 ) -> None:
     found = memorisation(others[0], training.clips, others[1], CLIP)
     assert len(found.suspicious) == 0
+    assert found.chance == pytest.approx((1 + 0.01 * 59) / 61)  # more than 1 % with few held-out clips
+    assert json.loads(found.to_json(training))["expected_by_chance"] == pytest.approx(SAMPLES * found.chance)
     assert found.distance.median() == pytest.approx(float(found.held_out.median()), rel=0.2)
 
 

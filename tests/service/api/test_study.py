@@ -228,6 +228,8 @@ def test_no_token_and_no_address_of_a_rater_is_logged(
     rater = study.raters[0]
     for method, url in [("GET", f"/study/{rater.token}"), *requests(rater.token, rater.clips[0])]:
         client.request(method, url, json=VOTE)
+    for mistyped in (f"/study//{rater.token}", f"/Study/{rater.token}", f"/{rater.token}.", f"/v1/x/{rater.token}/y"):
+        assert client.get(mistyped).status_code == 404
     client.get("/study/page/main.js")
     records = [record.__dict__ for record in caplog.records if not record.name.startswith("http")]
     logged: list[dict[str, Any]] = [record["msg"] for record in records if isinstance(record["msg"], dict)]
