@@ -221,6 +221,7 @@ def _attempt(job: Any, source: Path | None, folder: Path) -> SimpleNamespace:
         folder=folder,
         clock=StageClock(),
         afterwards=0.0,
+        scores={},
         waiting=waiting,
         **{name: lambda *_: None for name in ("check", "begin", "report", "show", "measured")},
     )

@@ -85,7 +85,7 @@ def _outputs(
 ) -> dict[str, Any]:
     condition = decode_condition(job, pipeline, spec.source, folder)
     given = condition if isinstance(condition, torch.Tensor) else None
-    credentials = Credentials.open(settings)
+    credentials = Credentials.open(_signing_settings(settings, folder))
     outputs: list[Output] = []
     made: dict[int, Files] = {}
     scores: dict[int, Scores] = {}
@@ -128,6 +128,13 @@ def _outputs(
     job = record.complete(job, 1, tuple(outputs), record.Timings(**seconds))
     shown_job = job_view(job, None, None, "", lambda path: path).model_dump(mode="json")
     return shown_job | {"outputs": [asdict(output) for output in outputs if output.files], "urls": {}}
+
+
+def _signing_settings(settings: Settings, folder: Path) -> Settings:
+    """The settings that name the signer. Without a certificate or a server's own pair, a pair for this run is made in
+    `folder`: a clip must not leave a data folder behind."""
+    has_own = settings.provenance_certificate is not None or (settings.data / "provenance").exists()
+    return settings if has_own else settings.model_copy(update={"data": folder})
 
 
 def _put(made: Path, path: Path) -> None:
