@@ -9,21 +9,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from model.checkpoint.manifest import Manifest
 from model.media.content_box import ContentBox
 from model.media.edits import Edit, Extend, Made, Region, Retake
+from model.media.region_mask import read_scaled_mask
 from model.media.streams import AudioStream, VideoStream
 from model.networks.config import PRESETS
 from model.request import SamplingParams
 from model.runtime.edit import EditCondition
 from model.runtime.pipeline import ClipRequest, Pipeline
 from service.jobs.edit_plan import plan_edit
+from service.jobs.intake import repeat_job
 from service.jobs.record import Window, claim, new_job
 from service.jobs.view import NEW_SOUND
+from service.settings import Settings
 from tests.clips import Film, Track, make
 from tests.service.new_jobs import upload_of
 from workers.condition import decode_condition
+from workers.decoder import Bounds, confined_within
 from workers.edit_condition import audio_mask, video_mask
 from workers.outputs import write_files
 
@@ -68,6 +73,32 @@ def test_what_an_extension_adds_is_new_to_the_end_of_the_section() -> None:
     assert frames / CLIP.fps + edit.start >= 1.5 - 1e-6
     assert torch.equal(new, (times < -1e-6) | (times >= 1.0 - 1e-6))
     assert audio_mask(edit, clip)[0] == audio_mask(edit, clip)[-1] == 1
+
+
+def test_a_mask_picture_is_scaled_where_it_is_read(tmp_path: Path) -> None:
+    picture = Image.new("L", (300, 200), 0)
+    picture.paste(255, (150, 0, 300, 200))
+    picture.save(tmp_path / "mask.png")
+    edit, frames = planned(Edit(region=Region(start=0.5, end=1.0)))
+    scaled = confined_within(Bounds(), read_scaled_mask, tmp_path / "mask.png", BOX.rows, BOX.columns)
+    mask = video_mask(edit, replace(CLIP, frames=frames), BOX, scaled)
+    frame = mask[mask.flatten(1).any(1)][0]
+    assert frame[2 : CLIP.height - 2, CLIP.width // 2 :].all()
+    assert frame.sum() == (CLIP.height - 4) * CLIP.width // 2
+
+
+def test_an_edit_is_repeated_under_a_lower_limit() -> None:
+    edit, frames = planned(Edit(retake=Retake(audio=((1.0, 1.5),))))
+    job = new_job(
+        "edit",
+        "tiny",
+        SamplingParams(5, duration=frames / CLIP.fps),
+        priority="normal",
+        metadata={},
+        retention=timedelta(hours=1),
+        edit=edit,
+    )
+    assert repeat_job(job, Settings(max_output_s=2.0)).edit == edit
 
 
 @pytest.mark.parametrize("after", [0.02, 0.5])
