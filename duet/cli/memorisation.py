@@ -95,6 +95,6 @@ def memorisation(
     )
     echo(
         f"{len(found.suspicious)} samples are nearer than {found.limit:.3f}, the {CHANCE:.0%} quantile of held-out "
-        f"clips; by chance {CHANCE * clips:.1f}"
+        f"clips; by chance {found.chance * len(found.distance):.1f}"
     )
     echo(f"wrote pairs.html and nearest.json to {out}")

@@ -86,7 +86,9 @@ def test_the_command_reports_and_writes_the_pairs(tmp_path: Path, monkeypatch: p
     done = invoke(["memorisation", "tiny", *sizes, "--out", "found"])
     assert done.exit_code == 0, done.stderr
     assert "2 samples, 4 training clips" in done.stdout
-    assert len(json.loads((tmp_path / "found/nearest.json").read_text())["samples"]) == 2
+    written = json.loads((tmp_path / "found/nearest.json").read_text())
+    assert len(written["samples"]) == 2
+    assert f"by chance {written['expected_by_chance']:.1f}" in done.stdout
     assert (tmp_path / "found/pairs.html").exists()
     refused = invoke(["memorisation", "tiny", *sizes, "--training", "films"])
     assert refused.exit_code == 2
