@@ -47,7 +47,7 @@ def test_every_run_is_generated_measured_written_and_plotted(cli: Cli, tmp_path:
         assert set(run["scores"]) == {"onset_f1", "pitch_x", "hue_timbre", "lag", "av_align"}
         for score in run["scores"].values():
             assert score["value"]["low"] <= score["value"]["high"]
-        sound, pictures = {"log_mel"}, {"gradients"}
+        sound, pictures = {"log_mel", "sound_events"}, {"gradients", "picture_events"}
         generated = {"joint": sound | pictures, "v2a": sound, "a2v": pictures}[run["kind"]]
         assert set(run["distances"]) == generated
         for distance in run["distances"].values():
