@@ -1,6 +1,6 @@
 """Measures the memory that a long job takes above one of one window, from the upload to the files. Prints JSON.
 
-    python -m benchmarks.long_memory [--kinds generate a2v v2a] [--durations 1.6 60 600] [--out FILE]
+    python -m benchmarks.long_memory [--kinds generate a2v v2a] [--durations 1.6 60 600]
 
 Runs the worker's own code (`ModelMaker`): decoder and encoder with their child processes, engine, pictures, previews.
 The networks do next to nothing, at the sizes of the published model: 64×64 frames, enlarged to 256×256 for generate and
