@@ -23,8 +23,7 @@ def test_every_accepted_job_has_one_end_whatever_fails() -> None:
     with tempfile.TemporaryDirectory(prefix="duet-chaos-") as folder:
         outcome = Chaos(plan, Path(folder)).run()
     print(outcome.table(TITLES))
-    # How fast is the benchmark's to judge: here other tests take the processor, and what is stuck is found in any case.
-    assert [each for each in outcome.violations() if not each.startswith("recovery p99 ")] == []
+    assert outcome.violations() == []
     assert outcome.accepted >= plan.jobs
     assert (outcome.completed, outcome.failed_by_design) == (outcome.accepted - 2, 2)
     assert set(outcome.recovery) | set(outcome.skipped) | {"worker"} == set(FAULTS)

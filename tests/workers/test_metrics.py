@@ -59,10 +59,10 @@ def test_a_job_is_counted_from_its_claim_to_its_clips_with_every_stage(stack: St
     assert max(stages.values()) <= run < 60
 
     speed = stack.store.speeds.of(["tiny"])["tiny"]["generate"]
-    # Stages are rounded, and the time of the files is taken by a clock of its own.
-    assert speed.step == pytest.approx(stages["base"] / (3 * 2), rel=0.1, abs=1e-3)
-    assert speed.sr_step == pytest.approx(stages["sr"] / (2 * 2), rel=0.1, abs=1e-3)
-    assert speed.files == pytest.approx(stages["encode"] / 2, rel=0.25, abs=0.05)
+    assert speed.step == pytest.approx(stages["base"] / (3 * 2), rel=1e-3)
+    assert speed.sr_step == pytest.approx(stages["sr"] / (2 * 2), rel=1e-3)
+    # The time of the files is taken by a clock of its own, and a busy processor may come between the two.
+    assert speed.files == pytest.approx(stages["encode"] / 2, rel=0.25)
 
     # Two clips side by side: each of three steps is one tick with both, and one frame budget a tick for sr.
     assert found['duet_engine_batch_size_sum{network="base"}'] == 2 * 3

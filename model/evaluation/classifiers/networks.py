@@ -6,6 +6,7 @@ Their last hidden layers are the features. The weights in events.safetensors wer
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cache
 from pathlib import Path
 
@@ -33,7 +34,7 @@ LEVEL, SPREAD = -5.0, 3.0
 """About the mean and the standard deviation of log-mel levels in `bounce`."""
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, ABC):
     """`hidden` gives (clips, HIDDEN, frames); `forward` the logits (clips, frames, CLASSES), each class for itself."""
 
     def __init__(self) -> None:
@@ -41,9 +42,9 @@ class Classifier(nn.Module):
         self.over_time = nn.ModuleList([nn.Conv1d(HIDDEN, HIDDEN, 3, padding=1) for _ in range(2)])
         self.classes = nn.Conv1d(HIDDEN, CLASSES, 1)
 
+    @abstractmethod
     def encode(self, clips: Tensor, sample_rate: int, frames: int) -> Tensor:
         """(clips, HIDDEN, frames)"""
-        raise NotImplementedError
 
     def hidden(self, clips: Tensor, sample_rate: int, frames: int) -> Tensor:
         value = self.encode(clips, sample_rate, frames)
