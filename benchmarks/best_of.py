@@ -22,7 +22,8 @@ from model.evaluation.generation import REAL_SEED, ClipGenerator
 from model.request import SamplingParams
 from model.runtime.pipeline import Pipeline
 from model.training.bounce import Bounce
-from workers.scores import ranked, score
+from workers.ranking import ranked
+from workers.scores import score
 
 
 def main() -> None:

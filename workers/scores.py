@@ -6,7 +6,6 @@ They come from the detectors of `model.evaluation`, without training data, at th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import torch
@@ -16,7 +15,6 @@ from torch.nn.functional import adaptive_avg_pool2d, pad
 from model.evaluation import alignment
 from model.evaluation.alignment import MAX_LAG, Detections
 from model.networks.config import ClipSpec
-from model.request import RANKINGS
 from model.runtime.pipeline import Clip, ClipPart
 from model.sampling.latents import Latents
 from model.training.bounce.scene import PITCHES
@@ -78,27 +76,6 @@ def score(frames: Tensor, audio: Tensor, spec: ClipSpec) -> Scores:
         av_align=round(aligned / union, 4) if heard and peaks else None,
         lag=round((best - MAX_LAG) / spec.fps, 4) if heard and lags[best] > 0 else None,
     )
-
-
-def ranked(scores: Iterable[tuple[int, Scores]], rank_by: str) -> list[int]:
-    """Indices of the outputs, best first: by the score `rank_by`, then by the others. The smallest absolute lag is the
-    best. A score that cannot be said is the worst."""
-    order = (rank_by, *(name for name in RANKINGS if name != rank_by))
-
-    def badness(output: tuple[int, Scores]) -> tuple[float, ...]:
-        values = ((name, getattr(output[1], name)) for name in order)
-        return *(
-            math.inf if value is None else abs(value) if name == "lag" else -value for name, value in values
-        ), output[0]
-
-    return [index for index, _ in sorted(scores, key=badness)]
-
-
-def kept(scores: Mapping[int, Scores], count: int, keep: int | None, rank_by: str | None) -> list[int]:
-    """Indices of the outputs to keep of `count`: without `keep` all in their order, else the best, best first."""
-    if keep is None:
-        return list(range(count))
-    return ranked([(index, scores.get(index, Scores())) for index in range(count)], rank_by or RANKINGS[0])[:keep]
 
 
 def _shrunk(frames: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from service.periodic import Periodic
 from service.storage import Storage, StorageUnavailable
 from service.storage.folder import flush
 from workers.leases import Leases
-from workers.scores import kept
+from workers.ranking import kept
 
 INTERVAL = 1.0
 """Seconds between two rounds of the spool thread."""

@@ -31,7 +31,7 @@ from workers.condition import decode_condition
 from workers.credentials import Credentials, NotSigned
 from workers.decoder import DecoderFault, DecoderLost, warm
 from workers.outputs import OutputWriter
-from workers.scores import kept
+from workers.ranking import kept
 from workers.spool import Files
 
 _CAUSES = (MediaError, CheckpointError, DecoderFault, DecoderLost, IdentityError, SigningError, NotSigned)

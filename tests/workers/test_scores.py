@@ -13,7 +13,8 @@ from model.runtime.pipeline import Clip, ClipPart
 from model.training.bounce import Bounce
 from service.jobs.record import Scores
 from workers import scores
-from workers.scores import Scorer, kept, score
+from workers.ranking import kept
+from workers.scores import Scorer, score
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
