@@ -28,6 +28,10 @@ class Source(Protocol):
         """Frames (batch, 3, height·factor, width·factor) in [-1, 1], the targets of super-resolution."""
         ...
 
+    def captions(self, indexes: Tensor) -> list[str] | None:
+        """A caption for each of the samples, the same at each call. None if the data set has none."""
+        ...
+
 
 def evaluation_indexes(count: int) -> Tensor:
     """Sample indexes of the clips that every evaluation of a run uses."""

@@ -89,6 +89,10 @@ class FolderSource:
         inside = (indexes.numpy() * 2_654_435_761 >> 7) % self.clip.frames
         return self._picture(self._video_at[windows] + inside, flips, device)
 
+    def captions(self, indexes: Tensor) -> list[str] | None:
+        """A folder has no captions."""
+        return None
+
     def _picture(self, at: np.ndarray, flips: np.ndarray, device: torch.device) -> Tensor:
         pictures = _to(torch.from_numpy(self._pictures[at]), device).float() / 127.5 - 1
         if not self.config.flip:

@@ -62,6 +62,9 @@ class ReadAhead:
     def frames(self, indexes: Tensor, device: torch.device) -> Tensor:
         return self._take(self._source.frames, indexes, device)
 
+    def captions(self, indexes: Tensor) -> list[str] | None:
+        return self._source.captions(indexes)
+
     def _take(self, read: Callable[[Tensor, torch.device], Any], indexes: Tensor, device: torch.device) -> Any:
         if self._pool is None:
             return read(indexes, device)

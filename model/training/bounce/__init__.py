@@ -11,6 +11,7 @@ from torch import Tensor
 from model.networks.config import ClipSpec
 from model.sampling.latents import Latents
 from model.training.bounce import picture, sound
+from model.training.bounce.captions import captions
 from model.training.bounce.draws import Draws
 from model.training.bounce.scene import Scene, Split, draw_scene
 
@@ -51,6 +52,11 @@ class Bounce:
         scene = self.scene(indexes, device)
         number = (self._draws(indexes, device).uniform("frame", 1) * self.clip.frames).long()
         return picture.render(scene, number, self.clip.height * self.factor, self.clip.width * self.factor)[:, 0]
+
+    @torch.no_grad()
+    def captions(self, indexes: Tensor) -> list[str]:
+        """What happens in each sample, in words; computed on the CPU."""
+        return captions(self.scene(indexes), self._draws(indexes, "cpu"))
 
     @torch.no_grad()
     def scene(self, indexes: Tensor, device: torch.device | str = "cpu") -> Scene:

@@ -165,3 +165,12 @@ def test_devices_agree() -> None:
     here, there = data.batch(index, "cpu"), data.batch(index, "cuda")
     assert (here["video"] - there["video"].cpu()).abs().max() < 1e-3
     assert (here["audio"] - there["audio"].cpu()).abs().max() < 1e-2
+
+
+def test_captions_name_the_discs_and_do_not_depend_on_the_batch() -> None:
+    data, index = Bounce(SMALL, 3, "train"), torch.arange(40)
+    captions, scene = data.captions(index), data.scene(index)
+    for caption, two in zip(captions, scene.present[:, 1].tolist(), strict=True):
+        assert (" and a " in caption) == two
+        assert len(caption) <= 300
+    assert data.captions(index[7:9]) == captions[7:9]
