@@ -1,12 +1,13 @@
 """The places of a worker for long jobs: all of its slots but a few, which are for short jobs.
 
-A long job that finds no place is left in the queue. This worker asks for its message when a place is free; the reaper
-sends one now and then as well, so that another worker may take the job, and none is lost if this worker dies.
+A long job that finds no place is left in the queue. The thread that frees a place runs it; the reaper sends its message
+now and then as well, so that another worker may take the job, and none is lost if this worker dies.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Container
 
 SHARE = 4
 """One of so many slots is for short jobs only, at least one of two."""
@@ -42,13 +43,15 @@ class LongPlaces:
         with self._lock:
             self._taken -= 1
 
-    def next(self) -> str | None:
-        """The job that has waited longest, if there is a place for it; it no longer waits here."""
+    def next(self, in_hand: Container[str] = ()) -> str | None:
+        """The job that has waited longest, if there is a place for it; it no longer waits here. Those `in_hand` go on
+        waiting: another thread has received their message and looks here when it has found no place."""
         with self._lock:
-            if self._taken == self.most or not self._waiting:
+            if self._taken == self.most:
                 return None
-            job_id = next(iter(self._waiting))
-            del self._waiting[job_id]
+            job_id = next((each for each in self._waiting if each not in in_hand), None)
+            if job_id is not None:
+                del self._waiting[job_id]
             return job_id
 
     @property

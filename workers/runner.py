@@ -50,6 +50,9 @@ REPORT_PAUSE = 5.0
 FREE_ATTEMPTS = 10
 """Attempts of a job up to which a fault of the worker costs no strike, so that no job is retried for ever."""
 
+LONGEST_TURN = 600.0
+"""Seconds after which a message's thread begins no other job: brokers take back messages that are not acknowledged."""
+
 RETRY_INTERVAL = 0.5
 """Seconds between attempts while Redis or storage is unavailable, or the disk is full."""
 
@@ -216,8 +219,8 @@ class StageClock:
 class Runner:
     """Runs jobs for the worker `name`, `slots` at a time, or with 0 as many as keep the maker busy. `scratch` is a
     folder for temporary files, on the same disk as the spool. `model_patience`: how long a job waits for a worker that
-    has its model before it fails. `wake` sends the message of a job that has waited for a place, and returns whether
-    the job still waits for one; it may raise StoreUnavailable or QueueUnavailable."""
+    has its model before it fails. `wake` sends the message of a job that has waited for a place, if it is queued; it
+    may raise StoreUnavailable or QueueUnavailable."""
 
     def __init__(
         self,
@@ -234,7 +237,7 @@ class Runner:
         tracing: Tracing | None = None,
         disk: DiskSpace | None = None,
         model_patience: timedelta = timedelta(days=1),
-        wake: Callable[[str], bool] = lambda job_id: False,
+        wake: Callable[[str], object] = lambda job_id: None,
     ) -> None:
         self.store = store
         self.previews = previews
@@ -278,21 +281,62 @@ class Runner:
                 log.info("nothing to hand back", job=lease.job_id, reason=str(reason))
 
     def run(self, job_id: str) -> None:
-        """Run a job until it has ended or is queued again. Nothing happens if it has ended or another process holds it.
+        """Run a job until it has ended or is queued again; then the long jobs that wait here, while there is a place
+        and until LONGEST_TURN. Nothing happens to a job that has ended or that another process holds.
 
-        Raises BackInQueue if it is queued for another attempt, StoreUnavailable if Redis is unavailable when this
-        worker stops: its message must be requeued then.
+        Raises BackInQueue if `job_id` is queued for another attempt, StoreUnavailable if Redis is unavailable when this
+        worker stops: its message must be requeued then. What happens to the other jobs raises nothing: their messages
+        were acknowledged when they began to wait, so this sends new ones.
         """
         with self._lock:
             if job_id in self._in_hand:  # a second message for a job that another thread runs
                 return
             self._in_hand.add(job_id)
+        until = time.monotonic() + LONGEST_TURN
+        try:
+            self._run_in_hand(job_id)
+        except Exception:  # its message must not wait for other jobs
+            if (waiting := self._next_waiting()) is not None:
+                self._put_down(waiting)
+                self._send(waiting)
+            raise
+        while (waiting := self._next_waiting()) is not None:
+            if time.monotonic() > until:
+                self._put_down(waiting)
+                self._send(waiting)
+                return
+            try:
+                self._run_in_hand(waiting)
+            except (BackInQueue, StoreUnavailable) as error:
+                log.info("long job back in the queue", job=waiting, reason=str(error))
+                self._send(waiting)
+
+    def _run_in_hand(self, job_id: str) -> None:
+        """Run a job that this thread has in hand, and put it down."""
         try:
             while not self._run(job_id):
                 pass
         finally:
-            with self._lock:
-                self._in_hand.remove(job_id)
+            self._put_down(job_id)
+
+    def _put_down(self, job_id: str) -> None:
+        with self._lock:
+            self._in_hand.remove(job_id)
+
+    def _next_waiting(self) -> str | None:
+        """Take the long job in hand that has waited longest for a place, if there is one now."""
+        with self._lock:
+            waiting = None if self._stopping.is_set() else self._long_places.next(self._in_hand)
+            if waiting is not None:
+                self._in_hand.add(waiting)
+            return waiting
+
+    def _send(self, job_id: str) -> None:
+        """Send the message of a job that waits no longer here."""
+        try:
+            self._wake(job_id)
+        except (StoreUnavailable, QueueUnavailable) as error:
+            log.warning("message not sent: the reaper will send it", job=job_id, error=str(error))
 
     def begin(self, job: Job) -> None:
         """The engine begins with the job. Raises one of OVERTAKEN."""
@@ -328,16 +372,6 @@ class Runner:
             return self._run_in_place(queued)
         finally:
             self._long_places.leave()
-            self._wake_next()
-
-    def _wake_next(self) -> None:
-        """Send the message of a long job that waits for a place, if there is one."""
-        try:
-            while not self._stopping.is_set() and (job_id := self._long_places.next()) is not None:
-                if self._wake(job_id):
-                    return
-        except (StoreUnavailable, QueueUnavailable) as error:
-            log.warning("long job not woken: the reaper will send its message", error=str(error))
 
     def _run_in_place(self, queued: Job) -> bool:
         """See `_run`."""

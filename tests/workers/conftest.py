@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -36,7 +36,13 @@ class Stack:
         self.queue = JobQueue(settings)
         self.storage = FolderStorage(Path(settings.storage_url))
 
-    def create(self, kind: str = "generate", upload: Path | None = None, **params: object) -> Job:
+    def create(
+        self,
+        kind: str = "generate",
+        upload: Path | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **params: object,
+    ) -> Job:
         """Write the record of a job, and its upload to storage, without waking anybody."""
         values = {"seed": 1, "steps": 2, "guidance": None if kind == "generate" else "replacement", **params}
         job_id = new_job_id()
@@ -45,7 +51,7 @@ class Stack:
             "tiny",
             SamplingParams(**values),  # type: ignore[arg-type]
             priority="normal",
-            metadata={},
+            metadata=dict(metadata or {}),
             retention=timedelta(hours=1),
             input=self._upload(job_id, upload, TINY) if upload else None,
             job_id=job_id,
@@ -54,7 +60,7 @@ class Stack:
         return job
 
     def submit(self, kind: str = "generate", upload: Path | None = None, **params: object) -> Job:
-        job = self.create(kind, upload, **params)
+        job = self.create(kind, upload, **params)  # type: ignore[arg-type]
         self.queue.enqueue(job)
         return job
 

@@ -11,12 +11,13 @@ import pytest
 
 from service.jobs.connection import StoreUnavailable
 from service.jobs.record import Job, Status
-from tests.chaos.worker import LONG
+from tests.chaos.worker import BEHAVIOUR, LONG
 from tests.waiting import until
 from tests.workers.conftest import Stack
 from tests.workers.fake import FakeWorker, parts
 from workers import long_places
 from workers.long_places import LongPlaces
+from workers.runner import BackInQueue, Runner
 
 
 @pytest.mark.parametrize(("slots", "most"), [(1, 1), (2, 1), (3, 2), (4, 3), (5, 4), (8, 6), (20, 15)])
@@ -92,36 +93,97 @@ def test_a_waiting_job_is_offered_to_other_workers(short_leases: Stack, monkeypa
     assert stack.store.get(job.id).status is Status.COMPLETED
 
 
-def test_the_place_of_a_job_goes_to_the_next_that_still_waits(short_leases: Stack) -> None:
+def test_the_thread_that_frees_a_place_runs_the_job_that_waits_for_it(short_leases: Stack) -> None:
     stack = short_leases
-    woken: list[str] = []
-    runner = parts(stack, slots=2)[0]
+    runner, woken = _with_wake(stack)
     cancelled, waiting = (stack.create(duration=2 * LONG) for _ in range(2))
-
-    def wake(job_id: str) -> bool:
-        woken.append(job_id)
-        return job_id == waiting.id
-
-    runner._wake = wake
     assert runner._long_places.take("another long job")
     for job in (cancelled, waiting):
         runner.run(job.id)
+    stack.store.request_cancel(cancelled.id)
     runner._long_places.leave()
     runner.run(stack.create(duration=2 * LONG).id)
-    assert woken == [cancelled.id, waiting.id]
+    ends = [stack.store.get(job.id).status for job in (cancelled, waiting)]
+    assert ends == [Status.CANCELED, Status.COMPLETED]
+    assert woken == []
 
 
-def test_a_job_that_cannot_be_woken_now_does_not_fail_the_one_that_ends(short_leases: Stack) -> None:
+def test_a_waiting_job_that_another_thread_has_in_hand_is_not_lost(short_leases: Stack) -> None:
+    """Its thread found no place, and looks again when the job waits."""
     stack = short_leases
-    runner = parts(stack, slots=2)[0]
-
-    def wake(job_id: str) -> bool:
-        raise StoreUnavailable("away")
-
-    runner._wake = wake
+    runner, _ = _with_wake(stack)
     job = stack.create(duration=2 * LONG)
     assert runner._long_places.take("another long job")
-    runner.run(stack.create(duration=2 * LONG).id)
-    runner._long_places.leave()
     runner.run(job.id)
+    runner._in_hand.add(job.id)
+    runner._long_places.leave()
+    runner.run(stack.create(duration=2 * LONG).id)
+    assert stack.store.get(job.id).status is Status.QUEUED
+    runner._in_hand.remove(job.id)
+    runner.run(stack.create().id)
     assert stack.store.get(job.id).status is Status.COMPLETED
+
+
+def test_a_waiting_job_that_goes_back_gets_a_message_of_its_own(short_leases: Stack) -> None:
+    """The job whose message brought the thread has ended well, so nothing is raised."""
+    stack = short_leases
+    runner, woken = _with_wake(stack)
+    job = stack.create(duration=2 * LONG, metadata={BEHAVIOUR: "raise"})
+    assert runner._long_places.take("another long job")
+    runner.run(job.id)
+    runner._long_places.leave()
+    runner.run(stack.create(duration=2 * LONG).id)
+    assert woken == [job.id]
+    assert (stack.store.get(job.id).status, stack.store.get(job.id).strikes) == (Status.QUEUED, 1)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_job_that_goes_back_does_not_wait_for_the_one_that_gets_its_place(short_leases: Stack, away: bool) -> None:
+    stack = short_leases
+    runner, woken = _with_wake(stack, away)
+    waiting, fails = stack.create(duration=2 * LONG), stack.create(duration=2 * LONG, metadata={BEHAVIOUR: "raise"})
+    assert runner._long_places.take("another long job")
+    runner.run(waiting.id)
+    runner._long_places.leave()
+    with pytest.raises(BackInQueue, match="strike 1"):
+        runner.run(fails.id)
+    assert woken == [waiting.id]
+    assert stack.store.get(waiting.id).status is Status.QUEUED
+
+
+def test_after_ten_minutes_a_waiting_job_gets_a_message(short_leases: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.runner.LONGEST_TURN", 0.0)
+    stack = short_leases
+    runner, woken = _with_wake(stack)
+    job = stack.create(duration=2 * LONG)
+    assert runner._long_places.take("another long job")
+    runner.run(job.id)
+    runner._long_places.leave()
+    runner.run(stack.create(duration=2 * LONG).id)
+    assert (woken, stack.store.get(job.id).attempt) == ([job.id], 0)
+
+
+def test_nothing_that_waits_begins_while_the_worker_stops(short_leases: Stack) -> None:
+    stack = short_leases
+    runner, _ = _with_wake(stack)
+    job = stack.create(duration=2 * LONG)
+    assert runner._long_places.take("another long job")
+    runner.run(job.id)
+    runner._long_places.leave()
+    runner.stop()
+    with pytest.raises(BackInQueue):
+        runner.run(stack.create().id)
+    assert stack.store.get(job.id).attempt == 0
+
+
+def _with_wake(stack: Stack, away: bool = False) -> tuple[Runner, list[str]]:
+    """A runner with two slots, and the jobs whose messages it sends; while Redis is `away` it cannot."""
+    runner, woken = parts(stack, slots=2)[0], []
+
+    def wake(job_id: str) -> None:
+        woken.append(job_id)
+        if away:
+            raise StoreUnavailable("away")
+
+    runner._wake = wake
+    return runner, woken
