@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +47,9 @@ MAX_STEPS = 1000
 MAX_SR_STEPS = 250
 MAX_ORDER = 3
 MAX_GUIDANCE_SCALE = 1000.0
+MAX_PROMPT = 300
+"""Characters."""
+MAX_PROMPT_SCALE = 20.0
 MIN_DURATION = 0.1
 MAX_DURATION = 600.0
 """Seconds. A service may set a lower limit."""
@@ -75,6 +79,13 @@ EDIT_GUIDANCE = ("replacement", "pigdm", "decoupling", "clean")
 """The methods that can keep a part of a modality."""
 
 
+_CONTROLS = r"\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069"
+"""C0 and C1 controls, line separators, and marks that reorder text; as in a regular expression."""
+
+PROMPT_PATTERN = rf"^[ \t\r\n]*[^{_CONTROLS}]*[ \t\r\n]*$"
+"""Of prompts, as ECMAScript and Python read it: one line, with blanks and line ends before and after it."""
+
+
 class RequestError(ValueError):
     """A request that this model, or any model, cannot serve. `field` names the parameter."""
 
@@ -89,7 +100,8 @@ class SamplingParams:
 
     `quality`: one of QUALITIES, gives the defaults of samplers and steps; None is `best`. `duration`: seconds of the
     clip; None is one window of the model, as is its own duration. `keep`: outputs to keep, the best by the score
-    `rank_by`; None keeps all.
+    `rank_by`; None keeps all. `prompt`: words for the clip, `negative_prompt`: words for what classifier-free guidance
+    moves away from, `prompt_scale`: its scale, of which 1 is no guidance.
     """
 
     seed: int
@@ -108,6 +120,9 @@ class SamplingParams:
     duration: float | None = None
     keep: int | None = None
     rank_by: str | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    prompt_scale: float | None = None
 
     def resolve(self, kind: str, manifest: Manifest) -> SamplingParams:
         """The parameters for a job of `kind` on the model of `manifest`, with all defaults filled in.
@@ -127,6 +142,7 @@ class SamplingParams:
             **self._super_resolution(kind, manifest),
             **self._duration(manifest),
             **self._best_of(kind),
+            **self._words(manifest),
         )
 
     def _check_limits(self) -> None:
@@ -139,6 +155,7 @@ class SamplingParams:
             "sr_steps": (1, MAX_SR_STEPS),
             "guidance_scale": (0, MAX_GUIDANCE_SCALE),
             "duration": (MIN_DURATION, MAX_DURATION),
+            "prompt_scale": (0, MAX_PROMPT_SCALE),
         }
         for field, (low, high) in ranges.items():
             value = getattr(self, field)
@@ -249,6 +266,22 @@ class SamplingParams:
             raise RequestError("keep", f"keep must be 1 … {self.num_outputs}, which is num_outputs; got {self.keep}")
         return {"rank_by": self.rank_by or RANKINGS[0]}
 
+    def _words(self, manifest: Manifest) -> dict[str, Any]:
+        words = {}
+        for field in ("prompt", "negative_prompt"):
+            try:
+                words[field] = clean_prompt(getattr(self, field))
+            except ValueError as error:
+                raise RequestError(field, f"{field} {error}") from error
+        if words["prompt"] is None:
+            for field, value in (("negative_prompt", words["negative_prompt"]), ("prompt_scale", self.prompt_scale)):
+                if value is not None:
+                    raise RequestError(field, f"{field} applies only with prompt")
+            return {**words, "prompt_scale": None}
+        if manifest.text is None:
+            raise RequestError("prompt", f"the model {manifest.name} knows no words")
+        return {**words, "prompt_scale": manifest.text.scale if self.prompt_scale is None else self.prompt_scale}
+
     def _duration(self, manifest: Manifest) -> dict[str, Any]:
         """In whole frames."""
         if self.duration is None:
@@ -262,6 +295,26 @@ class SamplingParams:
                 f"samples a second cannot be divided among {clip.fps} frames; got {self.duration:g}",
             )
         return {"duration": made.duration}
+
+
+def clean_prompt(text: str | None) -> str | None:
+    """The prompt without white space around it; None if nothing is left.
+
+    Raises ValueError for one that is too long or has control characters. The message does not repeat it: prompts are
+    kept out of logs.
+    """
+    if text is None:
+        return None
+    if len(text) > MAX_PROMPT:
+        raise ValueError(f"must have at most {MAX_PROMPT} characters; got {len(text)}")
+    if re.fullmatch(PROMPT_PATTERN, text) is None or any("\ud800" <= each <= "\udfff" for each in text):
+        raise ValueError("must be one line of text without control characters")
+    return text.strip() or None
+
+
+def is_guided_by_words(params: SamplingParams) -> bool:
+    """Whether resolved `params` have classifier-free guidance, for which a step evaluates the network twice."""
+    return params.prompt is not None and params.prompt_scale != 1
 
 
 def clip_of(duration: float | None, clip: ClipSpec) -> ClipSpec:

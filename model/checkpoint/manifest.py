@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from model.checkpoint.text_support import TextSupport
 from model.networks.config import ClipSpec, ConfigError, ModelConfig, ScheduleConfig, SRConfig, UNetConfig
 from model.sampling.tuned_solver import TunedSolvers
 
@@ -27,7 +28,8 @@ class Manifest:
     A model without weight files is untrained; its weights are drawn from `init_seed`. `independent_timesteps`: trained
     with a separate time for each modality. `mirrored`: trained on clips flipped left to right, as the published models
     are; frames are flipped on input and output. `sources` are the SHA-256 of the files it was converted from,
-    `calibration` the result of model.runtime.calibration, `tuned` that of model.tuning.
+    `calibration` the result of model.runtime.calibration, `tuned` that of model.tuning. `text`: how it takes prompts;
+    None if it knows no words.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Manifest:
     sources: dict[str, str] = field(default_factory=dict)
     calibration: dict[str, list[float]] = field(default_factory=dict)
     tuned: TunedSolvers | None = None
+    text: TextSupport | None = None
     folder: Path = BUILTIN
 
     @property
@@ -95,9 +98,11 @@ class Manifest:
         written.replace(folder / FILE_NAME)
 
     def to_json(self) -> str:
-        data = {key: value for key, value in asdict(self).items() if key not in ("folder", "tuned")}
+        data = {key: value for key, value in asdict(self).items() if key not in ("folder", "tuned", "text")}
         if self.tuned is not None:
             data["tuned"] = self.tuned.to_json()
+        if self.text is not None:
+            data["text"] = self.text.to_json()
         return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -111,9 +116,10 @@ def read_manifest(path: Path) -> Manifest:
         unknown = set(data) - {f.name for f in fields(Manifest)}
         if unknown:
             raise ManifestError(f"unknown fields: {', '.join(sorted(unknown))}")
-        tuned = data.pop("tuned", None)
+        tuned, text = data.pop("tuned", None), data.pop("text", None)
         solvers = TunedSolvers.from_json(tuned) if tuned is not None else None
-        return Manifest(config=_model_config(config), folder=path.parent, tuned=solvers, **data)
+        words = TextSupport.from_json(text) if text is not None else None
+        return Manifest(config=_model_config(config), folder=path.parent, tuned=solvers, text=words, **data)
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from error
     except KeyError as error:

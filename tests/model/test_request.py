@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from model.checkpoint.manifest import Manifest
+from model.checkpoint.text_support import TextSupport
 from model.networks.config import PRESETS
-from model.request import RequestError, SamplingParams, allowed_guidance, clip_of
+from model.request import RequestError, SamplingParams, allowed_guidance, clip_of, is_guided_by_words
 from tests.model.tuning.solvers import with_solvers
 
 PLAIN = Manifest("plain", PRESETS["tiny"], trained=False, description="", licence="MIT")
@@ -208,3 +210,55 @@ def test_what_a_model_is_not_tuned_for_is_refused(
     with pytest.raises(RequestError, match=message) as refused:
         params.resolve(kind, manifest)
     assert refused.value.field == field
+
+
+WORDS = replace(PLAIN, text=TextSupport("static-256", "ab" * 32, ("en",), ("heavy rain",), scale=2.5))
+
+
+def test_a_prompt_is_trimmed_and_gets_the_models_scale() -> None:
+    params = SamplingParams(1, prompt=" heavy rain\n", negative_prompt="wind").resolve("generate", WORDS)
+    assert (params.prompt, params.negative_prompt, params.prompt_scale) == ("heavy rain", "wind", 2.5)
+    assert is_guided_by_words(params)
+    assert params.resolve("generate", WORDS) == params
+    plain = SamplingParams(1, prompt="rain", prompt_scale=1).resolve("generate", WORDS)
+    assert not is_guided_by_words(plain)
+
+
+@pytest.mark.parametrize("empty", [None, "", " \n"])
+def test_an_empty_prompt_is_none(empty: str | None) -> None:
+    for manifest in (PLAIN, WORDS):
+        params = SamplingParams(1, prompt=empty, negative_prompt=empty).resolve("generate", manifest)
+        assert (params.prompt, params.negative_prompt, params.prompt_scale) == (None, None, None)
+        assert not is_guided_by_words(params)
+
+
+@pytest.mark.parametrize("kind", ["generate", "v2a", "a2v", "edit"])
+def test_a_model_without_text_takes_no_prompt(kind: str) -> None:
+    with pytest.raises(RequestError, match=r"^the model plain knows no words$") as error:
+        SamplingParams(1, prompt="rain").resolve(kind, PLAIN)
+    assert error.value.field == "prompt"
+    assert SamplingParams(1, prompt="rain").resolve(kind, WORDS).prompt == "rain"
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "reason"),
+    [
+        ({"negative_prompt": "rain"}, "negative_prompt", "only with prompt"),
+        ({"prompt_scale": 2.0}, "prompt_scale", "only with prompt"),
+        ({"prompt": "", "prompt_scale": 2.0}, "prompt_scale", "only with prompt"),
+        ({"prompt": "rain", "prompt_scale": 21.0}, "prompt_scale", "0 … 20"),
+        ({"prompt": "rain", "prompt_scale": float("nan")}, "prompt_scale", "0 … 20"),
+        ({"prompt": "x" * 301}, "prompt", "at most 300 characters; got 301"),
+        ({"prompt": "rain", "negative_prompt": "x" * 301}, "negative_prompt", "at most 300"),
+        ({"prompt": "rain\nsnow"}, "prompt", "one line"),
+        ({"prompt": "rain\x00"}, "prompt", "control"),
+        ({"prompt": "\x1b[2Jrain"}, "prompt", "control"),
+        ({"prompt": "rain\u202eniar"}, "prompt", "control"),
+        ({"prompt": "\ud800"}, "prompt", "control"),
+    ],
+)
+def test_impossible_words_are_refused_by_name(given: dict[str, Any], field: str, reason: str) -> None:
+    with pytest.raises(RequestError, match=reason) as error:
+        SamplingParams(1, **given).resolve("generate", WORDS)
+    assert error.value.field == field
+    assert "rain" not in str(error.value)

@@ -1,0 +1,46 @@
+"""What a manifest says of a model that takes prompts. Without torch, because the API reads it too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TextSupport:
+    """The words that a model knows: its text `encoder` and the SHA-256 of its token vectors, the `languages` (BCP 47)
+    that it was trained with, `examples` of prompts, and `scale`, the default of `prompt_scale`.
+
+    Raises ValueError for a field that is empty or of another type.
+    """
+
+    encoder: str
+    sha256: str
+    languages: tuple[str, ...]
+    examples: tuple[str, ...] = ()
+    scale: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("languages", "examples"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or not all(isinstance(each, str) and each for each in values):
+                raise ValueError(f"text.{name} must be a list of strings; got {values!r}")
+        if not isinstance(self.encoder, str) or not self.encoder:
+            raise ValueError(f"text.encoder must be a name; got {self.encoder!r}")
+        if not isinstance(self.sha256, str) or re.fullmatch("[0-9a-f]{64}", self.sha256) is None:
+            raise ValueError(f"text.sha256 must be 64 hexadecimal digits; got {self.sha256!r}")
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not self.scale >= 0:
+            raise ValueError(f"text.scale must be a number of at least 0; got {self.scale!r}")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TextSupport:
+        """Raises ValueError or TypeError for what `to_json` does not write."""
+        if not isinstance(data, dict):
+            raise ValueError(f"text must be an object; got {data!r}")
+        values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in data.items()}
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
