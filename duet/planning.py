@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from model.networks.config import ClipSpec
-from model.request import clip_of, most_windows
+from model.request import DEFAULT_SCALES, EDIT_GUIDANCE, clip_of, forwards, most_windows
 
-KINDS = ("generate", "v2a", "a2v")
 PERCENTILE = 0.95
 
 CLIP = ClipSpec()
@@ -38,9 +37,6 @@ SR_TFLOP = WINDOW * 1.26
 
 PEAK_TFLOPS = 790.0
 """Peak of an H200 for bf16 matrix products, in 10¹² operations per second."""
-
-GUIDANCE = {"clean": 1.0, "replacement": 1.0, "pigdm": 3.0, "gradient": 3.0, "gradient_code": 3.0, "decoupling": 2.0}
-"""Cost of a step of v2a and a2v with each method, in forwards. A backward counts as two."""
 
 REDIS_BYTES_PER_JOB = 1_900
 """Memory of a job that is kept. `python -m benchmarks.simulation` measures this and the next two."""
@@ -75,18 +71,22 @@ class Speed:
 
     def seconds(self, kind: str, load: Load) -> float:
         """Time in seconds from the start to the end of a full batch of this kind. Raises PlanError."""
-        base = load.steps * load.windows * self.base_step * (GUIDANCE[load.guidance] if kind != "generate" else 1.0)
+        if kind == "edit" and load.guidance not in EDIT_GUIDANCE:
+            raise PlanError(f"--guidance {load.guidance} is not for edit, which takes {', '.join(EDIT_GUIDANCE)}")
+        guidance = load.guidance if kind != "generate" else None
+        cost = forwards(kind, guidance, DEFAULT_SCALES.get((load.guidance, kind)))
+        base = load.steps * most_windows(load.seen(kind), WINDOW) * self.base_step * cost
         if kind == "v2a" or not load.sr_steps:
             return self.batch * base
         if self.sr_step is None:
             raise PlanError("--measured: no file was measured with --sr; add one, or plan with --no-sr")
-        return self.batch * (base + load.sr_steps * self.sr_step * load.frames / WINDOW)
+        return self.batch * (base + load.sr_steps * self.sr_step * load.seen(kind) / WINDOW)
 
 
 @dataclass(frozen=True)
 class Load:
     """The jobs to plan for. `mix` holds the share of each kind; `peak` is the load of the busiest hour relative to the
-    average; `frames` is the length of each clip."""
+    average; `frames` is the length of each clip, of an edit the length of what is made anew."""
 
     jobs_per_hour: float
     mix: Mapping[str, float]
@@ -96,10 +96,9 @@ class Load:
     guidance: str = "pigdm"
     frames: int = WINDOW
 
-    @property
-    def windows(self) -> int:
-        """The most windows of a clip that a step evaluates."""
-        return most_windows(self.frames, WINDOW)
+    def seen(self, kind: str) -> int:
+        """Frames that the network sees of a job of this kind: an edit has a window of context on either side."""
+        return self.frames + 2 * WINDOW if kind == "edit" else self.frames
 
     @property
     def peak_per_second(self) -> float:

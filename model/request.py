@@ -54,8 +54,11 @@ MIN_DURATION = 0.1
 MAX_DURATION = 600.0
 """Seconds. A service may set a lower limit."""
 
-MAX_EVALUATIONS = 16_000
-"""Evaluations of a window by the base network in one job: 1000 steps for each of 16 windows, or 20 for each of 800."""
+MAX_EVALUATIONS = 25_000
+"""Forwards of the base network for one window in a job: 20 steps of 1250 windows, or of 416 with a gradient."""
+
+FORWARDS = {"clean": 1, "replacement": 1, "pigdm": 3, "gradient": 3, "gradient_code": 3, "decoupling": 2}
+"""Cost of a step with each guidance method, in forwards. A backward counts as two."""
 
 DEFAULT_SCALES = {
     ("gradient", "a2v"): 123.0,
@@ -331,16 +334,26 @@ def most_windows(frames: int, window: int) -> int:
     return 1 if frames <= window else 2 + math.ceil((frames - window - 1) / (window - 1))
 
 
-def check_evaluations(params: SamplingParams, clip: ClipSpec) -> None:
-    """Raise RequestError if a job with resolved `params` takes more than MAX_EVALUATIONS. `clip`: that of the model."""
+def forwards(kind: str, guidance: str | None, scale: float | None) -> int:
+    """Cost of a step of one window, in forwards. The `scale` of `clean` for an edit is that of ΠGDM beside it."""
+    if guidance is None:
+        return 1
+    return FORWARDS["pigdm" if kind == "edit" and guidance == "clean" and scale else guidance]
+
+
+def check_evaluations(kind: str, params: SamplingParams, clip: ClipSpec) -> None:
+    """Raise RequestError if a job of `kind` with resolved `params` takes more than MAX_EVALUATIONS. `clip`: that of the
+    model."""
     assert params.steps is not None
     windows = most_windows(clip_of(params.duration, clip).frames, clip.frames)
-    evaluations = params.steps * params.num_outputs * windows
-    if evaluations > MAX_EVALUATIONS:
-        most = MAX_EVALUATIONS // (windows * params.num_outputs)
+    cost = forwards(kind, params.guidance, params.guidance_scale) * (2 if is_guided_by_words(params) else 1)
+    one = cost * params.num_outputs * windows
+    if params.steps * one > MAX_EVALUATIONS:
+        how = f", whose guidance counts {cost} times" if cost > 1 else ""
         raise RequestError(
             "steps",
-            f"steps must be at most {most} for {params.num_outputs} outputs of {windows} windows; got {params.steps}",
+            f"steps must be at most {MAX_EVALUATIONS // one} for {params.num_outputs} outputs of {windows} windows"
+            f"{how}; got {params.steps}",
         )
 
 

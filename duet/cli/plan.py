@@ -13,6 +13,7 @@ from cyclopts.validators import Number
 from duet.cli.exit_status import USAGE, fail
 from duet.cli.options import option, within
 from duet.cli.output import echo_json
+from model.networks.config import KINDS
 from model.request import GUIDANCE, MAX_DURATION, MIN_DURATION
 
 if TYPE_CHECKING:
@@ -45,13 +46,15 @@ def plan(
     efficiency: Annotated[float, _positive("Assumed share of the peak performance, for `published`.", 1)] = 0.4,
     kind: Annotated[
         str,
-        option("Kinds of the jobs: `generate`, or shares as in `generate=0.5,v2a=0.3,a2v=0.2`.", metavar="MIX"),
+        option(
+            "Kinds of the jobs: `generate`, or shares as in `generate=0.5,v2a=0.3,a2v=0.1,edit=0.1`.", metavar="MIX"
+        ),
     ] = "generate",
     duration: Annotated[
         float | None,
         option(
             "Seconds of each clip; default: one window of the model, 1.6 s. Jobs of v2a and a2v without a duration use "
-            "the whole upload, so give the usual length of an upload for them.",
+            "the whole upload, so give the usual length of an upload for them; for edit, of what is made anew.",
             validator=within(MIN_DURATION, MAX_DURATION),
             metavar="SECONDS",
         ),
@@ -62,8 +65,8 @@ def plan(
     guidance: Annotated[
         str | None,
         option(
-            "Guidance of v2a and a2v; methods with a gradient cost three times as much. Default: pigdm; clean for the "
-            "demo model.",
+            "Guidance of v2a, a2v and edit; methods with a gradient cost three times as much, and clean does so for "
+            "edit. Default: pigdm; clean for the demo model.",
             choices=GUIDANCE,
         ),
     ] = None,
@@ -82,7 +85,7 @@ def plan(
     ] = None,
     retention_days: Annotated[float, _positive("Days for which jobs are kept (DUET_RETENTION).", 36_500)] = 7.0,
     clip_mb: Annotated[float, _positive("Size of a clip's files in storage, in MB.", 1_000_000)] = 1.0,
-    upload_mb: Annotated[float, _positive("Size of an upload, in MB, for v2a and a2v.", 1_000_000)] = 5.0,
+    upload_mb: Annotated[float, _positive("Size of an upload, in MB, for v2a, a2v and edit.", 1_000_000)] = 5.0,
     json: Annotated[bool, option("Print the plan as JSON.")] = False,
 ) -> None:
     """Plan capacity: workers for a number of jobs per hour, waiting times, cost per clip, Redis memory, storage."""
@@ -115,7 +118,7 @@ def plan(
 
 def _mix(text: str) -> dict[str, float]:
     """Shares of the kinds, normalised to a sum of 1. Raises PlanError."""
-    from duet.planning import KINDS, PlanError
+    from duet.planning import PlanError
 
     shares: dict[str, float] = {}
     for part in text.split(","):

@@ -133,7 +133,7 @@ def build_job(
         if request.mix.keeps_own and found.audio is None:
             raise RequestError("mix", "mix must be replace for a file without sound")
         upload = _input(job_id, request, params, source, found, edit)
-    check_evaluations(params, request.manifest.config.clip)
+    check_evaluations(request.kind, params, request.manifest.config.clip)
     return new_job(
         request.kind,
         request.manifest.name,

@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks.waiting import batch_times, simulate
 from duet.planning import (
-    GUIDANCE,
     Load,
     PlanError,
     ServiceTime,
@@ -26,7 +25,7 @@ from duet.planning import (
     service_time,
     waits,
 )
-from model.request import GUIDANCE as METHODS
+from model.request import FORWARDS, GUIDANCE, most_windows
 from model.sampling.windows import Windows
 
 ONE = {"generate": 1.0}
@@ -99,11 +98,21 @@ def test_the_cost_of_a_long_clip() -> None:
 
 @pytest.mark.parametrize("frames", [16, 17, 18, 31, 32, 33, 47, 64, 600])
 def test_windows_are_counted_as_the_sampler_cuts_them(frames: int) -> None:
-    assert Load(1, ONE, frames=frames).windows == Windows(frames, 16, 1600).most
+    assert most_windows(frames, 16) == Windows(frames, 16, 1600).most
 
 
 def test_every_guidance_method_has_a_cost() -> None:
-    assert set(GUIDANCE) == set(METHODS)
+    assert set(FORWARDS) == set(GUIDANCE)
+
+
+def test_an_edit_is_planned_with_its_context() -> None:
+    """1.6 s anew are 48 frames: 5 windows a step with ΠGDM, also beside a clean side, and the super-resolution of 3."""
+    edits = Load(1, {"edit": 1.0}, 20, 8)
+    for guidance, forwards in (("pigdm", 3), ("clean", 3), ("replacement", 1), ("decoupling", 2)):
+        cost = SPEED.seconds("edit", replace(edits, guidance=guidance))
+        assert cost == pytest.approx(4 * (5 * forwards * 2.0 + 3 * 1.6))
+    with pytest.raises(PlanError, match="gradient is not for edit"):
+        SPEED.seconds("edit", replace(edits, guidance="gradient"))
 
 
 def test_the_variation_is_that_of_the_mix() -> None:

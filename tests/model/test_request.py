@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,15 @@ import pytest
 
 from model.checkpoint.manifest import Manifest
 from model.checkpoint.text_support import TextSupport
-from model.networks.config import PRESETS
-from model.request import RequestError, SamplingParams, allowed_guidance, clip_of, is_guided_by_words
+from model.networks.config import PRESETS, ClipSpec
+from model.request import (
+    RequestError,
+    SamplingParams,
+    allowed_guidance,
+    check_evaluations,
+    clip_of,
+    is_guided_by_words,
+)
 from tests.model.tuning.solvers import with_solvers
 
 PLAIN = Manifest("plain", PRESETS["tiny"], trained=False, description="", licence="MIT")
@@ -138,6 +146,31 @@ def test_a_duration_is_rounded_up_to_whole_frames(asked: float, made: float) -> 
 def test_without_a_duration_a_clip_is_one_window() -> None:
     assert SamplingParams(seed=1).resolve("generate", PLAIN).duration is None
     assert clip_of(None, PLAIN.config.clip) == PLAIN.config.clip
+
+
+@pytest.mark.parametrize(
+    ("kind", "guidance", "most"),
+    [
+        ("generate", None, 609),
+        ("generate", "decoupling", 304),
+        ("v2a", "clean", 609),
+        ("v2a", "pigdm", 203),
+        ("v2a", "gradient", 203),
+        ("edit", "replacement", 609),
+        ("edit", "clean", 203),
+    ],
+)
+def test_a_job_is_limited_by_the_forwards_it_takes(kind: str, guidance: str | None, most: int) -> None:
+    """A minute is 41 windows; a gradient costs two forwards more, also that of ΠGDM beside a clean side."""
+    clip = ClipSpec()
+    manifest = replace(INDEPENDENT, config=replace(INDEPENDENT.config, clip=clip))
+    for steps in (most, most + 1):
+        params = SamplingParams(1, steps=steps, duration=60.0, guidance=guidance).resolve(kind, manifest)
+        with nullcontext() if steps == most else pytest.raises(RequestError, match=f"at most {most} for 1 outputs"):
+            check_evaluations(kind, params, clip)
+    twice = replace(params, prompt="a ball", prompt_scale=2.0)
+    with pytest.raises(RequestError, match=f"at most {most // 2} for 1 outputs"):
+        check_evaluations(kind, twice, clip)
 
 
 TUNED = with_solvers(INDEPENDENT)

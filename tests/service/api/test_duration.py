@@ -107,6 +107,6 @@ def test_the_work_of_a_job_is_bounded(client: httpx.Client) -> None:
     long = {"duration": 60, "num_outputs": 8}
     assert client.post("/generate", json=long).status_code == 202
     refused = problem(client.post("/generate", json={**long, "steps": 1000}), 422, "invalid_parameter")
-    assert refused["detail"] == "steps must be at most 48 for 8 outputs of 41 windows; got 1000."
+    assert refused["detail"] == "steps must be at most 76 for 8 outputs of 41 windows; got 1000."
     assert [(error["field"], error["got"]) for error in refused["errors"]] == [("steps", 1000)]
     assert client.post("/generate", json={"steps": 1000, "num_outputs": 8}).status_code == 202
