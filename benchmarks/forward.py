@@ -3,7 +3,7 @@
 Both alternate in one process, so that other load on the machine affects both; a ratio is the median of (plain / ours)
 over the repetitions. Ours runs as in the worker, with `keep_freed_memory`; the plain one as in a script. Peak memory is
 measured in a separate process for each, which holds the weights and does two forwards. On a GPU the plain one runs in
-float16, as published; `--compile` then compiles ours.
+float16, as published, and ours replays a CUDA graph, as in the worker.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from model.networks.config import PRESETS, ModelConfig
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.pair import Pair
 from model.runtime.allocator import keep_freed_memory
+from model.runtime.cuda_graphs import CudaRecorder, Graphs
 
 H200_BF16 = 790e12
 """Achievable operations per second in bfloat16."""
@@ -46,12 +47,14 @@ def drawn_network(config: ModelConfig, device: str) -> CoupledUNet:
     return network.requires_grad_(False).to(device)
 
 
-def ours(config: ModelConfig, device: str, dtype: torch.dtype, batch: int, compiled: bool) -> Callable[[], Pair]:
+def ours(config: ModelConfig, device: str, dtype: torch.dtype, batch: int) -> Callable[[], Pair]:
     network = drawn_network(config, device).to_compute(dtype)
-    forward = torch.compile(network) if compiled else network
+    graphs = Graphs("base", lambda video, audio, t, shifts: network(Pair(video, audio), Pair(t, t), shifts))
+    if device == "cuda":
+        graphs.use(CudaRecorder(torch.device(device)))
     x, t = inputs(config, device, batch)
     shifts = torch.zeros(batch, len(config.base.block_windows), dtype=torch.long, device=device)
-    return lambda: forward(x, Pair(t, t), shifts)
+    return lambda: Pair(*graphs(video=x.video, audio=x.audio, t=t, shifts=shifts))
 
 
 def plain(config: ModelConfig, device: str, dtype: torch.dtype, batch: int) -> Callable[[], Pair]:
@@ -115,7 +118,7 @@ def measure_memory(name: str, options: argparse.Namespace) -> str:
         run = plain(config, options.device, dtype, options.batch)
     else:
         keep_freed_memory()
-        run = ours(config, options.device, dtype, options.batch, compiled=False)
+        run = ours(config, options.device, dtype, options.batch)
     run()
     run()
     return f"{libraries} {_peak_resident() if options.device == 'cpu' else torch.cuda.max_memory_allocated()}"
@@ -135,7 +138,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     dtypes = ("float32", "bfloat16") if device == "cpu" else ("float16", "bfloat16")
     runs = {baseline: plain(config, device, getattr(torch, baseline.split()[1]), batch)}
     for dtype in dtypes:
-        runs[f"ours {dtype}"] = ours(config, device, getattr(torch, dtype), batch, options.compile)
+        runs[f"ours {dtype}"] = ours(config, device, getattr(torch, dtype), batch)
 
     keep_freed_memory(False)
     expected = runs[baseline]()
@@ -170,7 +173,6 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         "preset": options.preset,
         "batch": batch,
         "device": device,
-        "compiled": options.compile,
         "processor": torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -187,7 +189,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="torch.compile ours")
     parser.add_argument("--memory", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
     with torch.inference_mode():

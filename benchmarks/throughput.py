@@ -1,6 +1,6 @@
 """Throughput by batch size, in clips and operations per second. Prints JSON.
 
-    python -m benchmarks.throughput [--device cuda] [--compile] [--sr] [--batches 1,2,4,8,16,32] [--table FILE]
+    python -m benchmarks.throughput [--device cuda] [--sr] [--batches 1,2,4,8,16,32] [--table FILE]
 
 At each size the engine runs `batch` concurrent jobs, 20 base steps and, with --sr, 8 of super-resolution, on random
 weights. Operations are counted by PyTorch on one forward of each network.
@@ -33,7 +33,7 @@ DEVICE_FLOPS = {"NVIDIA H200": 790e12}
 def main() -> None:
     options = _options()
     manifest = Manifest("benchmark", PRESETS[options.preset], trained=False, description="", licence="", init_seed=1)
-    pipeline = Pipeline.load(manifest, options.device, options.dtype, options.compile)
+    pipeline = Pipeline.load(manifest, options.device, options.dtype)
     per_clip = _operations(pipeline, options)
     rows = []
     for batch in options.batches:
@@ -54,7 +54,6 @@ def main() -> None:
         **surroundings(),
         "device": device,
         "dtype": str(pipeline.evaluator.dtype),
-        "compiled": options.compile,
         "preset": options.preset,
         "steps": options.steps,
         "sr_steps": options.sr_steps if options.sr else 0,
@@ -124,7 +123,6 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU if available)")
     parser.add_argument("--dtype", default="auto", help="float32 or bfloat16 (default: that of the device)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
     parser.add_argument("--preset", default="paper", choices=sorted(PRESETS), help="size of the networks")
     parser.add_argument(
         "--batches", default="1,2,4,8,16,32", type=lambda text: [int(part) for part in text.split(",")], help="sizes"

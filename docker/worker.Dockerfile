@@ -7,7 +7,7 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 
-# With DUET_COMPILE torch generates code for the device, which needs a compiler.
+# On a GPU, Triton compiles kernels when they are first used, which needs a C compiler.
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*

@@ -94,9 +94,6 @@ class Settings(BaseSettings):
         description="number format of the networks; auto is bfloat16 on devices that compute in it, otherwise float32",
     )
     threads: int = Field(default=0, ge=0, le=1024, description="CPU threads of a worker; 0: one for each core")
-    compile: bool = Field(
-        default=False, description="compile the networks at start: takes minutes and pays off on a busy GPU"
-    )
     buckets: str = Field(
         default="auto",
         pattern=r"^(auto|[1-9]\d{0,2}(,\s*[1-9]\d{0,2})*)$",

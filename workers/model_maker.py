@@ -94,7 +94,7 @@ class ModelMaker:
             torch.set_num_threads(settings.threads or max(1, available_cores() // settings.workers))
         pipelines = {}
         for name, manifest in find_models(settings.models).items():
-            pipelines[name] = pipeline = Pipeline.load(manifest, settings.device, settings.dtype, settings.compile)
+            pipelines[name] = pipeline = Pipeline.load(manifest, settings.device, settings.dtype)
             warm_up(pipeline, settings.batch_sizes)
             assert pipeline.evaluator.batch_sizes is not None
             facts = {

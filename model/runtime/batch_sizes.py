@@ -1,4 +1,4 @@
-"""The batch sizes of a network. A few sizes keep compiled graphs warm; a plan covers any number of samples."""
+"""The batch sizes of a network. A few sizes need few CUDA graphs; a plan covers any number of samples."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Generator, Hashable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +15,11 @@ from model.networks.coupled_unet import CoupledUNet
 from model.networks.pair import Pair
 from model.networks.super_resolution import SRUNet
 from model.runtime.batch_sizes import BatchSizes
+from model.runtime.cuda_graphs import Graphs, Outputs, Recorder
 from model.sampling.latents import Latents
 from model.sampling.prediction import to_eps
 from model.sampling.samplers import Evaluate, EvaluateAll, EvaluateFrames, Prediction
 from model.sampling.schedule import NoiseSchedule
-
-GRAPHS = 64
-"""Compiled graphs of one network at most: batch sizes, with and without RS-MMA, with and without a gradient."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +45,8 @@ class Evaluator:
     `batch_sizes`: those of the base network, for requests of one clip; without them a group is one forward, whatever
     its size. `frames_per_forward` bounds the memory of super-resolution. A forward that runs out of memory is repeated
     at half the size, which becomes the new limit; a single clip or frame that does not fit raises.
+
+    With a recorder (`use_graphs`), forwards without a gradient at the sizes in use are replayed as CUDA graphs.
     """
 
     def __init__(
@@ -61,10 +60,11 @@ class Evaluator:
         self.base = base.eval().requires_grad_(False) if base is not None else None
         self.sr = sr.eval().requires_grad_(False) if sr is not None else None
         self.schedule = schedule
-        self.frames_per_forward = frames_per_forward
-        self.compiled = False
+        self.frame_sizes = BatchSizes((frames_per_forward,))
         self.halvings: Counter[str] = Counter()
         """Forwards that ran out of memory, by network."""
+        self.graphs = {"base": Graphs("base", self._base_forward), "sr": Graphs("sr", self._sr_forward)}
+        self._recorder: Recorder | None = None
         self.use_batch_sizes(batch_sizes)
 
     @property
@@ -79,13 +79,20 @@ class Evaluator:
         self.batch_sizes = batch_sizes
         self._gradient_sizes = BatchSizes(batch_sizes.sizes) if batch_sizes is not None else None
 
-    def compile(self) -> None:
-        """Compile both networks: one graph for each batch size, at its first forward (see `warmup`)."""
-        self.compiled = True
-        torch._dynamo.config.recompile_limit = GRAPHS
-        for network in (self.base, self.sr):
-            if network is not None:
-                network.compile(dynamic=False)
+    @property
+    def frames_per_forward(self) -> int:
+        """Frames of super-resolution in one forward at most."""
+        return self.frame_sizes.largest
+
+    @frames_per_forward.setter
+    def frames_per_forward(self, frames: int) -> None:
+        self.frame_sizes = BatchSizes((frames,))
+
+    def use_graphs(self, recorder: Recorder | None) -> None:
+        """Replay CUDA graphs, captured by `recorder` at the first forward of each batch size and kind; None ends it."""
+        self._recorder = recorder
+        for graphs in self.graphs.values():
+            graphs.use(recorder)
 
     def __call__(self, requests: Sequence[Request]) -> list[Prediction]:
         groups: dict[Hashable, list[int]] = defaultdict(list)
@@ -123,27 +130,57 @@ class Evaluator:
                 answers += self._base([*batch, *padding])[: len(batch)]
                 continue
             except Exception as error:
-                if not (is_out_of_memory(error) and batch_sizes.halve(size)):
+                if not (is_out_of_memory(error) and self._can_shrink(size)):
                     raise
             # Outside the except block: inside it the error still holds the memory of the forward.
-            self.halvings["base"] += 1
-            _log.warning("out of memory with %d clips: at most %d from now on", size, batch_sizes.largest)
-            torch.cuda.empty_cache()
+            self._shrink("base", batch_sizes, size)
         return answers
+
+    def _can_shrink(self, size: int) -> bool:
+        return size > 1 or any(len(graphs) for graphs in self.graphs.values())
+
+    def _shrink(self, network: str, sizes: BatchSizes, size: int) -> None:
+        """After a forward of `size` clips or frames ran out of memory: use smaller ones. The graphs of other sizes are
+        captured again at their next use, since only without any graph their memory can be returned."""
+        self.halvings[network] += 1
+        unit = "clips" if network == "base" else "frames"
+        if sizes.halve(size):
+            _log.warning("out of memory with %d %s: at most %d from now on", size, unit, sizes.largest)
+            if sizes is not self._gradient_sizes:
+                self._drop_graphs()
+        else:
+            _log.warning("out of memory with a single one of %s beside CUDA graphs: no graphs from now on", unit)
+            self._drop_graphs()
+            self.use_graphs(None)
+        torch.cuda.empty_cache()
+
+    def _drop_graphs(self) -> None:
+        for graphs in self.graphs.values():
+            graphs.clear()
+        if self._recorder is not None:
+            self._recorder.renew()
 
     def _base(self, requests: Sequence[Evaluate]) -> list[Prediction]:
         sizes = [request.x.batch for request in requests]
         x = Latents(*(_cat([getattr(request.x, name) for request in requests]) for name in MODALITIES))
+        device = x.present[0].device
         shifts = _cat([request.shifts for request in requests])
+        inputs: dict[str, Any] = {
+            "video": x.video,
+            "audio": x.audio,
+            "times": self._times(requests, device),
+            "shifts": _on(device, shifts) if shifts is not None else None,
+            "coupled": requests[0].coupled,
+        }
         wrt = requests[0].wrt
         if not wrt:
+            captured = self.batch_sizes is not None and sum(sizes) in self.batch_sizes.sizes
             with torch.inference_mode():
-                return [Prediction(eps) for eps in self._forward(x, requests, shifts).split(sizes)]
+                eps = Latents(*(self.graphs["base"] if captured else self._base_forward)(**inputs))
+                return [Prediction(part) for part in eps.split(sizes)]
         with torch.enable_grad():
             variables = {name: x[name].detach().requires_grad_(True) for name in wrt}
-            for name, variable in variables.items():
-                x = x.replace(name, variable)
-            parts = self._forward(x, requests, shifts).split(sizes)
+            parts = Latents(*self._base_forward(**{**inputs, **variables})).split(sizes)
             objectives = [r.objective(eps) for r, eps in zip(requests, parts, strict=True) if r.objective is not None]
             gradients = torch.autograd.grad(torch.stack(objectives).sum(), list(variables.values()))
         gradient = Latents(*(dict(zip(wrt, gradients, strict=True)).get(name) for name in MODALITIES))
@@ -152,28 +189,34 @@ class Evaluator:
             for eps, share in zip(parts, gradient.split(sizes), strict=True)
         ]
 
-    def _forward(self, x: Latents, requests: Sequence[Evaluate], shifts: Tensor | None) -> Latents:
+    def _base_forward(
+        self, video: Tensor | None, audio: Tensor | None, times: Tensor, shifts: Tensor | None, coupled: bool
+    ) -> Outputs:
+        """ε̂ of both modalities. `times` (clips, 2, 3) as of `_times`."""
         assert self.base is not None
-        clips = Pair(x.video, x.audio)
-        times = [_times(requests, name) for name in MODALITIES]
-        t = clips.map(lambda clip, at: self._model_times(at, clip.device), times)
-        predicted = self.base(clips, t, shifts, requests[0].coupled)
-        return Latents(*predicted.map(partial(self._to_eps, self.base.config.prediction), clips, times))
+        x = Pair(video, audio)
+        of_modality = times.unbind(1)
+        predicted = self.base(x, x.map(lambda _, rows: rows[:, 0], of_modality), shifts, coupled)
+        prediction = self.base.config.prediction
+        return tuple(predicted.map(lambda value, at, rows: _to_eps(prediction, value, at, rows), x, of_modality))
 
-    def _to_eps(self, prediction: PredictionType, predicted: Tensor, x: Tensor, times: Sequence[float]) -> Tensor:
-        """ε̂ with α and σ of the requested times, not of the network's integer times: the sampler uses the former to
-        get back from ε̂ to x̂_0, which must be the network's own."""
-        if prediction == "eps":
-            return predicted
-        at = [max(t, 0.0) for t in times]
-        alpha, sigma = (
-            torch.tensor([of(t) for t in at], device=x.device).view(-1, *(1,) * (x.dim() - 1))
-            for of in (self.schedule.alpha, self.schedule.sigma)
-        )
-        return to_eps(prediction, predicted, x, alpha, sigma)
+    def _times(self, requests: Sequence[Evaluate], device: torch.device) -> Tensor:
+        """The times of every clip in video and audio, (clips, 2, 3): the network's, α and σ."""
+        assert self.base is not None
+        prediction = self.base.config.prediction
+        rows = [
+            [self._time(prediction, request.t if own is None else own) for own in (request.t_video, request.t_audio)]
+            for request in requests
+            for _ in range(request.x.batch)
+        ]
+        return _on(device, torch.tensor(rows, dtype=torch.float32))
 
-    def _model_times(self, times: Sequence[float], device: torch.device) -> Tensor:
-        return torch.tensor([self.schedule.model_time(t) for t in times], device=device)
+    def _time(self, prediction: PredictionType, t: float) -> tuple[float, float, float]:
+        """The network's time, and α and σ of the requested one: the sampler uses these to get back from ε̂ to x̂_0,
+        which must be the network's own."""
+        at = max(t, 0.0)
+        ratios = (1.0, 0.0) if prediction == "eps" else (self.schedule.alpha(at), self.schedule.sigma(at))
+        return self.schedule.model_time(t), *ratios
 
     def _super_resolution(self, requests: Sequence[EvaluateFrames]) -> list[Prediction]:
         if self.sr is None:
@@ -181,42 +224,60 @@ class Evaluator:
         sizes = [request.x.shape[0] for request in requests]
         x = torch.cat([request.x for request in requests])
         low_res = torch.cat([request.low_res for request in requests])
-        times = [request.t for request in requests for _ in request.x]
-        parts: list[tuple[Tensor, Tensor | None]] = []
+        prediction = self.sr.config.prediction
+        times = [row for request in requests for row in [self._time(prediction, request.t)] * len(request.x)]
+        parts: list[Outputs] = []
         done = 0
         while done < len(x):
-            own = slice(done, done + self.frames_per_forward)
-            frames = len(times[own])
+            size = self.frame_sizes.plan(len(x) - done)[0]
+            own = slice(done, done + size)
             try:
-                parts.append(self._frames(x[own], low_res[own], times[own]))
-                done += frames
+                parts.append(self._frames(x[own], low_res[own], times[own], size))
+                done += size
                 continue
             except Exception as error:
-                if not is_out_of_memory(error) or frames == 1:
+                if not is_out_of_memory(error) or not self._can_shrink(size):
                     raise
-            self.frames_per_forward = frames // 2
-            self.halvings["sr"] += 1
-            _log.warning("out of memory with %d frames: at most %d from now on", frames, self.frames_per_forward)
-            torch.cuda.empty_cache()
+            self._shrink("sr", self.frame_sizes, size)
         with torch.inference_mode():
-            eps = torch.cat([part[0] for part in parts])
-            learned = [part[1] for part in parts if part[1] is not None]
-            variance = torch.cat(learned) if learned else None
+            eps, variance = (_cat(values) for values in zip(*parts, strict=True))
+        assert eps is not None
         shares = variance.split(sizes) if variance is not None else [None] * len(sizes)
         return [Prediction(part, variance=share) for part, share in zip(eps.split(sizes), shares, strict=True)]
 
-    def _frames(self, x: Tensor, low_res: Tensor, times: list[float]) -> tuple[Tensor, Tensor | None]:
-        """One forward. With a single batch size it is padded to it, so that clips are bit-identical in any batch."""
-        assert self.sr is not None
+    def _frames(self, x: Tensor, low_res: Tensor, times: Sequence[tuple[float, ...]], size: int) -> Outputs:
+        """One forward. With graphs it is padded to `size`, and with a single batch size, so that clips are
+        bit-identical in any batch."""
         frames = len(x)
-        if self.batch_sizes is not None and len(self.batch_sizes.sizes) == 1:
-            missing = self.frames_per_forward - frames
+        single = self.batch_sizes is not None and len(self.batch_sizes.sizes) == 1
+        missing = size - frames if single or self._recorder is not None else 0
+        if missing:
             x, low_res = (torch.cat([value, value[-1:].repeat_interleave(missing, 0)]) for value in (x, low_res))
-            times = times + times[-1:] * missing
+            times = [*times, *[times[-1]] * missing]
+        rows = _on(x.device, torch.tensor(times, dtype=torch.float32))
+        captured = len(x) in self.frame_sizes.sizes
         with torch.inference_mode():
-            predicted, variance = self.sr(x, low_res, self._model_times(times, x.device))
-            eps = self._to_eps(self.sr.config.prediction, predicted, x, times)
-        return eps[:frames], variance[:frames] if variance is not None else None
+            outputs = (self.graphs["sr"] if captured else self._sr_forward)(x=x, low_res=low_res, times=rows)
+        return tuple(value[:frames] if value is not None else None for value in outputs)
+
+    def _sr_forward(self, x: Tensor, low_res: Tensor, times: Tensor) -> Outputs:
+        """ε̂, and the variance if the network learns it. `times` (frames, 3): the network's, α and σ."""
+        assert self.sr is not None
+        predicted, variance = self.sr(x, low_res, times[:, 0])
+        return _to_eps(self.sr.config.prediction, predicted, x, times), variance
+
+
+def _to_eps(prediction: PredictionType, predicted: Tensor, x: Tensor, times: Tensor) -> Tensor:
+    """ε̂. `times` (samples, 3): the network's, α and σ."""
+    alpha, sigma = (times[:, place].view(-1, *(1,) * (x.dim() - 1)) for place in (1, 2))
+    return to_eps(prediction, predicted, x, alpha, sigma)
+
+
+def _on(device: torch.device, values: Tensor) -> Tensor:
+    """`values` of the host on `device`, without waiting for it: the copy to a GPU is queued, from pinned memory."""
+    if device.type != "cuda" or not values.is_cpu:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -257,16 +318,6 @@ def _group(request: Request) -> Hashable:
         return "sr", request.x.shape[1:]
     shapes = tuple(value.shape[1:] if value is not None else None for value in (request.x.video, request.x.audio))
     return "base", shapes, request.coupled, request.wrt, request.shifts is None
-
-
-def _times(requests: Sequence[Evaluate], modality: str) -> list[float]:
-    """The time of every clip in one modality."""
-
-    def of(request: Evaluate) -> float:
-        own = request.t_video if modality == "video" else request.t_audio
-        return request.t if own is None else own
-
-    return [of(request) for request in requests for _ in range(request.x.batch)]
 
 
 def _cat(values: Sequence[Tensor | None]) -> Tensor | None:

@@ -76,19 +76,16 @@ class Pipeline:
         self._window_seconds: dict[str, float] = {}
 
     @classmethod
-    def load(cls, manifest: Manifest, device: str = "auto", dtype: str = "auto", compiled: bool = False) -> Pipeline:
+    def load(cls, manifest: Manifest, device: str = "auto", dtype: str = "auto") -> Pipeline:
         """Load weights to `device` ("auto": a GPU if there is one) to compute in `dtype` ("auto", "float32",
-        "bfloat16", "float16"); auto is bfloat16 where the device has it. `compiled`: by torch.compile, one graph for
-        each batch size. Raises CheckpointError if the weights do not fit the manifest, ManifestError if its tuned
-        solvers belong to other weights."""
+        "bfloat16", "float16"); auto is bfloat16 where the device has it. Raises CheckpointError if the weights do not
+        fit the manifest, ManifestError if its tuned solvers belong to other weights."""
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         if dtype == "auto":
             dtype = "bfloat16" if computes_in_bfloat16(place) else "float32"
         base, sr = load_model(manifest, place, getattr(torch, dtype))
         manifest.check_tuned()
         evaluator = Evaluator(base, sr, NoiseSchedule.from_config(manifest.config.schedule))
-        if compiled:
-            evaluator.compile()
         return cls(manifest, evaluator, place)
 
     def run(

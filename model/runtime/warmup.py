@@ -1,7 +1,8 @@
 """Warm-up before the first job: choose batch sizes that fit into memory, and run the networks once.
 
-On a GPU every batch size is run, so that nothing is compiled or tuned while a job waits. The times are kept: they
-decide when padding pays. On a CPU nothing is compiled; one forward is run, and its growth in memory is measured.
+On a GPU every batch size is captured as a CUDA graph, so that nothing is compiled or captured while a job waits, and
+run. The times are kept: they decide when padding pays. On a CPU one forward is run, and its growth in memory is
+measured.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from model.networks.config import MODALITIES
 from model.runtime.allocator import release_freed_memory
 from model.runtime.batch_sizes import SIZES, SIZES_CPU, BatchSizes
-from model.runtime.evaluator import Request, is_out_of_memory
+from model.runtime.cuda_graphs import CudaRecorder
+from model.runtime.evaluator import Request
 from model.runtime.pipeline import Pipeline
 from model.sampling.latents import Latents
 from model.sampling.samplers import Evaluate, EvaluateFrames
@@ -69,56 +69,90 @@ def _run_once(pipeline: Pipeline, clips: int) -> None:
 
 
 def _warm_up_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
-    evaluator = pipeline.evaluator
-    torch.cuda.set_device(pipeline.device)
+    evaluator, clip = pipeline.evaluator, pipeline.manifest.config.clip.frames
+    if pipeline.device.type == "cuda":
+        torch.cuda.set_device(pipeline.device)
+        evaluator.use_graphs(CudaRecorder(pipeline.device))
+    evaluator.use_batch_sizes(BatchSizes(sizes))
+    # With a single batch size, frames too have a single one, so that they do not depend on other clips.
+    evaluator.frame_sizes = BatchSizes((FRAMES,) if len(sizes) == 1 else _frame_sizes(clip))
+    began, reserved = time.perf_counter(), _reserved(pipeline.device)
+    halvings = None
+    while halvings != evaluator.halvings:  # whenever less fits than expected, all graphs are dropped
+        halvings = evaluator.halvings.copy()
+        clips, frames = _base_seconds(pipeline), _sr_seconds(pipeline)
+    evaluator.use_batch_sizes(BatchSizes(list(clips), clips))
+    if frames:
+        evaluator.frame_sizes = BatchSizes(list(frames), frames)
+    graphs = evaluator.graphs
+    _log.info(
+        "%d CUDA graphs: clips %s, frames %s; captured in %.1f s, %.1f GiB",
+        sum(len(each) for each in graphs.values()),
+        graphs["base"].sizes,
+        graphs["sr"].sizes,
+        time.perf_counter() - began,
+        (_reserved(pipeline.device) - reserved) / 2**30,
+    )
+
+
+def _frame_sizes(clip: int) -> list[int]:
+    """FRAMES and its halves down to a clip of so many frames, and this."""
+    halves = [FRAMES // 2**halvings for halvings in range(FRAMES.bit_length())]
+    return sorted({min(clip, FRAMES), FRAMES, *(frames for frames in halves if frames >= clip)})
+
+
+def _base_seconds(pipeline: Pipeline) -> dict[int, float]:
+    """Seconds by batch size. Large ones come first, so that the others use their memory."""
+    sizes = pipeline.evaluator.batch_sizes
+    assert sizes is not None
     seconds: dict[int, float] = {}
-    for size in sorted(sizes):
-        try:
+    for size in reversed(sizes.sizes):
+        if size in sizes.sizes:  # none of the larger ones has run out of memory
             seconds[size] = _timed(pipeline, typical_clips(pipeline, size))
-            if evaluator.compiled:
-                for variant in _variants(pipeline, size):
-                    _timed(pipeline, variant)
-        except Exception as error:
-            if not is_out_of_memory(error) or not seconds:
-                raise
-            _log.warning("batches of %d clips and more do not fit the device", size)
-            torch.cuda.empty_cache()
-            break
-    evaluator.use_batch_sizes(BatchSizes(list(seconds), seconds))
-    if evaluator.sr is None:
-        return
-    evaluator.frames_per_forward = FRAMES  # it halves by itself what does not fit
-    clip = pipeline.manifest.config.clip.frames
-    for frames in range(FRAMES, 0, -clip):
-        if frames <= evaluator.frames_per_forward:
-            _timed(pipeline, [typical_frames(pipeline, frames)])
+            for variant in _variants(pipeline, size):
+                pipeline.evaluator(variant)
+    return {size: taken for size, taken in seconds.items() if size in sizes.sizes}
+
+
+def _sr_seconds(pipeline: Pipeline) -> dict[int, float]:
+    """Seconds by number of frames, empty without super-resolution."""
+    if pipeline.evaluator.sr is None:
+        return {}
+    sizes = pipeline.evaluator.frame_sizes
+    seconds = {size: _timed(pipeline, [typical_frames(pipeline, size)]) for size in reversed(sizes.sizes)}
+    return {size: taken for size, taken in seconds.items() if size in sizes.sizes}
 
 
 def _timed(pipeline: Pipeline, requests: list[Request]) -> float:
-    """Seconds of the second of two runs: the first compiles."""
+    """Seconds of the second of two runs: the first captures a graph."""
     seconds = 0.0
     for _ in range(2):
-        torch.cuda.synchronize()
+        _synchronise(pipeline.device)
         began = time.perf_counter()
         pipeline.evaluator(requests)
-        torch.cuda.synchronize()
+        _synchronise(pipeline.device)
         seconds = time.perf_counter() - began
     return seconds
 
 
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reserved(device: torch.device) -> int:
+    """Bytes of the device that this process holds, without those that are only cached."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved(device)
+
+
 def _variants(pipeline: Pipeline, count: int) -> Iterator[list[Request]]:
-    """The typical requests without RS-MMA, and with a gradient for each modality and for both: each is a separate
-    graph."""
+    """The typical requests in each other form that jobs have: without RS-MMA."""
     clips = [request for request in typical_clips(pipeline, count) if isinstance(request, Evaluate)]
-    if not pipeline.manifest.config.base.coupled:
-        return
-    yield [replace(request, coupled=False) for request in clips]
-    for wrt in (*((name,) for name in MODALITIES), MODALITIES):
-        yield [replace(request, wrt=wrt, objective=_sum) for request in clips]
-
-
-def _sum(eps: Latents) -> Tensor:
-    return eps["video"].sum() + eps["audio"].sum()
+    if pipeline.manifest.config.base.coupled:
+        yield [replace(request, coupled=False) for request in clips]
 
 
 def typical_clips(pipeline: Pipeline, count: int) -> list[Request]:

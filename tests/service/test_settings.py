@@ -62,7 +62,6 @@ BAD = {
     "device": ["tpu", "cuda:first", "gpu"],
     "dtype": ["int8"],
     "threads": ["-1", "many", "5000"],
-    "compile": ["perhaps"],
     "buckets": ["0", "1;2", "1,2,", "5000"],
     "host": ["", "http://127.0.0.1", "127.0.0.1 "],
     "port": ["eighty", "70000", "-1", "80.5"],
