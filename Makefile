@@ -8,7 +8,7 @@ SOURCES := model service workers duet
 CHECKED := $(SOURCES) tests benchmarks
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test test-slow test-browser test-compose contract chaos lint format lock install install-dev clean
+.PHONY: serve test test-slow test-browser test-compose contract chaos train-demo lint format lock install install-dev clean
 .DEFAULT_GOAL := serve
 
 serve: install
@@ -43,6 +43,12 @@ contract: install-dev
 # 600 jobs while everything fails that they need; takes a quarter of an hour, and the tables go to build/chaos.md.
 chaos: install-dev
 	$(BIN)/python -m benchmarks.chaos
+
+# Trains the demo model within SECONDS, in minutes on one GPU, and packs it into FOLDER: docs/training.md.
+SECONDS := 420
+FOLDER := build/demo-run
+train-demo: install
+	$(BIN)/python -m model.training.demo_run --seconds $(SECONDS) --out $(FOLDER) $(ARGUMENTS)
 
 lint: install-dev
 	$(BIN)/ruff check $(CHECKED)

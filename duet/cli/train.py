@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Self
 
 from cyclopts import Parameter
@@ -24,7 +21,6 @@ from duet.cli.output import echo
 
 if TYPE_CHECKING:
     from model.training.configuration import TrainingConfig
-    from model.training.loop import Limits
 
 PLAIN_SECONDS = 10.0
 """Between two progress lines without a terminal."""
@@ -99,7 +95,7 @@ def _train(
     limits = loop.Limits()
     if max_minutes is not None:
         limits.deadline = time.monotonic() + 60 * max_minutes
-    with _stop_signals(limits), join_processes(device) as processes, TrainingProgress(processes.first) as display:
+    with loop.stop_signals(limits), join_processes(device) as processes, TrainingProgress(processes.first) as display:
         display.say(f"{folder}: {settings.steps} steps of {settings.batch} on {processes.count} × {processes.device}")
         run = loop.prepare(settings, folder, processes, loop.Start(init, state), display.say)
         done = loop.train(run, limits, display)
@@ -135,22 +131,6 @@ def _export(settings: TrainingConfig, run: Path, folder: Path, dtype: str) -> No
     check_same_run(path, content["config"], settings)
     for written in export_state(content, folder, getattr(torch, dtype)):
         echo(f"{written} {written.stat().st_size}")
-
-
-@contextmanager
-def _stop_signals(limits: Limits) -> Iterator[None]:
-    """SIGTERM and the first Ctrl-C end the run after this step, with a checkpoint; a second Ctrl-C ends it at once."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        limits.stop = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class TrainingProgress:

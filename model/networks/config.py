@@ -322,12 +322,36 @@ class ModelConfig:
         return self.clip.height * factor, self.clip.width * factor
 
 
+_SMALL_SR = SRConfig(
+    factor=8,
+    channels=64,
+    channel_mult=(1, 2),
+    res_blocks=1,
+    attention_scales=(),
+    learn_sigma=False,
+    patch=8,
+    norm_groups=8,
+    prediction="x0",
+)
+
 PRESETS: dict[str, ModelConfig] = {
     "paper": ModelConfig(),
     "demo": ModelConfig(
         clip=ClipSpec(height=32, width=32),
-        base=UNetConfig(channels=32, head_channels=32),
-        sr=SRConfig(channels=16, channel_mult=(1, 2, 3, 4, 8), res_blocks=1, attention_scales=(16,)),
+        base=UNetConfig(
+            channels=64,
+            channel_mult=(1, 2, 3),
+            res_blocks=1,
+            head_channels=32,
+            cross_attention_scales=(1, 2, 4),
+            window_shift=False,
+            video_attention_scales=(2, 4),
+            video_patch=2,
+            audio_patch=25,  # a whole number of tokens for each frame at every scale
+            norm_groups=8,
+            prediction="x0",
+        ),
+        sr=_SMALL_SR,
     ),
     "pocket": ModelConfig(
         clip=ClipSpec(height=16, width=16, sample_rate=8000),
@@ -345,17 +369,7 @@ PRESETS: dict[str, ModelConfig] = {
             norm_groups=8,
             prediction="x0",
         ),
-        sr=SRConfig(
-            factor=8,
-            channels=64,
-            channel_mult=(1, 2),
-            res_blocks=1,
-            attention_scales=(),
-            learn_sigma=False,
-            patch=8,
-            norm_groups=8,
-            prediction="x0",
-        ),
+        sr=_SMALL_SR,
     ),
     "tiny": ModelConfig(
         clip=ClipSpec(frames=8, height=16, width=16, sample_rate=1280),
@@ -363,5 +377,5 @@ PRESETS: dict[str, ModelConfig] = {
         sr=SRConfig(channels=32, channel_mult=(1, 1), res_blocks=1, attention_scales=()),
     ),
 }
-"""`paper`: the published model. `demo`: for training on one GPU. `pocket`: for training on two CPU cores; ships with
-Duet. `tiny`: for tests; a forward takes milliseconds."""
+"""`paper`: the published model. `demo`: for minutes of training on one GPU. `pocket`: for training on two CPU cores.
+`tiny`: for tests; a forward takes milliseconds."""

@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,8 +148,7 @@ def import_state(folder: Path, state: State, config: TrainingConfig) -> None:
     """Continue from an export; the optimiser starts again. Raises StateError."""
     try:
         index = json.loads((folder / PIECES).read_text(encoding="utf-8"))
-        data = b"".join(_pieces(folder, index["pieces"]))
-        tensors = load(data)
+        tensors = load(join_pieces(folder, index["pieces"]))
     except OSError as error:
         raise StateError(f"{error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, SafetensorError) as error:
@@ -163,9 +162,12 @@ def import_state(folder: Path, state: State, config: TrainingConfig) -> None:
     state.seconds = index["seconds"]
 
 
-def _pieces(folder: Path, digests: dict[str, str]) -> Iterator[bytes]:
+def join_pieces(folder: Path, digests: Mapping[str, str]) -> bytes:
+    """The content of the pieces named in `digests`. Raises OSError, and StateError if a piece has another SHA-256."""
+    pieces = []
     for name, digest in digests.items():
         piece = (folder / Path(name).name).read_bytes()
         if hashlib.sha256(piece).hexdigest() != digest:
             raise StateError(f"{folder / name} was changed after the export: its SHA-256 differs")
-        yield piece
+        pieces.append(piece)
+    return b"".join(pieces)

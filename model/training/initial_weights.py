@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from model.checkpoint.loading import CheckpointError, load_network, load_published, read_published
@@ -52,6 +54,21 @@ def load_initial(path: Path, network: nn.Module, config: TrainingConfig) -> None
                 f"{wanted['norm_groups']}"
             )
         load_published(network, read_published(path))
+
+
+def load_fitting(path: Path, network: nn.Module) -> tuple[int, int]:
+    """Copy the tensors of a safetensors file whose names and shapes `network` has; its other tensors stay as they are.
+    Returns how many were copied, and how many `network` has. Raises CheckpointError if none fits."""
+    try:
+        held = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    own = network.state_dict()
+    fitting = {name: value for name, value in held.items() if name in own and value.shape == own[name].shape}
+    if not fitting:
+        raise CheckpointError(f"{path} has no tensor of this network's names and shapes")
+    network.load_state_dict(fitting, strict=False)
+    return len(fitting), len(own)
 
 
 def _refuse_other(path: Path, held: dict[str, object], wanted: dict[str, object], part: str) -> None:

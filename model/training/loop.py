@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Protocol
 
 import torch
@@ -56,14 +58,31 @@ class Observer(Protocol):
 
 @dataclass
 class Limits:
-    """When to stop before the last step: at `deadline` (time.monotonic), or once `stop` is set, from a signal."""
+    """When to stop before the last step: at `deadline` of `clock`, or once `stop` is set, from a signal."""
 
     deadline: float = math.inf
     stop: bool = False
+    clock: Callable[[], float] = time.monotonic
 
     @property
     def reached(self) -> bool:
-        return self.stop or time.monotonic() >= self.deadline
+        return self.stop or self.clock() >= self.deadline
+
+
+@contextmanager
+def stop_signals(limits: Limits) -> Iterator[None]:
+    """SIGTERM and the first Ctrl-C end the run after this step, with a checkpoint; a second Ctrl-C ends it at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        limits.stop = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -111,7 +130,6 @@ def prepare(
     processes.rows(config)
     device = processes.device
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
     dtype = compute_dtype(config, device)
     objective = make_objective(config, device)
