@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,9 +21,6 @@ from model.training.folder import open_folder
 
 AHEAD = 3
 """Batches read from disk in advance."""
-
-TOGETHER = 8
-"""Batches rendered together on a GPU: rendering is a thousand small kernels, whatever the number of samples."""
 
 
 def open_sources(config: TrainingConfig, out: Path, say: Callable[[str], None]) -> tuple[Source, Source]:
@@ -43,16 +39,11 @@ def open_sources(config: TrainingConfig, out: Path, say: Callable[[str], None]) 
 class ReadAhead:
     """Reads the next batches of a source, known from `order`, in a thread while the device works on the current one.
 
-    A source that renders on the device (without `reads_disk`) is called directly, for `together` batches at a time; by
-    default TOGETHER on a GPU and one on a CPU.
+    A source that renders on the device (without `reads_disk`) is called directly.
     """
 
-    def __init__(
-        self, source: Source, order: Iterator[Tensor], device: torch.device, together: int | None = None
-    ) -> None:
+    def __init__(self, source: Source, order: Iterator[Tensor], device: torch.device) -> None:
         self._source, self._order, self._device = source, order, device
-        self._together = together or (TOGETHER if device.type == "cuda" else 1)
-        self._rendered: deque[tuple[Tensor, Any]] = deque()
         self._pool = ThreadPoolExecutor(1, "data") if getattr(source, "reads_disk", False) else None
         self._coming: deque[tuple[Tensor, Future[Any]]] = deque()
 
@@ -76,23 +67,10 @@ class ReadAhead:
 
     def _take(self, read: Callable[[Tensor, torch.device], Any], indexes: Tensor, device: torch.device) -> Any:
         if self._pool is None:
-            return self._render(read, indexes, device) if self._together > 1 else read(indexes, device)
+            return read(indexes, device)
         while len(self._coming) < AHEAD and (following := next(self._order, None)) is not None:
             self._coming.append((following, self._pool.submit(read, following, self._device)))
         expected, batch = self._coming.popleft()
-        _check_order(expected, indexes)
+        if not torch.equal(expected, indexes):
+            raise RuntimeError(f"samples {indexes[0]} … were requested where {expected[0]} … were due")
         return batch.result()
-
-    def _render(self, read: Callable[[Tensor, torch.device], Any], indexes: Tensor, device: torch.device) -> Any:
-        if not self._rendered:
-            following = list(islice(self._order, self._together))
-            whole = read(torch.cat(following), device)
-            self._rendered += zip(following, whole.split([len(some) for some in following]), strict=True)
-        expected, batch = self._rendered.popleft()
-        _check_order(expected, indexes)
-        return batch
-
-
-def _check_order(expected: Tensor, indexes: Tensor) -> None:
-    if not torch.equal(expected, indexes):
-        raise RuntimeError(f"samples {indexes[0]} … were requested where {expected[0]} … were due")

@@ -16,19 +16,16 @@ from safetensors.torch import save_file
 
 from model.checkpoint.loading import CheckpointError
 from model.checkpoint.manifest import FILE_NAME, read_manifest
-from model.networks.config import PRESETS
 from model.networks.coupled_unet import CoupledUNet
 from model.request import SamplingParams
 from model.runtime.pipeline import ClipRequest, Pipeline
 from model.training import packing, planned_run
-from model.training.bounce import Bounce
 from model.training.checkpoints import StateError
 from model.training.configuration import read_configuration
 from model.training.initial_weights import load_fitting
 from model.training.loop import learning_rate
 from model.training.packing import INDEX, is_packed, pack, unpack
 from model.training.planned_run import PlannedRun, Shares, planned
-from model.training.sources import ReadAhead
 from model.training.training_log import LOSSES, read_rows
 from tests.model.training.runs import SMALL, small, to_toml
 from tests.waiting import until
@@ -122,18 +119,6 @@ def test_weights_are_taken_where_names_and_shapes_fit(tmp_path: Path) -> None:
     save_file({"unknown": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="no tensor of this network"):
         load_fitting(tmp_path / "other.safetensors", network)
-
-
-def test_batches_rendered_together_are_those_rendered_alone() -> None:
-    source, cpu = Bounce(PRESETS["tiny"].clip, 0, "train"), torch.device("cpu")
-    batches = [torch.arange(3 * k, 3 * k + 3) for k in range(5)]
-    with ReadAhead(source, iter(batches), cpu, together=2) as ahead, pytest.raises(RuntimeError, match="requested"):
-        ahead.batch(batches[1], cpu)
-    with ReadAhead(source, iter(batches), cpu, together=2) as ahead:
-        for numbers in batches:
-            now, alone = ahead.batch(numbers, cpu), source.batch(numbers, cpu)
-            torch.testing.assert_close(now["video"], alone["video"])
-            torch.testing.assert_close(now["audio"], alone["audio"])
 
 
 @pytest.fixture
