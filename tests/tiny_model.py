@@ -5,12 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from model.checkpoint.manifest import FILE_NAME, Manifest
+from model.checkpoint.text_support import TextSupport
 from model.networks.config import PRESETS
+
+TEXT = TextSupport("static-256", "ab" * 32, ("en",), ("heavy rain", "a fire near by, at night"), scale=2.5)
 
 
 def add_tiny_model(models: Path) -> Path:
     """Add the model `tiny` to the folder of models; return that folder."""
-    manifest = Manifest("tiny", PRESETS["tiny"], trained=False, description="for tests", licence="MIT", init_seed=7)
-    (models / "tiny").mkdir(parents=True)
-    (models / "tiny" / FILE_NAME).write_text(manifest.to_json())
+    return _add(
+        models, Manifest("tiny", PRESETS["tiny"], trained=False, description="for tests", licence="MIT", init_seed=7)
+    )
+
+
+def add_words_model(models: Path) -> Path:
+    """Add the model `words`, which takes prompts, to the folder of models; return that folder."""
+    return _add(
+        models,
+        Manifest(
+            "words", PRESETS["tiny"], trained=False, description="for tests", licence="MIT", init_seed=7, text=TEXT
+        ),
+    )
+
+
+def _add(models: Path, manifest: Manifest) -> Path:
+    (models / manifest.name).mkdir(parents=True)
+    (models / manifest.name / FILE_NAME).write_text(manifest.to_json())
     return models

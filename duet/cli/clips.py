@@ -105,21 +105,31 @@ def make(spec: JobSpec, default: str, options: ClipOptions) -> None:
             job, saved = _make_locally(spec, files, progress)
         else:
             job, saved = _make_remotely(replace(spec, params=spec.params | params), files, options.server, progress)
-        if job.get("dropped"):
-            progress.say(_choice(job))
+        for line in score_lines(job):
+            progress.say(line)
     echo_saved(job, saved, options.server.json)
 
 
-def _choice(job: dict[str, Any]) -> str:
-    """Which outputs were kept, and what they and the others scored."""
-    by = job["params"]["rank_by"]
-    kept, dropped = (
-        ", ".join(
-            f"{each['index']} ({'none' if each['scores'][by] is None else each['scores'][by]})" for each in outputs
-        )
-        for outputs in (job["outputs"], job["dropped"])
-    )
-    return f"By {by}, best first: kept outputs {kept}; not kept {dropped}."
+def score_lines(job: dict[str, Any]) -> list[str]:
+    """How well sound and picture of each output agree, a line each; with `keep` also which were kept, and the others.
+    No line for an output without any score, such as an edit."""
+    dropped = job.get("dropped", [])
+    lines = []
+    if dropped:
+        kept, others = (", ".join(str(each["index"]) for each in outputs) for outputs in (job["outputs"], dropped))
+        lines.append(f"By {job['params']['rank_by']}, best first: kept outputs {kept}; not kept {others}.")
+    for each in (*job["outputs"], *dropped):
+        scores = each.get("scores", {})  # older servers have none
+        if any(value is not None for value in scores.values()):
+            lines.append(f"output {each['index']}: {_in_words(scores)}")
+    return lines
+
+
+def _in_words(scores: dict[str, float | None]) -> str:
+    """`sync 0.80, av_align 0.50, lag -0.10 s`; `none` for what cannot be said."""
+    said = {name: "none" if value is None else f"{value:.2f}" for name, value in scores.items()}
+    said |= {"lag": f"{said['lag']} s"} if scores.get("lag") is not None else {}
+    return ", ".join(f"{name} {value}" for name, value in said.items())
 
 
 def echo_saved(job: dict[str, Any], saved: list[Path], as_json: bool) -> None:

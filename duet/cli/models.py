@@ -27,4 +27,7 @@ def models(*, server: ServerOptions = CONNECTION) -> None:
         echo(f"  {frames}, {clip['duration']:g} s, sound at {clip['sample_rate']} Hz")
         methods = ", ".join(dict.fromkeys(name for names in model.guidance.values() for name in names))
         echo(f"  guidance: {methods or 'none'}")
+        if model.text is not None:
+            examples = "; ".join(model.text["examples"][:3])
+            echo(f"  prompts: {', '.join(model.text['languages'])}" + (f", such as: {examples}" if examples else ""))
         echo(f"  licence: {model.licence}; weights {model.weights_hash[:16]}…")

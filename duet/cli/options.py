@@ -65,6 +65,11 @@ class ServerOptions:
             raise usage_error("--url or --key", str(error)) from error
 
 
+def _words(kind: Any, value: Any) -> None:
+    """Raises ValueError for words that no model takes."""
+    limits.clean_prompt(value)
+
+
 @Parameter(name="*", group=CLIP)
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -110,6 +115,19 @@ class SamplingOptions:
             "Strength of the guidance; default: depends on the method.", validator=within(0, limits.MAX_GUIDANCE_SCALE)
         ),
     ] = None
+    prompt: Annotated[
+        str | None,
+        option("What the clip shows and sounds like, if the model knows words (`duet models`).", validator=_words),
+    ] = None
+    negative_prompt: Annotated[
+        str | None, option("With --prompt, what the clip moves away from.", validator=_words)
+    ] = None
+    prompt_scale: Annotated[
+        float | None,
+        option(
+            "With --prompt, how strongly it guides; default: the model's.", validator=within(0, limits.MAX_PROMPT_SCALE)
+        ),
+    ] = None
 
 
 @Parameter(name="*", group=CLIP)
@@ -136,7 +154,12 @@ class BestOptions:
         option("Number of clips to keep, the best first; default: all.", validator=within(1, limits.MAX_OUTPUTS)),
     ] = None
     rank_by: Annotated[
-        str | None, option("With --keep, the score that decides; default sync.", choices=limits.RANKINGS)
+        str | None,
+        option(
+            "With --keep, the score that decides; default sync. sync: share of onsets heard and changes of motion seen "
+            "within a frame of each other; av_align: the same for any motion; lag: seconds by which the sound is late.",
+            choices=limits.RANKINGS,
+        ),
     ] = None
 
 

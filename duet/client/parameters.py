@@ -31,6 +31,9 @@ class _Parameters(TypedDict, total=False):
     eta: float
     guidance: str
     guidance_scale: float
+    prompt: str
+    negative_prompt: str
+    prompt_scale: float
     priority: str
     metadata: Mapping[str, str]
     webhook: Webhook

@@ -16,7 +16,8 @@ ENDED = ("completed", "failed", "canceled")
 @dataclass(frozen=True)
 class Model:
     """A model of a server. If `trained` is false, its clips are noise. `guidance` lists the methods by kind of job.
-    `data` is all of the server's JSON."""
+    `text` has the `languages` and some `examples` of prompts; it is None if the model knows no words. `data` is all of
+    the server's JSON."""
 
     name: str
     default: bool
@@ -26,11 +27,13 @@ class Model:
     weights_hash: str
     guidance: dict[str, list[str]]
     data: dict[str, Any] = field(repr=False)
+    text: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, data: dict[str, Any]) -> Model:
+        """Models of older servers have no text."""
         names = ("name", "default", "trained", "description", "licence", "weights_hash", "guidance")
-        return cls(**{name: data[name] for name in names}, data=data)
+        return cls(**{name: data[name] for name in names}, data=data, text=data.get("text"))
 
 
 @dataclass(frozen=True)

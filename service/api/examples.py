@@ -114,6 +114,12 @@ MODELS: dict[str, Any] = {
                 "edit": ["replacement", "pigdm", "decoupling", "clean"],
             },
             "independent_timesteps": True,
+            "text": {
+                "encoder": "wordllama-256",
+                "languages": ["en"],
+                "examples": ["a heavy thunderstorm at night, lightning close by", "gentle rain by day"],
+                "prompt_scale": 3.0,
+            },
             "speed": {"v2a": {"step": 0.085, "sr_step": None, "files": 0.4}},
             "weights_hash": "0f6c1d2e3b4a59687786a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0",
         }
@@ -138,6 +144,10 @@ GENERATE: dict[str, dict[str, Any]] = {
     "drafts": {
         "summary": "Four quick drafts",
         "value": {"num_outputs": 4, "quality": "fast", "super_resolution": False, "metadata": {"project": "seaside"}},
+    },
+    "words": {
+        "summary": "What a prompt says, where the model knows words",
+        "value": {"prompt": "a heavy thunderstorm at night, lightning close by", "negative_prompt": "wind"},
     },
     "best": {
         "summary": "The best two of eight by the agreement of sound and picture",

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from model.checkpoint.manifest import Manifest
+from model.checkpoint.text_support import TextSupport
 from model.networks.config import KINDS
 from model.request import QUALITIES, SAMPLERS, TUNED, allowed_guidance, is_divisible
 from service.api.auth import CallerHere
@@ -47,7 +48,11 @@ class SpeedView(BaseModel):
     model's has one window, another one 2 + ⌈(clip frames − frames − 1) / (frames − 1)⌉; `groups` is ⌈clip frames /
     frames⌉."""
 
-    step: float = Field(ge=0, description="one step of the base network for one window of an output")
+    step: float = Field(
+        ge=0,
+        description="one step of the base network for one window of an output; with a `prompt` of another scale than 1 "
+        "it takes twice as long",
+    )
     sr_step: float | None = Field(
         description="one step of super-resolution for a window's frames; null if no job used it"
     )
@@ -59,6 +64,15 @@ class QualityView(BaseModel):
 
     steps: int = Field(ge=1, description="evaluations of the base network")
     sr_steps: int = Field(ge=1, description="evaluations of the super-resolution network")
+
+
+class TextView(BaseModel):
+    """The words that a model knows."""
+
+    encoder: str = Field(description="the text encoder that reads prompts")
+    languages: list[str] = Field(description="languages of the prompts that it was trained with (BCP 47)")
+    examples: list[str] = Field(description="prompts that it knows well")
+    prompt_scale: float = Field(ge=0, description="default of the parameter `prompt_scale`")
 
 
 class ModelView(BaseModel):
@@ -82,6 +96,9 @@ class ModelView(BaseModel):
     guidance: dict[str, list[str]] = Field(description="allowed guidance methods, by kind of job")
     independent_timesteps: bool = Field(
         description="whether it was trained with a timestep per modality, as the guidance `clean` requires"
+    )
+    text: TextView | None = Field(
+        description="what the parameter `prompt` can say; null if the model knows no words, and takes no prompt"
     )
     speed: dict[str, SpeedView] = Field(
         description="by kind of job; without the kinds of which this service has made none lately"
@@ -121,8 +138,16 @@ def view(
         tuned=tuned,
         guidance={kind: list(allowed_guidance(kind, manifest)) for kind in KINDS},
         independent_timesteps=manifest.independent_timesteps,
+        text=_text(manifest.text),
         speed={kind: SpeedView(**asdict(each)) for kind, each in speed.items()},
     )
+
+
+def _text(text: TextSupport | None) -> TextView | None:
+    if text is None:
+        return None
+    languages, examples = list(text.languages), list(text.examples)
+    return TextView(encoder=text.encoder, languages=languages, examples=examples, prompt_scale=text.scale)
 
 
 @router.get("/models")

@@ -13,10 +13,11 @@ from pydantic_core import CoreSchema, core_schema
 from model import request as limits
 from model.checkpoint.manifest import Manifest
 from model.request import RequestError, SamplingParams
-from service.api import edit_parameters, mix_parameters, webhook_parameter
+from service.api import edit_parameters, mix_parameters, prompt_parameters, webhook_parameter
 from service.api.edit_parameters import EditFields
 from service.api.mix_parameters import MixParameters
 from service.api.problems import FieldError, Problem
+from service.api.prompt_parameters import PromptParameters
 from service.api.webhook_parameter import WebhookParameter
 from service.jobs.intake import resolve_params
 from service.jobs.record import PRIORITIES
@@ -26,14 +27,14 @@ _DEFAULT: dict[str, Any] = {field.name: field.default for field in fields(Sampli
 _WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "a string"}
 _SAMPLING = tuple(field.name for field in fields(SamplingParams))
 _LATER = {"duration": None, "quality": None, "mix": "replace", "loudness": None, "true_peak": None}
-_LATER |= {"keep": None, "rank_by": None}
+_LATER |= {"keep": None, "rank_by": None, "prompt": None, "negative_prompt": None, "prompt_scale": None}
 """Defaults of the parameters that came after Idempotency-Keys: at its default, none changes what a key stands for."""
 
 _BEST = {"sampler": limits.SAMPLERS[0], "steps": limits.QUALITIES["best"].steps}
 """Defaults that the parameters had before there was `quality`."""
 
-_ALLOWED = webhook_parameter.ALLOWED | mix_parameters.ALLOWED | edit_parameters.ALLOWED
-"""Allowed values of fields of fields, and of the fields that they are in. `*` is any index."""
+_ALLOWED = webhook_parameter.ALLOWED | mix_parameters.ALLOWED | edit_parameters.ALLOWED | prompt_parameters.ALLOWED
+"""Allowed values of prompts, of fields of fields, and of the fields that these are in. `*` is any index."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class OneOf:
         return core_schema.literal_schema(list(self.names))
 
 
-class Parameters(BaseModel):
+class Parameters(PromptParameters):
     """Parameters of every job."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

@@ -26,6 +26,7 @@ from service.study.record import Rater
 from service.study.store import StudyStore
 from tests.conftest import RedisServer, RunningApi
 from tests.service.study.studies import a_study, stored
+from tests.tiny_model import add_words_model
 
 KEY = "duet_contract-" + "0" * 30
 COMPLETED_JOB = "DUET_CONTRACT_JOB"
@@ -61,6 +62,8 @@ def running() -> Iterator[Stack]:
             max_queued_per_key=10**5,
             max_queued=10**5,
             max_wait_s=0.2,
+            models=add_words_model(folder / "models"),
+            default_model="words",
             log_level="error",
         )
         configure_logging(settings)

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from duet.cli.clips import score_lines
 from tests.command_line import invoke
 from tests.duet.cli.conftest import Cli, Server, running
 from tests.service import media
+from tests.tiny_model import add_words_model
 from tests.waiting import until
 
 
@@ -241,6 +243,59 @@ def test_a_key_is_taken_from_the_environment_and_never_shown(
     assert Cli(folder, DUET_URL=server.url, DUET_KEY=secret)("jobs").returncode == 0
     wrong = Cli(folder, DUET_URL=server.url, DUET_KEY="duet_nobodys")("jobs", "--help")
     assert "duet_nobodys" not in wrong.stdout
+
+
+def test_a_prompt_reaches_the_server(shared_redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "beach.mp4").write_bytes(media.video(2.0, sound=True))
+    words = {"prompt": "heavy rain", "negative_prompt": "wind", "prompt_scale": 4.0}
+    given = ("--prompt", "heavy rain ", "--negative-prompt", "wind", "--prompt-scale", "4", "--json")
+    film = str(tmp_path / "beach.mp4")
+    models = add_words_model(tmp_path / "models")
+    with running(shared_redis_url, tmp_path, models=models, default_model="words") as server:
+        server.work(0.02)
+        env = {"DUET_URL": server.url}
+        for kind, rest in {"generate": [], "v2a": [film], "a2v": [film], "edit": [film, "--extend", "1"]}.items():
+            done = invoke([kind, *rest, *given, "-o", str(tmp_path / f"{kind}.mp4")], env)
+            assert done.exit_code == 0, done.stderr
+            assert json.loads(done.stdout)["params"].items() >= words.items(), kind
+        refused = invoke(["generate", "--model", "demo", "--prompt", "rain"], env)
+        assert (refused.exit_code, refused.stdout) == (4, "")
+        assert "the model demo knows no words" in refused.stderr
+        assert "prompts: en, such as: heavy rain; a fire near by, at night" in invoke(["models"], env).stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--prompt", "rain"), "prompt: the model demo knows no words"),
+        (("--negative-prompt", "rain"), "negative_prompt applies only with prompt"),
+        (("--prompt", "rain\nsnow"), "--prompt. must be one line of text without control characters"),
+        (("--prompt", "x" * 301), "--prompt. must have at most 300 characters; got 301"),
+        (("--prompt", "rain", "--prompt-scale", "21"), "--prompt-scale"),
+    ],
+)
+def test_impossible_words_end_a_local_run(given: tuple[str, ...], said: str) -> None:
+    done = invoke(["generate", "--local", "--model", "demo", *given])
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_scores_are_said_in_a_line_for_each_output() -> None:
+    scores = {"sync": 0.8, "av_align": None, "lag": -0.1}
+    none = dict.fromkeys(scores)
+    outputs = [{"index": 2, "scores": scores}, {"index": 0, "scores": none}]
+    assert score_lines({"params": {}, "outputs": outputs}) == ["output 2: sync 0.80, av_align none, lag -0.10 s"]
+    job = {
+        "params": {"rank_by": "sync"},
+        "outputs": outputs,
+        "dropped": [{"index": 1, "scores": scores | {"sync": 0.5}}],
+    }
+    assert score_lines(job) == [
+        "By sync, best first: kept outputs 2, 0; not kept 1.",
+        "output 2: sync 0.80, av_align none, lag -0.10 s",
+        "output 1: sync 0.50, av_align none, lag -0.10 s",
+    ]
+    assert score_lines({"params": {}, "outputs": [{"index": 0}]}) == [], "an older server"
 
 
 def test_a_mix_reaches_the_server(duet: Cli, server: Server) -> None:
