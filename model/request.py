@@ -55,7 +55,8 @@ MAX_DURATION = 600.0
 """Seconds. A service may set a lower limit."""
 
 MAX_EVALUATIONS = 25_000
-"""Forwards of the base network for one window in a job: 20 steps of 1250 windows, or of 416 with a gradient."""
+"""Forwards of the base network for one window in a job: 20 steps of 1250 windows, or of 416 with a gradient. A
+guided prompt counts twice."""
 
 FORWARDS = {"clean": 1, "replacement": 1, "pigdm": 3, "gradient": 3, "gradient_code": 3, "decoupling": 2}
 """Cost of a step with each guidance method, in forwards. A backward counts as two."""
@@ -270,20 +271,24 @@ class SamplingParams:
         return {"rank_by": self.rank_by or RANKINGS[0]}
 
     def _words(self, manifest: Manifest) -> dict[str, Any]:
-        words = {}
+        words: dict[str, str | None] = {}
         for field in ("prompt", "negative_prompt"):
             try:
                 words[field] = clean_prompt(getattr(self, field))
             except ValueError as error:
                 raise RequestError(field, f"{field} {error}") from error
-        if words["prompt"] is None:
-            for field, value in (("negative_prompt", words["negative_prompt"]), ("prompt_scale", self.prompt_scale)):
-                if value is not None:
-                    raise RequestError(field, f"{field} applies only with prompt")
-            return {**words, "prompt_scale": None}
-        if manifest.text is None:
-            raise RequestError("prompt", f"the model {manifest.name} knows no words")
-        return {**words, "prompt_scale": manifest.text.scale if self.prompt_scale is None else self.prompt_scale}
+        given = {**words, "prompt_scale": self.prompt_scale}
+        for field, value in given.items():
+            if value is not None and manifest.text is None:
+                raise RequestError(field, f"the model {manifest.name} knows no words")
+            if value is not None and given["prompt"] is None:
+                raise RequestError(field, f"{field} applies only with prompt")
+        if manifest.text is None or given["prompt"] is None:
+            return given
+        scale = manifest.text.scale if self.prompt_scale is None else self.prompt_scale
+        if words["negative_prompt"] is not None and scale == 1:
+            raise RequestError("negative_prompt", "negative_prompt does not apply with prompt_scale 1")
+        return {**words, "prompt_scale": scale}
 
     def _duration(self, manifest: Manifest) -> dict[str, Any]:
         """In whole frames."""
@@ -315,9 +320,9 @@ def clean_prompt(text: str | None) -> str | None:
     return text.strip() or None
 
 
-def is_guided_by_words(params: SamplingParams) -> bool:
-    """Whether resolved `params` have classifier-free guidance, for which a step evaluates the network twice."""
-    return params.prompt is not None and params.prompt_scale != 1
+def prompt_forwards(params: SamplingParams) -> int:
+    """Forwards of one evaluation, for resolved `params`: two for a guided prompt, with it and without."""
+    return 2 if params.prompt is not None and params.prompt_scale != 1 else 1
 
 
 def clip_of(duration: float | None, clip: ClipSpec) -> ClipSpec:
@@ -346,7 +351,7 @@ def check_evaluations(kind: str, params: SamplingParams, clip: ClipSpec) -> None
     model."""
     assert params.steps is not None
     windows = most_windows(clip_of(params.duration, clip).frames, clip.frames)
-    cost = forwards(kind, params.guidance, params.guidance_scale) * (2 if is_guided_by_words(params) else 1)
+    cost = forwards(kind, params.guidance, params.guidance_scale) * prompt_forwards(params)
     one = cost * params.num_outputs * windows
     if params.steps * one > MAX_EVALUATIONS:
         how = f", whose guidance counts {cost} times" if cost > 1 else ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from model.checkpoint.manifest import FILE_NAME, Manifest
-from model.checkpoint.text_support import TextSupport
+from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import PRESETS
 
-TEXT = TextSupport("static-256", "ab" * 32, ("en",), ("heavy rain", "a fire near by, at night"), scale=2.5)
+TEXT = TextEncoding("static-256", "ab" * 32, ("en",), ("heavy rain", "a fire near by, at night"), scale=2.5)
 
 
 def add_tiny_model(models: Path) -> Path:

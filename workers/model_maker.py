@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from model.checkpoint.manifest import find_models
 from model.media.source import MediaError
 from model.networks.config import ClipSpec
-from model.request import RequestError, SamplingParams, clip_of, is_guided_by_words, most_windows
+from model.request import RequestError, SamplingParams, clip_of, most_windows, prompt_forwards
 from model.runtime.allocator import keep_freed_memory
 from model.runtime.engine import Engine, EngineRun
 from model.runtime.evaluator import is_out_of_memory
@@ -283,7 +283,7 @@ def _speed(params: SamplingParams, clip: ClipSpec, seconds: Mapping[str, float],
     """Of a job with resolved `params`, whose stages took `seconds` and files `files` seconds for all outputs."""
     assert params.steps is not None
     frames = clip_of(params.duration, clip).frames
-    steps = params.steps * most_windows(frames, clip.frames) * (2 if is_guided_by_words(params) else 1)
+    steps = params.steps * most_windows(frames, clip.frames) * prompt_forwards(params)
     sr_steps = (params.sr_steps or 0) * len(groups(frames, clip.frames))
     outputs = params.num_outputs
     return Speed(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from model.checkpoint.text_support import TextSupport
+from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import ClipSpec, ConfigError, ModelConfig, ScheduleConfig, SRConfig, UNetConfig
 from model.sampling.tuned_solver import TunedSolvers
 
@@ -45,7 +45,7 @@ class Manifest:
     sources: dict[str, str] = field(default_factory=dict)
     calibration: dict[str, list[float]] = field(default_factory=dict)
     tuned: TunedSolvers | None = None
-    text: TextSupport | None = None
+    text: TextEncoding | None = None
     folder: Path = BUILTIN
 
     @property
@@ -118,7 +118,7 @@ def read_manifest(path: Path) -> Manifest:
             raise ManifestError(f"unknown fields: {', '.join(sorted(unknown))}")
         tuned, text = data.pop("tuned", None), data.pop("text", None)
         solvers = TunedSolvers.from_json(tuned) if tuned is not None else None
-        words = TextSupport.from_json(text) if text is not None else None
+        words = TextEncoding.from_json(text) if text is not None else None
         return Manifest(config=_model_config(config), folder=path.parent, tuned=solvers, text=words, **data)
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from error

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from model.checkpoint.manifest import Manifest
-from model.checkpoint.text_support import TextSupport
+from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import KINDS
 from model.request import QUALITIES, SAMPLERS, TUNED, allowed_guidance, is_divisible
 from service.api.auth import CallerHere
@@ -143,7 +143,7 @@ def view(
     )
 
 
-def _text(text: TextSupport | None) -> TextView | None:
+def _text(text: TextEncoding | None) -> TextView | None:
     if text is None:
         return None
     languages, examples = list(text.languages), list(text.examples)

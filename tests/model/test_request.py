@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from model.checkpoint.manifest import Manifest
-from model.checkpoint.text_support import TextSupport
+from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import PRESETS, ClipSpec
 from model.request import (
     RequestError,
@@ -17,7 +17,7 @@ from model.request import (
     allowed_guidance,
     check_evaluations,
     clip_of,
-    is_guided_by_words,
+    prompt_forwards,
 )
 from tests.model.tuning.solvers import with_solvers
 
@@ -245,16 +245,16 @@ def test_what_a_model_is_not_tuned_for_is_refused(
     assert refused.value.field == field
 
 
-WORDS = replace(PLAIN, text=TextSupport("static-256", "ab" * 32, ("en",), ("heavy rain",), scale=2.5))
+WORDS = replace(PLAIN, text=TextEncoding("static-256", "ab" * 32, ("en",), ("heavy rain",), scale=2.5))
 
 
 def test_a_prompt_is_trimmed_and_gets_the_models_scale() -> None:
     params = SamplingParams(1, prompt=" heavy rain\n", negative_prompt="wind").resolve("generate", WORDS)
     assert (params.prompt, params.negative_prompt, params.prompt_scale) == ("heavy rain", "wind", 2.5)
-    assert is_guided_by_words(params)
+    assert prompt_forwards(params) == 2
     assert params.resolve("generate", WORDS) == params
     plain = SamplingParams(1, prompt="rain", prompt_scale=1).resolve("generate", WORDS)
-    assert not is_guided_by_words(plain)
+    assert prompt_forwards(plain) == 1
 
 
 @pytest.mark.parametrize("empty", [None, "", " \n"])
@@ -262,7 +262,7 @@ def test_an_empty_prompt_is_none(empty: str | None) -> None:
     for manifest in (PLAIN, WORDS):
         params = SamplingParams(1, prompt=empty, negative_prompt=empty).resolve("generate", manifest)
         assert (params.prompt, params.negative_prompt, params.prompt_scale) == (None, None, None)
-        assert not is_guided_by_words(params)
+        assert prompt_forwards(params) == 1
 
 
 @pytest.mark.parametrize("kind", ["generate", "v2a", "a2v", "edit"])
@@ -279,6 +279,7 @@ def test_a_model_without_text_takes_no_prompt(kind: str) -> None:
         ({"negative_prompt": "rain"}, "negative_prompt", "only with prompt"),
         ({"prompt_scale": 2.0}, "prompt_scale", "only with prompt"),
         ({"prompt": "", "prompt_scale": 2.0}, "prompt_scale", "only with prompt"),
+        ({"prompt": "rain", "negative_prompt": "wind", "prompt_scale": 1.0}, "negative_prompt", "prompt_scale 1"),
         ({"prompt": "rain", "prompt_scale": 21.0}, "prompt_scale", "0 … 20"),
         ({"prompt": "rain", "prompt_scale": float("nan")}, "prompt_scale", "0 … 20"),
         ({"prompt": "x" * 301}, "prompt", "at most 300 characters; got 301"),

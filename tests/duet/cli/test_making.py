@@ -268,7 +268,7 @@ def test_a_prompt_reaches_the_server(shared_redis_url: str, tmp_path: Path) -> N
     ("given", "said"),
     [
         (("--prompt", "rain"), "prompt: the model demo knows no words"),
-        (("--negative-prompt", "rain"), "negative_prompt applies only with prompt"),
+        (("--negative-prompt", "rain"), "negative_prompt: the model demo knows no words"),
         (("--prompt", "rain\nsnow"), "--prompt. must be one line of text without control characters"),
         (("--prompt", "x" * 301), "--prompt. must have at most 300 characters; got 301"),
         (("--prompt", "rain", "--prompt-scale", "21"), "--prompt-scale"),

@@ -190,7 +190,7 @@ def test_a_prompt_counts_twice_in_the_work_of_a_job(words: httpx.Client) -> None
     assert submit(words, "generate", long).status_code == 202
     assert submit(words, "generate", long | {"prompt": "rain", "prompt_scale": 1}).status_code == 202
     refused = problem(submit(words, "generate", long | {"prompt": "rain"}), 422, "invalid_parameter")
-    said = f"at most {most // 2} for 8 outputs of {windows} windows, evaluated twice with a prompt; got {most}."
+    said = f"at most {most // 2} for 8 outputs of {windows} windows, whose guidance counts 2 times; got {most}."
     assert refused["detail"].endswith(said)
 
 

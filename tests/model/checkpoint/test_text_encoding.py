@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from model.checkpoint.manifest import Manifest, ManifestError, read_manifest
-from model.checkpoint.text_support import TextSupport
+from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import PRESETS
 
-TEXT = TextSupport("static-256", "ab" * 32, ("en",), ("heavy rain", "fire, near by"), scale=2.5)
+TEXT = TextEncoding("static-256", "ab" * 32, ("en",), ("heavy rain", "fire, near by"), scale=2.5)
 
 
 def plain(**changes: Any) -> Manifest:
@@ -33,7 +33,7 @@ def test_a_model_without_words_has_none_and_is_written_as_before(tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"sha256": "ab"}, "text.sha256"),
+        ({"sha256": "xyz"}, "text.sha256"),
         ({"encoder": ""}, "text.encoder"),
         ({"languages": "en"}, "text.languages"),
         ({"examples": [1]}, "text.examples"),

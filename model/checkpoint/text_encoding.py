@@ -9,16 +9,17 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class TextSupport:
-    """The words that a model knows: its text `encoder` and the SHA-256 of its token vectors, the `languages` (BCP 47)
-    that it was trained with, `examples` of prompts, and `scale`, the default of `prompt_scale`.
+class TextEncoding:
+    """How a model reads prompts: the name of its `encoder`, the SHA-256 of the encoder's token vectors, the `languages`
+    of its training captions (BCP 47), `examples` of prompts that it was trained to follow, and `scale`, the default of
+    `prompt_scale`.
 
     Raises ValueError for a field that is empty or of another type.
     """
 
     encoder: str
     sha256: str
-    languages: tuple[str, ...]
+    languages: tuple[str, ...] = ("en",)
     examples: tuple[str, ...] = ()
     scale: float = 3.0
 
@@ -29,13 +30,13 @@ class TextSupport:
                 raise ValueError(f"text.{name} must be a list of strings; got {values!r}")
         if not isinstance(self.encoder, str) or not self.encoder:
             raise ValueError(f"text.encoder must be a name; got {self.encoder!r}")
-        if not isinstance(self.sha256, str) or re.fullmatch("[0-9a-f]{64}", self.sha256) is None:
-            raise ValueError(f"text.sha256 must be 64 hexadecimal digits; got {self.sha256!r}")
+        if not isinstance(self.sha256, str) or re.fullmatch("[0-9a-f]+", self.sha256) is None:
+            raise ValueError(f"text.sha256 must be hexadecimal; got {self.sha256!r}")
         if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not self.scale >= 0:
             raise ValueError(f"text.scale must be a number of at least 0; got {self.scale!r}")
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TextSupport:
+    def from_json(cls, data: Mapping[str, Any]) -> TextEncoding:
         """Raises ValueError or TypeError for what `to_json` does not write."""
         if not isinstance(data, dict):
             raise ValueError(f"text must be an object; got {data!r}")
