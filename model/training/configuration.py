@@ -35,12 +35,14 @@ def _share(**values: float) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """`source` "bounce" is procedural; "folder" uses every video under `folder`, in windows that start every `stride`
+    """`source` "bounce" and "scenes" are procedural; with "scenes", a fraction `bounce_share` of the samples is from
+    "bounce". "folder" uses every video under `folder`, in windows that start every `stride`
     frames at the model's rate. Prepared frames and sound are stored in `cache` (default: in the run's folder). `flip`
     mirrors half of the windows, chosen anew each epoch. `held_out` is the fraction of files reserved for evaluation.
     `seed` determines the order of the windows, or the procedural clips."""
 
-    source: Literal["bounce", "folder"] = "bounce"
+    source: Literal["bounce", "scenes", "folder"] = "bounce"
+    bounce_share: float = 0.0
     folder: str = ""
     cache: str = ""
     stride: int = 1
@@ -50,7 +52,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, **{"data.stride": self.stride})
-        _share(**{"data.held_out": self.held_out})
+        _share(**{"data.held_out": self.held_out, "data.bounce_share": self.bounce_share})
+        if self.bounce_share and self.source != "scenes":
+            raise ConfigurationError('data.bounce_share needs data.source = "scenes"')
         if (self.source == "folder") != bool(self.folder):
             raise ConfigurationError('data.folder and data.source = "folder" go together: give both or neither')
 
