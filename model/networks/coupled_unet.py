@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.networks import ops
 from model.networks.attention import CrossModalAttention, SelfAttention
 from model.networks.config import MODALITIES, UNetConfig
 from model.networks.layers import (
@@ -24,6 +25,7 @@ from model.networks.layers import (
     UNet,
     VideoConv,
     from_video_patches,
+    joint_linear,
     pool_audio,
     pool_video,
     repeat_audio,
@@ -74,10 +76,10 @@ class CoupledUNet(UNet):
         blocks = len(self.config.block_windows)
         shift = iter([None] * blocks if shifts is None else shifts.to(next(self.parameters()).device).unbind(1))
 
-        def run(stage: nn.Module, h: Pair) -> Pair:
+        def run(stage: nn.Module, h: Pair, skip: Pair | None = None) -> Pair:
             for layer in stage.children():
                 if not isinstance(layer, CrossModalAttention):
-                    h = layer(h, emb)
+                    h, skip = (layer(h, emb) if skip is None else layer(h, emb, skip)), None
                 elif coupled:
                     h = layer(h, None if layer.window is None else next(shift))
             return h
@@ -88,8 +90,7 @@ class CoupledUNet(UNet):
             skips.append(h)
         h = run(self.middle_blocks, h)
         for stage in self.output_blocks:
-            h = h.map(_join, skips.pop())
-            h = run(stage, h)
+            h = run(stage, h, skips.pop())
         return Pair(
             None if self.video_out is None else self.video_out(h.video).float(),
             None if self.audio_out is None else self.audio_out(h.audio).float(),
@@ -175,10 +176,11 @@ class ResBlock(nn.Module):
         if "audio" in config.modalities:
             self.audio = AudioBranch(config, widths, dilation, "audio" in attends, resample)
 
-    def forward(self, x: Pair, emb: Pair) -> Pair:
+    def forward(self, x: Pair, emb: Pair, skip: Pair | None = None) -> Pair:
+        beside = Pair(None, None) if skip is None else skip
         return Pair(
-            None if self.video is None else self.video(x.video, self.emb(emb.video)),
-            None if self.audio is None else self.audio(x.audio, self.emb(emb.audio)),
+            None if self.video is None else self.video(x.video, self.emb(emb.video), beside.video),
+            None if self.audio is None else self.audio(x.audio, self.emb(emb.audio), beside.audio),
         )
 
 
@@ -203,19 +205,34 @@ class Branch(nn.Module):
         self.conv_out = zero_init(PointConv(out_channels, out_channels))
         self.skip = PointConv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = silu(self.norm_in(x))
-        for step in self.conv_in.steps(pool=self.resample == "down"):
+    def forward(self, x: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
+        """`skip`: a skip connection, further channels of x."""
+        fused = ops.fused(x)
+        if skip is not None and not fused:
+            x, skip = torch.cat([x, skip], dim=-1), None
+        h = self.norm_in(x, silu=True, skip=skip)
+        for step in self.conv_in.steps(pool=self.resample == "down", bias=not fused):
             h = step(h)
+        offset = self.conv_in.offset(h) if fused else None
         if self.scale_shift_norm:
-            h = self.norm_out(h, emb)
+            h = self.norm_out(h, emb, silu=True, offset=offset)
         else:
-            h = self.norm_out(h + emb.to(h.dtype).view(h.shape[0], *(1,) * (h.dim() - 2), -1))
-        h = self.conv_out(self.dropout(silu(h)))
+            time = emb.to(h.dtype).unsqueeze(1)
+            h = self.norm_out(h, silu=True, offset=time if offset is None else time + offset)
+        h = self.dropout(h)
         if self.resample == "down":
             x = self.pool(x)
-        x = self.skip(x) + h
+        x = self._add_fused(x, skip, h) if fused else self.skip(x) + self.conv_out(h)
         return self.repeat(x) if self.resample == "up" else x
+
+    def _add_fused(self, x: Tensor, skip: Tensor | None, h: Tensor) -> Tensor:
+        """The sum of both branches. Matrix products add what they map to the sum, which is then not read once more."""
+        weight, bias, tokens = self.conv_out.weight, self.conv_out.bias, h.flatten(0, -2)
+        if isinstance(self.skip, PointConv):
+            out = joint_linear(self.skip, bias, *([x] if skip is None else [x, skip])).addmm_(tokens, weight.t())
+        else:
+            out = torch.addmm(bias, tokens, weight.t()).add_(x.flatten(0, -2))
+        return out.view(h.shape)
 
 
 class VideoBranch(Branch):
@@ -230,8 +247,8 @@ class VideoBranch(Branch):
             self.spatial_attention = SelfAttention(widths[1], config.heads, norm_groups=config.norm_groups)
             self.temporal_attention = SelfAttention(widths[1], config.heads, norm_groups=config.norm_groups)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        x = super().forward(x, emb)
+    def forward(self, x: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
+        x = super().forward(x, emb, skip)
         if self.spatial_attention is None or self.temporal_attention is None:
             return x
         batch, frames, height, width, _ = x.shape
@@ -253,8 +270,8 @@ class AudioBranch(Branch):
         if attention:
             self.attention = SelfAttention(widths[1], config.heads, norm_groups=config.norm_groups)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        x = super().forward(x, emb)
+    def forward(self, x: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
+        x = super().forward(x, emb, skip)
         return x if self.attention is None else self.attention(x)
 
 
@@ -270,7 +287,7 @@ class VideoHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         assert self.conv.bias is not None
         batch, frames, height, width, _ = x.shape
-        x = silu(self.norm(x)).flatten(0, 1).permute(0, 3, 1, 2)
+        x = self.norm(x, silu=True).flatten(0, 1).permute(0, 3, 1, 2)
         # The kernel's three slices in time as one 2D convolution, each slice then added to the frame it belongs to.
         taps = self.conv.weight.movedim(2, 0).flatten(0, 1)
         parts = F.conv2d(x, taps, padding=1).float().view(batch, frames, 3, -1, height, width)
@@ -290,7 +307,7 @@ class AudioHead(nn.Module):
         self.conv = zero_init(Conv2d(channels, config.audio_patch, (1, 3), padding=(0, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(silu(self.norm(x)).unsqueeze(1)).reshape(x.shape[0], 1, -1)
+        return self.conv(self.norm(x, silu=True).unsqueeze(1)).reshape(x.shape[0], 1, -1)
 
 
 def _build_stages(config: UNetConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
@@ -340,8 +357,3 @@ def _build_stages(config: UNetConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.
 def _dilation(depth: int) -> int:
     """Samples between the taps of the audio convolution: doubled with every block, started again after 512."""
     return 2 ** (depth % 10)
-
-
-def _join(x: Tensor, skip: Tensor) -> Tensor:
-    """A skip connection enters as further channels."""
-    return torch.cat([x, skip], dim=-1)

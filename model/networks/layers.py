@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Self, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.networks.config import AUDIO_STRIDE, norm_groups
+from model.networks.ops.group_norm import group_norm
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -73,25 +75,21 @@ class GroupNorm(nn.Module):
         self.groups = norm_groups(channels, groups)
         self.eps = eps
 
-    def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:
-        weight, bias = self.weight, self.bias
-        if modulation is None:
-            return self._normalise(x, weight, bias)
-        scale, shift = modulation.float().chunk(2, dim=1)
-        scale = scale + 1
-        if x.shape[0] == 1:  # one sample: its scale and shift are the affine map of the norm itself, and cost nothing
-            return self._normalise(x, weight * scale[0], bias * scale[0] + shift[0])
-        per_sample = (x.shape[0], *(1,) * (x.dim() - 2), -1)
-        y = self._normalise(x, weight, bias)
-        return torch.addcmul(shift.to(y.dtype).view(per_sample), y, scale.to(y.dtype).view(per_sample))
-
-    def _normalise(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        planes = x.view(x.shape[0], -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
-        if x.is_cpu:  # this kernel reads bfloat16 or float16 and computes in float32 by itself
-            y = torch.group_norm(planes, self.groups, weight, bias, self.eps)
-        else:
-            y = torch.group_norm(planes.float(), self.groups, weight, bias, self.eps).to(x.dtype)
-        return y.permute(0, 2, 3, 1).reshape(x.shape)
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor | None = None,
+        *,
+        silu: bool = False,
+        skip: Tensor | None = None,
+        offset: Tensor | None = None,
+        inner: int = 1,
+    ) -> Tensor:
+        """Arguments as in ops/group_norm.py; `silu` after all of it."""
+        return group_norm(
+            x, self.weight, self.bias, self.groups, self.eps,
+            modulation=modulation, silu=silu, skip=skip, offset=offset, inner=inner,
+        )  # fmt: skip
 
 
 def silu(x: Tensor) -> Tensor:
@@ -119,15 +117,29 @@ class PointConv(nn.Linear):
         return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 
 
+def joint_linear(linear: PointConv, bias: Tensor, *parts: Tensor) -> Tensor:
+    """The linear map of `parts` (…, channels) side by side, plus `bias`: (tokens, out_features). Nothing is copied to
+    put them side by side."""
+    weights = linear.weight.split([part.shape[-1] for part in parts], dim=1)
+    out = torch.addmm(linear.bias + bias, parts[0].flatten(0, -2), weights[0].t())
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        out = out.addmm_(part.flatten(0, -2), weight.t())
+    return out
+
+
 class Conv2d(nn.Conv2d):
     """2D convolution of (batch, height, width, channels)."""
+
+    bias: Tensor
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
         self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+    def forward(self, x: Tensor, bias: bool = True) -> Tensor:
+        """`bias=False` leaves the bias to the caller: on a GPU it is otherwise one more reading and writing of y."""
+        y = self._conv_forward(x.permute(0, 3, 1, 2), self.weight, self.bias if bias else None)
+        return y.permute(0, 2, 3, 1).contiguous()
 
 
 class VideoConv(nn.Module):
@@ -143,19 +155,28 @@ class VideoConv(nn.Module):
             x = step(x)
         return x
 
-    def steps(self, pool: bool = False) -> list[Callable[[Tensor], Tensor]]:
+    def steps(self, pool: bool = False, bias: bool = True) -> list[Callable[[Tensor], Tensor]]:
         """The operations in order, so that a caller can free each intermediate result early.
 
         `pool` halves height and width by averaging. The average commutes with the convolution over frames; done first,
-        it leaves a quarter of the work.
+        it leaves a quarter of the work. `bias=False` leaves `offset` to the caller.
         """
-        return [self._in_frames, *([pool_video] if pool else []), self._over_frames]
+        return [
+            partial(self._in_frames, bias=bias),
+            *([pool_video] if pool else []),
+            partial(self._over_frames, bias=bias),
+        ]
 
-    def _in_frames(self, x: Tensor) -> Tensor:
-        return self.spatial(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    def offset(self, x: Tensor) -> Tensor:
+        """What the biases add to each frame of the result x (batch, frames, …): (1, frames, channels)."""
+        frames = self.spatial.bias.view(1, 1, 1, -1).expand(-1, x.shape[1], -1, -1)
+        return self.temporal(frames).squeeze(2)
 
-    def _over_frames(self, x: Tensor) -> Tensor:
-        return self.temporal(x.flatten(2, 3)).view(x.shape)
+    def _in_frames(self, x: Tensor, bias: bool = True) -> Tensor:
+        return self.spatial(x.flatten(0, 1), bias).unflatten(0, x.shape[:2])
+
+    def _over_frames(self, x: Tensor, bias: bool = True) -> Tensor:
+        return self.temporal(x.flatten(2, 3), bias).view(x.shape)
 
 
 class AudioConv(nn.Module):
@@ -165,12 +186,17 @@ class AudioConv(nn.Module):
         super().__init__()
         self.conv = Conv2d(in_channels, out_channels, (1, 3), padding=(0, dilation), dilation=(1, dilation))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.unsqueeze(1)).squeeze(1)
+    def forward(self, x: Tensor, bias: bool = True) -> Tensor:
+        return self.conv(x.unsqueeze(1), bias).squeeze(1)
 
-    def steps(self, pool: bool = False) -> list[Callable[[Tensor], Tensor]]:
+    def steps(self, pool: bool = False, bias: bool = True) -> list[Callable[[Tensor], Tensor]]:
         """As in VideoConv. `pool` averages every four samples."""
-        return [self, pool_audio] if pool else [self]
+        step = partial(self, bias=bias)
+        return [step, pool_audio] if pool else [step]
+
+    def offset(self, x: Tensor) -> Tensor:
+        """What the bias adds to every sample: (1, 1, channels)."""
+        return self.conv.bias.view(1, 1, -1)
 
 
 def to_video_patches(video: Tensor, patch: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.networks import ops
 from model.networks.attention import SelfAttention
 from model.networks.config import SRConfig
 from model.networks.layers import (
@@ -19,11 +20,13 @@ from model.networks.layers import (
     TimeEmbedding,
     TimeProjection,
     UNet,
+    joint_linear,
     pool_image,
     repeat_image,
     silu,
     zero_init,
 )
+from model.networks.ops.add_bias import add_bias
 
 
 class SRUNet(UNet):
@@ -61,7 +64,7 @@ class SRUNet(UNet):
             skips.append(h)
         h = _run(self.middle_block, h, emb)
         for stage in self.output_blocks:
-            h = _run(stage, torch.cat([h, skips.pop()], dim=-1), emb)
+            h = _run(stage, h, emb, skips.pop())
         out = F.pixel_shuffle(self.out(h).permute(0, 3, 1, 2), self.config.patch).float()
         return out[:, :3], out[:, 3:] if self.config.learn_sigma else None
 
@@ -98,14 +101,30 @@ class ResBlock(nn.Module):
         self.conv_out = zero_init(Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = PointConv(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = silu(self.norm_in(x))
+    def forward(self, x: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
+        """`skip`: a skip connection, further channels of x."""
+        fused = ops.fused(x)
+        if skip is not None and not fused:
+            x, skip = torch.cat([x, skip], dim=-1), None
+        h = self.norm_in(x, silu=True, skip=skip)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = self.conv_in(h)
+        h = self.conv_in(h, bias=not fused)
         emb = self.emb(emb)
-        h = self.norm_out(h, emb) if self.scale_shift_norm else self.norm_out(h + emb.to(h.dtype)[:, None, None])
-        return self.skip(x) + self.conv_out(self.dropout(silu(h)))
+        offset = self.conv_in.bias[None, None] if fused else None
+        if self.scale_shift_norm:
+            h = self.norm_out(h, emb, silu=True, offset=offset)
+        else:
+            time = emb.to(h.dtype).unsqueeze(1)
+            h = self.norm_out(h, silu=True, offset=time if offset is None else time + offset)
+        h = self.dropout(h)
+        if not fused:
+            return self.skip(x) + self.conv_out(h)
+        h, bias = self.conv_out(h, bias=False), self.conv_out.bias
+        if not isinstance(self.skip, PointConv):
+            return add_bias(x, h, bias)
+        out = joint_linear(self.skip, bias, *([x] if skip is None else [x, skip]))
+        return out.add_(h.flatten(0, -2)).view(h.shape)
 
 
 class Head(nn.Module):
@@ -118,13 +137,13 @@ class Head(nn.Module):
         self.conv = zero_init(Conv2d(channels, config.out_channels * config.patch**2, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(silu(self.norm(x)))
+        return self.conv(self.norm(x, silu=True))
 
 
-def _run(stage: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
+def _run(stage: nn.Module, h: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
     for layer in stage.children():
         if isinstance(layer, ResBlock):
-            h = layer(h, emb)
+            h, skip = layer(h, emb, skip), None
         elif isinstance(layer, SelfAttention):
             h = layer(h.flatten(1, 2)).view(h.shape)
         else:
