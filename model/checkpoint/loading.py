@@ -99,7 +99,7 @@ def published_layout(network: nn.Module) -> dict[str, tuple[str, tuple[int, ...]
     layout = {}
     for name, tensor in network.state_dict().items():
         place, layer, kind = re.fullmatch(r"(?:(\w+(?:\.\d+)+)\.)?(?:(.+)\.)?(weight|bias)", name).groups(default="")  # type: ignore[union-attr]
-        published = PUBLISHED_NAMES[layer]
+        published = layer if is_text(name) else PUBLISHED_NAMES[layer]  # published networks have no text
         shape = tuple(tensor.shape)
         dims = CONV_DIMS.get(published.rpartition(".")[2])
         if kind == "weight" and dims:
@@ -107,6 +107,11 @@ def published_layout(network: nn.Module) -> dict[str, tuple[str, tuple[int, ...]
             shape = (*shape[:2], *kernel, *(1,) * (dims - 2 - len(kernel)))
         layout[".".join(filter(None, (place, published, kind)))] = (name, shape)
     return layout
+
+
+def is_text(name: str) -> bool:
+    """Whether a tensor of a network belongs to its text conditioning."""
+    return "text" in name.split(".")
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
@@ -141,9 +146,12 @@ def build(kind: type[Network], config: UNetConfig | SRConfig) -> Network:
     return network.to_empty(device="cpu").eval()
 
 
-def load_published(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy published weights into `network`; the tensors must match one to one. Raises CheckpointError."""
-    layout = published_layout(network)
+def load_published(network: nn.Module, state: Mapping[str, Tensor], without_text: bool = False) -> None:
+    """Copy published weights into `network`; the tensors must match one to one, or `without_text` all but those of the
+    text conditioning, which stay as they are. Raises CheckpointError."""
+    layout = {
+        published: own for published, own in published_layout(network).items() if not (without_text and is_text(own[0]))
+    }
     require_layout(state, {name: shape for name, (_, shape) in layout.items()})
     own = network.state_dict()
     for published, (name, _) in layout.items():
@@ -167,13 +175,14 @@ def save_network(network: nn.Module, path: Path) -> None:
     save_file({name: tensor.float().contiguous() for name, tensor in network.state_dict().items()}, path)
 
 
-def load_network(network: nn.Module, path: Path) -> None:
-    """Read what `save_network` wrote. Raises CheckpointError like `load_base`."""
+def load_network(network: nn.Module, path: Path, without_text: bool = False) -> None:
+    """Read what `save_network` wrote. `without_text`: as in `load_published`. Raises CheckpointError like
+    `load_base`."""
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-    own = network.state_dict()
+    own = {name: value for name, value in network.state_dict().items() if not (without_text and is_text(name))}
     require_layout(state, {name: tuple(tensor.shape) for name, tensor in own.items()})
     for name, tensor in state.items():
         own[name].copy_(tensor)

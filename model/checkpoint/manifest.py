@@ -57,7 +57,8 @@ class Manifest:
                 with open(self.folder / name, "rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
         if self.base_weights is None:
-            digest.update(json.dumps({"init_seed": self.init_seed, **asdict(self.config)}, sort_keys=True).encode())
+            drawn = {"init_seed": self.init_seed, **_described(self.config)}
+            digest.update(json.dumps(drawn, sort_keys=True).encode())
         return digest.hexdigest()
 
     def network_hash(self, part: Literal["base", "sr"]) -> str:
@@ -66,8 +67,7 @@ class Manifest:
         if name is not None:
             with open(self.folder / name, "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
-        config = self.config.base if part == "base" else self.config.sr
-        drawn = {"init_seed": self.init_seed, part: asdict(config) if config is not None else None}
+        drawn = {"init_seed": self.init_seed, part: _described(self.config)[part]}
         return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
 
     def check_tuned(self) -> None:
@@ -99,6 +99,7 @@ class Manifest:
 
     def to_json(self) -> str:
         data = {key: value for key, value in asdict(self).items() if key not in ("folder", "tuned", "text")}
+        data["config"] = _described(self.config)
         if self.tuned is not None:
             data["tuned"] = self.tuned.to_json()
         if self.text is not None:
@@ -143,6 +144,14 @@ def find_models(folder: Path | None = None) -> dict[str, Manifest]:
             )
         own[manifest.name] = manifest
     return {**own, **{name: manifest for name, manifest in found.items() if name not in own}}
+
+
+def _described(config: ModelConfig) -> dict[str, Any]:
+    """As JSON objects. A network without text is described as before there was text, and its hash is the same."""
+    described = asdict(config)
+    if config.base.text is None:
+        del described["base"]["text"], described["base"]["text_attention_scales"]
+    return described
 
 
 def _model_config(data: dict[str, Any]) -> ModelConfig:

@@ -24,6 +24,10 @@ AUDIO_STRIDE = 4
 """Audio is pooled by 4 where video is pooled by 2×2: both keep a quarter of their values at each scale."""
 
 
+TEXT_TOKENS = 32
+"""Tokens of a caption that a network sees; the rest is cut off. Fixed, so that CUDA graphs need one shape only."""
+
+
 class ConfigError(ValueError):
     """An invalid or inconsistent configuration; the message names the field or the numbers."""
 
@@ -83,7 +87,9 @@ class UNetConfig:
     Options for small networks, not in the published one. `norm_groups`: the most groups of a group normalisation; CPUs
     are slow at groups of two or three channels. `video_patch` and `audio_patch`: a square of that many pixels a side,
     or that many samples, is one token of the finest scale (Hoogeboom et al., simple diffusion, 2023). `prediction`: the
-    output, "eps" (noise), "v" or "x0" (see model/sampling/prediction.py).
+    output, "eps" (noise), "v" or "x0" (see model/sampling/prediction.py). `text`: channels of the token vectors of
+    captions, 256 for `wordllama`; None is a network without text. `text_attention_scales`: where both modalities attend
+    to them, besides the middle.
     """
 
     channels: int = 128
@@ -103,10 +109,14 @@ class UNetConfig:
     audio_patch: int = 1
     norm_groups: int = 32
     prediction: PredictionType = "eps"
+    text: int | None = None
+    text_attention_scales: tuple[int, ...] = (2, 4, 8)
 
     def __post_init__(self) -> None:
         _check_counts(self, "res_blocks", "heads", "head_channels", "video_patch", "audio_patch", "norm_groups")
         _check_network(self)
+        if self.text is not None:
+            _check_counts(self, "text")
         if len(self.windows) != len(self.cross_attention_scales):
             raise ConfigError(
                 f"windows {self.windows} and cross_attention_scales {self.cross_attention_scales} must pair up: "
@@ -118,9 +128,8 @@ class UNetConfig:
             raise ConfigError(f"windows must be at least 1 frame; got {self.windows}")
         for level, mult in enumerate(self.channel_mult):
             scale, width = 2**level, mult * self.channels
-            attends = (
-                scale in (*self.video_attention_scales, *self.audio_attention_scales) or mult == self.channel_mult[-1]
-            )
+            scales = (*self.video_attention_scales, *self.audio_attention_scales, *self.text_scales)
+            attends = scale in scales or mult == self.channel_mult[-1]
             if attends and width % self.heads:
                 raise ConfigError(
                     f"{width} channels at scale {scale} cannot be split into {self.heads} self-attention heads"
@@ -138,6 +147,16 @@ class UNetConfig:
     @property
     def scales(self) -> tuple[int, ...]:
         return tuple(2**level for level in range(len(self.channel_mult)))
+
+    @property
+    def text_width(self) -> int:
+        """Channels of a caption's tokens in the network."""
+        return 2 * self.channels
+
+    @property
+    def text_scales(self) -> tuple[int, ...]:
+        """The scales at which both modalities attend to a caption; empty without text."""
+        return self.text_attention_scales if self.text is not None else ()
 
     @property
     def video_stride(self) -> int:

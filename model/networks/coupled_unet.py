@@ -36,6 +36,7 @@ from model.networks.layers import (
     zero_init,
 )
 from model.networks.pair import Pair
+from model.networks.text import TextAttention, TextTokens, TextTrunk
 
 Widths = tuple[int, int]
 """Channels in and out."""
@@ -49,25 +50,39 @@ class CoupledUNet(UNet):
         super().__init__()
         self.config = config
         self.time_embed = TimeEmbedding(config.channels, config.channels)
+        self.text = TextTrunk(config) if config.text is not None else None
         self.input_blocks, self.middle_blocks, self.output_blocks = _build_stages(config)
         width = config.channel_mult[0] * config.channels
         self.video_out = VideoHead(width, config) if "video" in config.modalities else None
         self.audio_out = AudioHead(width, config) if "audio" in config.modalities else None
 
-    def forward(self, x: Pair, t: Pair, shifts: Tensor | None = None, coupled: bool = True) -> Pair:
+    def forward(
+        self,
+        x: Pair,
+        t: Pair,
+        shifts: Tensor | None = None,
+        coupled: bool = True,
+        text: TextTokens | None = None,
+    ) -> Pair:
         """The prediction for `x`, noise as published or whatever `config.prediction` names: same shapes, float32.
 
         `x` is video (batch, frames, 3, height, width) and audio (batch, 1, samples). `t` holds the times (batch,) of
         each in the 1000-step schedule, whole or fractional. A modality that is not in `config.modalities` is None in
         both and in the prediction. `shifts` (batch, blocks) are the RS-MMA window shifts in frames, one for each sample
         and each of `config.block_windows`; None is zero. `coupled=False` skips RS-MMA, so each modality is predicted
-        without the other.
+        without the other. `text` are the captions, for a network with `config.text`; None is none for any sample.
 
         Raises ValueError, naming the numbers, for inputs that do not fit. Shifts that are already on a GPU are not
         checked: reading them back would stall it.
         """
         self._check(x, t, shifts)
-        emb = t.map(lambda time: silu(self.time_embed(time)))
+        words, emb = None, t.map(self.time_embed)
+        if self.text is not None:
+            words, term = self.text(text, next(value.shape[0] for value in x if value is not None))
+            emb = emb.map(lambda value: value + term)
+        elif text is not None:
+            raise ValueError("this network takes no text")
+        emb = emb.map(silu)
         h = x.map(lambda value: value.to(self.dtype))
         h = Pair(
             None if h.video is None else to_video_patches(h.video, self.config.video_patch),
@@ -79,7 +94,7 @@ class CoupledUNet(UNet):
         def run(stage: nn.Module, h: Pair, skip: Pair | None = None) -> Pair:
             for layer in stage.children():
                 if not isinstance(layer, CrossModalAttention):
-                    h, skip = (layer(h, emb) if skip is None else layer(h, emb, skip)), None
+                    h, skip = (layer(h, emb, words) if skip is None else layer(h, emb, words, skip)), None
                 elif coupled:
                     h = layer(h, None if layer.window is None else next(shift))
             return h
@@ -152,7 +167,7 @@ class Stem(nn.Module):
         self.video = VideoConv(3 * config.video_patch**2, width) if "video" in config.modalities else None
         self.audio = AudioConv(config.audio_patch, width) if "audio" in config.modalities else None
 
-    def forward(self, x: Pair, emb: Pair) -> Pair:
+    def forward(self, x: Pair, emb: Pair, words: TextTokens | None) -> Pair:
         return Pair(
             None if self.video is None else self.video(x.video),
             None if self.audio is None else self.audio(x.audio),
@@ -163,10 +178,17 @@ class ResBlock(nn.Module):
     """A residual block of each modality. The projection of the time embedding is one map, used by both.
 
     `attends` names the modalities with self-attention. `resample` is "down" or "up" where the block changes the scale.
+    `text`: both modalities then attend to the caption.
     """
 
     def __init__(
-        self, config: UNetConfig, widths: Widths, dilation: int, attends: Collection[str] = (), resample: str = ""
+        self,
+        config: UNetConfig,
+        widths: Widths,
+        dilation: int,
+        attends: Collection[str] = (),
+        resample: str = "",
+        text: bool = False,
     ) -> None:
         super().__init__()
         self.emb = TimeProjection(config.channels, (1 + config.scale_shift_norm) * widths[1])
@@ -175,13 +197,15 @@ class ResBlock(nn.Module):
             self.video = VideoBranch(config, widths, "video" in attends, resample)
         if "audio" in config.modalities:
             self.audio = AudioBranch(config, widths, dilation, "audio" in attends, resample)
+        self.text = TextAttention(config, widths[1]) if text else None
 
-    def forward(self, x: Pair, emb: Pair, skip: Pair | None = None) -> Pair:
+    def forward(self, x: Pair, emb: Pair, words: TextTokens | None, skip: Pair | None = None) -> Pair:
         beside = Pair(None, None) if skip is None else skip
-        return Pair(
+        h = Pair(
             None if self.video is None else self.video(x.video, self.emb(emb.video), beside.video),
             None if self.audio is None else self.audio(x.audio, self.emb(emb.audio), beside.audio),
         )
+        return h if self.text is None else self.text(h, words)
 
 
 class Branch(nn.Module):
@@ -316,7 +340,8 @@ def _build_stages(config: UNetConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.
 
     def block(in_channels: int, out_channels: int, scale: int, depth: int) -> list[nn.Module]:
         attends = [name for name in MODALITIES if scale in getattr(config, f"{name}_attention_scales")]
-        layers: list[nn.Module] = [ResBlock(config, (in_channels, out_channels), _dilation(depth), attends)]
+        widths, text = (in_channels, out_channels), scale in config.text_scales
+        layers: list[nn.Module] = [ResBlock(config, widths, _dilation(depth), attends, text=text)]
         if scale in window:
             layers.append(
                 CrossModalAttention(
@@ -338,7 +363,10 @@ def _build_stages(config: UNetConfig) -> tuple[nn.ModuleList, nn.ModuleList, nn.
             skip_widths.append(width)
             depth += 1
 
-    middle: list[nn.Module] = [ResBlock(config, (width, width), _dilation(depth), MODALITIES) for _ in range(2)]
+    middle: list[nn.Module] = [
+        ResBlock(config, (width, width), _dilation(depth), MODALITIES, text=config.text is not None and not last)
+        for last in (False, True)
+    ]
     if config.middle_coupled:
         middle.insert(1, CrossModalAttention(width, width // config.head_channels, None, config.norm_groups))
 

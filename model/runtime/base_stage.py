@@ -21,7 +21,7 @@ from model.sampling.guidance import Condition
 from model.sampling.latents import Latents, clip, unchanged
 from model.sampling.masked_guidance import masked
 from model.sampling.randomness import RandomStream
-from model.sampling.samplers import Evaluate, Prediction, Sampler
+from model.sampling.samplers import Evaluate, Prediction, Prompt, Sampler
 from model.sampling.schedule import NoiseSchedule
 from model.sampling.tuned import tuned
 from model.sampling.windows import Draw, Windows, share_mean, windowed
@@ -30,7 +30,8 @@ from model.sampling.windows import Draw, Windows, share_mean, windowed
 @dataclass(frozen=True)
 class BaseStage:
     """Makes the latents of a job of `kind` with resolved `params`, as long as `length` has frames, or as a window
-    where that is longer. `given` is the side that the user gives, `section` what an edit keeps."""
+    where that is longer. `given` is the side that the user gives, `section` what an edit keeps, `prompt` one caption,
+    or two to guide between."""
 
     manifest: Manifest
     schedule: NoiseSchedule
@@ -40,6 +41,7 @@ class BaseStage:
     length: ClipSpec
     given: Given | None
     section: Section | None = None
+    prompt: Prompt | None = None
 
     @property
     def windows(self) -> Windows:
@@ -160,10 +162,12 @@ class BaseStage:
         return self._coupled(chain, stream)
 
     def _coupled(self, chain: Sampler, stream: RandomStream) -> Sampler:
-        """Add decoupling guidance, if it is wanted, and RS-MMA shifts."""
+        """Add decoupling guidance and the prompt, if they are wanted, and RS-MMA shifts."""
         if self.params.guidance == "decoupling":
             assert self.params.guidance_scale is not None
             chain = guidance.decoupling(chain, self.params.guidance_scale)
+        if self.prompt is not None:
+            chain = guidance.prompted(chain, self.prompt)
         max_shifts = self.manifest.config.base.max_shifts(self.manifest.config.clip.frames)
         return guidance.with_shifts(chain, lambda batch: stream.shifts(max_shifts, batch))
 

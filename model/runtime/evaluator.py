@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Generator, Hashable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from model.networks.config import MODALITIES, PredictionType
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.pair import Pair
 from model.networks.super_resolution import SRUNet
+from model.networks.text import TextTokens
+from model.runtime import prompt_rows
 from model.runtime.batch_sizes import BatchSizes
 from model.runtime.cuda_graphs import Graphs, Outputs, Recorder
 from model.sampling.latents import Latents
@@ -40,7 +43,8 @@ class Evaluator:
     """The networks of one model on one device. Call it with any mix of requests; answers come in their order.
 
     Requests of the same kind for clips of the same shape share a forward, whatever their times. Requests with a
-    gradient share one backward of the sum of their objectives, since samples do not depend on each other.
+    gradient share one backward of the sum of their objectives, since samples do not depend on each other. A guided
+    prompt is two clips of a batch, whose predictions are combined.
 
     `batch_sizes`: those of the base network, for requests of one clip; without them a group is one forward, whatever
     its size. `frames_per_forward` bounds the memory of super-resolution. A forward that runs out of memory is repeated
@@ -95,19 +99,27 @@ class Evaluator:
             graphs.use(recorder)
 
     def __call__(self, requests: Sequence[Request]) -> list[Prediction]:
+        parts = [prompt_rows.parts(request) for request in requests]
+        rows = [part for own in parts for part in own]
         groups: dict[Hashable, list[int]] = defaultdict(list)
-        for position, request in enumerate(requests):
-            groups[_group(request)].append(position)
+        for position, row in enumerate(rows):
+            groups[_group(row)].append(position)
         answers: dict[int, Prediction] = {}
         for positions in groups.values():
-            members = [requests[position] for position in positions]
+            members = [rows[position] for position in positions]
             answers.update(zip(positions, self._answer(members), strict=True))
-        return [answers[position] for position in range(len(requests))]
+        given = iter([answers[position] for position in range(len(rows))])
+        return [
+            prompt_rows.whole(request, list(islice(given, len(own))))
+            for request, own in zip(requests, parts, strict=True)
+        ]
 
     def cost(self, requests: Sequence[Request]) -> float:
         """Relative cost of answering these base network requests together, by the measured times of the batch sizes; by
         default a single clip costs 1."""
-        groups = Counter(_group(request) for request in requests)
+        groups: Counter[Hashable] = Counter()
+        for part in (part for request in requests for part in prompt_rows.parts(request)):
+            groups[_group(part)] += 2 if prompt_rows.is_guided(part) else 1
         gradients = {_group(request) for request in requests if isinstance(request, Evaluate) and request.wrt}
         plain = self.batch_sizes
         return sum(
@@ -161,26 +173,30 @@ class Evaluator:
             self._recorder.renew()
 
     def _base(self, requests: Sequence[Evaluate]) -> list[Prediction]:
+        if requests[0].wrt:
+            return self._base_with_gradient(requests)
         sizes = [request.x.batch for request in requests]
-        x = Latents(*(_cat([getattr(request.x, name) for request in requests]) for name in MODALITIES))
-        device = x.present[0].device
-        shifts = _cat([request.shifts for request in requests])
-        inputs: dict[str, Any] = {
-            "video": x.video,
-            "audio": x.audio,
-            "times": self._times(requests, device),
-            "shifts": _on(device, shifts) if shifts is not None else None,
-            "coupled": requests[0].coupled,
-        }
-        wrt = requests[0].wrt
-        if not wrt:
-            captured = self.batch_sizes is not None and sum(sizes) in self.batch_sizes.sizes
-            with torch.inference_mode():
-                eps = Latents(*(self.graphs["base"] if captured else self._base_forward)(**inputs))
-                return [Prediction(part) for part in eps.split(sizes)]
+        captured = self.batch_sizes is not None and sum(sizes) in self.batch_sizes.sizes
+        with torch.inference_mode():
+            inputs = self._base_inputs(requests)
+            eps = Latents(*(self.graphs["base"] if captured else self._base_forward)(**inputs))
+            return [Prediction(part) for part in eps.split(sizes)]
+
+    def _base_with_gradient(self, requests: Sequence[Evaluate]) -> list[Prediction]:
+        """One forward and backward; the two parts of a guided prompt are both in its batch."""
+        sizes, wrt = [request.x.batch for request in requests], requests[0].wrt
+        guided = prompt_rows.is_guided(requests[0])
+        rows = list(chain(*zip(*map(prompt_rows.split, requests), strict=True))) if guided else requests
+        inputs = self._base_inputs(rows)
         with torch.enable_grad():
-            variables = {name: x[name].detach().requires_grad_(True) for name in wrt}
-            parts = Latents(*self._base_forward(**{**inputs, **variables})).split(sizes)
+            variables = {
+                name: torch.cat([request.x[name] for request in requests]).detach().requires_grad_(True) for name in wrt
+            }
+            doubled = {name: torch.cat([value, value]) if guided else value for name, value in variables.items()}
+            parts = Latents(*self._base_forward(**{**inputs, **doubled})).split([row.x.batch for row in rows])
+            if guided:
+                pairs = zip(requests, parts[: len(requests)], parts[len(requests) :], strict=True)
+                parts = [prompt_rows.combined(*pair) for pair in pairs]
             objectives = [r.objective(eps) for r, eps in zip(requests, parts, strict=True) if r.objective is not None]
             gradients = torch.autograd.grad(torch.stack(objectives).sum(), list(variables.values()))
         gradient = Latents(*(dict(zip(wrt, gradients, strict=True)).get(name) for name in MODALITIES))
@@ -189,14 +205,40 @@ class Evaluator:
             for eps, share in zip(parts, gradient.split(sizes), strict=True)
         ]
 
+    def _base_inputs(self, requests: Sequence[Evaluate]) -> dict[str, Any]:
+        """The inputs of `_base_forward` for all clips of `requests`."""
+        assert self.base is not None
+        x = Latents(*(_cat([getattr(request.x, name) for request in requests]) for name in MODALITIES))
+        device = x.present[0].device
+        shifts = _cat([request.shifts for request in requests])
+        text = prompt_rows.captions(requests, self.base.config.text, device)
+        return {
+            "video": x.video,
+            "audio": x.audio,
+            "times": self._times(requests, device),
+            "shifts": _on(device, shifts) if shifts is not None else None,
+            "coupled": requests[0].coupled,
+            "tokens": text.tokens if text is not None else None,
+            "mask": text.mask if text is not None else None,
+        }
+
     def _base_forward(
-        self, video: Tensor | None, audio: Tensor | None, times: Tensor, shifts: Tensor | None, coupled: bool
+        self,
+        video: Tensor | None,
+        audio: Tensor | None,
+        times: Tensor,
+        shifts: Tensor | None,
+        coupled: bool,
+        tokens: Tensor | None,
+        mask: Tensor | None,
     ) -> Outputs:
-        """ε̂ of both modalities. `times` (clips, 2, 3) as of `_times`."""
+        """ε̂ of both modalities. `times` (clips, 2, 3) as of `_times`; `tokens` and `mask` of the captions."""
         assert self.base is not None
         x = Pair(video, audio)
         of_modality = times.unbind(1)
-        predicted = self.base(x, x.map(lambda _, rows: rows[:, 0], of_modality), shifts, coupled)
+        t = x.map(lambda _, rows: rows[:, 0], of_modality)
+        text = (TextTokens(tokens, mask),) if tokens is not None and mask is not None else ()
+        predicted = self.base(x, t, shifts, coupled, *text)
         prediction = self.base.config.prediction
         return tuple(predicted.map(lambda value, at, rows: _to_eps(prediction, value, at, rows), x, of_modality))
 
@@ -317,7 +359,7 @@ def _group(request: Request) -> Hashable:
     if isinstance(request, EvaluateFrames):
         return "sr", request.x.shape[1:]
     shapes = tuple(value.shape[1:] if value is not None else None for value in (request.x.video, request.x.audio))
-    return "base", shapes, request.coupled, request.wrt, request.shifts is None
+    return "base", shapes, request.coupled, request.wrt, request.shifts is None, prompt_rows.is_guided(request)
 
 
 def _cat(values: Sequence[Tensor | None]) -> Tensor | None:

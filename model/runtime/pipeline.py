@@ -12,12 +12,13 @@ from torch import Tensor
 from model.checkpoint.loading import load_model
 from model.checkpoint.manifest import Manifest
 from model.networks.config import ClipSpec
-from model.request import RequestError, SamplingParams, clip_of
+from model.request import RequestError, SamplingParams, clip_of, prompt_forwards
 from model.runtime.allocator import release_freed_memory
 from model.runtime.base_stage import BaseStage
 from model.runtime.condition import GIVEN, Given, check
 from model.runtime.edit import EditCondition, Section
 from model.runtime.evaluator import Evaluator, Program, drive, evaluate
+from model.runtime.prompt import check_encoder, encode_prompt
 from model.runtime.step_progress import ClipPreview, Reporter, Stage, StepProgress, preview_frames, to_uint8
 from model.runtime.super_resolution import SuperResolution, groups
 from model.sampling.randomness import RandomStream
@@ -79,12 +80,14 @@ class Pipeline:
     def load(cls, manifest: Manifest, device: str = "auto", dtype: str = "auto") -> Pipeline:
         """Load weights to `device` ("auto": a GPU if there is one) to compute in `dtype` ("auto", "float32",
         "bfloat16", "float16"); auto is bfloat16 where the device has it. Raises CheckpointError if the weights do not
-        fit the manifest, ManifestError if its tuned solvers belong to other weights."""
+        fit the manifest, ManifestError if its tuned solvers belong to other weights, or if the text encoder is not the
+        one that it was trained with."""
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         if dtype == "auto":
             dtype = "bfloat16" if computes_in_bfloat16(place) else "float32"
         base, sr = load_model(manifest, place, getattr(torch, dtype))
         manifest.check_tuned()
+        check_encoder(manifest)
         evaluator = Evaluator(base, sr, NoiseSchedule.from_config(manifest.config.schedule))
         return cls(manifest, evaluator, place)
 
@@ -137,9 +140,12 @@ class Pipeline:
             length = request.condition.length(config.clip)
         assert params.steps is not None
         given = self._given(request, length)
-        base = BaseStage(self.manifest, self.schedule, self.device, request.kind, params, length, given, section)
+        prompt = encode_prompt(params, self.device)
+        base = BaseStage(
+            self.manifest, self.schedule, self.device, request.kind, params, length, given, section, prompt
+        )
         parts = groups(length.frames, config.clip.frames)
-        stages = {"base": Stage(params.steps, base.windows.most, base.rounds)}
+        stages = {"base": Stage(params.steps, base.windows.most * prompt_forwards(params), base.rounds)}
         if params.super_resolution and (section is None or "video" in section.makes):
             enlarges = [group for group in parts if section is None or section.new_frames(group)]
             stages["sr"] = Stage(len(enlarges) * (params.sr_steps or 0))

@@ -47,7 +47,8 @@ MAX_PREVIEW_FRAMES = 64
 
 @dataclass(frozen=True)
 class Stage:
-    """`steps` of a stage, with so many `windows` in each, which are evaluated in so many `rounds`."""
+    """`steps` of a stage, with so many `windows` in each, which are evaluated in so many `rounds`. A window counts once
+    for each forward that an evaluation of it takes."""
 
     steps: int
     windows: int = 1

@@ -18,8 +18,9 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from model.networks.text import TextTokens
 from model.sampling.latents import Latents, State, clip
-from model.sampling.samplers import Evaluate, Prediction, Sampler
+from model.sampling.samplers import Evaluate, Prediction, Prompt, Sampler
 from model.sampling.schedule import CLEAN, NoiseSchedule
 
 Limit = Callable[[Latents], Latents]
@@ -190,6 +191,24 @@ def decoupling(sampler: Sampler, scale: float) -> Sampler:
         on = yield request
         off = yield replace(request, coupled=False)
         return replace(on, eps=on.eps + (scale - 1.0) * (on.eps - off.eps))
+
+    return respond(sampler, answer)
+
+
+def prompted(sampler: Sampler, prompt: Prompt) -> Sampler:
+    """Classifier-free guidance (Ho and Salimans, 2022): give every request the captions of `prompt`, of one row.
+
+    The two predictions are made in one batch and combined before anything else sees them, so a gradient runs through
+    both, and every other guidance works on the combination.
+    """
+
+    def rows(text: TextTokens, batch: int) -> TextTokens:
+        return TextTokens(text.tokens.expand(batch, -1, -1), text.mask.expand(batch, -1))
+
+    def answer(request: Evaluate) -> Answer:
+        text, against = rows(prompt.text, request.x.batch), prompt.against
+        negative = rows(against, request.x.batch) if against is not None else None
+        return (yield replace(request, prompt=Prompt(text, negative, prompt.scale)))
 
     return respond(sampler, answer)
 

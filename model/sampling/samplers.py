@@ -21,8 +21,19 @@ from itertools import pairwise
 import numpy as np
 from torch import Tensor
 
+from model.networks.text import TextTokens
 from model.sampling.latents import Latents, State
 from model.sampling.schedule import CLEAN, NoiseSchedule
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Captions of a request, one row for each clip: `text`, and for guidance `against`, what to keep away from, which
+    may have no tokens. The prediction is ε̂(against) + scale · (ε̂(text) − ε̂(against)), from both in one batch."""
+
+    text: TextTokens
+    against: TextTokens | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +43,7 @@ class Evaluate:
     `ancestral`: the step draws from the posterior q(x_s | x_t, x̂_0) instead of following the ODE. Guidance sets the
     other fields: `t_video` and `t_audio` where they differ from t; `coupled` False to skip RS-MMA; and `objective`, a
     scalar function of the predicted noise to differentiate with respect to the modalities `wrt` of `x`. `shifts`
-    (batch, blocks) are the RS-MMA window shifts.
+    (batch, blocks) are the RS-MMA window shifts. Without a `prompt` a network with text predicts without a caption.
     """
 
     x: State
@@ -45,6 +56,7 @@ class Evaluate:
     coupled: bool = True
     objective: Callable[[Latents], Tensor] | None = None
     wrt: tuple[str, ...] = ()
+    prompt: Prompt | None = None
 
 
 @dataclass(frozen=True, slots=True)

