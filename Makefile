@@ -8,7 +8,7 @@ SOURCES := model service workers duet
 CHECKED := $(SOURCES) tests benchmarks
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test test-slow test-browser test-compose contract chaos train-demo lint format lock install install-dev clean
+.PHONY: serve test test-slow test-browser test-compose contract chaos train-demo publish-demo lint format lock install install-dev clean
 .DEFAULT_GOAL := serve
 
 serve: install
@@ -49,6 +49,10 @@ SECONDS := 420
 FOLDER := build/demo-run
 train-demo: install
 	$(BIN)/python -m model.training.demo_run --seconds $(SECONDS) --out $(FOLDER) $(ARGUMENTS)
+
+# Makes the model in FOLDER the one that ships, with what tests and docs record of it; an hour on two cores.
+publish-demo: install-dev
+	$(BIN)/python -m benchmarks.publish_demo $(FOLDER) $(ARGUMENTS)
 
 lint: install-dev
 	$(BIN)/ruff check $(CHECKED)

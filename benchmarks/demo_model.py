@@ -1,25 +1,27 @@
-"""The table and the training curve of docs/demo-model.md, from the files beside the demo model's weights.
+"""The tables and the training curve of docs/demo-model.md, from the files beside the demo model's weights.
 
-    python -m benchmarks.demo_model [--out docs/figures]
+    python -m benchmarks.demo_model
 
-Draws demo-training.png and prints JSON: the scores of `evaluation.json` as a Markdown table, and a summary of the
-training. The scores come from `duet evaluate demo --json model/weights/demo/evaluation.json`.
+Writes the tables into docs/demo-model.md and draws docs/figures/demo-training.png. The scores come from `duet evaluate
+demo --json model/weights/demo/evaluation.json`.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from safetensors import safe_open
 
-from model.checkpoint.manifest import BUILTIN
+from model.checkpoint.manifest import BUILTIN, FILE_NAME, Manifest, read_manifest
+from model.evaluation.generation import possible_methods
 from model.evaluation.report import LABELS
 
 FOLDER = BUILTIN / "demo"
+PAGE = Path(__file__).parents[1] / "docs" / "demo-model.md"
 COLOURS = {"video": "#2a6f97", "audio": "#c8553d"}
 
 
@@ -67,23 +69,97 @@ def draw(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def facts(manifest: Manifest) -> str:
+    """Clip, networks, files and abilities of the model."""
+    config, clip = manifest.config, manifest.config.clip
+    files = [manifest.folder / name for name in (manifest.base_weights, manifest.sr_weights) if name]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    base, *enlarging = [f"{parameters(path) / 1e6:.1f} M" for path in files]
+    height, width = config.output_size
+    large = f", {width}×{height} after super-resolution," if config.sr else ""
+    patches = (
+        f"patches of {config.base.video_patch}×{config.base.video_patch} pixels and {config.base.audio_patch} samples"
+    )
+    usual, *others = (f"`{name}`" for name in possible_methods(manifest))
+    others_work = f"{', '.join(others[:-1])} and {others[-1]} work too ([guidance](guidance.md))"
+    rows = {
+        "clip": f"{clip.frames} frames of {clip.width}×{clip.height} pixels at {clip.fps} fps{large} and "
+        f"{clip.duration:g} s of sound at {clip.sample_rate / 1000:g} kHz",
+        "networks": f"preset `{record(manifest, 'base')['preset']}`: coupled U-Net of {base} parameters on {patches}"
+        + "".join(f", super-resolution of {count}" for count in enlarging),
+        "files": f"`model/weights/{manifest.name}/`: weights in float16 ({size:.0f} MB), manifest with calibration, "
+        "the training configurations, loss curves, `evaluation.json`",
+        "conditioning": ("trained with independent timesteps: " if manifest.independent_timesteps else "")
+        + f"{usual} is the default, {others_work}",
+        "few steps": _few_steps(manifest),
+        "licence": manifest.licence,
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())])
+
+
+def _few_steps(manifest: Manifest) -> str:
+    if manifest.tuned is None:
+        return "no tuned solvers ([few steps](few-steps.md))"
+    solvers = {**manifest.tuned.base, "super-resolution": manifest.tuned.sr}
+    found = [f"{', '.join(map(str, sorted(steps)))} ({name})" for name, steps in solvers.items() if steps]
+    return f"tuned solvers of so many steps: {'; '.join(found)} ([few steps](few-steps.md))"
+
+
+def parameters(path: Path) -> int:
+    """Numbers in a safetensors file."""
+    with safe_open(path, "pt") as file:
+        return sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - it is no mapping
+
+
+def record(manifest: Manifest, part: str) -> dict[str, Any]:
+    """Configuration, steps and seconds of the training of "base" or "sr"."""
+    found: dict[str, Any] = json.loads((manifest.folder / f"training-{part}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def training(manifest: Manifest) -> str:
+    """Steps, samples, time and rate of the runs that gave these weights."""
+    lines = ["| | steps | samples | time | samples per second |", "|---|---|---|---|---|"]
+    for part, name in (("base", "base"), ("sr", "super-resolution")):
+        if (manifest.folder / f"training-{part}.json").exists():
+            known = record(manifest, part)
+            steps, seconds = known["step"], known["seconds"]
+            samples = steps * known["batch"]
+            minutes = f"{seconds / 60:.1f} min"
+            lines.append(f"| {name} | {steps} | {samples:,} | {minutes} | {samples / seconds:.1f} |")
+    return "\n".join(lines)
+
+
+def tables(manifest: Manifest) -> dict[str, str]:
+    """The generated parts of the page, by name."""
+    evaluation = json.loads((manifest.folder / "evaluation.json").read_text(encoding="utf-8"))
+    return {"facts": facts(manifest), "scores": table(evaluation), "training": training(manifest)}
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The comments around the generated part `name` of the page."""
+    return f"<!-- {name}: written by `python -m benchmarks.demo_model` -->", f"<!-- end of {name} -->"
+
+
+def written(name: str) -> str:
+    """The part `name` as the page has it. Raises ValueError if it has none."""
+    begin, end = marks(name)
+    text = PAGE.read_text(encoding="utf-8")
+    return text[text.index(begin) + len(begin) : text.index(end)].strip()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"))
-    options = parser.parse_args()
-    draw(options.out / "demo-training.png")
-    trained = {}
-    for part in ("base", "sr"):
-        record = json.loads((FOLDER / f"training-{part}.json").read_text(encoding="utf-8"))
-        trained[part] = {
-            "steps": record["step"],
-            "samples": record["step"] * record["batch"],
-            "minutes": round(record["seconds"] / 60, 1),
-            "samples_per_second": round(record["step"] * record["batch"] / record["seconds"], 1),
-        }
-    evaluation = json.loads((FOLDER / "evaluation.json").read_text(encoding="utf-8"))
+    manifest = read_manifest(FOLDER / FILE_NAME)
+    draw(PAGE.parent / "figures" / "demo-training.png")
+    text = PAGE.read_text(encoding="utf-8")
+    for name, content in tables(manifest).items():
+        begin, end = marks(name)
+        head, _, rest = text.partition(begin)
+        _, _, tail = rest.partition(end)
+        text = f"{head}{begin}\n\n{content}\n\n{end}{tail}"
+    PAGE.write_text(text, encoding="utf-8")
     gaps = {name: values[-1] for name, values in columns(FOLDER / "coupling-base.csv").items()}
-    print(json.dumps({"trained": trained, "coupling": gaps, "table": table(evaluation)}, indent=1, ensure_ascii=False))
+    print(json.dumps({"coupling": gaps}, indent=1))
 
 
 if __name__ == "__main__":

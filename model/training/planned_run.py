@@ -7,6 +7,7 @@ result folder, from which a later run continues.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import shutil
@@ -21,7 +22,7 @@ from safetensors.torch import save
 from model.checkpoint.manifest import FILE_NAME, Manifest, read_manifest
 from model.evaluation.contact_sheets import contact_sheet, spectrogram_sheet
 from model.evaluation.generation import KINDS, EvaluationRun, plan, possible_methods
-from model.evaluation.report import Result, Watcher, evaluate
+from model.evaluation.report import Result, Watcher, evaluate, plot
 from model.request import SamplingParams
 from model.sampling.latents import Latents
 from model.training.checkpoints import read_checkpoint, write_atomically
@@ -46,7 +47,9 @@ FIRST_STEPS = 3
 ENDLESS = 10**9
 """Steps of the first piece, which ends by the clock."""
 
-EVALUATION_CLIPS = 64
+EVALUATION_CLIPS = (64, 256)
+"""Clips of each run of the first evaluation, and of the one after it if there is time."""
+
 EVALUATION_SECONDS = 15.0
 """Time below which no evaluation is begun."""
 
@@ -269,35 +272,41 @@ class PlannedRun:
             self._pack()
 
     def _evaluate(self, end: float) -> None:
-        """Write evaluation.json and contact sheets, if they are ready before `end`."""
-        manifest = read_manifest(self.model / FILE_NAME)
-        methods = (
-            tuple(name for name in possible_methods(manifest) if name == "clean") or possible_methods(manifest)[:1]
-        )
-        kinds = KINDS if methods else KINDS[:1]
+        """Write evaluation.json, contact sheets and a plot, if they are ready before `end`; then with more clips."""
+        manifest, clock = read_manifest(self.model / FILE_NAME), self.limits.clock
+        methods = [name for name in possible_methods(manifest) if name in ("clean", "pigdm")]
+        runs = plan(manifest, KINDS if methods else KINDS[:1], tuple(methods[:1]) or ("clean",), held_out=False)
+        samples = self.result / "samples"
+        needed = EVALUATION_SECONDS
 
         def check() -> None:
-            if self.limits.stop or self.limits.clock() >= end:
+            if self.limits.stop or clock() >= end:
                 raise OutOfTime
 
         def shown(run: EvaluationRun, made: Latents, _: Result) -> None:
             name = run.name.replace(" ", "-")
             few = made.map(lambda value: value[:SHOWN])
-            samples = self.result / "samples"
             samples.mkdir(exist_ok=True)
             contact_sheet(few).save(samples / f"{name}-frames.png")
             spectrogram_sheet(few, manifest.config.clip).save(samples / f"{name}-sounds.png")
 
         watcher = Watcher(begins=lambda run: check(), clip=check, ends=shown)
-        try:
-            runs = plan(manifest, kinds, methods or ("clean",), held_out=False)
-            found = evaluate(manifest, runs, EVALUATION_CLIPS, SamplingParams(0), watcher, self.device.type)
-        except OutOfTime:
-            self.say("the time did not suffice for the whole evaluation")
-        else:
+        for clips in EVALUATION_CLIPS:
+            began = clock()
+            if began + needed > end:
+                self.say(f"no time is left for an evaluation on {clips} clips")
+                return
+            try:
+                found = evaluate(manifest, runs, clips, SamplingParams(0), watcher, self.device.type)
+            except OutOfTime:
+                self.say(f"the time did not suffice for an evaluation on {clips} clips")
+                return
             text = found.to_json()
-            write_atomically(self.model / "evaluation.json", lambda file: file.write(text.encode()))
+            write_atomically(self.model / "evaluation.json", lambda file, text=text: file.write(text.encode()))
+            if importlib.util.find_spec("matplotlib") is not None:
+                plot(found, samples / "scores.png")
+            self._pack()
             for result in found.results:
                 scores = ", ".join(f"{score.measure} {score.normalised.value:.2f}" for score in result.scores)
-                self.say(f"{result.run.name}, {EVALUATION_CLIPS} clips, normalised: {scores}")
-        self._pack()
+                self.say(f"{result.run.name}, {clips} clips, normalised: {scores}")
+            needed = 1.2 * (clock() - began) * EVALUATION_CLIPS[-1] / EVALUATION_CLIPS[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from playwright.sync_api import Route, expect
 
+from tests import demo_model
 from tests.browser.conftest import Service, Studio
 from tests.browser.steps import WATCHED, choose, clip, drawn, drop, loudness, plays, result, soon, start
 
@@ -29,8 +30,8 @@ def test_a_clip_from_nothing(studio: Studio, tmp_path: Path) -> None:
     plays(player)
     rms, seconds = loudness(page, clip(player).evaluate("media => media.src"))
     assert rms > 0.01
-    assert 1.5 < seconds < 1.8
-    assert clip(player).evaluate("media => media.videoWidth") == 128
+    assert abs(seconds - demo_model.CLIP.duration) < 0.2
+    assert clip(player).evaluate("media => media.videoWidth") == demo_model.LARGE[0]
     picture = player.get_by_alt_text("Spectrogram of the sound")
     there = "image => image.complete && image.naturalWidth > 0"
     soon(page, lambda: picture.evaluate(there), "the spectrogram is there")

@@ -11,9 +11,10 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.demo_model import CLIP, LARGE
 from tests.e2e.conftest import finished
 
-CLIP_SECONDS = 1.6
+CLIP_SECONDS = CLIP.duration
 AAC_PACKET = 1024
 """Samples."""
 
@@ -81,9 +82,9 @@ def test_generate_gives_a_clip_that_a_browser_plays(served: httpx.Client, tmp_pa
     clip = decode(path)
     assert clip.codecs == {"video": "h264", "audio": "aac"}
     assert clip.pixels == "yuv420p"
-    assert clip.frames.shape == (16, 128, 128, 3)
-    assert clip.fps == 10
-    assert clip.sample_rate == 8_000
+    assert clip.frames.shape == (CLIP.frames, *LARGE[::-1], 3)
+    assert clip.fps == CLIP.fps
+    assert clip.sample_rate == CLIP.sample_rate
     assert clip.sound_seconds == pytest.approx(CLIP_SECONDS, abs=0.001)
     assert "seed 42" in clip.comment
     assert "demo" in clip.comment
@@ -121,7 +122,7 @@ def test_a2v_returns_new_frames_over_the_users_own_sound(served: httpx.Client, m
     files = job["outputs"][0]["files"]
     made, upload = decode(fetch(served, files["video.mp4"], tmp_path)), decode(music)
     assert made.codecs == {"video": "h264", "audio": "aac"}
-    assert made.frames.shape == (16, 128, 128, 3)
+    assert made.frames.shape == (CLIP.frames, *LARGE[::-1], 3)
     assert made.sample_rate == upload.sample_rate == 44_100
     assert made.sound.shape[0] == upload.sound.shape[0] == 2
     count = round(CLIP_SECONDS * 44_100)

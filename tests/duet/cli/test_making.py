@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from duet.cli.clips import score_lines
+from tests import demo_model
 from tests.command_line import invoke
 from tests.duet.cli.conftest import Cli, Server, running
 from tests.service import media
@@ -226,7 +227,10 @@ def test_jobs_are_listed_shown_canceled_and_saved(idle_server: Server, tmp_path:
 def test_models_are_listed_with_their_clips(duet: Cli) -> None:
     text = duet("models").stdout
     assert "demo (default" in text
-    assert "16 frames of 16×16 or 128×128 at 10 Hz, 1.6 s, sound at 8000 Hz" in text
+    small, large = (f"{width}×{height}" for width, height in (demo_model.SMALL, demo_model.LARGE))
+    clip = demo_model.CLIP
+    shown = f"{clip.frames} frames of {small} or {large} at {clip.fps} Hz, {clip.duration:g} s"
+    assert f"{shown}, sound at {clip.sample_rate} Hz" in text
     assert json.loads(duet("models", "--json").stdout)[0]["name"] == "demo"
 
 

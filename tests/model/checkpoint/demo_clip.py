@@ -25,8 +25,8 @@ def pipeline() -> Pipeline:
 
 
 def made(model: Pipeline) -> dict[str, Tensor]:
-    """`small` (16, 16, 16, 3) uint8 before super-resolution, `large` (2, 128, 128, 3), its first and last frame, and
-    `audio` (1, 12800)."""
+    """`small` (frames, height, width, 3) uint8 before super-resolution, `large`, its first and last frame after it, and
+    `audio` (1, samples)."""
     params = SamplingParams(SEED, steps=STEPS, super_resolution=False)
     plain = model.run(ClipRequest("generate", params))
     params = SamplingParams(SEED, steps=STEPS, super_resolution=True, sr_steps=SR_STEPS)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from fastapi import APIRouter
 
 from service.app import create_app
 from service.settings import Settings
+from tests import demo_model
 from tests.conftest import RunningApi
 from tests.service.answers import problem
 from tests.service.keys import client_of, with_keys
@@ -120,15 +122,9 @@ def test_an_internal_error_reveals_no_details(settings: Settings) -> None:
 def test_models_are_listed_with_their_capabilities(client: httpx.Client) -> None:
     (demo,) = client.get("/models").json()["data"]
     assert (demo["name"], demo["default"]) == ("demo", True)
-    assert demo["clip"] == {
-        "frames": 16,
-        "fps": 10,
-        "height": 16,
-        "width": 16,
-        "sample_rate": 8_000,
-        "duration": 1.6,
-    }
-    assert [(size["width"], size["height"]) for size in demo["resolutions"]] == [(16, 16), (128, 128)]
+    assert demo["clip"] == {**asdict(demo_model.CLIP), "duration": demo_model.CLIP.duration}
+    sizes = [(size["width"], size["height"]) for size in demo["resolutions"]]
+    assert sizes == [demo_model.SMALL, demo_model.LARGE]
     assert (demo["trained"], demo["independent_timesteps"]) == (True, True)
     assert {"ddim", "dpmpp_2m"} <= set(demo["samplers"])
     assert {"clean", "pigdm", "replacement"} <= set(demo["guidance"]["v2a"])

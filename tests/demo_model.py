@@ -1,0 +1,14 @@
+"""The demo model that ships with Duet, as its manifest describes it, for tests of clips that it makes."""
+
+from __future__ import annotations
+
+from model.checkpoint.manifest import find_models
+
+DEMO = find_models()["demo"]
+CLIP = DEMO.config.clip
+
+SMALL = (CLIP.width, CLIP.height)
+"""Width and height of its frames in pixels."""
+
+LARGE = DEMO.config.output_size[::-1]
+"""The same after super-resolution."""
