@@ -146,11 +146,20 @@ def test_a_preview_is_a_contact_sheet_spectrograms_and_a_film(cli: Cli, tmp_path
     assert {path.name for path in (tmp_path / "seen").iterdir()} == {
         "contact-sheet.png",
         "spectrograms.png",
+        "captions.txt",
         "clips.mp4",
     }
     film = tmp_path / "seen/clips.mp4"
     assert decode_video(film, spec).shape == spec.video_shape
     assert 0.1 < decode_audio(film, spec).square().mean().sqrt() < 0.5
+    done = cli("data", "preview", "scenes", "--out", "fires", "--count", 2, "--preset", "pocket", "--kind", "fire")
+    assert done.returncode == 0, done.stderr
+    captions = (tmp_path / "fires/captions.txt").read_text(encoding="utf-8").splitlines()
+    assert len(captions) == 2
+    assert all("fire" in line or "flames" in line for line in captions)
+    unknown = cli("data", "preview", "scenes", "--kind", "snow")
+    assert unknown.returncode == 2
+    assert "kind must be one of fire, rain" in unknown.stderr
     refused = cli("data", "preview", "--preset", "large")
     assert refused.returncode == 2
     assert '"large" for --preset. Choose from: "paper", "demo", "pocket", "tiny"' in refused.stderr
