@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--video", type=Path, help="the film to upload")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="duet-benchmark-") as folder:
-        upload = arguments.video or _film(Path(folder) / "film.mp4")
+        upload = arguments.video or film(Path(folder) / "film.mp4")
         figures = measure(Path(folder), upload, arguments.repeats)
     show({**surroundings(), "repeats": arguments.repeats, "figures": figures})
 
@@ -76,23 +77,33 @@ def measure(folder: Path, upload: Path, repeats: int) -> dict[str, Any]:
 class Api:
     """A plain HTTP client that knows when the last byte of a request went out."""
 
-    def __init__(self, url: str, upload: Path) -> None:
+    def __init__(self, url: str, upload: Path, **parameters: float) -> None:
+        """`upload`: a video with sound. `parameters` of all jobs."""
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
         boundary = uuid.uuid4().hex
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{upload.name}"\r\n\r\n'
-        length = f'--{boundary}\r\nContent-Disposition: form-data; name="duration"\r\n\r\n1.6\r\n'
-        self._form = length.encode() + head.encode() + upload.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        self._parameters = json.dumps(parameters).encode()
+        part = f"--{boundary}\r\nContent-Disposition: form-data; name="
+        fields = [f'{part}"{name}"\r\n\r\n{value}\r\n' for name, value in {"duration": 1.6, **parameters}.items()]
+        head = "".join([*fields, f'{part}"file"; filename="{upload.name}"\r\n\r\n'])
+        self._form = head.encode() + upload.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
         self._form_type = f"multipart/form-data; boundary={boundary}"
 
     def generate(self) -> tuple[str, float]:
-        """Submit with default parameters. Returns the job's path and the milliseconds to the 202."""
+        """Submit. Returns the job's path and the milliseconds to the 202."""
         began = time.perf_counter()
-        job, _ = self._post("/generate", b"{}", "application/json")
+        job, _ = self._post("/generate", self._parameters, "application/json")
         return job, 1000 * (time.perf_counter() - began)
 
     def v2a(self) -> tuple[str, float]:
-        """Upload the film for a clip of 1.6 s. Returns the job's path and the milliseconds from last byte to 202."""
-        job, sent = self._post("/v2a", self._form, self._form_type)
+        """Upload the film. Returns the job's path and the milliseconds from last byte to 202."""
+        return self._upload("/v2a")
+
+    def a2v(self) -> tuple[str, float]:
+        """Likewise, for the film's sound."""
+        return self._upload("/a2v")
+
+    def _upload(self, path: str) -> tuple[str, float]:
+        job, sent = self._post(path, self._form, self._form_type)
         return job, 1000 * (time.perf_counter() - sent)
 
     def job(self, path: str) -> dict[str, Any]:
@@ -104,9 +115,11 @@ class Api:
         while not self.job(path)["step"]:
             time.sleep(POLL_SECONDS)
 
-    def finish(self, path: str) -> None:
-        """Wait until the job has completed."""
+    def finish(self, path: str, deadline: float = math.inf) -> None:
+        """Wait until the job has completed. Raises TimeoutError at `deadline` (time.monotonic)."""
         while (job := self.job(path))["status"] in ("queued", "in_progress"):
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{path} is {job['status']} at the time limit")
             time.sleep(POLL_SECONDS)
         if job["status"] != "completed":
             raise SystemExit(f"{path} {job['status']}: {job['error']}")
@@ -121,14 +134,14 @@ class Api:
         return str(answer.headers["Location"]), sent
 
 
-def _film(path: Path) -> Path:
-    """Eight seconds of 320×240 noise bars at 30 fps with a tone."""
+def film(path: Path, seconds: int = 8) -> Path:
+    """Some seconds of 320×240 noise bars at 30 fps with a tone."""
     from model.media.encode import write_clip
 
     rng = np.random.default_rng(0)
-    bars = rng.integers(0, 256, (240, 1, 320, 3), dtype=np.uint8)
-    sound = 0.3 * np.sin(np.arange(8 * 44_100) * 0.05)[None]
-    write_clip(path, np.broadcast_to(bars, (240, 240, 320, 3)), 30, sound, 44_100, "made by a benchmark")
+    bars = rng.integers(0, 256, (30 * seconds, 1, 320, 3), dtype=np.uint8)
+    sound = 0.3 * np.sin(np.arange(seconds * 44_100) * 0.05)[None]
+    write_clip(path, np.broadcast_to(bars, (30 * seconds, 240, 320, 3)), 30, sound, 44_100, "made by a benchmark")
     return path
 
 

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_network import PlainCoupledUNet
@@ -38,13 +38,18 @@ H200_BF16 = 790e12
 
 
 def drawn_network(config: ModelConfig, device: str) -> CoupledUNet:
-    """Random weights, scaled to keep activations near one."""
+    """The base network with the weights of `draw_weights`."""
     network = build(CoupledUNet, config.base)
+    draw_weights(network)
+    return network.requires_grad_(False).to(device)
+
+
+def draw_weights(network: nn.Module) -> None:
+    """Random weights, scaled to keep activations near one, the same each time."""
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
         parameter.data.normal_(std=fan_in**-0.5, generator=generator)
-    return network.requires_grad_(False).to(device)
 
 
 def ours(config: ModelConfig, device: str, dtype: torch.dtype, batch: int) -> Callable[[], Pair]:
@@ -75,7 +80,7 @@ def inputs(config: ModelConfig, device: str, batch: int) -> tuple[Pair, Tensor]:
     return Pair(video.to(device), audio.to(device)), torch.full((batch,), 500, device=device)
 
 
-def seconds(run: Callable[[], Pair], device: str) -> float:
+def seconds(run: Callable[[], object], device: str) -> float:
     start = time.perf_counter()
     run()
     if device != "cpu":
@@ -112,7 +117,7 @@ def peak_bytes(name: str, options: argparse.Namespace) -> tuple[int, int]:
 
 
 def measure_memory(name: str, options: argparse.Namespace) -> str:
-    libraries = _peak_resident() if options.device == "cpu" else 0
+    libraries = peak_resident() if options.device == "cpu" else 0
     config, dtype = PRESETS[options.preset], getattr(torch, name.rpartition(" ")[2])
     if name.startswith("plain"):
         run = plain(config, options.device, dtype, options.batch)
@@ -121,10 +126,10 @@ def measure_memory(name: str, options: argparse.Namespace) -> str:
         run = ours(config, options.device, dtype, options.batch)
     run()
     run()
-    return f"{libraries} {_peak_resident() if options.device == 'cpu' else torch.cuda.max_memory_allocated()}"
+    return f"{libraries} {peak_resident() if options.device == 'cpu' else torch.cuda.max_memory_allocated()}"
 
 
-def _peak_resident() -> int:
+def peak_resident() -> int:
     """Bytes. VmHWM on Linux, because ru_maxrss is inherited from the parent process."""
     status = Path("/proc/self/status")
     if status.exists():

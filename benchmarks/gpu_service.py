@@ -1,0 +1,107 @@
+"""Parts of benchmarks.gpu: the service as a whole, and training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import model.training
+from benchmarks.embedded_stack import embedded_stack
+from benchmarks.end_to_end import Api, film
+from benchmarks.forward import operations
+from benchmarks.gpu_networks import write_model
+from benchmarks.gpu_run import Run
+from model.training.configuration import read_configuration
+from model.training.distribution import join_processes
+from model.training.loop import Limits, Start, prepare, train
+
+CONFIGURATION = Path(model.training.__file__).parent / "configs" / "demo.toml"
+SECONDS = 30
+"""Of training."""
+SETTLED = 10
+"""Steps before its rate is measured."""
+FEW = {"steps": 2}
+"""Of the base stage, on a CPU, where the rate means nothing."""
+TO_STOP = 8
+"""Seconds left for the stack to end."""
+
+
+def stack(run: Run) -> Iterator[dict[str, Any]]:
+    """`duet serve` with the preset's networks: the time to ready, one job of each kind, many at once."""
+    deadline = time.monotonic() + run.seconds - TO_STOP
+    manifest = write_model(run)
+    upload = film(run.folder / "film.mp4", seconds=2)
+    settings = {"DUET_MODELS": str(run.folder / "models"), "DUET_DEFAULT_MODEL": manifest.name}
+    with embedded_stack(run.folder / "stack", "duet", "serve", DUET_DEVICE=run.device, **settings) as (url, ready):
+        yield {"ready_s": round(ready, 2)}
+        duration = manifest.config.clip.duration
+        api = Api(url, upload, duration=duration, **({} if run.on_gpu else FEW))
+        for kind, submit in (("generate", api.generate), ("v2a", api.v2a), ("a2v", api.a2v)):
+            began = time.perf_counter()
+            api.finish(submit()[0])
+            yield {f"{kind}_s": round(time.perf_counter() - began, 3)}
+        count = 16 if run.on_gpu else 2
+        began = time.perf_counter()
+        jobs = [api.generate()[0] for _ in range(count)]
+        for done, job in enumerate(jobs, 1):
+            api.finish(job, deadline)
+            taken = time.perf_counter() - began
+            rate = done * duration / taken
+            yield {"at_once": count, "finished": done, "seconds": round(taken, 2), "clip_seconds_per_s": round(rate, 3)}
+
+
+def training(run: Run) -> Iterator[dict[str, Any]]:
+    """The rate of training the demo model's base network, after its first steps."""
+    changes = ["steps=1000000", "output.samples=0", "output.coupling=0", "output.tensorboard=false"]
+    changes += ["output.checkpoint=1000000", "output.losses=50"]
+    if run.preset == "tiny":
+        changes += ["preset=tiny", "batch=4"]
+    config = read_configuration(CONFIGURATION, changes)
+    yield {"batch": config.batch}
+    clock = _Clock()
+    with join_processes(run.device) as processes:
+        prepared = prepare(config, run.folder / "training", processes, Start(), lambda _: None)
+        parameters = sum(parameter.numel() for parameter in prepared.state.network.parameters())
+        flop = 3 * operations(config.model, 1)
+        yield {
+            "dtype": str(prepared.dtype),
+            "million_parameters": round(parameters / 1e6, 1),
+            "tflop_per_sample": flop / 1e12,
+        }
+        seconds = min(SECONDS, 0.6 * run.seconds) if run.on_gpu else 1.0
+        limits = Limits(deadline=time.monotonic() + seconds)
+        clock.began = time.monotonic()
+        train(prepared, limits, clock)
+    found = {"first_step_s": round(clock.first, 2), "steps": len(clock.times)}
+    settled = clock.times[min(SETTLED, len(clock.times) // 2) :]
+    if len(settled) > 1:
+        rate = (len(settled) - 1) * config.batch / (settled[-1] - settled[0])
+        found |= {"samples_per_s": round(rate, 1), "tflop_per_s": round(rate * flop / 1e12, 4)}
+        if run.ceiling:
+            found["share"] = round(rate * flop / run.ceiling, 4)
+    if run.on_gpu:
+        found["peak_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 2)
+    yield found
+
+
+class _Clock:
+    """An observer of a run that keeps the time of every step."""
+
+    def __init__(self) -> None:
+        self.began = 0.0
+        self.times: list[float] = []
+
+    def say(self, text: str) -> None:
+        pass
+
+    def step(self, step: int, steps: int, per_second: float, loss: float) -> None:
+        self.times.append(time.monotonic())
+
+    @property
+    def first(self) -> float:
+        """Seconds of the first step."""
+        return self.times[0] - self.began if self.times else float("inf")

@@ -1,0 +1,74 @@
+"""benchmarks.gpu on a CPU with a tiny model: every part runs, whatever fails is recorded, and hangs end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks import gpu_table
+from benchmarks.gpu_run import PARTS, Part, Run, measure
+from tests.waiting import until
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_part_runs_on_a_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--preset", "tiny", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    parts = json.loads(out.read_text())["parts"]
+    assert list(parts) == list(PARTS)
+    failed = {name: found["error"] for name, found in parts.items() if "error" in found}
+    assert not failed, done.stderr
+    assert parts["golden"]["own_golden"] == {"status": 0, "checks": 7, "failed": []}
+    assert set(parts["base"]["rows"]) == {f"{kind} {size}" for kind in ("eager", "worker", "plain") for size in (1, 2)}
+    assert parts["stack"]["finished"] == parts["stack"]["at_once"] == 2
+    assert parts["training"]["steps"] >= 1
+    shown = gpu_table.tables(json.loads(out.read_text()))
+    for title in ("base network", "super-resolution", "aten::", "warm up s", "ready s", "first step s"):
+        assert title in shown
+
+
+def sound(run: Run) -> Iterator[dict[str, Any]]:
+    yield {"seconds": run.seconds}
+
+
+def fails(_: Run) -> Iterator[dict[str, Any]]:
+    yield {"before": 1}
+    raise ValueError("it broke")
+
+
+def hangs(_: Run) -> Iterator[dict[str, Any]]:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    yield {"child": child.pid}
+    time.sleep(600)
+
+
+def test_failures_and_hangs_are_recorded_and_the_next_part_runs(tmp_path: Path) -> None:
+    parts = {"fails": Part(__name__, 100), "hangs": Part(__name__, 5), "sound": Part(__name__, 100)}
+    out = tmp_path / "gpu.json"
+    measure(Run("cpu", "tiny", tmp_path), parts, 300, out)
+    found = json.loads(out.read_text())["parts"]
+    assert found["fails"].pop("took_s") > 0
+    assert found["fails"] == {"before": 1, "error": "ValueError: it broke"}
+    assert found["hangs"]["error"] == "stopped at its time limit of 5 s"
+    assert found["sound"]["seconds"] == 100
+    until(lambda: not Path(f"/proc/{found['hangs']['child']}").exists(), "what the part started has ended")
+
+
+def test_no_part_starts_without_time(tmp_path: Path) -> None:
+    report = measure(Run("cpu", "tiny", tmp_path), {"hangs": Part(__name__, 100)}, 0, tmp_path / "gpu.json")
+    assert report["parts"] == {"hangs": {"error": "no time left", "took_s": 0.0}}
+
+
+def test_the_page_shows_the_committed_measurement() -> None:
+    expected = gpu_table.NONE
+    if gpu_table.FILE.exists():
+        expected = gpu_table.tables(json.loads(gpu_table.FILE.read_text(encoding="utf-8")))
+    assert gpu_table.written() == expected, "run: python -m benchmarks.gpu --table docs/figures/gpu.json"
