@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.networks import ops
 from model.networks.layers import GroupNorm, PointConv, zero_init
+from model.networks.ops import window_attention
 from model.networks.pair import Pair
 
 SCORES_AT_ONCE = 2**21
@@ -36,12 +38,21 @@ class SelfAttention(nn.Module):
         self.proj = zero_init(PointConv(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(x))
+        return x + self.proj(attend(*self._split(self.qkv(self.norm(x)))).flatten(2))
+
+    def over_frames(self, x: Tensor) -> Tensor:
+        """The same over the frames of each place of (batch, frames, places, channels)."""
+        if ops.direct_attention(x):
+            qkv = self.qkv(self.norm(x, inner=x.shape[2]))
+            return x + self.proj(window_attention.over_frames(*self._split(qkv)).flatten(3))
+        y = self(x.transpose(1, 2).flatten(0, 1))
+        return y.unflatten(0, (x.shape[0], -1)).transpose(1, 2).contiguous()
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values (…, heads, d)."""
         if self.heads_first:
-            q, k, v = qkv.unflatten(2, (self.heads, 3, -1)).unbind(3)
-        else:
-            q, k, v = qkv.unflatten(2, (3, self.heads, -1)).unbind(2)
-        return x + self.proj(attend(q, k, v).flatten(2))
+            return qkv.unflatten(-1, (self.heads, 3, -1)).unbind(-2)
+        return qkv.unflatten(-1, (3, self.heads, -1)).unbind(-3)
 
 
 class CrossModalAttention(nn.Module):
@@ -124,6 +135,9 @@ def attend_windows(
     batch, length = kv.shape[:2]
     if window * k_per_frame == length:  # every window is the whole clip, and the order of keys does not matter
         return attend(q, *kv.unbind(2)).flatten(2)
+    if ops.direct_attention(q):
+        key, value = kv.unbind(2)
+        return window_attention.windows(q, key, value, frames, q_per_frame, k_per_frame, window, shift).flatten(2)
     keys = window_keys(length, frames, k_per_frame, window, shift)
     rows = (keys + length * torch.arange(batch, device=keys.device)[:, None, None]).flatten()
     windows = kv.flatten(0, 1).index_select(0, rows).unflatten(0, (batch * frames, -1))

@@ -277,9 +277,7 @@ class VideoBranch(Branch):
             return x
         batch, frames, height, width, _ = x.shape
         x = self.spatial_attention(x.view(batch * frames, height * width, -1))
-        x = x.view(batch, frames, height * width, -1).transpose(1, 2).contiguous()
-        x = self.temporal_attention(x.flatten(0, 1))
-        x = x.view(batch, height * width, frames, -1).transpose(1, 2).contiguous()
+        x = self.temporal_attention.over_frames(x.view(batch, frames, height * width, -1))
         return x.view(batch, frames, height, width, -1)
 
 

@@ -1,13 +1,16 @@
-"""The Triton kernels on a real GPU, at published shapes, against float64 on the same device."""
+"""The Triton kernels on a real GPU, at published shapes, against PyTorch's own operations in float64 or float32."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from model.networks.attention import attend_windows
 from model.networks.ops.add_bias import add_bias
 from model.networks.ops.group_norm import group_norm
+from model.networks.ops.window_attention import over_frames, windows
 from tests.model.networks.norm_reference import reference
 
 pytestmark = [
@@ -93,3 +96,23 @@ def test_a_norm_is_captured_in_a_cuda_graph() -> None:
 def test_a_residual_with_its_bias_is_one_rounded_sum(dtype: torch.dtype) -> None:
     x, h, bias = (torch.randn(*size, device="cuda").to(dtype) for size in ((3, 33, 65, 192), (3, 33, 65, 192), (192,)))
     assert torch.equal(add_bias(x, h, bias), (x.float() + h.float() + bias.float()).to(dtype))
+
+
+@pytest.mark.parametrize(("places", "channels"), [(1024, 256), (256, 384), (64, 512)])
+def test_attention_over_frames_equals_pytorchs(places: int, channels: int) -> None:
+    q, k, v = torch.randn(2, 16, places, 3, 4, channels // 4, device="cuda").bfloat16().unbind(3)
+    exact = F.scaled_dot_product_attention(*(value.float().permute(0, 2, 3, 1, 4) for value in (q, k, v)))
+    assert distance(over_frames(q, k, v), exact.permute(0, 3, 1, 2, 4).double()) < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("q_per_frame", "k_per_frame", "window", "rest"), [(1024, 400, 1, 0), (400, 1024, 1, 0), (25, 64, 8, 3)]
+)
+def test_windows_equal_gathered_keys(q_per_frame: int, k_per_frame: int, window: int, rest: int) -> None:
+    frames, shift = 16, torch.tensor([[0, 5], [7, 0]], device="cuda")[:, 0]
+    q = torch.randn(2, frames * q_per_frame + rest, 3, 4, 64, device="cuda").bfloat16()[:, :, 0]
+    kv = torch.randn(2, frames * k_per_frame, 3, 4, 64, device="cuda").bfloat16()[:, :, 1:]
+    actual = windows(q, *kv.unbind(2), frames, q_per_frame, k_per_frame, window, shift)
+    with torch.enable_grad():  # which gathers the keys, and leaves attention to PyTorch
+        expected = attend_windows(q.float(), kv.float(), frames, q_per_frame, k_per_frame, window, shift)
+    assert distance(actual.flatten(2), expected.double()) < 5e-3

@@ -106,11 +106,30 @@ def check_sum() -> dict[str, float]:
     return {"y": distance(add_bias_kernel.forward(x, h, bias), (x + h + bias).double())}
 
 
+def check_attention(dtype: torch.dtype) -> dict[str, float]:
+    """Odd numbers of everything; a window that wraps, queries after the last frame, each sample with its own shift."""
+    from model.networks.ops import window_attention, window_attention_kernel
+
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randn(1, 5, 3, 3, 2, 12, generator=generator).to(dtype).unbind(3)
+    video, audio = (torch.randn(2, tokens, 3, 2, 16, generator=generator).to(dtype) for tokens in (13, 21))
+    q, k, v, shift = video[:, :, 0], audio[:, :, 1], audio[:, :, 2], torch.tensor([[1, 0], [2, 0]])[:, 0]
+    counts = 3, 4, 7, 2
+    exact_frames = window_attention._over_frames_cpu(*(value.double() for value in frames))
+    exact_windows = window_attention._windows_cpu(q.double(), k.double(), v.double(), *counts, shift)
+    return {
+        "over frames": distance(window_attention_kernel.over_frames(*frames), exact_frames),
+        "windows": distance(window_attention_kernel.windows(q, k, v, *counts, shift), exact_windows),
+    }
+
+
 def main() -> None:
     repair_interpreter()
     for case in CASES:
         print(json.dumps({"case": case.name, "type": str(case.dtype), "distances": check_norm(case)}))
     print(json.dumps({"case": "residual with bias", "type": "torch.float32", "distances": check_sum()}))
+    for dtype in (torch.float32, torch.float16):  # the interpreter multiplies the bits of bfloat16
+        print(json.dumps({"case": "attention", "type": str(dtype), "distances": check_attention(dtype)}))
     sys.stdout.flush()
 
 

@@ -19,6 +19,7 @@ from model.networks.config import PRESETS, SRConfig
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.ops.add_bias import _add_bias
 from model.networks.ops.group_norm import _group_norm, group_norm
+from model.networks.ops.window_attention import over_frames, windows
 from model.networks.pair import Pair
 from model.networks.super_resolution import SRUNet
 
@@ -36,7 +37,7 @@ def test_kernels_equal_group_norm_in_float64_forward_and_backward() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     cases = [json.loads(line) for line in output.splitlines()]
-    assert len(cases) == 11
+    assert len(cases) == 13
     for case in cases:
         bound = 1e-5 if "far from zero" in case["case"] else BOUNDS[case["type"]]
         assert case["distances"] == {name: pytest.approx(0, abs=bound) for name in case["distances"]}, case["case"]
@@ -76,6 +77,7 @@ def test_a_network_of_fused_ops_equals_the_plain_one(name: str, monkeypatch: pyt
     results = []
     for fused in (False, True):
         monkeypatch.setattr(ops, "fused", lambda x, fused=fused: fused)
+        monkeypatch.setattr(ops, "direct_attention", lambda x, fused=fused: fused and not torch.is_grad_enabled())
         with torch.no_grad():
             values = predict(network, arguments(network))
         inputs = tuple(value.requires_grad_() for value in arguments(network))
@@ -100,6 +102,14 @@ def test_ops_keep_the_contract_of_torch_library(gradient: bool) -> None:
         value.requires_grad_(gradient)
     torch.library.opcheck(_group_norm, (*given, 3, 1e-5, True, 1), test_utils=checks)
     torch.library.opcheck(_add_bias, (x, x.detach() + 1, weight[:8]), test_utils=checks)
+
+
+def test_attention_ops_keep_the_contract_of_torch_library() -> None:
+    q, k, v = drawn(2, 4, 3, 3, 2, 8).unbind(3)
+    torch.library.opcheck(over_frames, (q, k, v), test_utils=("test_schema", "test_faketensor"))
+    q, k, v = drawn(2, 13, 3, 2, 8).unbind(2)
+    arguments = (q, k, v, 4, 3, 3, 2, torch.tensor([0, 2]))
+    torch.library.opcheck(windows, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize(
