@@ -88,6 +88,15 @@ class RunningApi:
         assert not self._thread.is_alive(), "the API does not stop"
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` are skipped without a CUDA device."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quiet_log() -> None:
     """Only what went wrong is shown beside a failed test."""
