@@ -190,5 +190,5 @@ def test_the_picture_of_the_house_agrees_with_the_import_contracts() -> None:
 
 def test_every_contract_is_explained() -> None:
     assert [contract["id"] for contract in CONTRACTS] == re.findall(
-        r"^\| `(\w+)` \| ", HOUSE.partition("## Import")[2], re.M
+        r"^\| `([\w-]+)` \| ", HOUSE.partition("## Import")[2], re.M
     )

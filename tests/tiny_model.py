@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from model.checkpoint.manifest import FILE_NAME, Manifest
 from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import PRESETS
 
-TEXT = TextEncoding("static-256", "ab" * 32, ("en",), ("heavy rain", "a fire near by, at night"), scale=2.5)
+TEXT = TextEncoding(
+    "wordllama",
+    "21ac5fc44ec359347ac30b81c799a32ff33e379ae732dedfe2f8f37b29a50061",
+    examples=("heavy rain", "a fire near by, at night"),
+    scale=2.5,
+)
 
 
 def add_tiny_model(models: Path) -> Path:
@@ -20,11 +26,9 @@ def add_tiny_model(models: Path) -> Path:
 
 def add_words_model(models: Path) -> Path:
     """Add the model `words`, which takes prompts, to the folder of models; return that folder."""
+    config = replace(PRESETS["tiny"], base=replace(PRESETS["tiny"].base, text=256))
     return _add(
-        models,
-        Manifest(
-            "words", PRESETS["tiny"], trained=False, description="for tests", licence="MIT", init_seed=7, text=TEXT
-        ),
+        models, Manifest("words", config, trained=False, description="for tests", licence="MIT", init_seed=7, text=TEXT)
     )
 
 

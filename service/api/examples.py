@@ -115,7 +115,7 @@ MODELS: dict[str, Any] = {
             },
             "independent_timesteps": True,
             "text": {
-                "encoder": "wordllama-256",
+                "encoder": "wordllama",
                 "languages": ["en"],
                 "examples": ["a heavy thunderstorm at night, lightning close by", "gentle rain by day"],
                 "prompt_scale": 3.0,

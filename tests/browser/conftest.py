@@ -25,6 +25,7 @@ from service.settings import Settings
 from tests.conftest import RunningApi
 from tests.e2e.conftest import Serve
 from tests.service.keys import KEYS, with_keys
+from tests.tiny_model import add_words_model
 
 SCREENSHOTS = Path("build/screenshots")
 WAIT = 30_000
@@ -121,10 +122,11 @@ class Service:
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    """One stack for all tests, without keys."""
+    """One stack for all tests, without keys. Beside the models that ship it has `words`, which takes prompts."""
     with tempfile.TemporaryDirectory(prefix="duet-browser-") as folder:
         data = Path(folder) / "data"
-        serve = Serve(data, "--port", "0")
+        models = add_words_model(Path(folder) / "models")
+        serve = Serve(data, "--port", "0", DUET_MODELS=str(models))
         try:
             with serve.ready() as client:
                 yield Service(str(client.base_url).rstrip("/"), data, client)

@@ -24,10 +24,12 @@ START_SECONDS = 60
 class Serve:
     """A running `duet serve`; `lines` is its output."""
 
-    def __init__(self, data: Path, *arguments: str) -> None:
+    def __init__(self, data: Path, *arguments: str, **settings: str) -> None:
+        """`settings`: variables of the environment, such as DUET_MODELS."""
         self.data = data
         self.lines: list[str] = []
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DUET_")}
+        environment |= settings
         environment["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin get nowhere on a machine that is busy
         self.process = subprocess.Popen(
             [sys.executable, "-m", "duet", "serve", "--data", str(data), *(arguments or ("--port", "0"))],

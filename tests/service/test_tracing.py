@@ -17,6 +17,7 @@ from service.settings import Settings, load_settings
 from tests.running import running
 from tests.service import media
 from tests.service.webhooks.receiver import Receiver
+from tests.tiny_model import add_words_model
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,18 @@ def _spans(receiver: Receiver) -> Iterator[Span]:
 def test_a_request_its_job_and_the_jobs_stages_form_one_trace(settings: Settings, tmp_path: Path) -> None:
     trace, caller = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     with Receiver() as collector:
-        traced = settings.model_copy(update={"otlp_endpoint": collector.url.removesuffix("/hook")})
-        with running(traced, tmp_path) as stack:
-            film = {"file": ("a.mp4", media.video())}
+        models = add_words_model(tmp_path / "models")
+        traced = {"otlp_endpoint": collector.url.removesuffix("/hook"), "models": models, "default_model": "words"}
+        with running(settings.model_copy(update=traced), tmp_path) as stack:
+            film, words = {"file": ("a.mp4", media.video())}, {"prompt": "unmistakable rain"}
             headers = {"traceparent": f"00-{trace}-{caller}-01", "X-Request-ID": "mine-7"}
-            answer = httpx.post(f"{stack.url}/v2a", files=film, headers=headers, trust_env=False)
+            answer = httpx.post(f"{stack.url}/v2a", files=film, data=words, headers=headers, trust_env=False)
             url = answer.headers["location"]
             httpx.get(f"{stack.url}/metrics", trust_env=False)
             assert stack.ended(url)["status"] == "completed"
         found = spans(collector)  # the processes sent the rest when they ended
+        told = [request.body for request in collector.received] + [log.read_bytes() for log in stack.logs.values()]
+    assert not any(b"unmistakable" in each for each in told), "prompts are users' words"
 
     ours = {span.name: span for span in found if span.trace == trace}
     assert list(ours) == ["POST /v2a", "queue", "run v2a", "fetch", "base", "upload"]

@@ -12,7 +12,7 @@ import { Once } from "./once.js";
 import { picker, Source } from "./source.js";
 import { bytes, KINDS, label } from "./words.js";
 
-const OPEN = ["model", "start", "duration", "seed", "num_outputs", "quality"];
+const OPEN = ["model", "prompt", "start", "duration", "seed", "num_outputs", "quality"];
 
 /** Parameters that only go with a certain value of another one. */
 const ONLY_WITH = {
@@ -22,11 +22,16 @@ const ONLY_WITH = {
   sr_steps: (values) => values.super_resolution !== false,
   start: (_, kind) => kind !== "edit",
   duration: (_, kind) => kind !== "edit",
+  negative_prompt: (values) => values.prompt !== undefined,
+  prompt_scale: (values) => values.prompt !== undefined,
   guidance_scale: (values, kind) => kind !== "generate" || values.guidance !== undefined,
 };
 
 /** Parameters of an edit whose new sound meets the film's own. */
 const MIXING = ["mix", "loudness", "true_peak"];
+
+/** Parameters of models that know words. */
+const WORDS = ["prompt", "negative_prompt", "prompt_scale"];
 
 /** The form of the page. `limits` as readLimits gives them, `models` as /models does; `onJob(job)` once one is made. */
 export class Composer {
@@ -188,6 +193,7 @@ export class Composer {
     if (!changed || changed.name === "model") {
       this.#controls.get("sampler")?.offer(model.samplers);
       this.#controls.get("guidance")?.offer(model.guidance[this.#kind] ?? []);
+      this.#controls.get("prompt")?.offer(model.text?.examples ?? []);
       this.#aboutModel(model);
     }
     const values = this.#values();
@@ -196,6 +202,7 @@ export class Composer {
       let shown = ONLY_WITH[name]?.(values, this.#kind) ?? true;
       if (name === "super_resolution" || name.startsWith("sr_")) shown &&= enlarges;
       if (MIXING.includes(name) && this.#kind === "edit") shown &&= this.edit.mixes;
+      if (WORDS.includes(name)) shown &&= Boolean(model.text);
       if (name.startsWith("guidance")) shown &&= (model.guidance[this.#kind] ?? []).length > 0;
       each.shown = shown;
     }

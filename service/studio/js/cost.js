@@ -24,11 +24,13 @@ export function costOf(kind, duration, values, model, enlarged) {
   const frames = framesOf(duration, model);
   const chosen = (sampler) => model.qualities[values.quality ?? (sampler === "tuned" ? "fast" : "best")];
   const quality = chosen(values.sampler);
-  let each = (values.steps ?? quality.steps) * windowsOf(frames, model.clip.frames) * speed.step + speed.files;
+  const guided = model.text && values.prompt !== undefined && values.prompt_scale !== 1;
+  const steps = (values.steps ?? quality.steps) * (guided ? 2 : 1);
+  let each = steps * windowsOf(frames, model.clip.frames) * speed.step + speed.files;
   if (enlarged) {
     if (speed.sr_step === null) return null;
-    const steps = values.sr_steps ?? (values.sr_sampler === "ddim" ? SR_STEPS.ddim : chosen(values.sr_sampler).sr_steps);
-    each += steps * Math.ceil(frames / model.clip.frames) * speed.sr_step;
+    const enlarging = values.sr_steps ?? (values.sr_sampler === "ddim" ? SR_STEPS.ddim : chosen(values.sr_sampler).sr_steps);
+    each += enlarging * Math.ceil(frames / model.clip.frames) * speed.sr_step;
   }
   return each * values.num_outputs;
 }

@@ -186,6 +186,56 @@ class SwitchControl extends Control {
   }
 }
 
+/** One line of the user's own words, with examples to choose from. */
+class TextControl extends Control {
+  make({ longest }) {
+    const input = h("textarea", {
+      id: this.id,
+      rows: this.name === "prompt" ? 3 : 2,
+      maxlength: longest,
+      enterkeyhint: "done",
+      autocomplete: "off",
+    });
+    input.addEventListener("input", () => {
+      if (/[\r\n]/.test(input.value)) input.value = input.value.replace(/[\r\n]+/g, " ");
+    });
+    input.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.isComposing) return;
+      event.preventDefault();
+      input.form.requestSubmit();
+    });
+    return input;
+  }
+
+  arrange() {
+    this.examples = h("ul", { class: "examples", "aria-label": "Example prompts", hidden: true });
+    return [...super.arrange(), this.examples];
+  }
+
+  /** Offer these examples. */
+  offer(examples) {
+    const choose = (words) => () => {
+      this.input.value = words;
+      this.input.dispatchEvent(new Event("input"));
+      if (!matchMedia("(pointer: coarse)").matches) this.input.focus(); // it would open a phone's keyboard
+    };
+    this.examples.hidden = examples.length === 0;
+    this.examples.replaceChildren(
+      ...examples.map((words) =>
+        h("li", {}, h("button", { type: "button", class: "example", onclick: choose(words) }, words)),
+      ),
+    );
+  }
+
+  get value() {
+    return this.input.value.trim() || undefined;
+  }
+
+  set value(value) {
+    this.input.value = value ?? "";
+  }
+}
+
 /** How the new sound and the file's own are mixed: a choice, or two gains in decibels. */
 class MixControl extends Control {
   make({ default: standard = "replace", gains }) {
@@ -236,6 +286,7 @@ class MixControl extends Control {
 /** The control for a field; `onchange(control)` whenever the user changes it. */
 export function control(field, onchange) {
   if (field.name === "seed") return new SeedControl(field, onchange);
+  if (field.type === "text") return new TextControl(field, onchange);
   if (field.type === "mix") return new MixControl(field, onchange);
   if (field.type === "boolean") return new SwitchControl(field, onchange);
   if (field.type === "string") return new ChoiceControl(field, onchange);

@@ -148,6 +148,7 @@ export class Gallery {
         job.status !== "completed" && h("span", { class: `chip ${job.status}` }, STATUS[job.status]),
       ),
       h("span", { class: "card-title" }, job.input?.filename ?? title),
+      job.params.prompt && h("span", { class: "card-prompt", title: job.params.prompt }, job.params.prompt),
       h("span", { class: "quiet" }, job.input ? `${title} · ` : "", ago(job.created_at), count),
     );
   }

@@ -4,8 +4,8 @@ const KINDS = ["generate", "v2a", "a2v", "edit"];
 
 /**
  * Parameters by kind of job: `{fields: Field[], accept: string}`, where `accept` names the usual media types of the
- * upload. A Field is `{name, type, options, gains, minimum, maximum, default, description}`; `default` is undefined if the
- * service chooses. Parameters with structured values (metadata, webhooks) have no field here, but `mix` has. A kind that
+ * upload. A Field is `{name, type, options, gains, minimum, maximum, longest, default, description}`; `default` is undefined
+ * if the service chooses, `longest` the most characters of a `text`. Parameters with structured values (metadata, webhooks) have no field here, but `mix` has. A kind that
  * the service does not have is absent.
  */
 export function readLimits(description) {
@@ -31,7 +31,8 @@ function resolve(description, schema) {
 function field(name, schema) {
   const plain = { ...schema, ...schema.anyOf?.find((choice) => choice.type !== "null") };
   if (name === "mix") plain.type = "mix"; // a choice, or gains
-  if (!["integer", "number", "boolean", "string", "mix"].includes(plain.type)) return null;
+  if (plain.type === "string" && plain.maxLength) plain.type = "text"; // words of the user's own
+  if (!["integer", "number", "boolean", "string", "mix", "text"].includes(plain.type)) return null;
   if (plain.type === "string" && !plain.enum && name !== "model") return null;
   return {
     name,
@@ -40,6 +41,7 @@ function field(name, schema) {
     gains: schema.anyOf?.find((choice) => choice.type === "object")?.properties ?? null,
     minimum: plain.minimum,
     maximum: plain.maximum,
+    longest: plain.maxLength,
     default: schema.default ?? undefined,
     description: plain.description ?? "",
   };

@@ -8,6 +8,7 @@ import { announce, asProblem, problemBox } from "./notices.js";
 import { Player } from "./player.js";
 import { Emerging } from "./preview.js";
 import { ProgressView } from "./progress.js";
+import { scoreBox, scoreWords } from "./scores.js";
 import { advice, ago, KINDS, STATUS } from "./words.js";
 
 /** `place`: the element to fill; `page` as actions.js wants it; `models` for what their clips are. */
@@ -155,11 +156,18 @@ export class Stage {
         { class: "outputs", "aria-label": "Outputs" },
         job.outputs.map((each) => h("li", {}, this.#outputTile(each, each === output))),
       );
-    this.#draw(job, [this.#player.element, grid, outputActions(job, output, this.page), facts(job, output)]);
+    this.#draw(job, [
+      this.#player.element,
+      scoreBox(job, output),
+      grid,
+      outputActions(job, output, this.page),
+      facts(job, output),
+    ]);
   }
 
   #outputTile(output, current) {
     const poster = output.files["poster.webp"];
+    const score = scoreWords(output, this.job.params.rank_by ?? "sync");
     const choose = () => {
       this.chosen = output.index;
       this.#clear();
@@ -181,6 +189,7 @@ export class Stage {
       { type: "button", class: "output", "aria-pressed": String(current), onclick: choose },
       picture,
       h("span", {}, `Output ${output.index + 1}`),
+      score && h("span", { class: "quiet" }, score),
     );
   }
 
@@ -220,7 +229,7 @@ export class Stage {
         deleteButton(job, this.page),
       ),
       this.trouble,
-      ...[notice && h("p", { class: "quiet" }, notice), ...content].filter(Boolean),
+      ...[promptWords(job), notice && h("p", { class: "quiet" }, notice), ...content].filter(Boolean),
     );
     // The focused element is gone: move the focus to the job for keyboard and screen-reader users.
     if (focused) this.place.querySelector("h2").focus({ preventScroll: true });
@@ -236,6 +245,13 @@ export class Stage {
     this.#emerging?.stop();
     this.#player = this.#emerging = null;
   }
+}
+
+/** What the job's prompt says; null without one. */
+function promptWords({ params }) {
+  if (!params.prompt) return null;
+  const away = params.negative_prompt && h("span", { class: "quiet" }, ` not: ${params.negative_prompt}`);
+  return h("p", { class: "prompt" }, `“${params.prompt}”`, away);
 }
 
 /** How the clip was made, folded away. */

@@ -18,6 +18,7 @@ from tests.clips import Film, Track, make, read_number
 from tests.conftest import RedisServer
 from tests.duet.cli.conftest import Cli, running
 from tests.service import media
+from tests.tiny_model import TEXT, add_words_model
 from tests.waiting import until
 from tests.workers.conftest import Stack, running_worker
 
@@ -76,6 +77,26 @@ def test_a_clip_is_made_again_from_its_manifest(made: Cli) -> None:
     assert (done.returncode, done.stdout) == (0, "again.mp4\n"), done.stderr
     assert same(made.folder / "clip-1.mp4", made.folder / "again.mp4")
     assert not same(made.folder / "clip.mp4", made.folder / "clip-1.mp4"), "the outputs differ from each other"
+
+
+@pytest.mark.slow
+def test_a_prompt_makes_a_clip_that_its_manifest_makes_again(tmp_path: Path) -> None:
+    models = add_words_model(tmp_path / "models")
+    (tmp_path / "clips").mkdir()
+    made = Cli(tmp_path / "clips", DUET_MODELS=str(models), DUET_DEFAULT_MODEL="words")
+    settings = ("generate", "--local", "--steps", 2, "--no-super-resolution", "--seed", 5)
+    for prompt, name in (("heavy rain", "rain"), ("a fire at night", "fire")):
+        done = made(*settings, "--prompt", prompt, "--negative-prompt", "wind", "--all", "-o", f"{name}.mp4")
+        assert done.returncode == 0, done.stderr
+    assert not same(made.folder / "rain.mp4", made.folder / "fire.mp4"), "the network reads the prompt"
+    written = json.loads((made.folder / "rain.manifest.json").read_text())
+    assert written["params"]["prompt"] == "heavy rain"
+    assert written["params"]["prompt_scale"] == TEXT.scale
+    assert written["model"]["text_encoder_sha256"] == TEXT.sha256
+    assert "heavy" not in written["generated"], "the comment of the mp4 has no words of the user"
+    done = made("generate", "--local", "--from", "rain.manifest.json", "-o", "again.mp4")
+    assert done.returncode == 0, done.stderr
+    assert same(made.folder / "rain.mp4", made.folder / "again.mp4")
 
 
 @pytest.mark.slow

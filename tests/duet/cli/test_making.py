@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from duet.cli.clips import score_lines
+from duet.cli.job_spec import spec_from_manifest
 from tests import demo_model
 from tests.command_line import invoke
 from tests.duet.cli.conftest import Cli, Server, running
@@ -266,6 +267,15 @@ def test_a_prompt_reaches_the_server(shared_redis_url: str, tmp_path: Path) -> N
         assert (refused.exit_code, refused.stdout) == (4, "")
         assert "the model demo knows no words" in refused.stderr
         assert "prompts: en, such as: heavy rain; a fire near by, at night" in invoke(["models"], env).stdout
+
+
+def test_the_prompt_of_a_manifest_is_used_again(tmp_path: Path) -> None:
+    words = {"prompt": "heavy rain", "negative_prompt": None, "prompt_scale": 2.5}
+    manifest = {"kind": "generate", "params": {"seed": 1, "num_outputs": 2, **words}, "output": {"index": 1}}
+    manifest |= {"model": {"name": "words", "weights_sha256": "ab"}, "input": None}
+    (tmp_path / "clip.manifest.json").write_text(json.dumps(manifest))
+    spec = spec_from_manifest(tmp_path / "clip.manifest.json", None)
+    assert spec.params == {"seed": 1, "prompt": "heavy rain", "prompt_scale": 2.5, "model": "words", "num_outputs": 2}
 
 
 @pytest.mark.parametrize(
