@@ -43,6 +43,15 @@ def test_kernels_equal_group_norm_in_float64_forward_and_backward() -> None:
         assert case["distances"] == {name: pytest.approx(0, abs=bound) for name in case["distances"]}, case["case"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton has a device to compile for")
+def test_without_a_device_for_triton_the_reason_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    ops._try_triton.cache_clear()
+    assert not ops.kernels_work()
+    assert not ops.kernels_work()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "Triton does not work: " in caplog.text
+
+
 NETWORKS = {
     "coupled": (CoupledUNet, TINY),
     "coupled, time added": (
