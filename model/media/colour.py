@@ -1,4 +1,4 @@
-"""Decoded pictures as 8-bit RGB: the right matrix, and high dynamic range and wide gamut brought to BT.709.
+"""Decoded pictures as 8-bit RGB and back: the right matrix, and high dynamic range and wide gamut brought to BT.709.
 
 HDR is tone-mapped as ITU-R BT.2390-8 describes (5.4.1, EETF, on the largest of the three components, so that hues stay)
 with the transfer functions of ITU-R BT.2100, for a display whose white is BT.2408's reference white of 203 cd/m².
@@ -51,7 +51,7 @@ STEPS = 2048
 
 def to_rgb(frame: VideoFrame, most_pixels: int = MOST_PIXELS) -> np.ndarray:
     """`frame` as (height, width, 3) uint8 RGB for an SDR display; HDR of more than `most_pixels` is made smaller."""
-    if frame.color_trc not in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67) and frame.color_primaries != BT2020:
+    if not _is_wide(frame):
         return frame.reformat(
             format="rgb24", src_colorspace=untagged_matrix(frame), interpolation=EXACT, threads=1
         ).to_ndarray()
@@ -62,9 +62,27 @@ def to_rgb(frame: VideoFrame, most_pixels: int = MOST_PIXELS) -> np.ndarray:
         *size, "rgb48le", src_colorspace=untagged_matrix(frame), interpolation=how, threads=1
     ).to_ndarray()
     light = _light(frame, code)
-    if frame.color_primaries == BT2020 or frame.color_primaries == UNSPECIFIED:
+    if frame.color_primaries in (BT2020, UNSPECIFIED):
         light = light @ TO_BT709.T
     return np.round(255 * (light / WHITE).clip(0, 1) ** (1 / GAMMA)).astype(np.uint8)
+
+
+def from_rgb(rgb: np.ndarray, like: VideoFrame) -> VideoFrame:
+    """`rgb` (height, width, 3) uint8 for an SDR display → RGB in the transfer function and primaries of `like`.
+
+    Undoes `to_rgb`, the tone map included: a colour of `rgb` gets the light of what is seen as that colour in `like`.
+    """
+    if not _is_wide(like):
+        return VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+    light = WHITE * (rgb.astype(np.float32) / 255) ** GAMMA
+    if like.color_primaries in (BT2020, UNSPECIFIED):
+        light = (light @ np.linalg.inv(TO_BT709).T).clip(0)
+    return VideoFrame.from_ndarray(np.round(65535 * _code(like, light)).astype(np.uint16), format="rgb48le")
+
+
+def _is_wide(frame: VideoFrame) -> bool:
+    """High dynamic range or wide gamut."""
+    return frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67) or frame.color_primaries == BT2020
 
 
 def brightest(frame: VideoFrame) -> float | None:
@@ -97,6 +115,13 @@ def hlg_to_light(code: np.ndarray) -> np.ndarray:
     return PEAK * scene * luma[..., None] ** 0.2
 
 
+def light_to_hlg(light: np.ndarray) -> np.ndarray:
+    """Undoes `hlg_to_light`."""
+    luma = ((light @ LUMA) / PEAK).clip(1e-9) ** (1 / 1.2)
+    scene = light / PEAK / luma[..., None] ** 0.2
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), A * np.log((12 * scene - B).clip(1e-6)) + C).clip(0, 1)
+
+
 def tone_map(light: np.ndarray, peak: float) -> np.ndarray:
     """cd/m² (…, 3) of content up to `peak` → up to `WHITE`, unchanged below the knee."""
     if peak <= WHITE:
@@ -104,6 +129,15 @@ def tone_map(light: np.ndarray, peak: float) -> np.ndarray:
     most = light.max(axis=-1, keepdims=True)
     inputs, ratios = _curve(peak)
     return light * np.interp(most, inputs, ratios).astype(np.float32)
+
+
+def tone_unmap(light: np.ndarray, peak: float) -> np.ndarray:
+    """Undoes `tone_map` for light up to `WHITE`."""
+    if peak <= WHITE:
+        return light
+    inputs, ratios = (values[:STEPS] for values in _curve(peak))
+    most = light.max(axis=-1, keepdims=True)
+    return light / np.interp(most, inputs * ratios, ratios).astype(np.float32)
 
 
 @cache
@@ -124,11 +158,24 @@ def _curve(peak: float) -> tuple[np.ndarray, np.ndarray]:
 def _light(frame: VideoFrame, code: np.ndarray) -> np.ndarray:
     """16-bit RGB codes → cd/m² up to `WHITE`, in the frame's primaries."""
     if frame.color_trc == ColorTrc.SMPTE2084:
-        return tone_map(_PQ_TABLE()[code], min(brightest(frame) or PEAK, 10_000.0))
+        return tone_map(_PQ_TABLE()[code], _peak(frame))
     signal = code.astype(np.float32) / 65535
     if frame.color_trc == ColorTrc.ARIB_STD_B67:
         return tone_map(hlg_to_light(signal), PEAK)
     return WHITE * signal**GAMMA
+
+
+def _code(like: VideoFrame, light: np.ndarray) -> np.ndarray:
+    """Undoes `_light`: cd/m² up to `WHITE` → codes in [0, 1]."""
+    if like.color_trc == ColorTrc.SMPTE2084:
+        return light_to_pq(tone_unmap(light, _peak(like)))
+    if like.color_trc == ColorTrc.ARIB_STD_B67:
+        return light_to_hlg(tone_unmap(light, PEAK))
+    return (light / WHITE).clip(0, 1) ** (1 / GAMMA)
+
+
+def _peak(frame: VideoFrame) -> float:
+    return min(brightest(frame) or PEAK, 10_000.0)
 
 
 @cache

@@ -70,13 +70,14 @@ def mux_v2a(
     comment: str,
     layout: str | None = None,
     change: Change | None = None,
+    least: float = 0.0,
 ) -> str:
     """Write the frames of `source` in [start, start + duration) seconds with `audio` (channels, samples) as the sound,
     or a file of it: float32, one channel. `layout`: its loudspeakers, by default mono, stereo … `change` is given the
     frames and their rate, and returns the frames to write; they are re-encoded then.
 
     The frame shown at `start` is the first, at time 0, and stays until its own end; size, intervals, orientation, pixel
-    shape and colour tags stay. A source that ends early ends the sound with it.
+    shape and colour tags stay. A source that ends early ends the sound with it, but not before `least` seconds.
 
     Returns "copied" if the stream went over bit by bit: H.264, 8-bit 4:2:0, no B-frames (cutting between those by time
     tears frames from the ones they refer to), beginning on an IDR frame, not cropped by the container. Otherwise
@@ -94,7 +95,7 @@ def mux_v2a(
         grid = stream.time_base
     if cut is not None:
         with open_video(source) as (container, stream, _):
-            _write_copy(stream, cut.packets(container, stream), cut.grid, sound, path, comment)
+            _write_copy(stream, cut.packets(container, stream), cut.grid, sound, path, comment, Fraction(least))
         return "copied"
 
     def write(fields: str | None = None, keep_fields: bool = True) -> None:
@@ -104,7 +105,7 @@ def mux_v2a(
         frames = chain([first], frames)
         if change is not None:
             frames = change(frames, rate)
-        _write_encoded(frames, first[0], rate, grid, fields, sound, path, comment)
+        _write_encoded(frames, first[0], rate, grid, fields, sound, path, comment, Fraction(least))
 
     changes = ["re-encoded"]
     try:
@@ -347,6 +348,7 @@ def _write_encoded(
     samples: Samples,
     path: str | Path,
     comment: str,
+    least: Fraction,
 ) -> None:
     """Encode `frames` (frame, time, duration) of about `rate` hertz, of a source with time stamps in units of `grid`
     seconds and with the `looks` of this frame. Times between those, of frames that share a stamp, are kept to 1/CLOCK
@@ -361,11 +363,11 @@ def _write_encoded(
         video = encode.H264Track(container, picture.width, picture.height, rate, grid, parameters)
         _keep_looks(video, looks)
         sound = PacedSound(container, samples)
-        end, last = Fraction(0), -1
+        end, last = least, -1
         for shown, time, duration in frames:
             if shown.frame.interlaced_frame and not fields:
                 raise _InterlacedError(shown.frame)
-            end = time + duration
+            end = max(least, time + duration)
             pts, stays = _stamps(time, duration, grid)
             last = max(pts, last + 1)
             converted = _as_yuv420(shown.frame, picture.width, picture.height)

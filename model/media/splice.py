@@ -100,7 +100,8 @@ def write_edit(
 
 def _mux(source: str | Path, edit: Edit, sound: Sound, path: Path, comment: str, change: Change | None = None) -> str:
     end = edit.length + (SPARE if change is not None else 0.0)
-    return mux_v2a(source, 0.0, end, sound.to_float(), sound.sample_rate, path, comment, sound.layout, change)
+    least, floats = len(sound.samples) / sound.sample_rate, sound.to_float()
+    return mux_v2a(source, 0.0, end, floats, sound.sample_rate, path, comment, sound.layout, change, least)
 
 
 def _own_sound(source: str | Path, edit: Edit, has_sound: bool, sample_rate: int) -> Sound:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from model.media.colour import untagged_matrix
+from model.media.colour import from_rgb, untagged_matrix
 from model.media.content_box import content_box
 from model.media.decode import upright_aspect
 from model.media.frames import TimedFrame
@@ -42,12 +42,12 @@ def replaced(shown: TimedFrame, picture: np.ndarray, grid: tuple[int, int], alph
 
     `picture` (h, w, 3) uint8 RGB: what the network made, letter-boxed as in its own `grid` (height, width). `alpha`
     (rows, columns) in [0, 1] of the displayed picture; None is everywhere. RGB stays RGB, YUV becomes 8-bit 4:2:0 in
-    the same matrix and range.
+    the same matrix and range. HDR stays HDR: the picture gets the light of what looks the same in the frame.
     """
     box = content_box(*displayed_size(shown), upright_aspect(shown), *grid).scaled(picture.shape[0] // grid[0])
     inner = picture[box.top : box.top + box.rows, box.left : box.left + box.columns]
     own, matrix = shown.frame, shown.display_matrix
-    made = VideoFrame.from_ndarray(np.ascontiguousarray(stored(inner, matrix)), format="rgb24")
+    made = from_rgb(stored(inner, matrix), own)
     share = None if alpha is None else np.ascontiguousarray(stored(alpha, matrix), np.float32)
     if own.format.is_rgb or own.format.has_palette:
         made = made.reformat(own.width, own.height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1)
@@ -57,6 +57,7 @@ def replaced(shown: TimedFrame, picture: np.ndarray, grid: tuple[int, int], alph
         mixed = _blend(whole, made.to_ndarray(), share[..., None])
         return VideoFrame.from_ndarray(mixed, format="rgb24")
     made = _as_yuv(made, own)
+    made.color_primaries, made.color_trc = own.color_primaries, own.color_trc
     if share is None:
         return made
     base = own if own.format.name in ("yuv420p", "yuvj420p") else _converted(own)
@@ -68,6 +69,7 @@ def replaced(shown: TimedFrame, picture: np.ndarray, grid: tuple[int, int], alph
         rows[:, : plane.width] = mixed
         plane.update(rows.tobytes())
     result.colorspace, result.color_range = own.colorspace, own.color_range
+    result.color_primaries, result.color_trc = own.color_primaries, own.color_trc
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -10,10 +11,21 @@ import pytest
 from av.video.reformatter import Colorspace
 from PIL import Image
 
-from model.media.colour import hlg_to_light, light_to_pq, pq_to_light, to_rgb, tone_map
+from model.media.colour import (
+    TO_BT709,
+    hlg_to_light,
+    light_to_hlg,
+    light_to_pq,
+    pq_to_light,
+    to_rgb,
+    tone_map,
+    tone_unmap,
+)
 from model.media.decode import decode_video
+from model.media.frames import TimedFrame
 from model.media.mux import mux_v2a
 from model.media.poster import Poster, draw_poster
+from model.media.yuv_blend import replaced
 from model.networks.config import ClipSpec
 from tests.measure import pictures
 
@@ -22,6 +34,8 @@ H264_LAST = 14
 """The last matrix that the H.264 encoder knows."""
 PQ, HLG, BT2020 = 16, 18, 9
 """ITU-T H.273."""
+
+TO_BT2020 = np.linalg.inv(TO_BT709)
 
 PATCHES = np.array(
     [(230, 30, 30), (30, 200, 40), (40, 50, 220), (235, 235, 235), (128, 128, 128), (210, 190, 30)], "u1"
@@ -282,3 +296,30 @@ def test_a_matrix_that_cannot_be_converted_is_kept(tmp_path: Path, matrix: int, 
         assert next(container.decode(video=0)).colorspace == (matrix if 8 <= matrix <= H264_LAST else 2)
     draw_poster(source, tmp_path / "poster.webp")
     decode_video(source, ClipSpec())
+
+
+def test_transfer_functions_and_tone_map_are_undone() -> None:
+    light = np.geomspace(0.1, 900, 60)[:, None] * np.array([[1.0, 0.5, 0.25]])
+    assert hlg_to_light(light_to_hlg(light)) == pytest.approx(light, rel=1e-3)
+    assert tone_unmap(tone_map(light, 1000.0), 1000.0) == pytest.approx(light, rel=2e-3)
+    assert tone_unmap(light, 203.0) is light
+
+
+@pytest.mark.parametrize("transfer", [PQ, HLG, 14], ids=["PQ", "HLG", "BT.2020"])
+def test_new_pictures_in_hdr_look_as_the_own_ones(transfer: int) -> None:
+    """A frame whose own SDR view is put in its place stays as it is, in whole and in part."""
+    light = np.array([(120, 20, 30), (60, 90, 20), (30, 40, 80), (400, 400, 400), (203, 203, 203)]) @ TO_BT2020.T
+    codes = {PQ: light_to_pq(light), HLG: light_to_hlg(light), 14: (0.4 * light / 203) ** (1 / 2.4)}
+    own = ten_bit(codes[transfer])
+    own.color_trc = transfer
+    view = to_rgb(own)
+    half = np.zeros(view.shape[:2], np.float32)
+    half[:, ::2] = 1
+    kept = own.reformat(format="yuv420p")
+    kept.color_trc, kept.color_primaries = transfer, BT2020
+    luma = measured(kept.to_ndarray()[: view.shape[0], :, None].repeat(3, 2), 5)
+    for share in (None, half):
+        new = replaced(TimedFrame(own, Fraction(0), Fraction(1)), view, view.shape[:2], share)
+        assert (new.color_trc, new.color_primaries, new.colorspace) == (transfer, BT2020, BT2020)
+        assert np.abs(measured(to_rgb(new), 5) - measured(to_rgb(kept), 5)).max() <= 5
+        assert np.abs(measured(new.to_ndarray()[: view.shape[0], :, None].repeat(3, 2), 5) - luma).max() <= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from model.media.splice_sound import extend_sound, splice_sound
 from model.media.splice_video import FrameSplice
 from model.networks.config import PRESETS, ClipSpec
 from tests.clips import Film, Track, make, read_number
+from tests.measure import lasts
 
 FPS, RATE, SIZE = 10, 8000, 32
 SOUND = Track(codec="pcm_s16le", format="s16", sample_rate=44_100, seconds=3.0)
@@ -103,6 +105,17 @@ def test_the_video_is_copied_bit_by_bit_where_no_frame_changes(tmp_path: Path, w
     before, after = shown(film), shown(video)
     assert [time for time, _ in before] == pytest.approx([time for time, _ in after], abs=1e-3)
     assert all(np.array_equal(one, other) for (_, one), (_, other) in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("what", ["audio", "video"])
+def test_sound_that_is_longer_than_the_pictures_stays_whole(
+    tmp_path: Path, written: Callable[..., Any], what: str
+) -> None:
+    film = make(tmp_path / "a.mp4", Film(frames=90), replace(SOUND, codec="aac", format="flt", seconds=3.7))
+    _, video, _, _ = written(film, Edit(retake=Retake(**{what: ((1.0, 1.5),)}), length=3.0))
+    with av.open(str(video)) as container:
+        ends = [float(lasts(each)) for each in (container.streams.video[0], container.streams.audio[0])]
+    assert ends == pytest.approx([3.0, 3.7], abs=0.001)
 
 
 def splice_of(edit: Edit, first_new: int) -> FrameSplice:
