@@ -60,7 +60,9 @@ def respond(
     try:
         request = next(sampler)
         while True:
-            request = sampler.send((yield from answer(request)))
+            prediction = yield from answer(request)
+            del request  # its state, which may be that of a long clip, is of no use to the sampler's next one
+            request = sampler.send(prediction)
     except StopIteration as stop:
         return stop.value
 

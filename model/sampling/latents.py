@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BLOCK = 2**20
+"""Elements that an update rule is computed of at once: of a long clip, its intermediate results would take as much
+memory as several clips."""
+
 
 @dataclass(frozen=True, slots=True)
 class Latents:
@@ -73,6 +77,24 @@ class Latents:
 State = Any
 """The state of a sampler: a clip (Latents), or for super-resolution a batch of frames (Tensor). Samplers use only
 arithmetic that both have. A type variable cannot express that a generator is sent the type that it yielded."""
+
+
+def in_blocks(function: Callable[..., State], state: State, *others: State) -> State:
+    """`function` of states that acts on each element by itself; a long clip is computed in blocks, to the bit."""
+    if isinstance(state, Latents):
+        return state.map(lambda *tensors: _in_blocks(function, tensors), *others)
+    return function(state, *others)
+
+
+def _in_blocks(function: Callable[..., Tensor], tensors: Sequence[Tensor]) -> Tensor:
+    first = tensors[0]
+    if first.numel() <= BLOCK:
+        return function(*tensors)
+    made = torch.empty(first.shape, dtype=first.dtype, device=first.device)
+    blocks = (tensor.reshape(-1).split(BLOCK) for tensor in tensors)
+    for block, *parts in zip(made.view(-1).split(BLOCK), *blocks, strict=True):
+        block.copy_(function(*parts))
+    return made
 
 
 def clip(x0: State) -> State:

@@ -16,13 +16,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 from torch import Tensor
 
 from model.networks.text import TextTokens
-from model.sampling.latents import Latents, State
+from model.sampling.latents import Latents, State, in_blocks
 from model.sampling.schedule import CLEAN, NoiseSchedule
 
 
@@ -208,17 +209,28 @@ def dpmpp_3m(x: State, schedule: NoiseSchedule, times: Sequence[float], publishe
 def _dpmpp_multistep(
     x: State, schedule: NoiseSchedule, times: Sequence[float], order: int, published: bool = False
 ) -> Sampler:
-    history: deque[tuple[float, State]] = deque(maxlen=order)
+    log_snrs: deque[float] = deque(maxlen=order)
+    history: deque[State] = deque()
     for t, s in pairwise(times):
-        x0 = schedule.to_x0(x, (yield Evaluate(x, t, s)).eps, t)
+        x0 = in_blocks(partial(schedule.to_x0, t=t), x, (yield Evaluate(x, t, s)).eps)
         if s == CLEAN:
             return x0
-        history.appendleft((schedule.log_snr(t), x0))
-        h = schedule.log_snr(s) - schedule.log_snr(t)
-        alpha, phi_1 = schedule.alpha(s), math.expm1(-h)
-        x = schedule.sigma(s) / schedule.sigma(t) * x - alpha * phi_1 * x0
-        x = higher_order(x, alpha, -h, history, published)
+        log_snrs.appendleft(schedule.log_snr(t))
+        history.appendleft(x0)
+        x = in_blocks(partial(_dpmpp_step, schedule, t, s, tuple(log_snrs), published), x, *history)
+        if len(history) == order:
+            history.pop()
     return x
+
+
+def _dpmpp_step(
+    schedule: NoiseSchedule, t: float, s: float, log_snrs: Sequence[float], published: bool, x: State, *x0: State
+) -> State:
+    """From x_t to x_s; `x0` and `log_snrs` are those of the latest evaluations, newest first."""
+    h = schedule.log_snr(s) - schedule.log_snr(t)
+    alpha, phi_1 = schedule.alpha(s), math.expm1(-h)
+    x = schedule.sigma(s) / schedule.sigma(t) * x - alpha * phi_1 * x0[0]
+    return higher_order(x, alpha, -h, deque(zip(log_snrs, x0, strict=True)), published)
 
 
 def higher_order(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.sampling import samplers
+from model.sampling import latents, samplers
 from model.sampling.latents import Latents
 from model.sampling.samplers import Prediction, Sampler
 from model.sampling.schedule import CLEAN, NoiseSchedule, linear_betas
@@ -140,3 +143,43 @@ def test_clips_and_frames_are_sampled_alike(name: str) -> None:
     for alone, value in ((video, together.video), (audio, together.audio)):
         result, _ = run(getattr(samplers, name)(alone, SCHEDULE, times), TWO_MODES.eps)
         assert torch.equal(result, value)
+
+
+@pytest.mark.parametrize(("sampler", "most"), [(samplers.dpmpp_2m, 5), (samplers.dpmpp_3m, 6)])
+def test_a_long_clip_takes_few_copies_of_itself_and_is_the_same_to_the_bit(
+    monkeypatch: pytest.MonkeyPatch, sampler: Callable[..., Sampler], most: int
+) -> None:
+    """Computed at once, the updates would take 7 and 10."""
+    x = torch.linspace(-2.5, 2.5, 10_001).view(1, 1, -1)
+
+    def made() -> torch.Tensor:
+        chain = sampler(Latents(None, x), SCHEDULE, SCHEDULE.times(8, "log_snr"))
+        try:
+            request = next(chain)
+            while True:
+                request = chain.send(Prediction(request.x))
+        except StopIteration as stop:
+            return stop.value.audio
+
+    expected = made()
+    monkeypatch.setattr(latents, "BLOCK", 1000)
+    with _Live(x.numel()) as live:
+        assert torch.equal(made(), expected)
+    assert live.most <= most
+
+
+class _Live(TorchDispatchMode):
+    """Counts tensors of `size` elements that exist at once, and have memory of their own."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+        self._known: dict[int, StorageWeakRef] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.numel() == self._size and out._base is None:
+            self._known[out.data_ptr()] = StorageWeakRef(out.untyped_storage())
+            self.most = max(self.most, sum(not each.expired() for each in self._known.values()))
+        return out
