@@ -23,13 +23,13 @@ class Mixture:
     def batch(self, indexes: Tensor, device: torch.device) -> Latents:
         order, parts = self._split(indexes)
         found = [source.batch(own, device) for source, own in parts]
-        back = order.to(device)
+        back = order.to(device, non_blocking=True)
         video, audio = (torch.cat([part[name] for part in found])[back] for name in ("video", "audio"))
         return Latents(video, audio)
 
     def frames(self, indexes: Tensor, device: torch.device) -> Tensor:
         order, parts = self._split(indexes)
-        return torch.cat([source.frames(own, device) for source, own in parts])[order.to(device)]
+        return torch.cat([source.frames(own, device) for source, own in parts])[order.to(device, non_blocking=True)]
 
     def captions(self, indexes: Tensor) -> list[str]:
         order, parts = self._split(indexes)

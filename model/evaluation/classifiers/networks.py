@@ -108,7 +108,7 @@ def targets(scene: Scene, frames: int) -> Tensor:
     return found
 
 
-def save_tensors(sound: Classifier, pictures: Classifier) -> dict[str, Tensor]:
+def save_tensors(sound: nn.Module, pictures: nn.Module) -> dict[str, Tensor]:
     """Both networks' weights as float16."""
     return {
         f"{name}.{key}": value.half().contiguous()
@@ -120,10 +120,15 @@ def save_tensors(sound: Classifier, pictures: Classifier) -> dict[str, Tensor]:
 @cache
 def load_classifiers(path: Path = WEIGHTS) -> tuple[SoundClassifier, PictureClassifier]:
     """The trained networks, in float32 on the CPU."""
-    tensors = load_file(path)
     networks = SoundClassifier(), PictureClassifier()
-    for name, network in zip(("sound", "pictures"), networks, strict=True):
+    load_tensors(path, *networks)
+    return networks
+
+
+def load_tensors(path: Path, sound: nn.Module, pictures: nn.Module) -> None:
+    """Load what `save_tensors` wrote, for evaluation."""
+    tensors = load_file(path)
+    for name, network in (("sound", sound), ("pictures", pictures)):
         own = {key.removeprefix(f"{name}."): value.float() for key, value in tensors.items() if key.startswith(name)}
         network.load_state_dict(own)
         network.eval().requires_grad_(False)
-    return networks

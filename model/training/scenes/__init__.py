@@ -119,7 +119,7 @@ class Scenes:
         ]
 
     def _draws(self, indexes: Tensor, device: torch.device | str) -> Draws:
-        return Draws(f"scenes/{self.seed}/{self.split}", indexes.to(device, torch.int64))
+        return Draws(f"scenes/{self.seed}/{self.split}", indexes.to(device, torch.int64, non_blocking=True))
 
     def _kinds(self, indexes: Tensor) -> Tensor:
         kind = indexes % len(KINDS)
@@ -135,14 +135,14 @@ class Scenes:
     def _groups(self, indexes: Tensor, device: torch.device) -> Groups:
         kind, attributes = self._attributes(indexes)
         draws, duration = self._draws(indexes, device), self.clip.duration
-        values = attributes.to(device, torch.float32)
+        values = attributes.float().to(device, non_blocking=True)
         numbers = draws.uniform("numbers", NUMBERS).float()
         slots = draws.uniform("slots", math.ceil((duration + BEYOND) / SLOT), SLOT_NUMBERS).float()
         groups = []
         for number in range(len(KINDS)):
             rows = (kind == number).nonzero()[:, 0]
             if len(rows):
-                at = rows.to(device)
+                at = rows.to(device, non_blocking=True)
                 groups.append((rows, SCENES[number].draw(Group(values[at], numbers[at], slots[at], duration))))
         return groups
 
@@ -161,7 +161,7 @@ class Scenes:
         y, x = ((torch.arange(pixels, device=device) + 0.5) / pixels for pixels in size)
         pictures = []
         for rows, scene in groups:
-            at = rows.to(device)
+            at = rows.to(device, non_blocking=True)
             own = start[at]
             view = View(own + 0.5 / self.clip.fps, own + 1 / self.clip.fps, x, y[:, None], lattice[at])
             pictures.append(scene.picture(view))
@@ -173,7 +173,9 @@ class Scenes:
         spectrum = torch.fft.rfft(self._draws(indexes, device).uniform("noise", count).float() - 0.5)
         times = torch.arange(count, device=device) / rate
         hertz = torch.fft.rfftfreq(count, 1 / rate, device=device)
-        sounds = [scene.sound(Ear(times, spectrum[rows.to(device)], hertz, rate)) for rows, scene in groups]
+        sounds = [
+            scene.sound(Ear(times, spectrum[rows.to(device, non_blocking=True)], hertz, rate)) for rows, scene in groups
+        ]
         return limited(_joined(groups, sounds))[:, None]
 
 
@@ -184,7 +186,7 @@ def _at_once(device: torch.device | str, count: int) -> int:
 def _joined(groups: Groups, parts: list[Tensor]) -> Tensor:
     """The samples of all groups, in the order of the batch."""
     order = torch.cat([rows for rows, _ in groups]).argsort()
-    return torch.cat(parts)[order.to(parts[0].device)]
+    return torch.cat(parts)[order.to(parts[0].device, non_blocking=True)]
 
 
 @lru_cache

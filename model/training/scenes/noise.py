@@ -62,7 +62,7 @@ class Ear:
 
     def crickets(self, phase: Tensor) -> Tensor:
         """The chirr of a summer night, of RMS 1; `phase` (batch,) in [0, 1)."""
-        pitch = min(4200.0, 0.42 * self.sample_rate)
+        pitch = min(3600.0, 0.42 * self.sample_rate)
         pulse = torch.sin(2 * math.pi * (28 * self.times + phase[:, None])).clamp(min=0)
         chirp = (torch.sin(2 * math.pi * (2.4 * self.times + 3 * phase[:, None])) > -0.3).float()
         tone = torch.sin(2 * math.pi * pitch * self.times)
