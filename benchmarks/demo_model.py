@@ -21,6 +21,7 @@ from model.evaluation.generation import possible_methods
 from model.evaluation.report import LABELS
 
 FOLDER = BUILTIN / "demo"
+COUPLING = FOLDER / "coupling-base.csv"
 PAGE = Path(__file__).parents[1] / "docs" / "demo-model.md"
 COLOURS = {"video": "#2a6f97", "audio": "#c8553d"}
 
@@ -50,21 +51,25 @@ def _interval(score: dict[str, float]) -> str:
 
 
 def draw(path: Path) -> None:
-    """Losses and the coupling gap of the base network."""
-    losses, gaps = columns(FOLDER / "losses-base.csv"), columns(FOLDER / "coupling-base.csv")
+    """Losses of the base network and, if it was measured, the coupling gap."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
+    losses = columns(FOLDER / "losses-base.csv")
     for name, colour in COLOURS.items():
-        left.plot(losses["step"], losses[name], color=colour, linewidth=0.5, alpha=0.5)
-        left.plot(gaps["step"], gaps[f"loss_{name}"], color=colour, marker="o", markersize=3, label=name)
-        right.plot(gaps["step"], gaps[name], color=colour, linestyle="--", label=f"{name}, both noisy")
-    right.plot(gaps["step"], gaps["clean_audio"], color=COLOURS["video"], label="video, given clean sound")
-    right.plot(gaps["step"], gaps["clean_video"], color=COLOURS["audio"], label="sound, given clean video")
+        left.plot(losses["step"], losses[name], color=colour, linewidth=0.5, alpha=0.5, label=f"{name}, steps")
     left.set(title="loss: steps, and averaged weights on held-out clips", xlabel="step")
-    left.set_ylim(0, 3 * max(gaps["loss_video"][-1], gaps["loss_audio"][-1]))
     right.set(title="coupling gap", xlabel="step")
+    if COUPLING.exists():
+        gaps = columns(COUPLING)
+        for name, colour in COLOURS.items():
+            left.plot(gaps["step"], gaps[f"loss_{name}"], color=colour, marker="o", markersize=3, label=name)
+            right.plot(gaps["step"], gaps[name], color=colour, linestyle="--", label=f"{name}, both noisy")
+        right.plot(gaps["step"], gaps["clean_audio"], color=COLOURS["video"], label="video, given clean sound")
+        right.plot(gaps["step"], gaps["clean_video"], color=COLOURS["audio"], label="sound, given clean video")
+        left.set_ylim(0, 3 * max(gaps["loss_video"][-1], gaps["loss_audio"][-1]))
+        right.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8)
     for axis in (left, right):
-        axis.legend(frameon=False, fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 
@@ -158,8 +163,9 @@ def main() -> None:
         _, _, tail = rest.partition(end)
         text = f"{head}{begin}\n\n{content}\n\n{end}{tail}"
     PAGE.write_text(text, encoding="utf-8")
-    gaps = {name: values[-1] for name, values in columns(FOLDER / "coupling-base.csv").items()}
-    print(json.dumps({"coupling": gaps}, indent=1))
+    if COUPLING.exists():
+        gaps = {name: values[-1] for name, values in columns(COUPLING).items()}
+        print(json.dumps({"coupling": gaps}, indent=1))
 
 
 if __name__ == "__main__":

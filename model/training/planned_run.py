@@ -26,10 +26,11 @@ from model.evaluation.report import Result, Watcher, evaluate, plot
 from model.request import SamplingParams
 from model.sampling.latents import Latents
 from model.training.checkpoints import read_checkpoint, write_atomically
-from model.training.configuration import TrainingConfig
+from model.training.configuration import TrainingConfig, configuration_from_json
 from model.training.distribution import Processes
 from model.training.initial_weights import load_fitting
 from model.training.loop import Limits, Start, TrainingError, TrainingRun, prepare, train
+from model.training.objectives import make_objective
 from model.training.packing import pack, unpack
 from model.training.publish import calibrate_published, newest_checkpoint, publish
 from model.training.sources import open_sources
@@ -43,6 +44,12 @@ PIECE_SECONDS = 60.0
 
 FIRST_STEPS = 3
 """Steps before the rate is measured; kernels are loaded and compiled in them."""
+
+BATCH_DOUBLINGS = 2
+"""How often the batch may be doubled on a GPU, where launching kernels may take longer than computing them."""
+
+DOUBLING_PAYS = 0.75
+"""A batch of twice the size is used if the steps per second do not fall below this share."""
 
 ENDLESS = 10**9
 """Steps of the first piece, which ends by the clock."""
@@ -101,20 +108,20 @@ class Meter:
         started: Callable[[], None] = lambda: None,
     ) -> None:
         self._name, self._skip, self._say, self._clock, self._started = name, first_steps, say, clock, started
-        self._began = clock()
+        self._began = self._last = clock()
         self._steps = 0
         self._silent_until = self._began
 
     @property
     def rate(self) -> float:
         """Steps per second."""
-        return max(1, self._steps) / max(1e-6, self._clock() - self._began)
+        return max(1, self._steps) / max(1e-6, (self._last if self._steps else self._clock()) - self._began)
 
     def say(self, text: str) -> None:
         self._say(text)
 
     def step(self, step: int, steps: int, per_second: float, loss: float) -> None:
-        now = self._clock()
+        now = self._last = self._clock()
         self._steps += 1
         if self._skip:
             self._skip -= 1
@@ -129,8 +136,8 @@ class Meter:
 
 
 class PlannedRun:
-    """One run of `seconds` from the time `began` (clock()). Its result goes to `folder`, packed; `work` holds
-    everything else."""
+    """One run of `seconds` from the time `began` of `clock`. Its result is packed into `folder`; `work` holds the rest.
+    The batch is doubled up to `doublings` times where that costs little; by default on a GPU only."""
 
     def __init__(
         self,
@@ -142,10 +149,12 @@ class PlannedRun:
         device: torch.device,
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        doublings: int | None = None,
     ) -> None:
         self.began, self.seconds, self.shares = began, seconds, shares
         self.folder, self.work, self.device, self.say = folder, work, device, say
         self.limits = Limits(clock=clock)
+        self.doublings = (BATCH_DOUBLINGS if device.type == "cuda" else 0) if doublings is None else doublings
         self.result = work / "result"
         self.model = self.result / "model"
         self._keeping = 0.0  # seconds that publishing and packing took
@@ -190,12 +199,22 @@ class PlannedRun:
         run = self._prepared(config, init)
         since = run.state.step
         measured = min(MEASURE_SECONDS, 0.1 * (end - before))
+        latest = end - self._reserve
         run.config = replace(config, steps=since + ENDLESS, optimizer=replace(config.optimizer, decay=0))
-        limits.deadline = end - self._reserve
         try:
-            meter = Meter(config.kind, FIRST_STEPS, self.say, clock, lambda: self._limit(clock() + measured))
-            train(run, limits, meter)
-            rate = meter.rate
+            rate = self._measured(run, measured, latest)
+            for _ in range(self.doublings):
+                if limits.stop or clock() + measured > latest or not self._fits_twice():
+                    break
+                smaller = run.config
+                self._set_batch(run, 2 * smaller.batch)
+                doubled = self._measured(run, measured / 4, latest)
+                self.say(f"{config.kind}: batch {run.config.batch}: {doubled:.2f} steps/s, after {rate:.2f}")
+                if doubled < DOUBLING_PAYS * rate:
+                    self._set_batch(run, smaller.batch)
+                    break
+                rate = doubled
+            config = replace(config, batch=run.config.batch)
             self._keep(run)
             while not limits.stop and (left := end - clock() - self._reserve) > 0:
                 pieces = math.ceil(left / PIECE_SECONDS)
@@ -215,8 +234,27 @@ class PlannedRun:
             self.say(f"{config.kind}: {error}")
         self.say(f"{config.kind}: {run.state.step - since} steps in {clock() - before:.0f} s")
 
-    def _limit(self, deadline: float) -> None:
-        self.limits.deadline = min(self.limits.deadline, deadline)
+    def _measured(self, run: TrainingRun, seconds: float, latest: float) -> float:
+        """Train for `seconds` after the first steps, at most until `latest`. Returns the steps per second."""
+        limits = self.limits
+        limits.deadline = latest
+
+        def started() -> None:
+            limits.deadline = min(latest, limits.clock() + seconds)
+
+        meter = Meter(run.config.kind, FIRST_STEPS, self.say, limits.clock, started)
+        train(run, limits, meter)
+        return meter.rate
+
+    def _set_batch(self, run: TrainingRun, batch: int) -> None:
+        run.config = replace(run.config, batch=batch)
+        run.objective = make_objective(run.config, self.device)
+
+    def _fits_twice(self) -> bool:
+        """Whether a step of twice the batch fits into the device's memory."""
+        if self.device.type != "cuda":
+            return True
+        return 2.2 * torch.cuda.max_memory_allocated(self.device) < torch.cuda.mem_get_info(self.device)[1]
 
     def _prepared(self, config: TrainingConfig, init: Path | None) -> TrainingRun:
         """The run, with the state of the earlier run or the weights of `init`."""
@@ -246,8 +284,9 @@ class PlannedRun:
         """Publish the run's last checkpoint and pack the result."""
         before = self.limits.clock()
         out, held = run.out, self.result / run.config.kind
-        publish(run.config, out, self.model, torch.float16)
         content = read_checkpoint(newest_checkpoint(out))
+        # The plan may have changed since the checkpoint, if no step followed.
+        publish(configuration_from_json(content["config"]), out, self.model, torch.float16)
         weights = save({name: value.half().contiguous() for name, value in content["network"].items()})
         state = json.dumps({"step": content["step"], "seconds": content["seconds"]})
         write_atomically(held / NETWORK, lambda file: file.write(weights))

@@ -145,7 +145,8 @@ def test_a_run_is_packed_continued_and_served(
         folder, work = tmp_path / name, tmp_path / f"{name}-work"
         ticks = itertools.count()  # a second passes whenever the time is asked for, on any machine
         clock = partial(next, ticks)
-        run = PlannedRun(clock(), 50, Shares(0.6, 0.4), folder, work, torch.device("cpu"), said.append, clock)
+        shares, device = Shares(0.6, 0.4), torch.device("cpu")
+        run = PlannedRun(clock(), 90, shares, folder, work, device, said.append, clock, doublings=1)
         if earlier is not None:
             run.resume(earlier)
         run.run(base, sr)
@@ -156,6 +157,9 @@ def test_a_run_is_packed_continued_and_served(
     one("second", one("first", None))
     assert any("with a falling rate" in line for line in said), said
     assert any("base: continuing after step" in line for line in said), said
+    assert any(line.startswith("base: batch 4: ") for line in said), said
+    record = json.loads((tmp_path / "second-unpacked" / "model" / "training-base.json").read_text())
+    assert record["batch"] == 4, "twice the batch takes no longer by this clock"
     for part in ("base", "sr"):
         before, after = (
             json.loads((tmp_path / f"{run}-unpacked" / part / "state.json").read_text())["step"]
