@@ -77,11 +77,11 @@ def measure(folder: Path, upload: Path, repeats: int) -> dict[str, Any]:
 class Api:
     """A plain HTTP client that knows when the last byte of a request went out."""
 
-    def __init__(self, url: str, upload: Path, **parameters: float) -> None:
+    def __init__(self, url: str, upload: Path, **parameters: Any) -> None:
         """`upload`: a video with sound. `parameters` of all jobs."""
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
         boundary = uuid.uuid4().hex
-        self._parameters = json.dumps(parameters).encode()
+        self.parameters = parameters
         part = f"--{boundary}\r\nContent-Disposition: form-data; name="
         fields = [f'{part}"{name}"\r\n\r\n{value}\r\n' for name, value in {"duration": 1.6, **parameters}.items()]
         head = "".join([*fields, f'{part}"file"; filename="{upload.name}"\r\n\r\n'])
@@ -91,7 +91,7 @@ class Api:
     def generate(self) -> tuple[str, float]:
         """Submit. Returns the job's path and the milliseconds to the 202."""
         began = time.perf_counter()
-        job, _ = self._post("/generate", self._parameters, "application/json")
+        job, _ = self._post("/generate", json.dumps(self.parameters).encode(), "application/json")
         return job, 1000 * (time.perf_counter() - began)
 
     def v2a(self) -> tuple[str, float]:

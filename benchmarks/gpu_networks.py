@@ -36,6 +36,8 @@ from model.sampling.samplers import Evaluate, EvaluateFrames
 BATCHES, CPU_BATCHES = (1, 8, 16), (1, 2)
 FRAMES, CPU_FRAMES = (16, 64), (8,)
 REPEATS = 10
+SHARE_OF_A_ROW = 0.04
+"""Of a part's time, for the calls that are measured for one figure."""
 TOP = 15
 """Kernels listed."""
 
@@ -208,10 +210,11 @@ def _row(run: Run, forward: Callable[[], object], flop: float) -> dict[str, Any]
 
 
 def _median(action: Callable[[], object], run: Run) -> float:
-    """Median seconds, after a call or two to warm up. Few calls where they are slow."""
+    """Median seconds, after two calls to warm up (on a CPU one). Few calls where they are slow."""
     for _ in range(2 if run.on_gpu else 1):
-        first = seconds(action, run.device)
-    repeats = (REPEATS if first < run.seconds / 100 else 3) if run.on_gpu else 1
+        once = seconds(action, run.device)
+    fit = int(run.seconds * SHARE_OF_A_ROW / once)
+    repeats = max(2, min(REPEATS, fit)) if run.on_gpu else 1
     return statistics.median(seconds(action, run.device) for _ in range(repeats))
 
 

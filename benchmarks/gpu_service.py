@@ -24,8 +24,10 @@ SECONDS = 30
 """Of training."""
 SETTLED = 10
 """Steps before its rate is measured."""
-FEW = {"steps": 2}
-"""Of the base stage, on a CPU, where the rate means nothing."""
+FEW = {"quality": "fast", "steps": 2}
+"""On a CPU, where the rate means nothing."""
+LOG_LINES = 40
+"""Kept of the stack's log where something fails."""
 TO_STOP = 8
 """Seconds left for the stack to end."""
 
@@ -36,22 +38,32 @@ def stack(run: Run) -> Iterator[dict[str, Any]]:
     manifest = write_model(run)
     upload = film(run.folder / "film.mp4", seconds=2)
     settings = {"DUET_MODELS": str(run.folder / "models"), "DUET_DEFAULT_MODEL": manifest.name}
-    with embedded_stack(run.folder / "stack", "duet", "serve", DUET_DEVICE=run.device, **settings) as (url, ready):
-        yield {"ready_s": round(ready, 2)}
-        duration = manifest.config.clip.duration
-        api = Api(url, upload, duration=duration, **({} if run.on_gpu else FEW))
-        for kind, submit in (("generate", api.generate), ("v2a", api.v2a), ("a2v", api.a2v)):
-            began = time.perf_counter()
-            api.finish(submit()[0])
-            yield {f"{kind}_s": round(time.perf_counter() - began, 3)}
-        count = 16 if run.on_gpu else 2
+    folder = run.folder / "stack"
+    try:
+        with embedded_stack(folder, "duet", "serve", DUET_DEVICE=run.device, **settings) as (url, ready):
+            yield {"ready_s": round(ready, 2)}
+            few = {} if run.on_gpu else FEW
+            yield from _jobs(Api(url, upload, duration=manifest.config.clip.duration, **few), run, deadline)
+    except BaseException:
+        if (folder / "log").exists():
+            yield {"log": (folder / "log").read_text(errors="replace").splitlines()[-LOG_LINES:]}
+        raise
+
+
+def _jobs(api: Api, run: Run, deadline: float) -> Iterator[dict[str, Any]]:
+    duration = api.parameters["duration"]
+    for kind, submit in (("generate", api.generate), ("v2a", api.v2a), ("a2v", api.a2v)):
         began = time.perf_counter()
-        jobs = [api.generate()[0] for _ in range(count)]
-        for done, job in enumerate(jobs, 1):
-            api.finish(job, deadline)
-            taken = time.perf_counter() - began
-            rate = done * duration / taken
-            yield {"at_once": count, "finished": done, "seconds": round(taken, 2), "clip_seconds_per_s": round(rate, 3)}
+        api.finish(submit()[0], deadline)
+        yield {f"{kind}_s": round(time.perf_counter() - began, 3)}
+    count = 16 if run.on_gpu else 2
+    began = time.perf_counter()
+    jobs = [api.generate()[0] for _ in range(count)]
+    for done, job in enumerate(jobs, 1):
+        api.finish(job, deadline)
+        taken = time.perf_counter() - began
+        rate = done * duration / taken
+        yield {"at_once": count, "finished": done, "seconds": round(taken, 2), "clip_seconds_per_s": round(rate, 3)}
 
 
 def training(run: Run) -> Iterator[dict[str, Any]]:

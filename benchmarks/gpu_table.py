@@ -92,7 +92,7 @@ def _figures(report: dict[str, Any]) -> str:
     lines = []
     for part in ("golden", "tests", "norms", "warmup", "stack", "training"):
         for name, value in parts.get(part, {}).items():
-            if name not in ("took_s", "error", "rows", "failures"):
+            if name not in ("took_s", "error", "rows", "failures", "log", "measured"):
                 lines.append(f"| {part} | {name.replace('_', ' ')} | {_value(value)} |")
     return "\n".join(["| part | figure | |", "|---|---|---|", *lines]) if lines else ""
 

@@ -16,7 +16,6 @@ import pytest
 import redis
 import uvicorn
 from fastapi import FastAPI
-from moto.server import ThreadedMotoServer
 
 from duet.standalone.resources import redis_program
 from service.app import create_app
@@ -206,6 +205,8 @@ def client(shared_client: httpx.Client, settings: Settings) -> httpx.Client:
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """URL of an S3 server in this process."""
+    from moto.server import ThreadedMotoServer  # takes a second to load, and a machine that has no moto needs no S3
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
