@@ -45,7 +45,7 @@ class SelfAttention(nn.Module):
         if ops.direct_attention(x):
             qkv = self.qkv(self.norm(x, inner=x.shape[2]))
             return x + self.proj(window_attention.over_frames(*self._split(qkv)).flatten(3))
-        y = self(x.transpose(1, 2).flatten(0, 1))
+        y = self(x.transpose(1, 2).contiguous().flatten(0, 1))
         return y.unflatten(0, (x.shape[0], -1)).transpose(1, 2).contiguous()
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, ...]:

@@ -8,7 +8,8 @@ from model.checkpoint.manifest import FILE_NAME, Manifest, ManifestError
 from model.networks.text import TextTokens
 from model.request import SamplingParams, prompt_forwards
 from model.sampling.samplers import Prompt
-from model.text.encoder import ENCODERS, EncoderError, load_encoder
+from model.text import ENCODERS
+from model.text.encoder import EncoderError, load_encoder
 
 
 def encode_prompt(params: SamplingParams, device: torch.device) -> Prompt | None:

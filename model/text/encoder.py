@@ -21,12 +21,9 @@ from torch import Tensor
 from model.networks.config import TEXT_TOKENS
 from model.networks.text import TextTokens
 
-ENCODERS = {"wordllama": 256}
-"""Encoders by name, and the channels of their token vectors."""
-
 NAME = "wordllama"
-PADDING = 0
-"""Number of the token that fills a row up; its vector is masked."""
+PADDING = -1
+"""Fills up a row of token numbers."""
 
 _CACHED = 100_000
 """Captions whose token numbers are kept."""
@@ -47,16 +44,24 @@ class TextEncoder:
 
     def encode(self, captions: Sequence[str | None], device: torch.device | str = "cpu") -> TextTokens:
         """Vectors float32 (captions, TEXT_TOKENS, channels) and mask. None, or no words, is a row without tokens."""
-        numbers = [self.numbers(caption or "") for caption in captions]
-        rows = torch.tensor([[*own, *[PADDING] * (TEXT_TOKENS - len(own))] for own in numbers])
-        lengths = torch.tensor([len(own) for own in numbers])
-        mask = torch.arange(TEXT_TOKENS) < lengths[:, None]
-        return TextTokens((self.vectors[rows] * mask[:, :, None]).float().to(device), mask.to(device))
+        text = look_up(self.vectors, self.rows([caption or "" for caption in captions]))
+        return TextTokens(text.tokens.to(device), text.mask.to(device))
+
+    def rows(self, captions: Sequence[str]) -> Tensor:
+        """Token numbers (captions, TEXT_TOKENS), int64, filled up with PADDING."""
+        return torch.tensor([self.numbers(caption) for caption in captions]).view(-1, TEXT_TOKENS)
 
     def _numbers(self, caption: str) -> tuple[int, ...]:
         """The first TEXT_TOKENS tokens of a caption; letter case and repeated blanks make no difference."""
         words = " ".join(caption.lower().split())
-        return tuple(self._tokenizer.encode(words, add_special_tokens=False).ids[:TEXT_TOKENS]) if words else ()
+        found = self._tokenizer.encode(words, add_special_tokens=False).ids[:TEXT_TOKENS] if words else []
+        return (*found, *[PADDING] * (TEXT_TOKENS - len(found)))
+
+
+def look_up(vectors: Tensor, rows: Tensor) -> TextTokens:
+    """The `vectors` (tokens, channels) of `rows` of token numbers, both on one device, float32; zeros for padding."""
+    mask = rows != PADDING
+    return TextTokens(vectors[rows.clamp(min=0)].float() * mask[:, :, None], mask)
 
 
 @lru_cache(maxsize=1)

@@ -10,11 +10,12 @@ import json
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from model.networks.config import PRESETS, ClipSpec, ConfigError, ModelConfig, ScheduleConfig, SRConfig, UNetConfig
+from model.text import ENCODERS
 
 
 class ConfigurationError(ValueError):
@@ -57,6 +58,20 @@ class DataConfig:
             raise ConfigurationError('data.bounce_share needs data.source = "scenes"')
         if (self.source == "folder") != bool(self.folder):
             raise ConfigurationError('data.folder and data.source = "folder" go together: give both or neither')
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Conditioning on captions, for data sets that have them. `encoder` "wordllama" sets base.text, and a fraction
+    `drop` of the samples is trained without caption, for classifier-free guidance. `examples` of prompts are published
+    with the model; without any, captions of held-out samples are."""
+
+    encoder: Literal["none", "wordllama"] = "none"
+    drop: float = 0.1
+    examples: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _share(**{"text.drop": self.drop})
 
 
 @dataclass(frozen=True)
@@ -185,6 +200,7 @@ class TrainingConfig:
     compile: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     times: TimesConfig = field(default_factory=TimesConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
@@ -199,16 +215,35 @@ class TrainingConfig:
             raise ConfigurationError('kind = "sr" needs a super-resolution network, which this preset lacks')
         if self.times.independent_timesteps and not self.model.base.coupled:
             raise ConfigurationError("times.independent_timesteps needs two modalities")
+        if self.kind == "base" and self.model.base.text != ENCODERS.get(self.text.encoder):
+            raise ConfigurationError(
+                f"base.text must be {ENCODERS.get(self.text.encoder)}, the channels of text.encoder "
+                f"{self.text.encoder!r}; got {self.model.base.text}"
+            )
+        if self.text.encoder != "none" and self.data.source == "folder":
+            raise ConfigurationError('text.encoder needs captions, which data.source = "folder" does not have')
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
 
-MAY_CHANGE = ("steps", "accumulate", "compile", "description", "licence", "name", "preset", "output.", "data.cache")
+MAY_CHANGE = (
+    "steps",
+    "accumulate",
+    "compile",
+    "description",
+    "licence",
+    "name",
+    "preset",
+    "output.",
+    "data.cache",
+    "text.examples",
+)
 """Settings that may change when a run is resumed, because they do not affect the weights so far."""
 
 _TABLES = {
     "data": DataConfig,
+    "text": TextConfig,
     "times": TimesConfig,
     "optimizer": OptimizerConfig,
     "degradation": DegradationConfig,
@@ -249,6 +284,8 @@ def build_configuration(data: Mapping[str, Any]) -> TrainingConfig:
     if parts["sr"] is not None and data.get("kind", "base") == "base" and "sr" not in data:
         parts["sr"] = None
     built = {name: _build(cls, _table(data, name), name) for name, cls in _TABLES.items() if name in data}
+    if "text" in built and parts["base"].text is None:
+        parts["base"] = replace(parts["base"], text=ENCODERS.get(built["text"].encoder))
     plain = {f.name for f in fields(TrainingConfig)} - {"model", *_TABLES}
     _refuse_unknown(data, sorted(plain | set(_TABLES) | set(_MODEL_TABLES)), "")
     top = _checked(TrainingConfig, {key: value for key, value in data.items() if key in plain}, "")
@@ -262,7 +299,8 @@ def configuration_from_json(text: str) -> TrainingConfig:
     sr = model.pop("sr")
     parts = {name: _build(_MODEL_TABLES[name], table, name) for name, table in model.items()}
     parts["sr"] = None if sr is None else _build(SRConfig, sr, "sr")
-    tables = {name: _build(cls, data.pop(name), name) for name, cls in _TABLES.items()}
+    # Files written before there was a table do not have it.
+    tables = {name: _build(cls, data.pop(name, {}), name) for name, cls in _TABLES.items()}
     return TrainingConfig(**data, model=ModelConfig(**parts), **tables)
 
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from model.networks.config import PredictionType
 from model.networks.pair import Pair
+from model.networks.text import TextTokens
 from model.sampling.latents import Latents
 from model.sampling.prediction import loss_weight, training_target
 from model.sampling.schedule import NoiseSchedule
 
-Predict = Callable[[Pair, Pair, Tensor | None], Pair]
-"""A network: clips, times (batch,) and shifts → predictions."""
+Predict = Callable[..., Pair]
+"""A network: clips, times (batch,), shifts or None, and for one with text True (coupled) and captions → predictions."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,20 @@ def denoising_loss(
     shifts: Tensor | None = None,
     clean: tuple[Tensor, Tensor] | None = None,
     prediction: PredictionType = "eps",
+    text: TextTokens | None = None,
 ) -> LossTerms:
     """The loss at given times, noise and RS-MMA shifts; the paper trains with t_video = t_audio.
 
     `clean`: for video and for audio, a mask (batch,), bool, of the samples that enter without noise. A modality that is
     None in `x0` is not passed to the network. `prediction` is what the network predicts
-    (model/sampling/prediction.py); the loss is on that prediction, weighted by `loss_weight`.
+    (model/sampling/prediction.py); the loss is on that prediction, weighted by `loss_weight`. `text`: the captions.
     """
     x = diffuse(schedule, x0, t_video, t_audio, noise)
     if clean is not None:
         x = x.map(_choose, x0, Latents(*clean))
     clips = Pair(x.video, x.audio)
-    predicted = network(clips, clips.map(lambda _, t: t, (t_video, t_audio)), shifts)
+    words = () if text is None else (True, text)
+    predicted = network(clips, clips.map(lambda _, t: t, (t_video, t_audio)), shifts, *words)
     alpha_bars = schedule.alpha_bar_on(t_video.device)
 
     def mean_square(index: int, clean_value: Tensor | None, eps: Tensor | None, t: Tensor) -> Tensor:

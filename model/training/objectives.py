@@ -13,6 +13,7 @@ from model.networks.coupled_unet import CoupledUNet
 from model.networks.super_resolution import SRUNet
 from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
+from model.training.captions import CaptionTokens
 from model.training.configuration import TrainingConfig
 from model.training.dataset import Source
 from model.training.degradation import draw_degradation
@@ -62,6 +63,7 @@ class DenoisingObjective:
         self.config, self.device = config, device
         self.schedule = NoiseSchedule.from_config(config.model.schedule)
         self.terms = config.model.base.modalities
+        self.captions = CaptionTokens(config.text, config.seed, device) if config.model.base.text is not None else None
 
     def build(self) -> CoupledUNet:
         return CoupledUNet(self.config.model.base)
@@ -78,9 +80,14 @@ class DenoisingObjective:
         for name in self.terms:
             blank = blank.replace(name, torch.empty(0, *shapes[name], device=self.device))
         noise = draw_noise(blank, config.batch, slice(rows.start, rows.stop), draw)
+        kept = self.captions.draw_kept(step, config.batch) if self.captions is not None else None
         for part in parts(rows, config.accumulate):
             own = slice(part.start, part.stop)
-            x0 = source.batch(step * config.batch + torch.arange(part.start, part.stop), self.device)
+            indexes = step * config.batch + torch.arange(part.start, part.stop)
+            x0 = source.batch(indexes, self.device)
+            text = None
+            if self.captions is not None and kept is not None:
+                text = self.captions.encode(source.captions(indexes) or [""] * len(part), kept[own])
             x0 = Latents(
                 x0.video if "video" in self.terms else None,
                 x0.audio if "audio" in self.terms else None,
@@ -95,6 +102,7 @@ class DenoisingObjective:
                 None if shifts is None else shifts[own],
                 (times.clean_video[own], times.clean_audio[own]),
                 config.model.base.prediction,
+                text,
             )
             given = {"video": times.clean_video[own], "audio": times.clean_audio[own]}
             yield {name: Term(getattr(terms, name).sum(), (~given[name]).sum()) for name in self.terms}

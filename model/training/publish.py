@@ -14,11 +14,13 @@ from safetensors.torch import save
 
 from model.checkpoint.loading import CheckpointError, load_model
 from model.checkpoint.manifest import FILE_NAME, Manifest, read_manifest
+from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import ModelConfig
 from model.runtime.calibration import calibrate
 from model.runtime.evaluator import Evaluator
 from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
+from model.text.encoder import load_encoder
 from model.training.checkpoints import StateError, check_same_run, checkpoints, read_checkpoint, write_atomically
 from model.training.configuration import TrainingConfig, configuration_from_json
 from model.training.dataset import Source, evaluation_indexes
@@ -27,6 +29,8 @@ from model.training.training_log import COUPLING, LOSSES, read_rows
 CALIBRATION_TIMES = 33
 CHUNK = 8
 """Clips per batch during calibration."""
+EXAMPLES = 8
+"""Captions of samples that are published as examples of prompts."""
 CURVE_POINTS = 1000
 """Maximum number of lines of a published loss curve; each is the mean over a span of steps."""
 
@@ -83,9 +87,23 @@ def calibrate_published(
 
     limits = manifest.config.base.max_shifts(manifest.config.clip.frames)
     curve = calibrate(evaluator, clips(), limits, CALIBRATION_TIMES, config.seed)
-    text = manifest.with_calibration(curve).to_json()
+    text = _with_examples(manifest.with_calibration(curve), source).to_json()
     write_atomically(manifest.folder / FILE_NAME, lambda file: file.write(text.encode()))
     say(f"calibrated on {len(numbers)} clips")
+
+
+def _text(config: TrainingConfig) -> TextEncoding | None:
+    if config.text.encoder == "none":
+        return None
+    return TextEncoding(config.text.encoder, load_encoder().sha256, examples=config.text.examples)
+
+
+def _with_examples(manifest: Manifest, source: Source) -> Manifest:
+    """The manifest with captions of held-out samples as examples of prompts, if it has none."""
+    if manifest.text is None or manifest.text.examples:
+        return manifest
+    captions = source.captions(evaluation_indexes(EXAMPLES)) or []
+    return replace(manifest, text=replace(manifest.text, examples=tuple(dict.fromkeys(filter(None, captions)))))
 
 
 def _joined(config: TrainingConfig, held: Manifest | None, folder: Path) -> Manifest:
@@ -111,6 +129,7 @@ def _joined(config: TrainingConfig, held: Manifest | None, folder: Path) -> Mani
         base_weights="base.safetensors",
         sr_weights=held.sr_weights if held and fits else None,
         independent_timesteps=config.times.independent_timesteps,
+        text=_text(config),
         folder=folder,
     )
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from model.checkpoint.manifest import Manifest
+from model.checkpoint.text_encoding import TextEncoding
 from model.media.encode import write_clip, write_wav
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.super_resolution import SRUNet
@@ -21,6 +22,7 @@ from model.runtime.pipeline import Clip, ClipRequest, Pipeline, to_uint8
 from model.sampling.samplers import dpmpp_2m
 from model.sampling.schedule import NoiseSchedule
 from model.sampling.upsampling import super_resolve
+from model.text.encoder import load_encoder
 from model.training.configuration import TrainingConfig
 from model.training.dataset import Source, evaluation_indexes
 from model.training.degradation import draw_degradation
@@ -28,14 +30,19 @@ from model.training.random_draws import step_generator
 
 
 def sample_clips(config: TrainingConfig, average: nn.Module, device: torch.device, dtype: torch.dtype) -> list[Clip]:
-    """`sample_count` clips from noise, the same seeds every time."""
+    """`sample_count` clips from noise, the same seeds every time, and the examples of prompts in turn."""
     assert isinstance(average, CoupledUNet)
     network = copy.deepcopy(average).to_compute(dtype)
     schedule = NoiseSchedule.from_config(config.model.schedule)
-    manifest = Manifest(config.name, replace(config.model, sr=None), True, config.description, config.licence)
+    model, examples = replace(config.model, sr=None), config.text.examples or (None,)
+    text = TextEncoding(config.text.encoder, load_encoder().sha256) if config.model.base.text is not None else None
+    manifest = Manifest(config.name, model, True, config.description, config.licence, text=text)
     pipeline = Pipeline(manifest, Evaluator(network, None, schedule), device)
     params = SamplingParams(seed=config.seed, steps=config.output.sample_steps)
-    return [pipeline.run(ClipRequest("generate", params, index)) for index in range(config.output.sample_count)]
+    return [
+        pipeline.run(ClipRequest("generate", replace(params, prompt=examples[index % len(examples)]), index))
+        for index in range(config.output.sample_count)
+    ]
 
 
 def sample_frames(

@@ -68,6 +68,7 @@ class ReadAhead:
         self._rendered: deque[tuple[Tensor, Any]] = deque()
         self._render_ahead = (RENDERED_AHEAD if device.type == "cuda" else 0) if render_ahead is None else render_ahead
         self._together = 1
+        self._captions: dict[int, list[str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +86,16 @@ class ReadAhead:
         return self._take(self._source.frames, indexes, device)
 
     def captions(self, indexes: Tensor) -> list[str] | None:
-        return self._source.captions(indexes)
+        """As of the source. Those of the batches that are rendered already are computed together."""
+        first = int(indexes[0])
+        if first not in self._captions:
+            parts = [indexes, *(each for each, _ in self._rendered)]
+            words = self._source.captions(torch.cat(parts))
+            if words is None:
+                return None
+            following = iter(words)
+            self._captions = {int(part[0]): list(islice(following, len(part))) for part in parts}
+        return self._captions.pop(first)
 
     def _take(self, read: Callable[[Tensor, torch.device], Any], indexes: Tensor, device: torch.device) -> Any:
         if self._pool is None:

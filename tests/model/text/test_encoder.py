@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from model.networks.config import TEXT_TOKENS
+from model.text import ENCODERS
 from model.text import encoder as encoders
-from model.text.encoder import ENCODERS, NAME, EncoderError, load_encoder
+from model.text.encoder import NAME, PADDING, EncoderError, load_encoder
 
 SHA256 = "21ac5fc44ec359347ac30b81c799a32ff33e379ae732dedfe2f8f37b29a50061"
 """Of the token vectors of wordllama 0.4: a model belongs to its vectors, so they must not change unnoticed."""
@@ -33,7 +34,8 @@ def test_case_and_blanks_make_no_difference_and_words_do() -> None:
 def test_a_long_caption_is_cut_off() -> None:
     numbers = load_encoder().numbers
     assert numbers("rain " * 60) == numbers("rain " * 32)
-    assert len(numbers("rain " * 60)) == TEXT_TOKENS
+    assert len(numbers("rain " * 60)) == len(numbers("rain")) == TEXT_TOKENS
+    assert PADDING not in numbers("rain " * 60)
 
 
 def test_words_that_mean_the_same_are_near() -> None:

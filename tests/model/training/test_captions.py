@@ -1,0 +1,140 @@
+"""Training with captions: a run, what it publishes, and which samples go without."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.checkpoint.loading import is_text
+from model.networks.config import ClipSpec
+from model.request import SamplingParams
+from model.runtime.pipeline import ClipRequest, Pipeline
+from model.text.encoder import load_encoder
+from model.training import publish as publishing
+from model.training.bounce import Bounce
+from model.training.captions import CaptionTokens
+from model.training.configuration import (
+    ConfigurationError,
+    TextConfig,
+    build_configuration,
+    configuration_from_json,
+)
+from model.training.dataset import evaluation_indexes
+from model.training.loop import Start
+from model.training.publish import calibrate_published, publish
+from model.training.sources import ReadAhead
+from model.training.training_log import LOSSES, read_rows
+from tests.model.training.runs import run, small
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+TEXT = {"encoder": "wordllama", "drop": 0.25}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("plain")
+    run(small(steps=1), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with text, from weights without."""
+    out = tmp_path_factory.mktemp("words")
+    run(small(steps=2, text=TEXT), out, Start(init=plain / "checkpoints" / "step-00000001.pt"))
+    return out
+
+
+def test_text_is_added_to_weights_without_and_learns(trained: Path, tmp_path: Path) -> None:
+    publish(small(steps=2, text=TEXT), trained, tmp_path, torch.float32)
+    weights = {name: value for name, value in load_file(tmp_path / "base.safetensors").items() if is_text(name)}
+    for name, value in weights.items():
+        if "pooled" in name or name.endswith("proj.weight"):
+            assert value.any(), f"{name} began at zero and has not moved"
+    assert all(row["loss"] > 0 for row in read_rows(trained / LOSSES))
+
+
+def test_accumulation_gives_the_same_losses(plain: Path, trained: Path, tmp_path: Path) -> None:
+    config = small(steps=2, text=TEXT, accumulate=2)
+    run(config, tmp_path, Start(init=plain / "checkpoints" / "step-00000001.pt"))
+    losses = [[row["loss"] for row in read_rows(out / LOSSES)] for out in (trained, tmp_path)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_published_model_says_what_it_reads_and_follows_prompts(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "CALIBRATION_TIMES", 2)
+    config = small(steps=2, text=TEXT)
+    manifest = publish(config, trained, tmp_path, torch.float32)
+    source = Bounce(config.model.clip, config.data.seed, "train")
+    calibrate_published(manifest, config, source, CPU, lambda text: None)
+    text = json.loads((tmp_path / "model.json").read_text())["text"]
+    assert (text["encoder"], text["languages"]) == ("wordllama", ["en"])
+    assert text["sha256"] == load_encoder().sha256
+    assert text["examples"][0] == source.captions(evaluation_indexes(1))[0]
+    pipeline = Pipeline.load(manifest, "cpu", "float32")
+    params = SamplingParams(seed=1, steps=1, prompt=text["examples"][0])
+    red, other = (
+        pipeline.run(ClipRequest("generate", SamplingParams(seed=1, steps=1, prompt=prompt, prompt_scale=20.0)))
+        for prompt in (params.prompt, "something else")
+    )
+    assert red.audio is not None
+    assert other.audio is not None
+    assert not torch.equal(red.audio, other.audio)
+
+
+def test_examples_of_the_configuration_are_published(trained: Path, tmp_path: Path) -> None:
+    config = small(steps=2, text={**TEXT, "examples": ["a red disc"]})
+    manifest = publish(config, trained, tmp_path, torch.float32)
+    assert manifest.text is not None
+    assert manifest.text.examples == ("a red disc",)
+
+
+def test_the_share_of_samples_without_caption_is_drop_and_depends_on_the_step_alone() -> None:
+    captions = CaptionTokens(TextConfig("wordllama", drop=0.25), 7, CPU)
+    kept = captions.draw_kept(3, 4096)
+    assert 1 - kept.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(kept, captions.draw_kept(3, 4096))
+    assert not torch.equal(kept, captions.draw_kept(4, 4096))
+
+
+def test_captions_are_encoded_as_prompts_are() -> None:
+    captions = CaptionTokens(TextConfig("wordllama"), 7, CPU)
+    words = ["a red disc bounces", "a fire by night"]
+    text = captions.encode(words, torch.tensor([True, False]))
+    expected = load_encoder().encode([words[0], None])
+    assert torch.equal(text.tokens[0], expected.tokens[0])
+    assert torch.equal(text.mask, expected.mask)
+
+
+def test_captions_read_ahead_belong_to_their_batches() -> None:
+    source = Bounce(ClipSpec(frames=4, height=8, width=8, sample_rate=640), 1, "train")
+    order = list(torch.arange(32).split(4))
+    with ReadAhead(source, iter(order), CPU, render_ahead=50_000) as ahead:
+        for indexes in order:
+            ahead.batch(indexes, CPU)
+            assert ahead.captions(indexes) == source.captions(indexes)
+
+
+def test_the_encoder_sets_the_network_s_channels_and_other_settings_are_refused() -> None:
+    assert small(text=TEXT).model.base.text == 256
+    assert small().model.base.text is None
+    assert configuration_from_json(small(text=TEXT).to_json()) == small(text=TEXT)
+    for wrong in ({"base": {"text": 256}}, {"text": TEXT, "base": {"text": 12}}):
+        with pytest.raises(ConfigurationError, match=r"base\.text must be"):
+            small(**wrong)
+    with pytest.raises(ConfigurationError, match="captions, which"):
+        build_configuration({"preset": "tiny", "text": TEXT, "data": {"source": "folder", "folder": "x"}})
+
+
+def test_a_configuration_from_before_there_was_text_is_still_read() -> None:
+    data = json.loads(small().to_json())
+    del data["text"], data["model"]["base"]["text"], data["model"]["base"]["text_attention_scales"]
+    assert configuration_from_json(json.dumps(data)) == small()
