@@ -137,3 +137,12 @@ def test_self_attention_is_the_loop_over_queries(heads_first: bool) -> None:
                 of_heads.append(torch.stack([slow_attention(q[t], k, v) for t in range(tokens)]))
             expected = x[b] + module.proj(torch.cat(of_heads, dim=1))
             torch.testing.assert_close(module(x)[b], expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 2])
+def test_attention_over_frames_is_self_attention_at_each_place(batch: int) -> None:
+    module, x = with_weights(SelfAttention(32, 4)), drawn(batch, 5, 20, 32)
+    out = module.over_frames(x)
+    for place in range(20):
+        torch.testing.assert_close(out[:, :, place], module(x[:, :, place].contiguous()), atol=1e-5, rtol=1e-4)
