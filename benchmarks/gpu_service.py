@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import model.training
 from benchmarks.embedded_stack import embedded_stack
 from benchmarks.end_to_end import Api, film
-from benchmarks.forward import operations
 from benchmarks.gpu_networks import write_model
 from benchmarks.gpu_run import Run
+from model.networks.config import ModelConfig
+from model.networks.coupled_unet import CoupledUNet
+from model.networks.pair import Pair
 from model.training.configuration import read_configuration
 from model.training.distribution import join_processes
 from model.training.loop import Limits, Start, prepare, train
@@ -78,7 +81,7 @@ def training(run: Run) -> Iterator[dict[str, Any]]:
     with join_processes(run.device) as processes:
         prepared = prepare(config, run.folder / "training", processes, Start(), lambda _: None)
         parameters = sum(parameter.numel() for parameter in prepared.state.network.parameters())
-        flop = 3 * operations(config.model, 1)
+        flop = 3 * _operations(config.model)
         yield {
             "dtype": str(prepared.dtype),
             "million_parameters": round(parameters / 1e6, 1),
@@ -98,6 +101,14 @@ def training(run: Run) -> Iterator[dict[str, Any]]:
     if run.on_gpu:
         found["peak_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 2)
     yield found
+
+
+def _operations(config: ModelConfig) -> int:
+    """Floating point operations of one forward of the base network, counted on the meta device."""
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        clip, t = config.clip, torch.empty(1)
+        CoupledUNet(config.base)(Pair(torch.empty(1, *clip.video_shape), torch.empty(1, *clip.audio_shape)), Pair(t, t))
+    return counter.get_total_flops()
 
 
 class _Clock:

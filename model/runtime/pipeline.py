@@ -83,6 +83,8 @@ class Pipeline:
         fit the manifest, ManifestError if its tuned solvers belong to other weights, or if the text encoder is not the
         one that it was trained with."""
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        if place.type == "cuda" and place.index is None:  # torch.cuda.set_device, for one, needs the number
+            place = torch.device("cuda", torch.cuda.current_device())
         if dtype == "auto":
             dtype = "bfloat16" if computes_in_bfloat16(place) else "float32"
         base, sr = load_model(manifest, place, getattr(torch, dtype))
