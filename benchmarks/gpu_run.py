@@ -36,7 +36,7 @@ PARTS = {
     "base": Part("benchmarks.gpu_networks", 60),
     "sr": Part("benchmarks.gpu_networks", 45),
     "kernels": Part("benchmarks.gpu_networks", 40),
-    "norms": Part("benchmarks.gpu_networks", 25),
+    "norms": Part("benchmarks.gpu_networks", 45),
     "warmup": Part("benchmarks.gpu_networks", 60),
     "stack": Part("benchmarks.gpu_service", 100),
     "training": Part("benchmarks.gpu_service", 70),
