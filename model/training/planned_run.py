@@ -57,6 +57,9 @@ ENDLESS = 10**9
 EVALUATION_CLIPS = (64, 256)
 """Clips of each run of the first evaluation, and of the one after it if there is time."""
 
+PROMPT = "a disc bounces"
+"""Asks a model that takes prompts for clips of the data set that the evaluation measures."""
+
 EVALUATION_SECONDS = 15.0
 """Time below which no evaluation is begun."""
 
@@ -336,7 +339,8 @@ class PlannedRun:
                 self.say(f"no time is left for an evaluation on {clips} clips")
                 return
             try:
-                found = evaluate(manifest, runs, clips, SamplingParams(0), watcher, self.device.type)
+                params = SamplingParams(0, prompt=PROMPT if manifest.text is not None else None)
+                found = evaluate(manifest, runs, clips, params, watcher, self.device.type)
             except OutOfTime:
                 self.say(f"the time did not suffice for an evaluation on {clips} clips")
                 return
