@@ -13,6 +13,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
@@ -40,22 +41,32 @@ class TextEncoder:
         self.vectors = vectors
         self._tokenizer = tokenizer
         self.sha256 = hashlib.sha256(vectors.contiguous().view(torch.uint8).numpy().data).hexdigest()
-        self.numbers = lru_cache(_CACHED)(self._numbers)
+        self._known: dict[str, np.ndarray] = {}
 
     def encode(self, captions: Sequence[str | None], device: torch.device | str = "cpu") -> TextTokens:
         """Vectors float32 (captions, TEXT_TOKENS, channels) and mask. None, or no words, is a row without tokens."""
-        text = look_up(self.vectors, self.rows([caption or "" for caption in captions]))
+        rows = np.stack([self._row(caption or "") for caption in captions])
+        text = look_up(self.vectors, torch.from_numpy(rows))
         return TextTokens(text.tokens.to(device), text.mask.to(device))
 
     def rows(self, captions: Sequence[str]) -> Tensor:
-        """Token numbers (captions, TEXT_TOKENS), int64, filled up with PADDING."""
-        return torch.tensor([self.numbers(caption) for caption in captions]).view(-1, TEXT_TOKENS)
+        """Numbers of the first TEXT_TOKENS tokens of each caption (captions, TEXT_TOKENS), int64, filled up with
+        PADDING. They are kept, for captions that repeat; `encode` keeps nothing of a prompt."""
+        known = self._known
+        if len(known) + len(captions) > _CACHED:
+            known = self._known = {}
+        for caption in captions:
+            if caption not in known:
+                known[caption] = self._row(caption)
+        return torch.from_numpy(np.stack([known[caption] for caption in captions]))
 
-    def _numbers(self, caption: str) -> tuple[int, ...]:
-        """The first TEXT_TOKENS tokens of a caption; letter case and repeated blanks make no difference."""
+    def _row(self, caption: str) -> np.ndarray:
+        """Letter case and repeated blanks make no difference."""
         words = " ".join(caption.lower().split())
         found = self._tokenizer.encode(words, add_special_tokens=False).ids[:TEXT_TOKENS] if words else []
-        return (*found, *[PADDING] * (TEXT_TOKENS - len(found)))
+        row = np.full(TEXT_TOKENS, PADDING)
+        row[: len(found)] = found
+        return row
 
 
 def look_up(vectors: Tensor, rows: Tensor) -> TextTokens:

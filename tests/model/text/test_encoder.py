@@ -26,16 +26,23 @@ def test_captions_are_rows_of_token_vectors() -> None:
 
 
 def test_case_and_blanks_make_no_difference_and_words_do() -> None:
-    numbers = load_encoder().numbers
-    assert numbers("Rain  at Night ") == numbers("rain at night")
-    assert numbers("rain at night") != numbers("night at rain")
+    rows = load_encoder().rows(["rain at night", "Rain  at Night ", "night at rain"])
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
 
 
 def test_a_long_caption_is_cut_off() -> None:
-    numbers = load_encoder().numbers
-    assert numbers("rain " * 60) == numbers("rain " * 32)
-    assert len(numbers("rain " * 60)) == len(numbers("rain")) == TEXT_TOKENS
-    assert PADDING not in numbers("rain " * 60)
+    rows = load_encoder().rows(["rain " * 60, "rain " * 32])
+    assert torch.equal(rows[0], rows[1])
+    assert PADDING not in rows
+
+
+def test_a_caption_has_the_same_tokens_among_many_and_alone_and_when_it_is_seen_again() -> None:
+    captions = [f"rain number {number}" for number in range(40)]
+    encoder = load_encoder.__wrapped__()
+    together = encoder.rows(captions)
+    assert torch.equal(encoder.rows(captions[::-1]).flip(0), together)
+    assert torch.equal(torch.cat([load_encoder().rows([caption]) for caption in captions]), together)
 
 
 def test_words_that_mean_the_same_are_near() -> None:
