@@ -75,6 +75,12 @@ def test_a_prompt_on_a_phone(phone: Studio) -> None:
     expect(page.get_by_label("Prompt", exact=True)).to_have_value(TEXT.examples[1])
     phone.fits()
     phone.look("prompt-phone")
+    choose(page, steps=2)
+    start(page)
+    result(page)
+    expect(page.locator(".stage .prompt")).to_have_text(f"“{TEXT.examples[1]}”")
+    phone.fits()
+    phone.look("prompt-phone-done")
 
 
 def test_scores_of_outputs_and_of_those_that_were_not_kept(studio: Studio) -> None:
