@@ -23,6 +23,7 @@ from model.sampling.latents import Latents
 from model.sampling.prediction import to_eps
 from model.sampling.samplers import Evaluate, EvaluateAll, EvaluateFrames, Prediction
 from model.sampling.schedule import NoiseSchedule
+from model.sampling.transfer import to_device
 
 _log = logging.getLogger(__name__)
 
@@ -216,7 +217,7 @@ class Evaluator:
             "video": x.video,
             "audio": x.audio,
             "times": self._times(requests, device),
-            "shifts": _on(device, shifts) if shifts is not None else None,
+            "shifts": to_device(shifts, device) if shifts is not None else None,
             "coupled": requests[0].coupled,
             "tokens": text.tokens if text is not None else None,
             "mask": text.mask if text is not None else None,
@@ -251,7 +252,7 @@ class Evaluator:
             for request in requests
             for _ in range(request.x.batch)
         ]
-        return _on(device, torch.tensor(rows, dtype=torch.float32))
+        return to_device(torch.tensor(rows, dtype=torch.float32), device)
 
     def _time(self, prediction: PredictionType, t: float) -> tuple[float, float, float]:
         """The network's time, and α and σ of the requested one: the sampler uses these to get back from ε̂ to x̂_0,
@@ -296,7 +297,7 @@ class Evaluator:
         if missing:
             x, low_res = (torch.cat([value, value[-1:].repeat_interleave(missing, 0)]) for value in (x, low_res))
             times = [*times, *[times[-1]] * missing]
-        rows = _on(x.device, torch.tensor(times, dtype=torch.float32))
+        rows = to_device(torch.tensor(times, dtype=torch.float32), x.device)
         captured = len(x) in self.frame_sizes.sizes
         with torch.inference_mode():
             outputs = (self.graphs["sr"] if captured else self._sr_forward)(x=x, low_res=low_res, times=rows)
@@ -313,13 +314,6 @@ def _to_eps(prediction: PredictionType, predicted: Tensor, x: Tensor, times: Ten
     """ε̂. `times` (samples, 3): the network's, α and σ."""
     alpha, sigma = (times[:, place].view(-1, *(1,) * (x.dim() - 1)) for place in (1, 2))
     return to_eps(prediction, predicted, x, alpha, sigma)
-
-
-def _on(device: torch.device, values: Tensor) -> Tensor:
-    """`values` of the host on `device`, without waiting for it: the copy to a GPU is queued, from pinned memory."""
-    if device.type != "cuda" or not values.is_cpu:
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.sampling.latents import Latents, State
+from model.sampling.transfer import to_device
 
 
 class RandomStream:
@@ -21,7 +22,7 @@ class RandomStream:
 
     def normal(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """Standard normal values."""
-        return torch.randn(*shape, generator=self._generator).to(device)
+        return to_device(torch.randn(*shape, generator=self._generator), device)
 
     def normal_like(self, x: State) -> State:
         """Standard normal noise of the shape and on the device of `x`."""
@@ -47,7 +48,7 @@ class RandomStream:
         needed, not kept, and advances the stream by nothing. Noises of different `name` are independent.
         """
         frames = [torch.randn(*shape, generator=_generator(f"{self._name}/{name}/{k}")) for k in range(start, stop)]
-        return torch.stack(frames).to(device)
+        return to_device(torch.stack(frames), device)
 
 
 def _generator(name: str) -> torch.Generator:

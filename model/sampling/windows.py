@@ -21,6 +21,7 @@ from model.sampling.guidance import respond
 from model.sampling.latents import Latents
 from model.sampling.samplers import Evaluate, EvaluateAll, Prediction, Sampler, ask
 from model.sampling.schedule import NoiseSchedule
+from model.sampling.transfer import to_device
 
 Guide = Callable[[Sampler, int], Sampler]
 """Wraps the requests of one window, which starts at the given frame, in guidance."""
@@ -88,10 +89,10 @@ class Windows:
         the clip."""
         first = starts[number]
         if total.video is not None:
-            weight = self.weight(starts, number, 1).to(total.video)
+            weight = to_device(self.weight(starts, number, 1).to(total.video.dtype), total.video.device)
             total.video[:, first : first + self.window] += part["video"] * weight.view(-1, 1, 1, 1)
         if total.audio is not None:
-            weight = self.weight(starts, number, self.samples).to(total.audio)
+            weight = to_device(self.weight(starts, number, self.samples).to(total.audio.dtype), total.audio.device)
             place = slice(first * self.samples, (first + self.window) * self.samples)
             total.audio[..., place] += part["audio"] * weight
 

@@ -67,9 +67,11 @@ def test_the_engine_makes_the_same_clips_with_graphs_as_without(dtype: str) -> N
     assert evaluator.graphs["sr"].sizes
     evaluator.use_graphs(None)
     without = made_together(pipeline, requests)
-    frames, audio = (1e-3, 1e-3) if dtype == "float32" else (0.05, 0.1)
+    most_frames, most_audio = (1e-3, 1e-3) if dtype == "float32" else (0.05, 0.1)
     for one, other in zip(with_graphs, without, strict=True):
-        assert distance(one, other) <= (frames, audio)
+        frames, audio = distance(one, other)
+        assert frames <= most_frames
+        assert audio <= most_audio
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -106,19 +108,14 @@ def test_graphs_that_share_a_pool_do_not_disturb_each_other() -> None:
             assert torch.equal(a.eps["audio"], b.eps["audio"])
 
 
-def test_warm_up_captures_every_size_and_returns_the_memory_of_dropped_graphs(free_memory: None) -> None:
+def test_warm_up_captures_every_size() -> None:
     pipeline = pipeline_on_gpu("bfloat16")
-    before = torch.cuda.memory_reserved()
     warm_up(pipeline)
     evaluator = pipeline.evaluator
     assert evaluator.batch_sizes is not None
     assert evaluator.graphs["base"].sizes == list(evaluator.batch_sizes.sizes) == [1, 2, 4, 8, 16]
     assert len(evaluator.graphs["base"]) == 10  # with and without RS-MMA
     assert evaluator.graphs["sr"].sizes == list(evaluator.frame_sizes.sizes) == [4, 8, 16, 32, 64]
-    assert torch.cuda.memory_reserved() > before
-    evaluator.use_graphs(None)
-    torch.cuda.empty_cache()
-    assert torch.cuda.memory_reserved() <= before + 2**26  # workspaces stay
 
 
 def test_a_clip_is_bit_identical_alone_and_in_company_at_one_batch_size() -> None:

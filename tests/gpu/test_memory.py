@@ -49,6 +49,25 @@ def leave(free: int) -> None:
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + free) / total)
 
 
+def test_the_memory_of_graphs_is_kept_for_them_and_returned_when_they_are_dropped(pipeline: Pipeline) -> None:
+    def reserved() -> int:
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved()
+
+    evaluator, requests = pipeline.evaluator, drawn_clips(LARGER.config, 16)
+    evaluator.use_batch_sizes(BatchSizes((1, 16)))
+    needed = growth(lambda: evaluator(requests))
+    before = reserved()
+    evaluator.use_graphs(CudaRecorder(DEVICE))
+    evaluator(requests)
+    large = reserved()
+    assert large - before > needed / 2
+    evaluator(requests[:1])
+    assert reserved() - large < needed / 2  # in the memory of the other
+    evaluator.use_graphs(None)
+    assert reserved() - before < needed / 4  # workspaces of libraries stay
+
+
 @pytest.mark.parametrize("graphs", [True, False])
 def test_a_batch_that_does_not_fit_is_halved_and_every_clip_answered(pipeline: Pipeline, graphs: bool) -> None:
     evaluator, requests = pipeline.evaluator, drawn_clips(LARGER.config, 16)
