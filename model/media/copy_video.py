@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,24 +27,36 @@ def copy_video(source: str | Path, sound: Sound, path: str | Path, comment: str)
         is_plain = context.name == "h264" and context.pix_fmt in ("yuv420p", "yuvj420p") and not any(display.crop)
         if not is_plain or len(head) < 7 or head[0] != 1 or time_base is None:
             return False
-        packets: list[Packet] = [each for each in read_packets(container, stream) if each.size]
-        if any(each.pts is None or each.dts is None or each.is_corrupt or each.is_discard for each in packets):
-            return False
         origin = round(Fraction(timeline_origin(container)) / time_base)
-        if not packets or min(each.pts or 0 for each in packets) < origin:
+        if not _all_shown(read_packets(container, stream), origin):
             return False
-        with encode.new_mp4(path, comment) as result:
-            video = result.add_stream_from_template(stream)
-            if stream.sample_aspect_ratio:  # the container's outranks the codec's
-                video.codec_context.sample_aspect_ratio = stream.sample_aspect_ratio
-            video.time_base = time_base
-            paced = PacedSound(result, Samples.of_sound(sound))
-            for packet in packets:
-                assert packet.pts is not None
-                assert packet.dts is not None
-                paced.follow(max(0, packet.dts - origin) * time_base)
-                packet.pts, packet.dts = packet.pts - origin, packet.dts - origin
-                packet.time_base, packet.stream = time_base, video
-                result.mux(packet)
-            paced.finish(Fraction(len(sound.samples), sound.sample_rate))
+    # The packets are read again instead of kept: those of a long film take gigabytes.
+    with open_video(source) as (container, stream, _), encode.new_mp4(path, comment) as result:
+        video = result.add_stream_from_template(stream)
+        if stream.sample_aspect_ratio:  # the container's outranks the codec's
+            video.codec_context.sample_aspect_ratio = stream.sample_aspect_ratio
+        video.time_base = time_base
+        paced = PacedSound(result, Samples.of_sound(sound))
+        for packet in read_packets(container, stream):
+            if not packet.size:
+                continue
+            assert packet.pts is not None
+            assert packet.dts is not None
+            paced.follow(max(0, packet.dts - origin) * time_base)
+            packet.pts, packet.dts = packet.pts - origin, packet.dts - origin
+            packet.time_base, packet.stream = time_base, video
+            result.mux(packet)
+        paced.finish(Fraction(len(sound.samples), sound.sample_rate))
     return True
+
+
+def _all_shown(packets: Iterable[Packet], origin: int) -> bool:
+    """Whether there are packets, all of them have times, and all are shown from `origin` on."""
+    found = False
+    for packet in packets:
+        if not packet.size:
+            continue
+        if packet.pts is None or packet.dts is None or packet.is_corrupt or packet.is_discard or packet.pts < origin:
+            return False
+        found = True
+    return found

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
-import torch
 
 from model.media.layouts import layout_of
 from model.media.loudness import LoudnessMeter, channel_weights, pieces
 from model.media.mix_levels import APART, TRUE_PEAK, Mix, MixReport
-from model.media.resampling import resample
+from model.media.resampling import BLOCK, Resampler
 from model.media.source import Sound
+from model.media.spooled import filled, release
 
 SCALES = {"u8": 2**7, "s16": 2**15, "s32": 2**31}
 
@@ -40,13 +41,17 @@ def middle(layout: str) -> np.ndarray:
     return np.full(len(names), len(names) ** -0.5, np.float32)
 
 
-def mix_sounds(own: Sound, new: np.ndarray, mix: Mix) -> tuple[Sound, np.ndarray, MixReport]:
+def mix_sounds(
+    own: Sound, new: np.ndarray, mix: Mix, folder: Path | None = None
+) -> tuple[Sound, np.ndarray, MixReport]:
     """Mix `own` and `new` (1, samples), which has the same rate and ±1 as full scale, over the length of `own`.
 
+    With a `folder` a long mix is kept in a file there that has no name.
     Returns the mix, in the own sound's format (16 bits where that has 8); `new` as it is in the mix; and the report.
     """
     length = len(own.samples)
-    new = np.pad(new[:, :length], ((0, 0), (0, max(0, length - new.shape[1]))))
+    if new.shape[1] != length:
+        new = np.pad(new[:, :length], ((0, 0), (0, max(0, length - new.shape[1]))))
     weights, place = channel_weights(own.layout), middle(own.layout)[:, None]
     loudness = _loudness(own, weights)
     gains = _gains(mix, loudness, _loudness_of_new(new, own, weights))
@@ -61,11 +66,12 @@ def mix_sounds(own: Sound, new: np.ndarray, mix: Mix) -> tuple[Sound, np.ndarray
     change = raised - lowered
     own_gain, new_gain = gains[0] + change, gains[1] + change
     heard = math.isfinite(level)
-    made = np.empty(own.samples.shape, np.int16 if own.format == "u8" else own.samples.dtype)
+    made = filled(own.samples.shape, "i2" if own.format == "u8" else own.samples.dtype.str, 0, folder)
     format = "s16" if own.format == "u8" else own.format
     new = np.float32(_decibels(new_gain)) * new
     for part in pieces(length):
         made[part] = to_format(_decibels(own_gain) * _part(own, part) + place * new[:, part], format)
+    release(made)
     report = MixReport(
         own_gain if mix.keeps_own else None,
         new_gain,
@@ -87,7 +93,12 @@ def to_format(samples: np.ndarray, format: str) -> np.ndarray:
 
 def at_rate(audio: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     """`audio` (channels, samples) at `rate` hertz → at `new_rate`, float32."""
-    return resample(torch.from_numpy(np.ascontiguousarray(audio, np.float32)), rate, new_rate).numpy()
+    if rate == new_rate or not audio.shape[1]:
+        return np.asarray(audio, np.float32)
+    resampler = Resampler(rate, new_rate, BLOCK)
+    whole = np.ascontiguousarray(audio, np.float32)
+    parts = [resampler.add(whole[:, first : first + BLOCK]) for first in range(0, whole.shape[1], BLOCK)]
+    return np.concatenate([*parts, resampler.finish()], axis=1)
 
 
 def _gains(mix: Mix, own: float, new: float) -> tuple[float, float]:

@@ -28,7 +28,7 @@ from model.media.lengths import timeline_origin
 from model.media.opening import read_packets
 from model.media.paced_sound import PacedSound, Samples
 from model.media.side_data import side_data
-from model.media.source import open_video, read_sound, slack
+from model.media.source import Sound, open_video, read_sound, slack
 
 Item = TypeVar("Item")
 Change = Callable[
@@ -64,17 +64,16 @@ def mux_v2a(
     source: str | Path,
     start: float,
     duration: float,
-    audio: np.ndarray | Tensor | Path,
+    audio: np.ndarray | Tensor | Path | Sound,
     sample_rate: int,
     path: str | Path,
     comment: str,
-    layout: str | None = None,
     change: Change | None = None,
     least: float = 0.0,
 ) -> str:
     """Write the frames of `source` in [start, start + duration) seconds with `audio` (channels, samples) as the sound,
-    or a file of it: float32, one channel. `layout`: its loudspeakers, by default mono, stereo … `change` is given the
-    frames and their rate, and returns the frames to write; they are re-encoded then.
+    or a file of it: float32, one channel; or with a Sound, followed by silence. `change` is given the frames and their
+    rate, and returns the frames to write; they are re-encoded then.
 
     The frame shown at `start` is the first, at time 0, and stays until its own end; size, intervals, orientation, pixel
     shape and colour tags stay. A source that ends early ends the sound with it, but not before `least` seconds.
@@ -85,9 +84,11 @@ def mux_v2a(
     column once more. Raises MediaError if there is no such window.
     """
     begin, window = Fraction(start), Fraction(duration)
-    sound = Samples.of_array(
-        np.memmap(audio, np.float32, "r")[None] if isinstance(audio, Path) else audio, sample_rate, layout
-    )
+    if isinstance(audio, Sound):
+        sound = Samples.of_sound(audio)
+    else:
+        samples = np.memmap(audio, np.float32, "r")[None] if isinstance(audio, Path) else audio
+        sound = Samples.of_array(samples, sample_rate)
     with open_video(source) as (container, stream, display):
         cut = None if any(display.crop) or change is not None else _copyable(container, stream, begin, window)
         rate, order = stream.average_rate or Fraction(25), stream.codec_context.field_order

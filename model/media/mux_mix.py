@@ -16,6 +16,7 @@ from model.media.mix_levels import Mix
 from model.media.mix_sound import at_rate, mix_sounds
 from model.media.mux import mux_v2a
 from model.media.source import Sound, media_end, read_sound
+from model.media.spooled import filled, release
 
 
 def mux_mixed(
@@ -35,26 +36,33 @@ def mux_mixed(
     Raises MediaError as `mux_v2a`.
     """
     video, mixed, alone = files
-    own = own_sound(source, start, duration, sample_rate) if mix.keeps_own else silence(duration, sample_rate)
-    sound, new, report = mix_sounds(own, at_rate(as_float(audio), sample_rate, own.sample_rate), mix)
+    folder = video.parent
+    own = own_sound(source, start, duration, sample_rate, folder) if mix.keeps_own else silence(duration, sample_rate)
+    sound, new, report = mix_sounds(own, at_rate(as_float(audio), sample_rate, own.sample_rate), mix, folder)
+    del own
     encode.write_pcm(mixed, sound.pieces(), sound.sample_rate, sound.format, sound.layout)
     if alone is not None:
         encode.write_wav(alone, new, sound.sample_rate)
-    words = mux_v2a(source, start, duration, sound.to_float(), sound.sample_rate, video, comment, sound.layout)
+    del new
+    words = mux_v2a(source, start, duration, sound, sound.sample_rate, video, comment)
     return json.dumps({"video": words, "mix": report.to_dict()})
 
 
-def own_sound(source: str | Path, start: float, duration: float, sample_rate: int) -> Sound:
+def own_sound(source: str | Path, start: float, duration: float, sample_rate: int, folder: Path | None = None) -> Sound:
     """The sound of `source` in [start, start + duration) seconds, with silence where it has ended; at `sample_rate` if
-    it ends before `start`. Raises MediaError."""
+    it ends before `start`. `folder`: see `read_sound`. Raises MediaError."""
     if media_end(source, "audio") <= Fraction(start):
         return silence(duration, sample_rate)
-    sound = read_sound(source, Fraction(start), Fraction(duration))
-    missing = round(Fraction(duration) * sound.sample_rate) - len(sound.samples)
-    if missing <= 0:
+    sound = read_sound(source, Fraction(start), Fraction(duration), folder)
+    count = round(Fraction(duration) * sound.sample_rate)
+    if count <= len(sound.samples):
         return sound
-    margin, zero = ((0, missing), (0, 0)), 128 if sound.format == "u8" else 0
-    return replace(sound, samples=np.pad(sound.samples, margin, constant_values=zero))
+    shape, zero = (count, sound.samples.shape[1]), 128 if sound.format == "u8" else 0
+    samples = filled(shape, sound.samples.dtype.str, zero, folder)
+    samples[: len(sound.samples)] = sound.samples
+    release(samples)
+    release(sound.samples)
+    return replace(sound, samples=samples)
 
 
 def silence(duration: float, sample_rate: int) -> Sound:

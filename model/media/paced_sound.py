@@ -29,9 +29,9 @@ class Samples:
     read: Callable[[int, int], np.ndarray]
 
     @classmethod
-    def of_array(cls, audio: np.ndarray | Tensor, sample_rate: int, layout: str | None) -> Samples:
-        peak = mixed_peak(blocks(audio), len(audio), layout)
-        format = encode.SoundFormat(sample_rate, len(audio), layout, peak)
+    def of_array(cls, audio: np.ndarray | Tensor, sample_rate: int) -> Samples:
+        peak = mixed_peak(blocks(audio), len(audio), None)
+        format = encode.SoundFormat(sample_rate, len(audio), None, peak)
 
         def read(first: int, last: int) -> np.ndarray:
             there = as_float(audio[:, first:last])

@@ -76,7 +76,7 @@ def write_edit(
     """
     video_path, audio_path, alone_path = files
     sound, alone, report = _spliced(
-        _own_sound(source, edit, has_sound, made.sample_rate),
+        _own_sound(source, edit, has_sound, made.sample_rate, video_path.parent),
         edit,
         made,
         audio if has_sound or edit.mixes else None,
@@ -100,16 +100,16 @@ def write_edit(
 
 def _mux(source: str | Path, edit: Edit, sound: Sound, path: Path, comment: str, change: Change | None = None) -> str:
     end = edit.length + (SPARE if change is not None else 0.0)
-    least, floats = len(sound.samples) / sound.sample_rate, sound.to_float()
-    return mux_v2a(source, 0.0, end, floats, sound.sample_rate, path, comment, sound.layout, change, least)
+    least = len(sound.samples) / sound.sample_rate
+    return mux_v2a(source, 0.0, end, sound, sound.sample_rate, path, comment, change, least)
 
 
-def _own_sound(source: str | Path, edit: Edit, has_sound: bool, sample_rate: int) -> Sound:
+def _own_sound(source: str | Path, edit: Edit, has_sound: bool, sample_rate: int, folder: Path) -> Sound:
     """All of the upload's sound, at least as long as its pictures; without one, silence at `sample_rate`."""
     if not has_sound:
         return silence(edit.length, sample_rate)
     end = edit.length if edit.extend is not None else max(edit.length, float(media_end(source, "audio")))
-    return own_sound(source, 0.0, end, sample_rate)
+    return own_sound(source, 0.0, end, sample_rate, folder)
 
 
 def _spliced(

@@ -33,6 +33,6 @@ def filled(shape: tuple[int, ...], dtype: str, value: int, folder: Path | None) 
 
 
 def release(array: np.ndarray) -> None:
-    """Free the memory of an array that is kept in a file. Its values stay."""
-    if isinstance(array, np.memmap):
+    """Free the memory of an array that is kept in a file. Its values stay. A copy of one is an array like others."""
+    if isinstance(array, np.memmap) and array._mmap is not None:  # type: ignore[attr-defined]
         array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
