@@ -16,7 +16,7 @@ from model.sampling.latents import Latents
 from model.sampling.samplers import Evaluate, EvaluateFrames
 from tests.model.runtime.test_neighbours import MANIFEST, condition
 
-DEVICE = torch.device("cuda")
+DEVICE = torch.device("cuda", 0)
 
 
 @pytest.hookimpl(tryfirst=True)
