@@ -13,6 +13,8 @@ Statistics are float32, x and y any floating-point type. Small enough for both: 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +44,10 @@ def group_norm(
     if not ops.fused(x):
         return _composed(x, skip, weight, bias, modulation, offset, groups, eps, silu, inner)
     _check(x, skip, weight, modulation, offset, groups, inner)
-    return _group_norm(x, skip, weight, bias, modulation, offset, groups, eps, silu, inner)[0]
+    arguments = (x, skip, weight, bias, modulation, offset, groups, eps, silu, inner)
+    if torch.compiler.is_compiling():
+        return _group_norm(*arguments)[0]
+    return _Direct.apply(*arguments)[0]
 
 
 def _check(
@@ -121,8 +126,7 @@ def _normalise(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
     return y.permute(0, 2, 3, 1).reshape(x.shape)
 
 
-@torch.library.custom_op("duet::group_norm", mutates_args=(), device_types="cuda")
-def _group_norm(
+def _kernels(
     x: Tensor,
     skip: Tensor | None,
     weight: Tensor,
@@ -140,8 +144,7 @@ def _group_norm(
     return group_norm_launch.forward(x, skip, weight, bias, modulation, offset, groups, eps, silu, inner)
 
 
-@torch.library.custom_op("duet::group_norm_backward", mutates_args=(), device_types="cuda")
-def _group_norm_backward(
+def _kernels_backward(
     dy: Tensor,
     x: Tensor,
     skip: Tensor | None,
@@ -164,11 +167,16 @@ def _group_norm_backward(
     return dx, _present(d_skip, x), d_affine, _present(d_modulation, mean)
 
 
+_group_norm = torch.library.custom_op("duet::group_norm", _kernels, mutates_args=(), device_types="cuda")
+_group_norm_backward = torch.library.custom_op(
+    "duet::group_norm_backward", _kernels_backward, mutates_args=(), device_types="cuda"
+)
+
+
 def _present(value: Tensor | None, like: Tensor) -> Tensor:
     return like.new_empty(0) if value is None else value
 
 
-@_group_norm.register_kernel("cpu")
 def _group_norm_cpu(
     x: Tensor,
     skip: Tensor | None,
@@ -196,7 +204,6 @@ def _values(x: Tensor, skip: Tensor | None, offset: Tensor | None) -> Tensor:
     return (values.unflatten(1, (offset.shape[1], -1)) + offset.float().unsqueeze(2)).flatten(1, 2)
 
 
-@_group_norm_backward.register_kernel("cpu")
 def _group_norm_backward_cpu(
     dy: Tensor,
     x: Tensor,
@@ -288,11 +295,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, dy: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+def _differentiate(
+    backward: Callable[..., tuple[Tensor, ...]], ctx: Any, dy: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
     if dy is None:
         return (None,) * 10
     x, skip, weight, bias, modulation, offset, mean, rstd = ctx.saved_tensors
-    dx, d_skip, d_affine, d_modulation = _group_norm_backward(
+    dx, d_skip, d_affine, d_modulation = backward(
         dy.contiguous(), x, skip, weight, bias, modulation, offset, mean, rstd, *ctx.options
     )
     d_offset = None
@@ -314,4 +323,22 @@ def _gradients(ctx: Any, dy: Tensor | None, *_: Tensor | None) -> tuple[Tensor |
     )
 
 
-_group_norm.register_autograd(_gradients, setup_context=_save)
+_group_norm.register_kernel("cpu", _group_norm_cpu)
+_group_norm_backward.register_kernel("cpu", _group_norm_backward_cpu)
+_group_norm.register_autograd(partial(_differentiate, _group_norm_backward), setup_context=_save)
+
+
+def _run(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _kernels(x, *arguments) if x.is_cuda else _group_norm_cpu(x, *arguments)
+
+
+def _run_backward(dy: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _kernels_backward(dy, *arguments) if dy.is_cuda else _group_norm_backward_cpu(dy, *arguments)
+
+
+class _Direct(torch.autograd.Function):
+    """The op without the dispatcher, which takes 0.1 ms of a CPU for each call with gradients."""
+
+    forward = staticmethod(_run)
+    setup_context = staticmethod(_save)
+    backward = staticmethod(partial(_differentiate, _run_backward))
