@@ -25,7 +25,8 @@ def add_tiny_model(models: Path) -> Path:
 
 
 def add_words_model(models: Path) -> Path:
-    """Add the model `words`, which takes prompts, to the folder of models; return that folder."""
+    """Add the models `words`, which takes prompts, and `tiny`, which takes none, to the folder; return it."""
+    add_tiny_model(models)
     config = replace(PRESETS["tiny"], base=replace(PRESETS["tiny"].base, text=256))
     return _add(
         models, Manifest("words", config, trained=False, description="for tests", licence="MIT", init_seed=7, text=TEXT)

@@ -122,7 +122,8 @@ class Service:
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    """One stack for all tests, without keys. Beside the models that ship it has `words`, which takes prompts."""
+    """One stack for all tests, without keys. Beside the models that ship it has `words`, which takes prompts,
+    and `tiny`, which takes none."""
     with tempfile.TemporaryDirectory(prefix="duet-browser-") as folder:
         data = Path(folder) / "data"
         models = add_words_model(Path(folder) / "models")

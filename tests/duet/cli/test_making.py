@@ -263,9 +263,9 @@ def test_a_prompt_reaches_the_server(shared_redis_url: str, tmp_path: Path) -> N
             done = invoke([kind, *rest, *given, "-o", str(tmp_path / f"{kind}.mp4")], env)
             assert done.exit_code == 0, done.stderr
             assert json.loads(done.stdout)["params"].items() >= words.items(), kind
-        refused = invoke(["generate", "--model", "demo", "--prompt", "rain"], env)
+        refused = invoke(["generate", "--model", "tiny", "--prompt", "rain"], env)
         assert (refused.exit_code, refused.stdout) == (4, "")
-        assert "the model demo knows no words" in refused.stderr
+        assert "the model tiny knows no words" in refused.stderr
         assert "prompts: en, such as: heavy rain; a fire near by, at night" in invoke(["models"], env).stdout
 
 
@@ -281,15 +281,15 @@ def test_the_prompt_of_a_manifest_is_used_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--prompt", "rain"), "prompt: the model demo knows no words"),
-        (("--negative-prompt", "rain"), "negative_prompt: the model demo knows no words"),
+        (("--prompt", "rain"), "prompt: the model tiny knows no words"),
+        (("--negative-prompt", "rain"), "negative_prompt: the model tiny knows no words"),
         (("--prompt", "rain\nsnow"), "--prompt. must be one line of text without control characters"),
         (("--prompt", "x" * 301), "--prompt. must have at most 300 characters; got 301"),
         (("--prompt", "rain", "--prompt-scale", "21"), "--prompt-scale"),
     ],
 )
-def test_impossible_words_end_a_local_run(given: tuple[str, ...], said: str) -> None:
-    done = invoke(["generate", "--local", "--model", "demo", *given])
+def test_impossible_words_end_a_local_run(tiny_models: Path, given: tuple[str, ...], said: str) -> None:
+    done = invoke(["generate", "--local", "--model", "tiny", *given], {"DUET_MODELS": str(tiny_models)})
     assert done.exit_code == 2
     assert said in done.stderr
 

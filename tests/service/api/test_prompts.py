@@ -36,7 +36,7 @@ RAIN = {"prompt": "heavy rain", "negative_prompt": "wind", "prompt_scale": 4.0}
 def worded_client(
     shared_redis: RedisServer, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
-    """A client of an API whose default model knows words, and whose model demo knows none."""
+    """A client of an API whose default model knows words, and whose model tiny knows none."""
     models = add_words_model(tmp_path_factory.mktemp("models"))
     worded = Settings(redis_url=shared_redis.url, data=shared_data, models=models, default_model="words")
     api = RunningApi(create_app(worded))
@@ -81,7 +81,7 @@ def test_the_scale_is_the_models_where_none_is_given(words: httpx.Client) -> Non
 
 @pytest.mark.parametrize("empty", ["", "  ", " \n", None])
 def test_an_empty_prompt_is_absent(words: httpx.Client, empty: str | None) -> None:
-    job = submit(words, "generate", {"model": "demo", "prompt": empty, "negative_prompt": empty}).json()
+    job = submit(words, "generate", {"model": "tiny", "prompt": empty, "negative_prompt": empty}).json()
     assert not RAIN.keys() & job["params"].keys()
 
 
@@ -96,10 +96,10 @@ def test_form_fields_hold_words_as_they_are(words: httpx.Client) -> None:
 def test_a_model_without_text_refuses_prompts_before_anything_is_stored(
     words: httpx.Client, settings: Settings, kind: str
 ) -> None:
-    answer = submit(words, kind, {"model": "demo", "prompt": "heavy rain"})
+    answer = submit(words, kind, {"model": "tiny", "prompt": "heavy rain"})
     (error,) = problem(answer, 422, "invalid_parameter")["errors"]
     assert (error["field"], error["got"]) == ("prompt", "heavy rain")
-    assert error["allowed"] == "the model demo knows no words"
+    assert error["allowed"] == "the model tiny knows no words"
     assert words.get("/jobs").json()["data"] == []
     assert not [path for path in settings.data.rglob("*") if path.is_file() and "jobs" in path.parts]
 
@@ -180,6 +180,7 @@ def test_models_say_which_words_they_know(words: httpx.Client) -> None:
         "examples": list(TEXT.examples),
         "prompt_scale": TEXT.scale,
     }
+    assert models["tiny"]["text"] is None
 
 
 def test_a_prompt_counts_twice_in_the_work_of_a_job(words: httpx.Client) -> None:
@@ -216,7 +217,7 @@ def test_no_log_line_has_the_words(words: httpx.Client, settings: Settings) -> N
         for kind in ("generate", "v2a"):
             assert submit(words, kind, {"prompt": "unmistakable rain"}).status_code == 202
             assert submit(words, kind, {"prompt": "unmistakable rain\x07"}).status_code == 422
-            assert submit(words, kind, {"model": "demo", "prompt": "unmistakable rain"}).status_code == 422
+            assert submit(words, kind, {"model": "tiny", "prompt": "unmistakable rain"}).status_code == 422
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
