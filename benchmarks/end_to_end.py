@@ -115,14 +115,15 @@ class Api:
         while not self.job(path)["step"]:
             time.sleep(POLL_SECONDS)
 
-    def finish(self, path: str, deadline: float = math.inf) -> None:
-        """Wait until the job has completed. Raises TimeoutError at `deadline` (time.monotonic)."""
+    def finish(self, path: str, deadline: float = math.inf) -> dict[str, Any]:
+        """Wait until the job has completed, and return it. Raises TimeoutError at `deadline` (time.monotonic)."""
         while (job := self.job(path))["status"] in ("queued", "in_progress"):
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"{path} is {job['status']} at the time limit")
             time.sleep(POLL_SECONDS)
         if job["status"] != "completed":
             raise SystemExit(f"{path} {job['status']}: {job['error']}")
+        return job
 
     def _post(self, path: str, body: bytes, content_type: str) -> tuple[str, float]:
         self._connection.request("POST", path, body, {"Content-Type": content_type})

@@ -57,8 +57,8 @@ def _jobs(api: Api, run: Run, deadline: float) -> Iterator[dict[str, Any]]:
     duration = api.parameters["duration"]
     for kind, submit in (("generate", api.generate), ("v2a", api.v2a), ("a2v", api.a2v)):
         began = time.perf_counter()
-        api.finish(submit()[0], deadline)
-        yield {f"{kind}_s": round(time.perf_counter() - began, 3)}
+        job = api.finish(submit()[0], deadline)
+        yield {f"{kind}_s": round(time.perf_counter() - began, 3), f"{kind}_timings_s": job["timings"]}
     count = 16 if run.on_gpu else 2
     began = time.perf_counter()
     jobs = [api.generate()[0] for _ in range(count)]
