@@ -4,7 +4,7 @@
 
 Short jobs, of one window, run one at a time: alone, beside one long job, and beside more long jobs than the worker has
 slots. A long job that ends is followed by another. The aim for the 95th percentile beside one long job is twice that of
-alone and one step.
+alone and one step. Then long jobs are cancelled at several points of their run, each alone: seconds until their end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import statistics
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
@@ -30,6 +31,9 @@ BATCH_SIZES = "1,2,4"
 SLOTS = 5
 """Of a worker with these batch sizes."""
 
+CANCEL_AT = (0.0, 0.02, 0.2, 0.4, 0.6, 0.8, 0.95)
+"""Progress of a long job at which it is cancelled."""
+
 STEP = 0.025
 """Seconds of a step of one clip alone."""
 
@@ -44,6 +48,7 @@ def main() -> None:
         embedded_stack(Path(folder), "benchmarks.timed", DUET_BUCKETS=BATCH_SIZES) as (url, _),
     ):
         measured = asyncio.run(_measure(url, arguments.jobs, arguments.seconds))
+        to_the_end = asyncio.run(_cancelled(url, arguments.seconds))
     p95 = {name: _p95(seconds) for name, seconds in measured.items()}
     aim = 2 * p95["alone"] + STEP
     report = {
@@ -54,6 +59,7 @@ def main() -> None:
         "median_s": {name: round(statistics.median(seconds), 4) for name, seconds in measured.items()},
         "p95_s": {name: round(value, 4) for name, value in p95.items()},
         "ratio_of_p95": {name: round(value / p95["alone"], 3) for name, value in p95.items()},
+        "cancel_to_end_s": {f"{at:.0%}": round(value, 3) for at, value in to_the_end.items()},
         "figures": {"beside_one_p95_s": at_most(round(aim, 4), p95["beside_one"])},
     }
     show(report)
@@ -67,6 +73,24 @@ async def _measure(url: str, jobs: int, seconds: float) -> dict[str, list[float]
             found["beside_one"] = await _short(client, jobs)
         async with _long_jobs(client, SLOTS + 3, seconds):
             found["beside_many"] = await _short(client, jobs)
+    return found
+
+
+async def _cancelled(url: str, seconds: float) -> dict[float, float]:
+    """Seconds from the request to cancel a long job to its end, by its progress."""
+    found = {}
+    async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as client:
+        for at in CANCEL_AT:
+            params = {**PARAMS, "seed": 0, "duration": seconds}
+            path = (await client.post("/generate", json=params)).raise_for_status().headers["location"]
+            while (job := (await client.get(path)).json())["status"] == "queued" or (job["progress"] or 0.0) < at:
+                await asyncio.sleep(0.02)
+            began = time.perf_counter()
+            await client.post(f"{path}/cancel")
+            while (job := (await client.get(path)).json())["status"] == "in_progress":
+                await asyncio.sleep(0.005)
+            found[at] = time.perf_counter() - began
+            assert job["status"] == "canceled", job["status"]
     return found
 
 
