@@ -54,6 +54,13 @@ def never_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.fixture(scope="module")
+def warm() -> Pipeline:
+    pipeline = pipeline_on_gpu("bfloat16")
+    warm_up(pipeline)
+    return pipeline
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_engine_makes_the_same_clips_with_graphs_as_without(dtype: str) -> None:
     pipeline = pipeline_on_gpu(dtype)
@@ -108,10 +115,8 @@ def test_graphs_that_share_a_pool_do_not_disturb_each_other() -> None:
             assert torch.equal(a.eps["audio"], b.eps["audio"])
 
 
-def test_warm_up_captures_every_size() -> None:
-    pipeline = pipeline_on_gpu("bfloat16")
-    warm_up(pipeline)
-    evaluator = pipeline.evaluator
+def test_warm_up_captures_every_size(warm: Pipeline) -> None:
+    evaluator = warm.evaluator
     assert evaluator.batch_sizes is not None
     assert evaluator.graphs["base"].sizes == list(evaluator.batch_sizes.sizes) == [1, 2, 4, 8, 16]
     assert len(evaluator.graphs["base"]) == 10  # with and without RS-MMA
@@ -180,13 +185,6 @@ def test_a_forward_that_cannot_be_captured_runs_eagerly(caplog: pytest.LogCaptur
     pipeline.evaluator.use_graphs(CudaRecorder(DEVICE))
     pipeline.evaluator(drawn_clips(pipeline.manifest.config, 1))
     assert len(pipeline.evaluator.graphs["base"]) == 1
-
-
-@pytest.fixture(scope="module")
-def warm() -> Pipeline:
-    pipeline = pipeline_on_gpu("bfloat16")
-    warm_up(pipeline)
-    return pipeline
 
 
 def test_no_forward_makes_the_host_wait(warm: Pipeline) -> None:
