@@ -83,10 +83,9 @@ class CoupledUNet(UNet):
         elif text is not None:
             raise ValueError("this network takes no text")
         emb = emb.map(silu)
-        h = x.map(lambda value: value.to(self.dtype))
         h = Pair(
-            None if h.video is None else to_video_patches(h.video, self.config.video_patch),
-            None if h.audio is None else to_audio_patches(h.audio, self.config.audio_patch),
+            None if x.video is None else to_video_patches(x.video, self.config.video_patch, self.dtype),
+            None if x.audio is None else to_audio_patches(x.audio, self.config.audio_patch).to(self.dtype),
         )
         blocks = len(self.config.block_windows)
         shift = iter([None] * blocks if shifts is None else shifts.to(next(self.parameters()).device).unbind(1))
@@ -305,18 +304,19 @@ class VideoHead(nn.Module):
         self.patch = config.video_patch
         self.norm = GroupNorm(channels, config.norm_groups)
         self.conv = zero_init(nn.Conv3d(channels, 3 * self.patch**2, 3, padding=1))
+        self.conv.weight.data = self.conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.conv.bias is not None
         batch, frames, height, width, _ = x.shape
         x = self.norm(x, silu=True).flatten(0, 1).permute(0, 3, 1, 2)
         # The kernel's three slices in time as one 2D convolution, each slice then added to the frame it belongs to.
-        taps = self.conv.weight.movedim(2, 0).flatten(0, 1)
-        parts = F.conv2d(x, taps, padding=1).float().view(batch, frames, 3, -1, height, width)
-        before, same, after = parts.unbind(2)
+        taps = self.conv.weight.transpose(1, 2).flatten(0, 1)
+        parts = F.conv2d(x, taps, padding=1).float().view(batch, frames, -1, 3, height, width)
+        before, same, after = parts.unbind(3)
         out = same + self.conv.bias.float().view(-1, 1, 1)
-        out[:, 1:] += before[:, :-1]
-        out[:, :-1] += after[:, 1:]
+        out[:, 1:].add_(before[:, :-1])
+        out[:, :-1].add_(after[:, 1:])
         return from_video_patches(out, self.patch)
 
 

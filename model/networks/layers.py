@@ -199,11 +199,13 @@ class AudioConv(nn.Module):
         return self.conv.bias.view(1, 1, -1)
 
 
-def to_video_patches(video: Tensor, patch: int) -> Tensor:
-    """(batch, frames, 3, height, width) → (batch, frames, rows, columns, 3·patch²): each square of pixels one token."""
+def to_video_patches(video: Tensor, patch: int, dtype: torch.dtype | None = None) -> Tensor:
+    """(batch, frames, 3, height, width) → (batch, frames, rows, columns, 3·patch²): each square of pixels one token.
+
+    Cast to `dtype` on the way, by default that of `video`."""
     if patch > 1:
         video = F.pixel_unshuffle(video, patch)
-    return video.movedim(2, -1).contiguous()
+    return video.movedim(2, -1).to(dtype or video.dtype, memory_format=torch.contiguous_format)
 
 
 def from_video_patches(x: Tensor, patch: int) -> Tensor:

@@ -56,8 +56,8 @@ class SRUNet(UNet):
         if low_res.shape != x.shape:
             low_res = self.upsample(low_res)
         emb = silu(self.time_embed(t))
-        h = F.pixel_unshuffle(torch.cat([x, low_res], dim=1).to(self.dtype), self.config.patch)
-        h = h.permute(0, 2, 3, 1).contiguous()
+        patches = [F.pixel_unshuffle(frames, self.config.patch).permute(0, 2, 3, 1) for frames in (x, low_res)]
+        h = torch.cat([part.to(self.dtype) for part in patches], dim=-1).contiguous()
         skips = []
         for stage in self.input_blocks:
             h = _run(stage, h, emb)
