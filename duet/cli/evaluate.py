@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from duet.cli.data import DATA_SETS
 from duet.cli.evaluate_edits import CLIPS as EDIT_CLIPS
 from duet.cli.evaluate_edits import evaluate_edits
 from duet.cli.evaluate_paper import CLIPS as PAPER_CLIPS
@@ -70,6 +71,10 @@ def evaluate(
             negative="--no-held-out",
         ),
     ] = True,
+    data: Annotated[
+        str | None,
+        option("Measure as clips of this data set; default: the one that the model was trained on.", choices=DATA_SETS),
+    ] = None,
     edit: Annotated[bool, option("Measure edits instead: see docs/editing.md.")] = False,
     device: Annotated[str, option("Device.", choices=DEVICES, show_default=True)] = "auto",
     dtype: Annotated[str, option("Type of numbers.", choices=("auto", *DTYPES), show_default=True)] = "auto",
@@ -82,7 +87,8 @@ def evaluate(
     """Make clips with MODEL and measure them: how well sound and picture match, or FVD, KVD and FAD."""
     from model.evaluation.generation import plan, possible_methods
     from model.evaluation.report import Watcher, plot
-    from model.evaluation.report import evaluate as measure
+    from model.evaluation.report import evaluate as evaluate_bounce
+    from model.evaluation.scene_report import data_of, evaluate_scenes, plan_scenes
     from model.request import SamplingParams
 
     if out is not None and importlib.util.find_spec("matplotlib") is None:
@@ -102,6 +108,9 @@ def evaluate(
     clips = clips or CLIPS
     with evaluation_errors():
         runs = plan(manifest, _names(kinds), _names(methods) or possible_methods(manifest), held_out)
+        measure = evaluate_bounce
+        if (data or data_of(manifest)) == "scenes":
+            measure, runs = evaluate_scenes, plan_scenes(runs, manifest, held_out)
         for path in (json.parent if json else None, out):
             if path is not None:
                 path.mkdir(parents=True, exist_ok=True)
@@ -161,8 +170,6 @@ def _draw(run: EvaluationRun, made: Latents, manifest: Manifest, out: Path) -> N
 
 
 def _scores(found: Evaluation) -> None:
-    from model.evaluation.report import LABELS
-
     _print(
         f"{found.manifest.name}: {found.clips} clips of {found.length.duration:g} s a run, intervals of 95 %",
         ("run", "measure", "value", "shuffled", "real", "normalised"),
@@ -171,7 +178,7 @@ def _scores(found: Evaluation) -> None:
                 result.run.name,
                 [
                     (
-                        LABELS[score.measure],
+                        found.labels[score.measure],
                         _shown(score.value),
                         f"{score.floor.value:.3f}",
                         f"{score.ceiling.value:.3f}",

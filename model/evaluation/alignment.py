@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,10 @@ class Detections:
     onsets: Onsets
     discs: Discs
     flow: Tensor
+
+    @property
+    def clips(self) -> int:
+        return self.onsets.clips
 
     def shuffled(self, by: int) -> Detections:
         """Each clip's sound paired with the picture of the clip `by` further on."""
@@ -67,15 +72,15 @@ def detect(clips: Latents, spec: ClipSpec, at_once: int = 32) -> Detections:
 
 @dataclass(frozen=True)
 class Measure:
-    """`statistics`: terms of each clip, (clips, terms). `value`: the measure, from their sums (…, terms)."""
+    """`statistics`: of detections, the terms of each clip (clips, terms). `value`: of their sums (…, terms)."""
 
     name: str
     label: str
-    statistics: Callable[[Detections], Tensor]
+    statistics: Callable[[Any], Tensor]
     value: Callable[[Tensor], Tensor]
 
 
-def _ratio(sums: Tensor) -> Tensor:
+def ratio(sums: Tensor) -> Tensor:
     return sums[..., 0] / sums[..., 1].clamp(min=1e-9)
 
 
@@ -187,9 +192,9 @@ def _av_align(found: Detections) -> Tensor:
 
 
 MEASURES = (
-    Measure("onset_f1", "onset F1", _onsets, _ratio),
+    Measure("onset_f1", "onset F1", _onsets, ratio),
     Measure("pitch_x", "pitch-x correlation", _pitch_and_x, _correlation),
-    Measure("hue_timbre", "hue-timbre accuracy", _hue_and_timbre, _ratio),
-    Measure("lag", "in step within a frame", _in_step, _ratio),
-    Measure("av_align", "AV-Align", _av_align, _ratio),
+    Measure("hue_timbre", "hue-timbre accuracy", _hue_and_timbre, ratio),
+    Measure("lag", "in step within a frame", _in_step, ratio),
+    Measure("av_align", "AV-Align", _av_align, ratio),
 )

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from model.evaluation.alignment import MEASURES, Detections, Measure
+from model.evaluation.alignment import MEASURES, Measure
 from model.evaluation.intervals import Interval
 
 RESAMPLES = 1000
 LEVEL = 0.95
 SHUFFLES = 8
 """Number of other clips that each sound is paired with, for the floor."""
+
+
+class Shufflable(Protocol):
+    """What was detected in a set of clips."""
+
+    @property
+    def clips(self) -> int:
+        """Their number."""
+        ...
+
+    def shuffled(self, by: int) -> Self:
+        """Each clip's sound paired with the picture of another clip, a different one for each `by` ≥ 1."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,15 +43,15 @@ class Score:
     normalised: Interval
 
 
-def scores(made: Detections, real: Detections, seed: int = 0) -> list[Score]:
-    """Every measure of the clips `made`, relative to `real` ones. Raises ValueError for fewer than two clips."""
+def scores(made: Shufflable, real: Shufflable, seed: int = 0, measures: Sequence[Measure] = MEASURES) -> list[Score]:
+    """The `measures` of the clips `made`, relative to `real` ones. Raises ValueError for fewer than two clips."""
     for found, what in ((made, "generated clips"), (real, "real clips")):
-        if found.onsets.clips < 2:
-            raise ValueError(f"the number of {what} must be at least 2; got {found.onsets.clips}")
+        if found.clips < 2:
+            raise ValueError(f"the number of {what} must be at least 2; got {found.clips}")
     draws = torch.Generator().manual_seed(seed)
-    own, others = (resample_weights(found.onsets.clips, draws) for found in (made, real))
+    own, others = (resample_weights(found.clips, draws) for found in (made, real))
     answers = []
-    for measure in MEASURES:
+    for measure in measures:
         value = _resampled(measure, [measure.statistics(made)], own)
         floor = _resampled(measure, _shuffled(measure, made), own)
         ceiling = _resampled(measure, [measure.statistics(real)], others)
@@ -53,8 +67,8 @@ def ratio_interval(terms: Tensor, seed: int = 0) -> Interval:
     return interval(sums[:, 0] / sums[:, 1].clamp(min=1e-9))
 
 
-def _shuffled(measure: Measure, found: Detections) -> list[Tensor]:
-    count = found.onsets.clips
+def _shuffled(measure: Measure, found: Shufflable) -> list[Tensor]:
+    count = found.clips
     return [measure.statistics(found.shuffled(by)) for by in range(1, min(SHUFFLES, count - 1) + 1)]
 
 

@@ -72,6 +72,8 @@ DISTANCES = (
 )
 """The classifiers suit clips of `bounce` only; the other two any clips."""
 
+FOR_ANY_CLIPS = ("log_mel", "gradients")
+
 
 def features_of(clips: Latents, spec: ClipSpec) -> dict[str, Tensor]:
     """The features of every distance whose modality is present, by the distance's name; on the CPU."""

@@ -58,7 +58,7 @@ class EvaluationRun:
     @property
     def name(self) -> str:
         held = " held out" if self.split == "held_out" else ""
-        return f"{self.kind} {self.method}{held}" if self.method else self.kind
+        return f"{self.kind} {self.method}{held}" if self.method else f"{self.kind}{held}"
 
 
 def plan(manifest: Manifest, kinds: tuple[str, ...], methods: tuple[str, ...], held_out: bool) -> list[EvaluationRun]:
@@ -119,12 +119,17 @@ class ClipGenerator:
         return self.clips(run, params, real, on_done)[0]
 
     def clips(
-        self, run: EvaluationRun, params: SamplingParams, real: Latents, on_done: Callable[[], None]
+        self,
+        run: EvaluationRun,
+        params: SamplingParams,
+        real: Latents,
+        on_done: Callable[[], None],
+        prompts: Sequence[str] | None = None,
     ) -> tuple[Latents, list[tuple[int, ...]]]:
-        """As `make`, and the borders of each clip's windows in its last evaluation."""
+        """As `make`, and the borders of each clip's windows in its last evaluation. `prompts`: one for each clip."""
         given = real[GIVEN[run.request]] if run.request in GIVEN else None
         clips = []
-        for clip in self.generate(run.request, sampling(run, params), range(real.batch), given):
+        for clip in self.generate(run.request, sampling(run, params), range(real.batch), given, prompts):
             clips.append(clip)
             on_done()
         video, audio = real["video"], real["audio"]
@@ -140,17 +145,20 @@ class ClipGenerator:
         params: SamplingParams,
         indexes: Iterable[int],
         given: Tensor | Sequence[EditCondition] | None = None,
+        prompts: Sequence[str] | None = None,
     ) -> Iterator[Clip]:
-        """The outputs `indexes` of a request, in this order; `given[i]` conditions output i. Raises as `make`."""
+        """The outputs `indexes` of a request, in this order; `given[i]` conditions output i, and `prompts[i]` is its
+        prompt. Raises as `make`."""
+
+        def request(index: int) -> ClipRequest:
+            own = params if prompts is None else replace(params, prompt=prompts[index])
+            return ClipRequest(kind, own, index, None if given is None else given[index])
+
         engine = Engine(CAPACITY, device=self.pipeline.device)
         engine.start()
         try:
             futures = [
-                engine.submit(
-                    self.pipeline.evaluator,
-                    self.pipeline.program(ClipRequest(kind, params, index, None if given is None else given[index])),
-                )
-                for index in indexes
+                engine.submit(self.pipeline.evaluator, self.pipeline.program(request(index))) for index in indexes
             ]
             for future in futures:
                 yield future.result()

@@ -14,6 +14,7 @@ from model.evaluation.alignment import MEASURES, detect
 from model.evaluation.bootstrap import Score, scores
 from model.evaluation.fidelity import Fidelity, features_of, fidelity
 from model.evaluation.generation import ClipGenerator, EvaluationError, EvaluationRun, real_clips, sampling
+from model.evaluation.scene_measures import SCENE_MEASURES
 from model.evaluation.seams import Drift, Measured, SeamScore, drift, seam_scores
 from model.networks.config import ClipSpec
 from model.request import SamplingParams, clip_of
@@ -22,6 +23,7 @@ from model.runtime.pipeline import Pipeline
 from model.sampling.latents import Latents
 
 LABELS = {measure.name: measure.label for measure in MEASURES}
+SCENE_LABELS = {measure.name: measure.label for measure in SCENE_MEASURES}
 
 FRAMES_AT_ONCE = 512
 """Frames of a batch of the detectors."""
@@ -63,13 +65,19 @@ class Watcher:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results of one model: `clips` clips of `length` in every run, made with `params`."""
+    """Results of one model: `clips` clips of `length` in every run, made with `params`, measured as clips of `data`."""
 
     manifest: Manifest
     clips: int
     length: ClipSpec
     params: SamplingParams
     results: tuple[Result, ...]
+    data: str = "bounce"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The measures by name."""
+        return SCENE_LABELS if self.data == "scenes" else LABELS
 
     def to_json(self) -> str:
         data: dict[str, Any] = {
@@ -77,6 +85,7 @@ class Evaluation:
             "weights": self.manifest.weights_hash,
             "clips": self.clips,
             "seconds": self.length.duration,
+            "data": self.data,
             "params": {name: value for name, value in asdict(self.params).items() if value is not None},
             "runs": [
                 {
@@ -135,7 +144,7 @@ def evaluate(
         result = Result(
             run,
             tuple(scores(made.found, real[run.split].found)),
-            tuple(fidelity(features_of(_generated(run, clips_made), length), others[run.split], references[run.split])),
+            tuple(fidelity(features_of(generated(run, clips_made), length), others[run.split], references[run.split])),
             seams(run.kind, made, real[run.split], borders, config.clip.frames),
         )
         watcher.ends(run, clips_made, result)
@@ -162,7 +171,7 @@ def seams(kind: str, made: Measured, real: Measured, borders: Sequence[Sequence[
     )
 
 
-def _generated(run: EvaluationRun, made: Latents) -> Latents:
+def generated(run: EvaluationRun, made: Latents) -> Latents:
     """Without the modality that the run was given."""
     return Latents(None if run.kind == "v2a" else made.video, None if run.kind == "a2v" else made.audio)
 
@@ -171,18 +180,18 @@ def plot(evaluation: Evaluation, path: Path) -> None:
     """Plot the measures as bars, floor and ceiling as lines. Raises ImportError if matplotlib is not installed."""
     from matplotlib.figure import Figure
 
-    names = [result.run.name for result in evaluation.results]
-    figure = Figure(figsize=(3.0 * len(MEASURES), 1.4 + 0.32 * len(names)), layout="constrained")
-    axes = figure.subplots(1, len(MEASURES), sharey=True, squeeze=False)[0]
-    for number, (axis, measure) in enumerate(zip(axes, MEASURES, strict=True)):
+    names, labels = [result.run.name for result in evaluation.results], evaluation.labels
+    figure = Figure(figsize=(3.0 * len(labels), 1.4 + 0.32 * len(names)), layout="constrained")
+    axes = figure.subplots(1, len(labels), sharey=True, squeeze=False)[0]
+    for axis, (measure, label) in zip(axes, labels.items(), strict=True):
         for row, result in enumerate(evaluation.results):
-            score = result.scores[number]
-            reach = [[error] for error in score.value.errors]
-            axis.barh(row, score.value.value, color="#c8553d" if result.run.split == "train" else "#e6a57e")
-            axis.errorbar(score.value.value, row, xerr=reach, color="#222", capsize=2, linewidth=1)
-            for mark, style in ((score.floor.value, ":"), (score.ceiling.value, "-")):
-                axis.plot([mark, mark], [row - 0.45, row + 0.45], color="#444", linestyle=style, linewidth=1.5)
-        axis.set_title(measure.label, fontsize=10)
+            for score in (each for each in result.scores if each.measure == measure):
+                reach = [[error] for error in score.value.errors]
+                axis.barh(row, score.value.value, color="#c8553d" if result.run.split == "train" else "#e6a57e")
+                axis.errorbar(score.value.value, row, xerr=reach, color="#222", capsize=2, linewidth=1)
+                for mark, style in ((score.floor.value, ":"), (score.ceiling.value, "-")):
+                    axis.plot([mark, mark], [row - 0.45, row + 0.45], color="#444", linestyle=style, linewidth=1.5)
+        axis.set_title(label, fontsize=10)
         axis.set_yticks(range(len(names)), names, fontsize=9)
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.spines[["top", "right"]].set_visible(False)

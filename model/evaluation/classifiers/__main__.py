@@ -19,7 +19,7 @@ from model.evaluation.classifiers.scene_training import scene_accuracy, train_sc
 from model.evaluation.classifiers.training import accuracy, train
 from model.training.checkpoints import write_atomically
 
-STEPS = {"bounce": 700, "scenes": 900}
+STEPS = {"bounce": 700, "scenes": 600}
 FILES = {"bounce": WEIGHTS, "scenes": SCENE_WEIGHTS}
 
 

@@ -94,7 +94,7 @@ class Thunder:
         shown = wide.clamp(min=0.5 * view.pixel)
         core = torch.exp(-((view.x - centre) / shown).square()) * (wide / shown)
         halo = 0.45 * torch.exp(-((view.x - centre) / (4 * wide)).square())
-        inside = ((along >= top) & (along <= end)).float()
+        inside = ((along - top) / 0.12 + (1 - far)).clamp(0, 1) * (along <= end)
         return ((core + halo) * inside * light * 1.25).clamp(0, 1)
 
     def sound(self, ear: Ear) -> Tensor:
