@@ -105,6 +105,11 @@ def real_clips(clip: ClipSpec, split: Split, count: int, device: torch.device | 
     return Latents(*(torch.cat([part[name] for part in parts]) for name in MODALITIES))
 
 
+def real_captions(clip: ClipSpec, split: Split, count: int) -> list[str]:
+    """The captions of `real_clips`."""
+    return Bounce(clip, REAL_SEED, split).captions(torch.arange(count))
+
+
 class ClipGenerator:
     """Generates clips with one model."""
 

@@ -13,7 +13,14 @@ from model.checkpoint.manifest import Manifest
 from model.evaluation.alignment import MEASURES, detect
 from model.evaluation.bootstrap import Score, scores
 from model.evaluation.fidelity import Fidelity, features_of, fidelity
-from model.evaluation.generation import ClipGenerator, EvaluationError, EvaluationRun, real_clips, sampling
+from model.evaluation.generation import (
+    ClipGenerator,
+    EvaluationError,
+    EvaluationRun,
+    real_captions,
+    real_clips,
+    sampling,
+)
 from model.evaluation.scene_measures import SCENE_MEASURES
 from model.evaluation.seams import Drift, Measured, SeamScore, drift, seam_scores
 from model.networks.config import ClipSpec
@@ -110,7 +117,8 @@ def evaluate(
     device: str = "auto",
     dtype: str = "auto",
 ) -> Evaluation:
-    """Generate and measure `clips` clips for every run; `device` and `dtype` as in Pipeline.load.
+    """Generate and measure `clips` clips for every run; `device` and `dtype` as in Pipeline.load. Where the model takes
+    prompts and `params` has none, joint clips are prompted with the captions of real ones.
 
     Raises RequestError for parameters that a run does not allow, EvaluationError for clips shorter than a window,
     CheckpointError for weights that do not fit, ValueError for fewer than two clips.
@@ -139,7 +147,9 @@ def evaluate(
     results = []
     for run in runs:
         watcher.begins(run)
-        clips_made, borders = generator.clips(run, params, real[run.split].clips, watcher.clip)
+        asks = run.kind == "joint" and manifest.text is not None and params.prompt is None
+        prompts = real_captions(length, run.split, clips) if asks else None
+        clips_made, borders = generator.clips(run, params, real[run.split].clips, watcher.clip, prompts)
         made = measured(clips_made, length)
         result = Result(
             run,

@@ -52,15 +52,16 @@ class SceneDetections:
         return len(self.asked)
 
     def shuffled(self, by: int) -> SceneDetections:
-        """Kinds are compared with those of clips of other kinds; attributes and events with those of other clips of the
-        same kind."""
+        """Kinds are compared with those of clips of other kinds, attributes with values of which half are swapped (over
+        eight shuffles), and events with those of other clips of the same kind."""
         other = by + (by - 1) // (len(KINDS) - 1)  # no multiple of the number of kinds
         same = len(KINDS) * (1 + (by - 1) % (self.clips // len(KINDS) - 1))
+        swap = (by >> torch.arange(self.values.shape[1]) % 3) & 1
         return replace(
             self,
             asked=self.asked.roll(other, 0),
             near_kind=self.near_kind.roll(other, 0),
-            values=self.values.roll(same, 0),
+            values=torch.where(self.values < 0, self.values, self.values ^ swap),
             heard=self.heard.roll(same, 0),
         )
 
