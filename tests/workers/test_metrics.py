@@ -78,10 +78,10 @@ def test_a_batch_that_was_halved_is_counted(maker: ModelMaker, monkeypatch: pyte
     evaluator = maker._pipelines["tiny"].evaluator
     forward = evaluator._frames
 
-    def small(x: torch.Tensor, low_res: torch.Tensor, t: torch.Tensor) -> object:
+    def small(x: torch.Tensor, *others: object) -> object:
         if len(x) > 4:
             raise torch.OutOfMemoryError("too many frames")
-        return forward(x, low_res, t)
+        return forward(x, *others)
 
     monkeypatch.setattr(evaluator, "_frames", small)
     frames = torch.zeros(16, 3, 64, 64)
