@@ -57,7 +57,7 @@ def extend_sound(own: Sound, new: np.ndarray, before: int, after: int) -> tuple[
     """`own` with so many samples of `new` before and after it; `new` (1, samples) has the whole, longer timeline.
 
     Returns the result and the new sound alone. The own sound ends where the new one begins, so the cross-fade is with
-    the mirror image of the own one, which goes on from its last sample.
+    the own one turned about its last sample, which goes on from there with the same level and slope.
     """
     length = len(own.samples)
     parts, alone = [own.samples], np.zeros((1, before + length + after), np.float32)
@@ -68,17 +68,17 @@ def extend_sound(own: Sound, new: np.ndarray, before: int, after: int) -> tuple[
             continue
         made = new[:, at : at + added]
         made = np.pad(made, ((0, 0), (0, added - made.shape[1])))
-        fading = min(count, added, length)
+        fading = min(count, added)
         share = np.ones(added, np.float32)
-        edge = own.samples[:fading] if at == 0 else own.samples[length - fading :]
-        mirror = np.zeros((own.samples.shape[1], added), np.float32)
-        reflected = replace(own, samples=edge).to_float()[:, ::-1]
-        ramp = fade_in(fading)
+        goes_on = np.zeros((own.samples.shape[1], added), np.float32)
+        inwards = np.minimum(np.arange(fading + 1), length - 1)
+        edge = replace(own, samples=own.samples[inwards if at == 0 else length - 1 - inwards]).to_float()
+        turned, ramp = 2 * edge[:, :1] - edge[:, 1:], fade_in(fading)
         if at == 0:
-            mirror[:, added - fading :], share[added - fading :] = reflected, ramp[::-1]
+            goes_on[:, added - fading :], share[added - fading :] = turned[:, ::-1], ramp[::-1]
         else:
-            mirror[:, :fading], share[:fading] = reflected, ramp
-        sound = to_format(share * (place * made) + (1 - share) * mirror, own.format)
+            goes_on[:, :fading], share[:fading] = turned, ramp
+        sound = to_format(share * (place * made) + (1 - share) * goes_on, own.format)
         parts = [sound, *parts] if at == 0 else [*parts, sound]
         alone[:, at : at + added] = share * made
     return replace(own, samples=np.concatenate(parts)), alone

@@ -284,6 +284,18 @@ def test_a_short_sound_can_be_extended(length: int) -> None:
     assert np.abs(np.diff(got.samples[:, 0].astype(int))).max() <= 1000 * 0.7
 
 
+def test_an_extension_goes_on_with_level_and_slope() -> None:
+    """The border lies on the steep slope of a tone; new is silence."""
+    time = np.arange(8000) / 8000
+    tone = 0.5 * np.sin(2 * np.pi * 200 * time + 0.3)
+    own = Sound(np.round(tone * 32767).astype(np.int16)[:, None], 8000, "mono", "s16")
+    extended, _ = extend_sound(own, np.zeros((1, 24_000), np.float32), 8000, 8000)
+    bends = np.abs(np.diff(extended.samples[:, 0].astype(float), 2))
+    elsewhere = bends[9000:15_000].max()
+    for border in (8000, 16_000):
+        assert bends[border - 5 : border + 5].max() <= 1.2 * elsewhere
+
+
 def test_the_section_may_begin_before_the_upload_and_end_after_it(tmp_path: Path) -> None:
     clip = ClipSpec(**{**vars(PRESETS["tiny"].clip), "frames": 20})
     film = make(tmp_path / "a.mp4", Film(frames=30, corners=True), Track(seconds=1.0))
