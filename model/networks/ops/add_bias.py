@@ -11,10 +11,10 @@ from model.networks import ops
 
 
 def add_bias(x: Tensor, h: Tensor, bias: Tensor) -> Tensor:
-    """The sum of x and h (…, channels), contiguous and of one type, and bias (channels,)."""
+    """The sum of x and h (…, channels), of one type, and bias (channels,)."""
     if not ops.fused(x):
         return x + (h + bias)
-    return _add_bias(x, h, bias)
+    return _add_bias(x.contiguous(), h.contiguous(), bias)
 
 
 @torch.library.custom_op("duet::add_bias", mutates_args=(), device_types="cuda")

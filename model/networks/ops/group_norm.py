@@ -37,14 +37,15 @@ def group_norm(
     offset: Tensor | None = None,
     inner: int = 1,
 ) -> Tensor:
-    """y (batch, …, channels of x and skip), of the type of x; see above.
+    """y (batch, …, channels of x and skip), of the type of x, contiguous; see above.
 
-    Raises ValueError, naming the shapes, for tensors that are not contiguous or do not fit.
+    Tensors that are not contiguous are copied. Raises ValueError, naming the shapes, for those that do not fit.
     """
     if not ops.fused(x):
         return _composed(x, skip, weight, bias, modulation, offset, groups, eps, silu, inner)
     _check(x, skip, weight, modulation, offset, groups, inner)
-    arguments = (x, skip, weight, bias, modulation, offset, groups, eps, silu, inner)
+    skip, offset = (None if value is None else value.contiguous() for value in (skip, offset))
+    arguments = (x.contiguous(), skip, weight, bias, modulation, offset, groups, eps, silu, inner)
     if torch.compiler.is_compiling():
         return _group_norm(*arguments)[0]
     return _Direct.apply(*arguments)[0]
@@ -60,11 +61,7 @@ def _check(
     inner: int,
 ) -> None:
     channels = x.shape[-1] + (0 if skip is None else skip.shape[-1])
-    wrong = [
-        f"{name} {tuple(value.shape)} must be contiguous; its strides are {value.stride()}"
-        for name, value in (("x", x), ("skip", skip), ("offset", offset))
-        if value is not None and not value.is_contiguous()
-    ]
+    wrong = []
     if weight.shape != (channels,) or channels % groups:
         wrong.append(f"{channels} channels do not fit {tuple(weight.shape)} weights in {groups} groups")
     if skip is not None and (skip.shape[:-1] != x.shape[:-1] or skip.dtype != x.dtype):
