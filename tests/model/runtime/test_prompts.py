@@ -24,6 +24,7 @@ from model.sampling.latents import Latents
 from model.sampling.samplers import Evaluate, Prompt, dpmpp_2m
 from model.sampling.schedule import NoiseSchedule
 from model.text.encoder import load_encoder
+from tests.model.runtime.test_cuda_graphs import ReplayOnCpu
 from tests.model.runtime.test_neighbours import MANIFEST
 from tests.model.sampling.analytic import Mixture
 
@@ -196,6 +197,23 @@ def test_prompt_negative_prompt_and_scale_all_matter_and_nothing_else_does(pipel
     assert torch.equal(made, sound(pipeline, "generate", replace(rain, prompt=" Heavy rain", prompt_scale=3.0)))
     for other in ({"prompt": "a fire"}, {"prompt_scale": 1.0}, {"negative_prompt": "fire"}):
         assert not torch.equal(made, sound(pipeline, "generate", replace(rain, **other)))  # type: ignore[arg-type]
+
+
+def test_one_graph_serves_all_prompts_and_none(pipeline: Pipeline) -> None:
+    recorder = ReplayOnCpu()
+    prompts = [None, "heavy rain", "a fire"]
+    asked = [replace(QUICK, prompt=prompt) for prompt in prompts]
+    evaluator = pipeline.evaluator
+    eager = [sound(pipeline, "generate", params) for params in asked]
+    evaluator.use_batch_sizes(BatchSizes((2,)))
+    evaluator.use_graphs(recorder)
+    try:
+        replayed = [sound(pipeline, "generate", params) for params in asked]
+    finally:
+        evaluator.use_graphs(None)
+    assert recorder.captures == 1
+    for one, other in zip(replayed, eager, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_windows_of_a_long_clip_follow_the_prompt(pipeline: Pipeline) -> None:
