@@ -57,9 +57,6 @@ ENDLESS = 10**9
 EVALUATION_CLIPS = (64, 256)
 """Clips of each run of the first evaluation, and of the one after it if there is time."""
 
-PROMPT = "a disc bounces"
-"""Asks a model that takes prompts for clips of the data set that the evaluation measures."""
-
 EVALUATION_SECONDS = 15.0
 """Time below which no evaluation is begun."""
 
@@ -339,8 +336,7 @@ class PlannedRun:
                 self.say(f"no time is left for an evaluation on {clips} clips")
                 return
             try:
-                params = SamplingParams(0, prompt=PROMPT if manifest.text is not None else None)
-                found = evaluate(manifest, runs, clips, params, watcher, self.device.type)
+                found = evaluate(manifest, runs, clips, SamplingParams(0), watcher, self.device.type)
             except OutOfTime:
                 self.say(f"the time did not suffice for an evaluation on {clips} clips")
                 return
