@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from model.evaluation.classifiers.networks import SIDE
 from model.evaluation.classifiers.scene_networks import Answers, SceneClassifier, scene_networks
+from model.evaluation.classifiers.training import fit
 from model.networks.config import ClipSpec
 from model.sampling.latents import Latents
 from model.training.scenes import Scenes, Truth
 
 CLIP = ClipSpec(height=SIDE, width=SIDE, sample_rate=16_000)
 BATCH = 32
-RATE = 3e-3
 SEED = 31_338
 """Of the weights and of the clips, which no evaluation and no shipped model has seen."""
 
@@ -49,28 +49,19 @@ def train_scenes(steps: int, report: Callable[[int, float, float], None]) -> tup
     torch.manual_seed(SEED)
     networks = scene_networks()
     data = {split: Scenes(CLIP, SEED, split) for split in ("train", "held_out")}
-    parameters = [weight for network in networks for weight in network.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-    for step in range(steps):
+
+    def losses(step: int) -> list[Tensor]:
         source = data["held_out" if step % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 else "train"]
         indexes = torch.arange(BATCH) + step * BATCH
         truth = source.truth(indexes)
         clips = source.batch(indexes).map(lambda value: value + NOISE * torch.rand(()) * torch.randn_like(value))
         times = (truth.heard, truth.seen)
-        losses = [
+        return [
             scene_loss(answers, truth, event_frames(own, CLIP))
             for answers, own in zip(answer(networks, clips, CLIP), times, strict=True)
         ]
-        optimizer.zero_grad()
-        torch.stack(losses).sum().backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 49:
-            report(step + 1, *(loss.item() for loss in losses))
-    for network in networks:
-        network.eval()
+
+    fit(networks, steps, losses, report)
     return networks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,12 +33,28 @@ def train(steps: int, report: Callable[[int, float, float], None]) -> tuple[Soun
     torch.manual_seed(SEED)
     sound, pictures = SoundClassifier(), PictureClassifier()
     data = Bounce(CLIP, SEED, "train")
-    parameters = [*sound.parameters(), *pictures.parameters()]
+
+    def losses(step: int) -> list[Tensor]:
+        answers = _logits(sound, pictures, data, torch.arange(BATCH) + step * BATCH)
+        return [binary_cross_entropy_with_logits(logits, wanted) for logits, wanted in answers]
+
+    fit((sound, pictures), steps, losses, report)
+    return sound, pictures
+
+
+def fit(
+    networks: Sequence[nn.Module],
+    steps: int,
+    losses_of: Callable[[int], list[Tensor]],
+    report: Callable[[int, float, float], None],
+) -> None:
+    """Minimise the sum of the losses, one for each network, that `losses_of` gives for each step. The networks are then
+    ready for use."""
+    parameters = [weight for network in networks for weight in network.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     for step in range(steps):
-        answers = _logits(sound, pictures, data, torch.arange(BATCH) + step * BATCH)
-        losses = [binary_cross_entropy_with_logits(logits, wanted) for logits, wanted in answers]
+        losses = losses_of(step)
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -46,7 +62,8 @@ def train(steps: int, report: Callable[[int, float, float], None]) -> tuple[Soun
         schedule.step()
         if step % 50 == 49:
             report(step + 1, *(loss.item() for loss in losses))
-    return sound.eval(), pictures.eval()
+    for network in networks:
+        network.eval()
 
 
 @torch.no_grad()
