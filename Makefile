@@ -48,7 +48,7 @@ chaos: install-dev
 SECONDS := 420
 FOLDER := build/demo-run
 train-demo: install
-	$(BIN)/python -m model.training.demo_run --seconds $(SECONDS) --out $(FOLDER) $(ARGUMENTS)
+	$(BIN)/python -m model.demo_training --seconds $(SECONDS) --out $(FOLDER) $(ARGUMENTS)
 
 # Makes the model in FOLDER the one that ships, with what tests and docs record of it; an hour on two cores.
 publish-demo: install-dev

@@ -16,16 +16,17 @@ from safetensors.torch import save_file
 
 from model.checkpoint.loading import CheckpointError
 from model.checkpoint.manifest import FILE_NAME, read_manifest
+from model.demo_training import planned_run
+from model.demo_training.planned_run import PlannedRun, Shares, planned
 from model.networks.coupled_unet import CoupledUNet
 from model.request import SamplingParams
 from model.runtime.pipeline import ClipRequest, Pipeline
-from model.training import packing, planned_run
+from model.training import packing
 from model.training.checkpoints import StateError
 from model.training.configuration import read_configuration
 from model.training.initial_weights import load_fitting
 from model.training.loop import learning_rate
 from model.training.packing import INDEX, is_packed, pack, unpack
-from model.training.planned_run import PlannedRun, Shares, planned
 from model.training.training_log import LOSSES, read_rows
 from tests.model.training.runs import SMALL, small, to_toml
 from tests.waiting import until
@@ -179,7 +180,7 @@ def test_a_run_is_packed_continued_and_served(
 
 
 def command(*arguments: object) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "model.training.demo_run", *map(str, arguments), "--device", "cpu"]
+    line = [sys.executable, "-m", "model.demo_training", *map(str, arguments), "--device", "cpu"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(line, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
 
