@@ -28,6 +28,10 @@ FIGURES = ROOT / "docs" / "figures"
 EVALUATION = "evaluation.json"
 
 
+PICTURES = ("joint-frames.png", "joint-sounds.png", "scores.png")
+"""Of an evaluation, for docs/demo-model.md. The last needs matplotlib, which a training machine may not have."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -43,9 +47,9 @@ def main() -> None:
         install(root / "model", FOLDER)
         if options.tune:
             run("-m", "duet", "tune", FOLDER)
-        if clips_evaluated(FOLDER) < options.clips:
+        if clips_evaluated(FOLDER) < options.clips or not all((samples / name).exists() for name in PICTURES):
             run(
-                *("-m", "duet", "evaluate", FOLDER, "--methods", options.methods, "--no-held-out"),
+                *("-m", "duet", "evaluate", FOLDER, "--data", "bounce", "--methods", options.methods, "--no-held-out"),
                 *("--clips", options.clips, "--json", FOLDER / EVALUATION, "--out", samples),
             )
         figures(samples, FIGURES)

@@ -44,7 +44,6 @@ ENV DUET_DATA=/data \
     DUET_LOG_FORMAT=json \
     TMPDIR=/data/tmp \
     GOMP_SPINCOUNT=20000 \
-    TORCHINDUCTOR_CACHE_DIR=/data/cache/inductor \
     TRITON_CACHE_DIR=/data/cache/triton \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

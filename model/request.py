@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from model.checkpoint.manifest import Manifest
+from model.checkpoint.text_encoding import MAX_SCALE
 from model.networks.config import KINDS, ClipSpec, integer_stride
 
 SAMPLERS = ("dpmpp_2m", "dpmpp_3m", "dpm_solver", "unipc", "ddim", "ddpm")
@@ -49,7 +50,7 @@ MAX_ORDER = 3
 MAX_GUIDANCE_SCALE = 1000.0
 MAX_PROMPT = 300
 """Characters."""
-MAX_PROMPT_SCALE = 20.0
+MAX_PROMPT_SCALE = MAX_SCALE
 MIN_DURATION = 0.1
 MAX_DURATION = 600.0
 """Seconds. A service may set a lower limit."""
@@ -83,7 +84,7 @@ EDIT_GUIDANCE = ("replacement", "pigdm", "decoupling", "clean")
 """The methods that can keep a part of a modality."""
 
 
-_CONTROLS = r"\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_CONTROLS = r"\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 """C0 and C1 controls, line separators, and marks that reorder text; as in a regular expression."""
 
 PROMPT_PATTERN = rf"^[ \t\r\n]*[^{_CONTROLS}]*[ \t\r\n]*$"

@@ -16,7 +16,7 @@ from service.settings import Settings
 log: structlog.stdlib.BoundLogger = structlog.get_logger("duet")
 """The logger of all Duet's modules."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """C0 and C1 controls, line separators, and marks that reorder text."""
 
 _CONTROL_BUT_LINES = re.compile(rf"(?![\n\t]){_CONTROL.pattern}")

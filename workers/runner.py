@@ -237,7 +237,7 @@ class Runner:
         tracing: Tracing | None = None,
         disk: DiskSpace | None = None,
         model_patience: timedelta = timedelta(days=1),
-        wake: Callable[[str], object] = lambda job_id: None,
+        wake: Callable[[str], bool] = lambda job_id: False,
     ) -> None:
         self.store = store
         self.previews = previews
@@ -296,20 +296,29 @@ class Runner:
         try:
             self._run_in_hand(job_id)
         except Exception:  # its message must not wait for other jobs
-            if (waiting := self._next_waiting()) is not None:
-                self._put_down(waiting)
-                self._send(waiting)
+            self._send_next()
             raise
         while (waiting := self._next_waiting()) is not None:
             if time.monotonic() > until:
                 self._put_down(waiting)
-                self._send(waiting)
+                if not self._send(waiting):
+                    self._send_next()
                 return
             try:
                 self._run_in_hand(waiting)
             except (BackInQueue, StoreUnavailable) as error:
                 log.info("long job back in the queue", job=waiting, reason=str(error))
                 self._send(waiting)
+            except Exception:  # of this job, not of the one whose message this thread has
+                log.exception("long job ended unexpectedly", job=waiting)
+                self._send(waiting)
+
+    def _send_next(self) -> None:
+        """Send the message of the long job that has waited longest for a place, if there is one now."""
+        while (waiting := self._next_waiting()) is not None:
+            self._put_down(waiting)
+            if self._send(waiting):
+                return
 
     def _run_in_hand(self, job_id: str) -> None:
         """Run a job that this thread has in hand, and put it down."""
@@ -331,12 +340,13 @@ class Runner:
                 self._in_hand.add(waiting)
             return waiting
 
-    def _send(self, job_id: str) -> None:
-        """Send the message of a job that waits no longer here."""
+    def _send(self, job_id: str) -> bool:
+        """Send the message of a job that waits no longer here. False if the job needs none any more."""
         try:
-            self._wake(job_id)
+            return self._wake(job_id)
         except (StoreUnavailable, QueueUnavailable) as error:
             log.warning("message not sent: the reaper will send it", job=job_id, error=str(error))
+            return True
 
     def begin(self, job: Job) -> None:
         """The engine begins with the job. Raises one of OVERTAKEN."""

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+MAX_SCALE = 20.0
+"""Of prompts."""
+
 
 @dataclass(frozen=True)
 class TextEncoding:
@@ -32,8 +35,8 @@ class TextEncoding:
             raise ValueError(f"text.encoder must be a name; got {self.encoder!r}")
         if not isinstance(self.sha256, str) or re.fullmatch("[0-9a-f]+", self.sha256) is None:
             raise ValueError(f"text.sha256 must be hexadecimal; got {self.sha256!r}")
-        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not self.scale >= 0:
-            raise ValueError(f"text.scale must be a number of at least 0; got {self.scale!r}")
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not 0 <= self.scale <= MAX_SCALE:
+            raise ValueError(f"text.scale must be a number, 0 … {MAX_SCALE:g}; got {self.scale!r}")
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TextEncoding:

@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     run.resume(options.resume)
                 run.run(base, sr, options.init)
     except (
-        CheckpointError, ConfigError, ConfigurationError, DataError, ManifestError, OutOfTime, StateError, TypeError,
-        ValueError
+        CheckpointError, ConfigError, ConfigurationError, DataError, ManifestError, OutOfTime, RuntimeError, StateError,
+        TypeError, ValueError
     ) as error:  # fmt: skip
         say(f"failed: {error}")
         return 1

@@ -193,6 +193,8 @@ class PlannedRun:
         """Train one network until `end`."""
         limits, clock = self.limits, self.limits.clock
         before = clock()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         # Each piece ends with a checkpoint.
         output = replace(config.output, checkpoint=ENDLESS, keep=1, samples=0, tensorboard=False)
         config = replace(config, output=output)
@@ -208,10 +210,16 @@ class PlannedRun:
                     break
                 smaller = run.config
                 self._set_batch(run, 2 * smaller.batch)
-                doubled = self._measured(run, measured / 4, latest)
+                try:
+                    doubled = self._measured(run, measured / 4, latest)
+                except torch.OutOfMemoryError:
+                    doubled = 0.0
+                    run.state.optimizer.zero_grad()
                 self.say(f"{config.kind}: batch {run.config.batch}: {doubled:.2f} steps/s, after {rate:.2f}")
                 if doubled < DOUBLING_PAYS * rate:
                     self._set_batch(run, smaller.batch)
+                    if self.device.type == "cuda":
+                        torch.cuda.empty_cache()
                     break
                 rate = doubled
             config = replace(config, batch=run.config.batch)
@@ -254,7 +262,8 @@ class PlannedRun:
         """Whether a step of twice the batch fits into the device's memory."""
         if self.device.type != "cuda":
             return True
-        return 2.2 * torch.cuda.max_memory_allocated(self.device) < torch.cuda.mem_get_info(self.device)[1]
+        free = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device)
+        return 2.2 * torch.cuda.max_memory_allocated(self.device) < free
 
     def _prepared(self, config: TrainingConfig, init: Path | None) -> TrainingRun:
         """The run, with the state of the earlier run or the weights of `init`."""
@@ -281,7 +290,9 @@ class PlannedRun:
         return run
 
     def _keep(self, run: TrainingRun) -> None:
-        """Publish the run's last checkpoint and pack the result."""
+        """Publish the run's last checkpoint and pack the result, once there is a step."""
+        if not run.state.step:
+            return
         before = self.limits.clock()
         out, held = run.out, self.result / run.config.kind
         content = read_checkpoint(newest_checkpoint(out))

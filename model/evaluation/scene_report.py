@@ -88,7 +88,9 @@ def evaluate_scenes(
         reference = features_of(real_scenes(length, split, clips, pipeline.device, first=clips).clips, length)
         for run in (each for each in runs if each.split == split):
             watcher.begins(run)
-            prompts = real.captions if run.kind == "joint" and manifest.text is not None else None
+            prompts = (
+                real.captions if run.kind == "joint" and manifest.text is not None and params.prompt is None else None
+            )
             made, _ = generator.clips(run, params, real.clips, watcher.clip, prompts)
             asked = run.kind != "joint" or prompts is not None
             measures = [each for each in SCENE_MEASURES if asked or each.name in WITHOUT_PROMPT]

@@ -8,12 +8,16 @@ from dataclasses import replace
 import numpy as np
 
 from model.media.edits import Span
+from model.media.linear_prediction import continue_sound
 from model.media.mix_levels import Mix, MixReport
 from model.media.mix_sound import middle, mix_sounds, to_format
 from model.media.source import Sound
 
 FADE = 0.010
 """Seconds of the cross-fade from own to new sound at each border of a span, inside it."""
+
+CONTEXT = 0.050
+"""Seconds of the own sound from which its continuation is predicted."""
 
 
 def splice_sound(
@@ -57,7 +61,7 @@ def extend_sound(own: Sound, new: np.ndarray, before: int, after: int) -> tuple[
     """`own` with so many samples of `new` before and after it; `new` (1, samples) has the whole, longer timeline.
 
     Returns the result and the new sound alone. The own sound ends where the new one begins, so the cross-fade is with
-    the own one turned about its last sample, which goes on from there with the same level and slope.
+    its continuation by linear prediction.
     """
     length = len(own.samples)
     parts, alone = [own.samples], np.zeros((1, before + length + after), np.float32)
@@ -71,13 +75,15 @@ def extend_sound(own: Sound, new: np.ndarray, before: int, after: int) -> tuple[
         fading = min(count, added)
         share = np.ones(added, np.float32)
         goes_on = np.zeros((own.samples.shape[1], added), np.float32)
-        inwards = np.minimum(np.arange(fading + 1), length - 1)
-        edge = replace(own, samples=own.samples[inwards if at == 0 else length - 1 - inwards]).to_float()
-        turned, ramp = 2 * edge[:, :1] - edge[:, 1:], fade_in(fading)
+        context = min(length, round(CONTEXT * own.sample_rate))
+        ramp = fade_in(fading)
         if at == 0:
-            goes_on[:, added - fading :], share[added - fading :] = turned[:, ::-1], ramp[::-1]
+            edge = replace(own, samples=own.samples[:context][::-1]).to_float()
+            goes_on[:, added - fading :] = continue_sound(edge, fading)[:, ::-1]
+            share[added - fading :] = ramp[::-1]
         else:
-            goes_on[:, :fading], share[:fading] = turned, ramp
+            edge = replace(own, samples=own.samples[length - context :]).to_float()
+            goes_on[:, :fading], share[:fading] = continue_sound(edge, fading), ramp
         sound = to_format(share * (place * made) + (1 - share) * goes_on, own.format)
         parts = [sound, *parts] if at == 0 else [*parts, sound]
         alone[:, at : at + added] = share * made

@@ -117,7 +117,6 @@ class Graphs:
         """Capture with `recorder` from now on; None ends it. Drops all graphs."""
         self.clear()
         self._recorder = recorder
-        self._eager.clear()
 
     @property
     def sizes(self) -> list[int]:
@@ -133,6 +132,7 @@ class Graphs:
             graph.recording.release()
         self._graphs.clear()
         self._buffers.clear()
+        self._eager.clear()
 
     def __call__(self, **inputs: Any) -> Outputs:
         """The outputs of the forward pass for `inputs`, tensors on the device and constants."""

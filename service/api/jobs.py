@@ -113,7 +113,7 @@ async def retry(job_id: JobId, submission: UnhurriedSubmissionHere) -> JSONRespo
         try:
             again = repeat_job(job, services.settings)
         except RequestError as error:
-            raise refuse_parameter(error, job.params.duration) from error
+            raise refuse_parameter(error, getattr(job.params, error.field, None)) from error
         mask = job.edit.mask if job.edit is not None else None
         async with (
             _copy(services, job, job.input) as file,

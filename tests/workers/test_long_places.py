@@ -137,6 +137,44 @@ def test_a_waiting_job_that_goes_back_gets_a_message_of_its_own(short_leases: St
     assert (stack.store.get(job.id).status, stack.store.get(job.id).strikes) == (Status.QUEUED, 1)
 
 
+def test_an_unexpected_error_of_a_waiting_job_is_not_that_of_the_job_before(
+    short_leases: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = short_leases
+    runner, woken = _with_wake(stack)
+    job, after = (stack.create(duration=2 * LONG) for _ in range(2))
+    assert runner._long_places.take("another long job")
+    for each in (job, after):
+        runner.run(each.id)
+    runner._long_places.leave()
+    wait_for_room = runner._wait_for_room
+
+    def fail(job_id: str) -> None:
+        if job_id == job.id:
+            raise OSError("the disk is gone")
+        wait_for_room(job_id)
+
+    monkeypatch.setattr(runner, "_wait_for_room", fail)
+    runner.run(stack.create(duration=2 * LONG).id)
+    assert woken == [job.id]
+    assert stack.store.get(after.id).status is Status.COMPLETED
+
+
+def test_the_next_job_that_still_waits_gets_the_message(short_leases: Stack) -> None:
+    stack = short_leases
+    runner, woken = _with_wake(stack)
+    cancelled, waiting = (stack.create(duration=2 * LONG) for _ in range(2))
+    fails = stack.create(duration=2 * LONG, metadata={BEHAVIOUR: "raise"})
+    assert runner._long_places.take("another long job")
+    for job in (cancelled, waiting):
+        runner.run(job.id)
+    stack.store.request_cancel(cancelled.id)
+    runner._long_places.leave()
+    with pytest.raises(BackInQueue):
+        runner.run(fails.id)
+    assert woken == [cancelled.id, waiting.id]
+
+
 @pytest.mark.parametrize("away", [False, True])
 def test_a_job_that_goes_back_does_not_wait_for_the_one_that_gets_its_place(short_leases: Stack, away: bool) -> None:
     stack = short_leases
@@ -180,10 +218,11 @@ def _with_wake(stack: Stack, away: bool = False) -> tuple[Runner, list[str]]:
     """A runner with two slots, and the jobs whose messages it sends; while Redis is `away` it cannot."""
     runner, woken = parts(stack, slots=2)[0], []
 
-    def wake(job_id: str) -> None:
+    def wake(job_id: str) -> bool:
         woken.append(job_id)
         if away:
             raise StoreUnavailable("away")
+        return stack.store.get(job_id).status is Status.QUEUED
 
     runner._wake = wake
     return runner, woken

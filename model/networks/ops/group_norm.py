@@ -303,7 +303,8 @@ def _differentiate(
     )
     d_offset = None
     if offset is not None and ctx.needs_input_grad[5]:
-        runs = dx.view(x.shape[0], offset.shape[1], -1, offset.shape[2])
+        both = dx if skip is None else torch.cat([dx, d_skip], dim=-1)
+        runs = both.view(x.shape[0], offset.shape[1], -1, offset.shape[2])
         dims = (0, 2) if offset.shape[0] == 1 else 2
         d_offset = runs.sum(dims, dtype=torch.float32).to(offset.dtype).view(offset.shape)
     return (

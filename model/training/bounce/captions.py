@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from model.training.bounce.draws import Draws
 from model.training.bounce.motion import SPEEDS
 from model.training.bounce.scene import HUES, PITCHES, Scene
@@ -29,7 +31,8 @@ def captions(scene: Scene, draws: Draws) -> list[str]:
     impact = scene.impact
     pitch = (scene.pitch.log2() * impact).nan_to_num().sum(1) / impact.sum(1).clamp(min=1)
     words = draws.uniform("caption", 8).tolist()
-    rows = zip(words, scene.hue.tolist(), scene.present.tolist(), _speed(scene), pitch.exp2().tolist(), strict=True)
+    pitch = torch.where(impact.any(1), pitch.exp2(), (LOW * HIGH) ** 0.5)  # without an impact neither low nor high
+    rows = zip(words, scene.hue.tolist(), scene.present.tolist(), _speed(scene), pitch.tolist(), strict=True)
     return [_caption(*row) for row in rows]
 
 

@@ -24,7 +24,7 @@ export function costOf(kind, duration, values, model, enlarged) {
   const frames = framesOf(duration, model);
   const chosen = (sampler) => model.qualities[values.quality ?? (sampler === "tuned" ? "fast" : "best")];
   const quality = chosen(values.sampler);
-  const guided = model.text && values.prompt !== undefined && values.prompt_scale !== 1;
+  const guided = model.text && values.prompt !== undefined && (values.prompt_scale ?? model.text.prompt_scale) !== 1;
   const steps = (values.steps ?? quality.steps) * (guided ? 2 : 1);
   let each = steps * windowsOf(frames, model.clip.frames) * speed.step + speed.files;
   if (enlarged) {

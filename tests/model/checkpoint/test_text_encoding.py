@@ -38,6 +38,8 @@ def test_a_model_without_words_has_none_and_is_written_as_before(tmp_path: Path)
         ({"languages": "en"}, "text.languages"),
         ({"examples": [1]}, "text.examples"),
         ({"scale": -1}, "text.scale"),
+        ({"scale": 20.5}, "text.scale"),
+        ({"scale": float("inf")}, "text.scale"),
         ({"scale": "3"}, "text.scale"),
         ({"vocabulary": 5}, "vocabulary"),
     ],

@@ -284,6 +284,24 @@ def test_a_short_sound_can_be_extended(length: int) -> None:
     assert np.abs(np.diff(got.samples[:, 0].astype(int))).max() <= 1000 * 0.7
 
 
+@pytest.mark.parametrize("kind", ["peak", "noise", "loud noise"])
+def test_an_extension_has_no_thump(kind: str) -> None:
+    """Beside silence: what goes on is no louder than the own sound, and has no offset."""
+    chance = np.random.default_rng(4)
+    time = np.arange(24_000) / 48_000
+    sounds = {
+        "peak": 0.9 * np.cos(2 * np.pi * 1000 * (time - time[-1])),
+        "noise": 0.1 * chance.normal(size=24_000),
+        "loud noise": np.clip(0.3 * chance.normal(size=24_000), -0.95, 0.95),
+    }
+    own = Sound(to_format(sounds[kind][None].astype(np.float32), "s16"), 48_000, "mono", "s16")
+    extended, _ = extend_sound(own, np.zeros((1, 34_000), np.float32), 5000, 5000)
+    for added in (extended.samples[:5000][::-1], extended.samples[-5000:]):
+        near = added[:480, 0] / 32768
+        assert np.abs(near).max() <= np.abs(own.samples / 32768).max() + 1e-3
+        assert abs(near.mean()) < 0.05
+
+
 def test_an_extension_goes_on_with_level_and_slope() -> None:
     """The border lies on the steep slope of a tone; new is silence."""
     time = np.arange(8000) / 8000
