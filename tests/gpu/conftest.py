@@ -14,6 +14,7 @@ from model.runtime.engine import Engine
 from model.runtime.pipeline import Clip, ClipRequest, Pipeline
 from model.sampling.latents import Latents
 from model.sampling.samplers import Evaluate, EvaluateFrames
+from tests.model.runtime import engine_runs
 from tests.model.runtime.test_neighbours import MANIFEST, condition
 
 DEVICE = torch.device("cuda", 0)
@@ -56,13 +57,7 @@ def clips_of(kinds: Sequence[tuple[str, str | None]], steps: int = 5) -> list[Cl
 def made_together(pipeline: Pipeline, requests: Sequence[ClipRequest]) -> list[Clip]:
     """The clips of an engine that runs all of `requests` at once."""
     engine = Engine(capacity=8, frame_budget=pipeline.evaluator.frames_per_forward, device=DEVICE)
-    runs = [engine.submit(pipeline.evaluator, pipeline.program(request)) for request in requests]
-    engine.start()
-    try:
-        return [run.result(60) for run in runs]
-    finally:
-        engine.close(KeyError("done"))
-        engine.join()
+    return engine_runs.made_together(engine, pipeline, requests)
 
 
 def drawn_clips(config: ModelConfig, count: int) -> list[Evaluate]:

@@ -13,11 +13,6 @@ from model.networks.ops.group_norm import group_norm
 from model.networks.ops.window_attention import over_frames, windows
 from tests.model.networks.norm_reference import reference
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
-
 SHAPES: dict[str, tuple[tuple[int, ...], dict[str, object]]] = {
     "video at scale 1": ((1, 16, 64, 64, 128), {"modulated": True, "offset": (1, 16)}),
     "video at scale 8": ((8, 16, 8, 8, 512), {"modulated": True, "offset": (1, 16)}),

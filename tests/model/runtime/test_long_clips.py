@@ -16,6 +16,7 @@ from model.sampling import guidance, samplers
 from model.sampling.error_variance import error_variance
 from model.sampling.latents import Latents, clip
 from model.sampling.randomness import RandomStream
+from tests.model.runtime.engine_runs import made_together
 from tests.model.runtime.test_neighbours import MANIFEST, TINY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -206,15 +207,7 @@ def test_a_long_clip_is_the_same_alone_and_in_company(pipeline: Pipeline, kind: 
         ClipRequest("generate", replace(QUICK, seed=8, guidance="decoupling")),
     ]
     engine = Engine(capacity=6)
-    runs = [engine.submit(pipeline.evaluator, pipeline.program(each)) for each in (*others, request)]
-    engine.start()
-    try:
-        among = runs[-1].result(60)
-        for run in runs:
-            assert run.exception(60) is None
-    finally:
-        engine.close(KeyError("done"))
-        engine.join()
+    *_, among = made_together(engine, pipeline, [*others, request])
     assert same(alone, among)
     assert not same(alone, pipeline.run(replace(request, index=2)))
     assert max(engine.statistics.clips) > 1

@@ -16,6 +16,7 @@ from model.request import SamplingParams
 from model.runtime.batch_sizes import BatchSizes
 from model.runtime.engine import Engine
 from model.runtime.pipeline import Clip, ClipRequest, Pipeline, StepProgress
+from tests.model.runtime.engine_runs import made_together
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -165,11 +166,7 @@ def test_super_resolution_frames_do_not_depend_on_other_clips(pipeline: Pipeline
     alone = pipeline.run(ClipRequest("generate", params))
     engine = Engine(capacity=8, frame_budget=4 * TINY.clip.frames)
     requests = [ClipRequest("generate", replace(params, seed=seed)) for seed in (3, 5, 9)]
-    runs = [engine.submit(pipeline.evaluator, pipeline.program(request)) for request in requests]
-    engine.start()
-    among = runs[1].result(60)
-    engine.close(KeyError("done"))
-    engine.join()
+    before, among, _ = made_together(engine, pipeline, requests)
     assert max(engine.statistics.frames) == 3 * TINY.clip.frames
     assert torch.equal(alone.frames, among.frames)
-    assert not torch.equal(alone.frames, runs[0].result().frames)
+    assert not torch.equal(alone.frames, before.frames)

@@ -17,6 +17,7 @@ from model.sampling import guidance
 from model.sampling.latents import Latents, clip
 from model.sampling.randomness import RandomStream
 from model.sampling.tuned import tuned
+from tests.model.runtime.engine_runs import made_together
 from tests.model.tuning.solvers import SMALL, with_solvers
 
 CALIBRATION = {"times": [0.0, 999.0], "video": [0.01, 0.3], "audio": [0.01, 0.3]}
@@ -102,19 +103,8 @@ def test_clips_are_the_same_to_the_bit_among_others(pipeline: Pipeline) -> None:
     """In the engine, with other qualities beside it, at a single batch size."""
     pipeline.evaluator.use_batch_sizes(BatchSizes((4,)))
     asked = [request("generate"), request("v2a", replace(FAST, seed=8)), request("generate", windows=2)]
-    alone = [_made(pipeline, [each])[0] for each in asked]
+    alone = [made_together(Engine(8), pipeline, [each])[0] for each in asked]
     others = [request("generate", SamplingParams(seed=seed, steps=7, sr_steps=2)) for seed in (1, 2)]
-    among = _made(pipeline, [*others, *asked])[2:]
+    among = made_together(Engine(8), pipeline, [*others, *asked])[2:]
     pipeline.evaluator.use_batch_sizes(None)
     assert all(same(*pair) for pair in zip(alone, among, strict=True))
-
-
-def _made(pipeline: Pipeline, requests: list[ClipRequest]) -> list[Clip]:
-    engine = Engine(8)
-    runs = [engine.submit(pipeline.evaluator, pipeline.program(each)) for each in requests]
-    engine.start()
-    try:
-        return [run.result(60) for run in runs]
-    finally:
-        engine.close(KeyError("done"))
-        engine.join()

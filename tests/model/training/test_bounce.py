@@ -159,7 +159,7 @@ def test_an_unknown_split_or_factor_is_refused(split: Split, factor: int) -> Non
         Bounce(SMALL, 0, split, factor)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_devices_agree() -> None:
     data, index = Bounce(SMALL, 0, "train"), torch.arange(64)
     here, there = data.batch(index, "cpu"), data.batch(index, "cuda")

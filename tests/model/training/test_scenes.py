@@ -167,7 +167,7 @@ def test_a_configuration_opens_the_mixture(tmp_path) -> None:  # type: ignore[no
         build_configuration({"data": {"bounce_share": 0.5}})
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_devices_agree() -> None:
     there = Scenes(SMALL, 0, "train").batch(INDEX, "cuda")
     assert (small()["video"] - there["video"].cpu()).abs().mean() < 1e-3
