@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -14,6 +15,7 @@ from model.checkpoint.manifest import BUILTIN, find_models
 from model.evaluation.alignment import detect
 from model.evaluation.bootstrap import Score, scores
 from model.evaluation.generation import ClipGenerator, EvaluationRun, real_clips
+from model.networks.config import PRESETS
 from model.request import SamplingParams, allowed_guidance
 from model.runtime.pipeline import Pipeline
 from model.training.configuration import configuration_from_json
@@ -36,11 +38,15 @@ def test_the_demo_model_is_small_and_described() -> None:
     assert {"clean", "pigdm"} <= set(allowed_guidance("v2a", manifest))
     weights = [FOLDER / name for name in (manifest.base_weights, manifest.sr_weights) if name]
     assert len(weights) == 2
-    assert sum(path.stat().st_size for path in weights) < 40e6
+    assert sum(path.stat().st_size for path in weights) < 32 * 2**20
+    parameters = []
     for path in weights:
         with safe_open(path, "pt") as file:
             tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118 - it is no mapping
         assert {tensor.dtype for tensor in tensors} == {torch.float16}
+        parameters.append(f"{sum(tensor.numel() for tensor in tensors) / 1e6:.1f} M")
+    described = f"coupled U-Net of {parameters[0]} parameters"
+    assert all(words in written("facts") for words in (described, f"super-resolution of {parameters[1]}"))
 
 
 @pytest.mark.parametrize("part", ["base", "sr"])
@@ -52,6 +58,9 @@ def test_the_training_configuration_is_beside_the_weights(part: str) -> None:
     manifest = find_models()["demo"]
     assert getattr(config.model, part) == getattr(manifest.config, part)
     assert config.model.clip == manifest.config.clip
+    preset, base = PRESETS[config.preset], manifest.config.base
+    words = {"text": base.text, "text_attention_scales": base.text_attention_scales}
+    assert manifest.config == replace(preset, base=replace(preset.base, **words))
     header, *rows = (FOLDER / f"losses-{part}.csv").read_text().splitlines()
     column = header.split(",").index("loss")
     losses = [float(row.split(",")[column]) for row in rows]
