@@ -18,7 +18,9 @@ serve: install
 # processes, and those that compute take one thread each. On a large machine: `make test TESTERS=8`.
 TESTERS := 4
 IN_PARALLEL := --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
-PYTEST := $(BIN)/python -m pytest
+# A test that fails is run once more, since a busy machine can stop a process for seconds; both results are printed. A
+# test that needs it has a race, or its subject has: mend it.
+PYTEST := $(BIN)/python -m pytest --reruns 1 --reruns-delay 2 --max-suite-reruns 5 --rerun-show-tracebacks
 test: install-dev
 	$(PYTEST) -m 'timed and not slow'
 	OMP_NUM_THREADS=1 $(PYTEST) -m 'not browser and not timed and not slow' $(IN_PARALLEL)
@@ -30,7 +32,7 @@ test-slow: install-dev
 
 # The studio page in the system's Chromium, as people use it; pictures of every state go to build/screenshots.
 test-browser: install-dev
-	$(BIN)/python -m pytest -m browser tests/browser
+	$(PYTEST) -m browser tests/browser
 
 # The containers of docker-compose.yml on this machine's CPU; takes minutes, and the table goes to build/compose.md.
 test-compose: install-dev
