@@ -146,7 +146,7 @@ class SamplingParams:
             **self._sampler(kind, guidance["guidance"], manifest),
             **self._super_resolution(kind, manifest),
             **self._duration(manifest),
-            **self._best_of(kind),
+            **self._best_of(),
             **self._words(manifest),
         )
 
@@ -259,10 +259,7 @@ class SamplingParams:
             raise RequestError("guidance_scale", f"guidance_scale does not apply with guidance {method or 'off'}")
         return {"guidance": method, "guidance_scale": default if self.guidance_scale is None else self.guidance_scale}
 
-    def _best_of(self, kind: str) -> dict[str, Any]:
-        for field in ("keep", "rank_by"):
-            if kind == "edit" and getattr(self, field) is not None:
-                raise RequestError(field, f"{field} does not apply to edit, whose outputs have no scores")
+    def _best_of(self) -> dict[str, Any]:
         if self.keep is None:
             if self.rank_by is not None:
                 raise RequestError("rank_by", "rank_by applies only with keep")

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from model.media.edits import MASK_NAME, Made
-from model.media.splice import write_edit
+from model.media.splice import section_sound, write_edit
+from model.request import clip_of
 from model.runtime.pipeline import Clip, Pipeline
 from service.jobs.record import Job
 from service.jobs.view import NEW_SOUND
@@ -55,6 +56,12 @@ class EditWriter:
         own = OWN if has_sound else "silence"
         sound = f"{own}, with generated sound" if edit.audio and (has_sound or edit.mixes) else own
         return Origin(f"the upload's own frames{parts if edit.video else ''}, {said['video']}", sound, said["mix"])
+
+    def heard(self, files: Files, bounds: Bounds) -> Tensor:
+        """The sound of the section in the written `files`, (1, samples) at the model's rate. Raises as `write`."""
+        length = clip_of(self._job.params.duration, self._clip)
+        start = self._edit.start + self._edit.before
+        return confined_within(bounds, section_sound, files["audio.wav"], length, start)
 
     def close(self) -> None:
         """Remove the frames."""

@@ -171,8 +171,7 @@ class ModelMaker:
                 )
                 run.add_done_callback(partial(self._end, events, index, started))
                 runs.append(run)
-            given = condition if isinstance(condition, torch.Tensor) else None
-            del condition, request, program
+            del request, program
             with attempt.waiting():
                 while not started.wait(POLL_INTERVAL):
                     check()
@@ -181,7 +180,7 @@ class ModelMaker:
                 writers = [
                     stack.enter_context(
                         OutputWriter(
-                            job, pipeline, index, attempt.source, attempt.folder, check, self._credentials, given
+                            job, pipeline, index, attempt.source, attempt.folder, check, self._credentials, condition
                         )
                     )
                     for index in range(job.params.num_outputs)

@@ -15,6 +15,7 @@ from model.media.mux import cut_wav, mux_a2v, mux_v2a
 from model.media.mux_mix import mux_mixed
 from model.media.poster import Poster, PosterFrames, draw_poster
 from model.media.spectrogram import Plot, draw_sound, write_spectrogram
+from model.runtime.edit import EditCondition
 from model.runtime.pipeline import Clip, ClipPart, Pipeline
 from service.jobs.record import Job, Scores
 from service.jobs.view import NEW_SOUND, output_files
@@ -27,9 +28,17 @@ from workers.scores import Scorer
 from workers.spool import Files
 
 
-def write_files(job: Job, pipeline: Pipeline, index: int, clip: Clip, source: Path | None, folder: Path) -> Files:
+def write_files(
+    job: Job,
+    pipeline: Pipeline,
+    index: int,
+    clip: Clip,
+    source: Path | None,
+    folder: Path,
+    given: Tensor | EditCondition | None = None,
+) -> Files:
     """Write the files of an output that is whole to `folder`; return them by name."""
-    with OutputWriter(job, pipeline, index, source, folder) as writer:
+    with OutputWriter(job, pipeline, index, source, folder, given=given) as writer:
         writer.add(ClipPart(0, clip.frames, clip.audio))
         return writer.finish(clip)
 
@@ -40,8 +49,8 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
     A context, at the end of which nothing is left of an output that was not finished. `check` is called every half
     second of work in child processes, and what it raises ends them. `credentials` sign the files.
 
-    `given`: the frames of v2a or the sound of a2v that the network was given, for the `scores`, which are known at
-    the end of `finish`.
+    `given`: the frames of v2a, the sound of a2v or the section of an edit that the network was given, for the `scores`,
+    which are known at the end of `finish`.
     """
 
     def __init__(
@@ -53,7 +62,7 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         folder: Path,
         check: Callable[[], None] = no_check,
         credentials: Credentials = UNSIGNED,
-        given: Tensor | None = None,
+        given: Tensor | EditCondition | None = None,
     ) -> None:
         self._check, self._credentials = check, credentials
         self._job, self._pipeline, self._index, self._source = job, pipeline, index, source
@@ -66,7 +75,7 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         self._stack = ExitStack()
         self._writer: ClipWriter | None = None
         self._poster = PosterFrames()
-        self._scorer = Scorer(job.kind, pipeline.manifest.config.clip, given)
+        self._scorer = Scorer(job.kind, pipeline.manifest.config.clip, given, job.edit)
         self.scores = Scores()
 
     def __exit__(self, *exception: Any) -> bool | None:
@@ -94,8 +103,9 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         Raises NotSigned.
         """
         self._stack.close()
-        self.scores = self._scorer.finish(clip)
         origin = self._write_clip(clip)
+        heard = None if self._edit is None else self._edit.heard(self._files, self._bounds)
+        self.scores = self._scorer.finish(clip, heard)
         pictures = self._write_pictures(clip)
         files = self._files
         made = {name: path for name, path in files.items() if name != "manifest.json"}

@@ -64,6 +64,7 @@ def describe(
     `files`: the output's other files by name; `credentials`: how they are signed.
     """
     manifest = pipeline.manifest
+    scored = {"scores": scores.by_name()} | ({} if scores.reason is None else {"scores_reason": scores.reason})
     return {
         "schema_version": SCHEMA_VERSION,
         "generated": comment(manifest, job, index),
@@ -73,7 +74,7 @@ def describe(
         "created_at": job.created_at.isoformat(),
         "model": _model(manifest),
         "params": _params(job),
-        "output": {"index": index, "seed": job.params.seed, "scores": asdict(scores), **origin.to_dict()},
+        "output": {"index": index, "seed": job.params.seed, **scored, **origin.to_dict()},
         "input": _input(job),
         "files": {name: _file(path) for name, path in files.items()},
         "credentials": credentials,

@@ -321,7 +321,7 @@ def _read(folder: Path) -> SpooledResult | None:
         raise UnreadableEntry(f"{_RESULT}: {error!r}") from error
 
 
-def _output(scores: Mapping[str, float | None] | None = None, **fields: Any) -> Output:
+def _output(scores: Mapping[str, Any] | None = None, **fields: Any) -> Output:
     return Output(**fields, scores=Scores(**scores or {}))  # entries of older versions have none
 
 

@@ -112,21 +112,23 @@ def make(spec: JobSpec, default: str, options: ClipOptions) -> None:
 
 def score_lines(job: dict[str, Any]) -> list[str]:
     """How well sound and picture of each output agree, a line each; with `keep` also which were kept, and the others.
-    No line for an output without any score, such as an edit."""
+    No line for an output without any score or a reason why it has none."""
     dropped = job.get("dropped", [])
     lines = []
     if dropped:
         kept, others = (", ".join(str(each["index"]) for each in outputs) for outputs in (job["outputs"], dropped))
         lines.append(f"By {job['params']['rank_by']}, best first: kept outputs {kept}; not kept {others}.")
     for each in (*job["outputs"], *dropped):
-        scores = each.get("scores", {})  # older servers have none
-        if any(value is not None for value in scores.values()):
-            lines.append(f"output {each['index']}: {_in_words(scores)}")
+        scores, reason = each.get("scores", {}), each.get("scores_reason")  # older servers have none
+        if reason is not None or any(value is not None for value in scores.values()):
+            lines.append(f"output {each['index']}: {_in_words(scores)}{f' ({reason})' if reason else ''}")
     return lines
 
 
 def _in_words(scores: dict[str, float | None]) -> str:
     """`sync 0.80, av_align 0.50, lag -0.10 s`; `none` for what cannot be said."""
+    if all(value is None for value in scores.values()):
+        return "no scores"
     said = {name: "none" if value is None else f"{value:.2f}" for name, value in scores.items()}
     said |= {"lag": f"{said['lag']} s"} if scores.get("lag") is not None else {}
     return ", ".join(f"{name} {value}" for name, value in said.items())

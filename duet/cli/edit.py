@@ -11,7 +11,18 @@ from cyclopts.types import ExistingFile
 from duet.cli.clips import make
 from duet.cli.exit_status import usage_error
 from duet.cli.job_spec import JobSpec
-from duet.cli.options import CLIP_OPTIONS, FRAMES, MIX, ClipOptions, FrameOptions, MixOptions, option, within
+from duet.cli.options import (
+    BEST,
+    CLIP_OPTIONS,
+    FRAMES,
+    MIX,
+    BestOptions,
+    ClipOptions,
+    FrameOptions,
+    MixOptions,
+    option,
+    within,
+)
 from model.request import MAX_DURATION
 
 EDIT = "The edit"
@@ -72,10 +83,11 @@ def edit(
     what: EditOptions = EDIT_OPTIONS,
     mix: MixOptions = MIX,
     options: ClipOptions = CLIP_OPTIONS,
+    best: BestOptions = BEST,
     frames: FrameOptions = FRAMES,
 ) -> None:
     """Make parts of a video anew, in place, and keep the rest; prints the path of the new video."""
-    params = options.params(frames, mix) | what.params()
+    params = options.params(best, frames, mix) | what.params()
     make(JobSpec("edit", params, file, mask=what.mask), f"{file.stem}-edit.mp4", options)
 
 

@@ -84,7 +84,6 @@ def _outputs(
     saved: list[Path],
 ) -> dict[str, Any]:
     condition = decode_condition(job, pipeline, spec.source, folder)
-    given = condition if isinstance(condition, torch.Tensor) else None
     credentials = Credentials.open(_signing_settings(settings, folder))
     outputs: list[Output] = []
     made: dict[int, Files] = {}
@@ -111,7 +110,9 @@ def _outputs(
                 left += left / (1 - step.fraction) * (len(spec.indices) - place - 1)
             progress.step(step.stage, step.step, step.total_steps, done, left)
 
-        with OutputWriter(job, pipeline, index, spec.source, folder, credentials=credentials, given=given) as writer:
+        with OutputWriter(
+            job, pipeline, index, spec.source, folder, credentials=credentials, given=condition
+        ) as writer:
             clip = pipeline.run(ClipRequest(job.kind, job.params, index, condition), report, writer.add)
             for stage, spent in clip.timings.items():
                 seconds[stage] = round(seconds.get(stage, 0.0) + spent, 4)

@@ -114,7 +114,7 @@ class Region(TypedDict, total=False):
     audio: Literal["keep", "new"]
 
 
-class EditParameters(_Upload, _Mix, _NewFrames, _Parameters, total=False):
+class EditParameters(_BestOf, _Upload, _Mix, _NewFrames, _Parameters, total=False):
     """Arguments of `edit`."""
 
     retake: Retake

@@ -39,12 +39,13 @@ class Model:
 @dataclass(frozen=True)
 class JobOutput:
     """A clip of a job. `files` maps each name, such as `video.mp4`, to its URL at the server. `scores`: how well sound
-    and picture agree, by name; None for what cannot be said."""
+    and picture agree, by name; None for what cannot be said, for the `scores_reason`."""
 
     index: int
     seed: int
     files: dict[str, str]
     scores: dict[str, float | None] = field(default_factory=dict)
+    scores_reason: str | None = None
 
 
 class _Field(Generic[T]):
@@ -144,7 +145,8 @@ class JobData:
 
 def _output(data: dict[str, Any]) -> JobOutput:
     """Older servers have no scores."""
-    return JobOutput(data["index"], data["seed"], dict(data.get("files", {})), dict(data.get("scores", {})))
+    scores = dict(data.get("scores", {}))
+    return JobOutput(data["index"], data["seed"], dict(data.get("files", {})), scores, data.get("scores_reason"))
 
 
 def _name(url: str) -> str:

@@ -147,8 +147,10 @@ def _hue_and_timbre(found: Detections) -> Tensor:
     return _per_clip(found, torch.stack([agree, torch.ones_like(agree)], dim=1))
 
 
-def lags(found: Detections) -> Tensor:
-    """(clips, 2 MAX_LAG + 1): correlation of the sound's envelope with motion energy; a positive lag is late sound."""
+def lags(found: Detections, counted: Tensor | None = None) -> Tensor:
+    """(clips, 2 MAX_LAG + 1): correlation of the sound's envelope with motion energy; a positive lag is late sound.
+
+    `counted` (frames,), bool: only frames of sound and of picture count of which one is counted; None is all."""
 
     def standard(value: Tensor) -> Tensor:
         value = value - value.mean(1, keepdim=True)
@@ -161,7 +163,10 @@ def lags(found: Detections) -> Tensor:
     for lag in range(-MAX_LAG, MAX_LAG + 1):
         late, early = (sound, picture) if lag >= 0 else (picture, sound)
         size = sound.shape[1] - abs(lag)
-        columns.append((late[:, abs(lag) :] * early[:, :size]).sum(1))
+        products = late[:, abs(lag) :] * early[:, :size]
+        if counted is not None:
+            products = products * (counted[abs(lag) :] | counted[:size])
+        columns.append(products.sum(1))
     return torch.stack(columns, dim=1)
 
 
@@ -170,8 +175,9 @@ def _in_step(found: Detections) -> Tensor:
     return torch.stack([(best.abs() <= 1).float(), torch.ones(len(best))], dim=1)
 
 
-def flow_agreement(found: Detections) -> Tensor:
+def flow_agreement(found: Detections, counted: Tensor | None = None) -> Tensor:
     """(clips, 3): flow peaks; flow peaks and sound onsets that have one of the other kind within a frame; the union.
+    Of those in the frames `counted` (frames,), bool; None is all.
 
     As in the AV-Align paper, the second is the mean of both counts; published programs count onsets only, which can
     exceed the union.
@@ -181,6 +187,8 @@ def flow_agreement(found: Detections) -> Tensor:
     peak[:, 1:-1] = (motion[:, 1:-1] > motion[:, :-2]) & (motion[:, 1:-1] > motion[:, 2:])
     sounding = found.onsets.in_frames(found.spec.fps, frames)
     heard_near, seen_near = (max_pool1d(each.float(), 3, 1, 1).bool() for each in (sounding, peak))
+    if counted is not None:
+        peak, sounding = peak & counted, sounding & counted
     both = ((sounding & seen_near).sum(1) + (peak & heard_near).sum(1)) / 2
     union = sounding.sum(1) + peak.sum(1) - both
     return torch.stack([peak.sum(1).float(), both, union], dim=1)

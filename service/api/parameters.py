@@ -193,7 +193,7 @@ class A2VParameters(BestOf, Conditional, SuperResolutionParameters, Parameters):
     """Generate video for a sound."""
 
 
-class EditParameters(EditFields, MixParameters, SuperResolutionParameters, Parameters):
+class EditParameters(BestOf, EditFields, MixParameters, SuperResolutionParameters, Parameters):
     """Make parts of a video anew."""
 
 

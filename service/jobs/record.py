@@ -99,11 +99,15 @@ class Input:
 @dataclass(frozen=True)
 class Scores:
     """How well sound and picture of an output agree: `sync` and `av_align` 0 … 1, `lag` of the sound in seconds. None
-    for what cannot be said."""
+    for what cannot be said; `reason` says why, in words."""
 
     sync: float | None = None
     av_align: float | None = None
     lag: float | None = None
+    reason: Annotated[str | None, Field(exclude_if=lambda reason: reason is None)] = field(default=None, compare=False)
+
+    def by_name(self) -> dict[str, float | None]:
+        return {"sync": self.sync, "av_align": self.av_align, "lag": self.lag}
 
 
 @dataclass(frozen=True)

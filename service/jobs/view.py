@@ -70,7 +70,8 @@ class InputView(View):
 
 
 class ScoresView(View):
-    """How well sound and picture agree. A score that cannot be said, such as of silence or of an edit, is null."""
+    """How well sound and picture agree; of an edit, in what was made anew. A score that cannot be said, such as of
+    silence, is null."""
 
     sync: float | None = Field(
         ge=0, le=1, description="onset agreement: F1 of sound onsets and of flashes and reversals seen within a frame"
@@ -85,6 +86,11 @@ class DroppedView(View):
     index: int = Field(ge=0, description="index of the clip")
     seed: int = Field(description="seed; together with the index it reproduces the clip")
     scores: ScoresView = Field(description="how well its sound and picture agree")
+    scores_reason: str | None = Field(
+        default=None,
+        description="why scores are null; absent if none is",
+        exclude_if=lambda reason: reason is None,
+    )
 
 
 class OutputView(DroppedView):
@@ -283,7 +289,8 @@ def _output(output: Output, url: str, sign: Callable[[str], str]) -> OutputView:
 
 
 def _identity(output: Output) -> dict[str, Any]:
-    return {"index": output.index, "seed": output.seed, "scores": ScoresView(**asdict(output.scores))}
+    scores, reason = ScoresView(**output.scores.by_name()), output.scores.reason
+    return {"index": output.index, "seed": output.seed, "scores": scores, "scores_reason": reason}
 
 
 def _webhook(webhook: Webhook, deliveries: Iterable[Delivery]) -> WebhookView:

@@ -156,7 +156,7 @@ def test_an_edit_is_made_and_described(
     condition = decode_condition(job, pipeline, film, tmp_path)
     assert isinstance(condition, EditCondition)
     clip = pipeline.run(ClipRequest("edit", job.params, 0, condition))
-    made = write_files(job, pipeline, 0, clip, film, tmp_path)
+    made = write_files(job, pipeline, 0, clip, film, tmp_path, condition)
 
     manifest = json.loads(made["manifest.json"].read_text())
     assert set(made) >= files
@@ -165,4 +165,10 @@ def test_an_edit_is_made_and_described(
     assert Edit.from_params(manifest["params"]).params() == planned_edit.params()
     assert manifest["output"]["video"].startswith("the upload's own frames")
     assert ("copied" in manifest["output"]["video"]) == (not planned_edit.video)
+    output = manifest["output"]
+    assert set(output["scores"]) == {"sync", "av_align", "lag"}
+    if not sound:
+        assert (set(output["scores"].values()), output["scores_reason"]) == ({None}, "the sound is silent")
+    elif None in output["scores"].values():
+        assert "in what is new" in output["scores_reason"], "there is a sound, which is not what lacks"
     assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", *(path.name for path in made.values())}

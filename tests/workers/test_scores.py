@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model.media.edits import Edit, Extend, Retake
 from model.networks.config import ClipSpec
+from model.runtime.edit import EditCondition
 from model.runtime.pipeline import Clip, ClipPart
 from model.training.bounce import Bounce
 from service.jobs.record import Scores
@@ -70,11 +72,61 @@ def test_every_kind_scores_the_same_clip_alike(kind: str, clips: tuple[torch.Ten
     assert scorer.finish(clip) == score(frames, sound, SPEC)
 
 
-def test_an_edit_has_no_scores(clips: tuple[torch.Tensor, torch.Tensor]) -> None:
-    scorer = Scorer("edit", SPEC, None)
-    scorer.add(ClipPart(0, clips[0][0].movedim(1, -1), None))
+def _edited(frames: torch.Tensor, sound: torch.Tensor, edit: Edit, makes_video: bool = False) -> Scores:
+    """The scores of an edit whose section is the whole of a clip."""
+    new_video = torch.full((SPEC.frames, SPEC.height, SPEC.width), makes_video)
+    scorer = Scorer("edit", SPEC, EditCondition(frames, sound, new_video, torch.ones(SPEC.samples)), edit)
+    if makes_video:
+        scorer.add(ClipPart(0, frames.movedim(1, -1), None))
+    return scorer.finish(Clip(None, SPEC.fps, None, SPEC.sample_rate), sound)
 
-    assert scorer.finish(Clip(None, SPEC.fps, clips[1][0], SPEC.sample_rate)) == Scores()
+
+@pytest.mark.parametrize("makes_video", [False, True])
+def test_an_edit_is_scored_where_it_is_new(makes_video: bool, clips: tuple[torch.Tensor, torch.Tensor]) -> None:
+    frames, sound = clips
+    spans = Edit(retake=Retake(audio=((0.8, 1.6),)), length=1.6)
+    quiet = sound.clone()
+    quiet[..., :4000] = 0  # the first 0.5 s: what is kept there does not count
+    whole = [score(frames[k], quiet[k], SPEC).sync for k in range(8)]
+    parts = [_edited(frames[k], quiet[k], spans, makes_video) for k in range(8)]
+
+    assert sum(each.sync or 0 for each in parts) > sum(each or 0 for each in whole) + 0.5
+    other = [_edited(frames[k], quiet[(k + 3) % 8], spans, makes_video) for k in range(8)]
+    for name in ("sync", "av_align"):
+        mine, theirs = (sum(getattr(each, name) or 0.0 for each in of) for of in (parts, other))
+        assert mine > theirs, name
+
+
+def test_all_of_an_edit_counts_where_all_is_new(clips: tuple[torch.Tensor, torch.Tensor]) -> None:
+    frames, sound = clips[0][1], clips[1][1]
+    everywhere = Edit(retake=Retake(audio=((0.0, 1.6),)), length=1.6)
+
+    assert _edited(frames, sound, everywhere) == score(frames, sound, SPEC)
+
+
+def test_a_section_that_begins_before_the_upload_is_scored_in_what_was_added(
+    clips: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    frames, sound = clips[0][1], clips[1][1]
+    before = Edit(extend=Extend(before=0.8), length=5.0, start=-0.8)
+    same = Edit(retake=Retake(audio=((0.0, 0.8),)), length=5.0)
+
+    assert _edited(frames, sound, before) == _edited(frames, sound, same)
+
+
+def test_the_reason_is_given_for_what_cannot_be_said(clips: tuple[torch.Tensor, torch.Tensor]) -> None:
+    frames, sound = clips
+    still = frames[0, :1].expand(16, -1, -1, -1)
+    one_onset = Edit(retake=Retake(audio=((0.0, 0.1),)), length=1.6)
+    late = sound[0].clone()
+    late[:, :4000] = 0
+
+    assert score(frames[0], sound[0] * 0, SPEC).reason == "the sound is silent"
+    assert score(frames[0, :4], sound[0], SPEC).reason == "fewer than 5 frames"
+    assert "no flash and no reversal of a motion is seen" in str(score(still, sound[0], SPEC).reason)
+    assert _edited(frames[0], late, one_onset).reason == "no onset of a sound is heard in what is new"
+    assert _edited(frames[0], late, one_onset) == Scores()
+    assert score(frames[0], sound[0], SPEC).reason is None
 
 
 def test_a_long_clip_is_scored_in_sections(

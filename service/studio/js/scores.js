@@ -31,11 +31,11 @@ export function scoreWords(output, name) {
 export function scoreBox(job, output) {
   const line = scoreLine(output);
   const dropped = job.dropped ?? [];
-  if (!line && dropped.length === 0) return null;
+  if (!line && dropped.length === 0 && !output.scores_reason) return null;
   return h(
     "div",
     { class: "scores" },
-    line ?? h("p", { class: "quiet" }, "No scores"),
+    line ?? h("p", { class: "quiet" }, noScores(output)),
     h(
       "details",
       {},
@@ -44,7 +44,7 @@ export function scoreBox(job, output) {
         h(
           "ul",
           { "aria-label": "Outputs that were not kept" },
-          dropped.map((each) => h("li", {}, `Output ${each.index + 1}: `, scoreLine(each) ?? "no scores")),
+          dropped.map((each) => h("li", {}, `Output ${each.index + 1}: `, scoreLine(each) ?? noScores(each))),
         ),
       h(
         "dl",
@@ -53,6 +53,11 @@ export function scoreBox(job, output) {
       ),
     ),
   );
+}
+
+/** Why an output has no scores. */
+function noScores(output) {
+  return output.scores_reason ? `No scores: ${output.scores_reason}` : "No scores";
 }
 
 /** A line of the scores that can be said; null without any. */

@@ -310,6 +310,8 @@ def test_scores_are_said_in_a_line_for_each_output() -> None:
         "output 1: sync 0.50, av_align none, lag -0.10 s",
     ]
     assert score_lines({"params": {}, "outputs": [{"index": 0}]}) == [], "an older server"
+    silent = {"index": 0, "scores": none, "scores_reason": "the sound is silent"}
+    assert score_lines({"params": {}, "outputs": [silent]}) == ["output 0: no scores (the sound is silent)"]
 
 
 def test_a_mix_reaches_the_server(duet: Cli, server: Server) -> None:

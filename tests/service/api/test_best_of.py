@@ -47,12 +47,16 @@ def test_what_cannot_be_kept_is_refused(client: httpx.Client, given: dict[str, A
     assert allowed in error["allowed"]
 
 
-def test_an_edit_takes_no_keep(client: httpx.Client) -> None:
-    data = {"params": '{"extend": {"after": 1}, "num_outputs": 2, "keep": 1}'}
-    answer = client.post("/edit", files={"file": ("a.mp4", media.video(seconds=2.0, sound=True))}, data=data)
+def test_an_edit_takes_keep_as_other_jobs_do(client: httpx.Client) -> None:
+    upload = {"file": ("a.mp4", media.video(seconds=2.0, sound=True))}
+    data = {"params": '{"extend": {"after": 1}, "num_outputs": 2, "keep": 1, "rank_by": "lag"}'}
+    job = client.post("/edit", files=upload, data=data).json()
 
-    (error,) = problem(answer, 422, "invalid_parameter")["errors"]
-    assert error["field"] == "keep"
+    assert (job["params"]["keep"], job["params"]["rank_by"]) == (1, "lag")
+    assert client.post(f"/jobs/{job['id']}/retry").json()["params"] == job["params"]
+    too_many = {"params": '{"extend": {"after": 1}, "num_outputs": 2, "keep": 3}'}
+    (error,) = problem(client.post("/edit", files=upload, data=too_many), 422, "invalid_parameter")["errors"]
+    assert (error["field"], "1 … 2" in error["allowed"]) == ("keep", True)
 
 
 def test_dropped_outputs_have_scores_and_no_files(client: httpx.Client, store: JobStore) -> None:
@@ -73,6 +77,20 @@ def test_dropped_outputs_have_scores_and_no_files(client: httpx.Client, store: J
         {"index": 1, "seed": 4, "scores": unknown},
     ]
     problem(client.get(f"/jobs/{job_id}/files/video.mp4"), 404, "unknown_file")
+
+
+def test_the_reason_is_there_only_for_scores_that_are_null(client: httpx.Client, store: JobStore) -> None:
+    job_id = client.post("/generate", json={"num_outputs": 2}).json()["id"]
+    store.claim(job_id, "a worker")
+    store.start(job_id, 1)
+    outputs = [Output(0, 4, {"video.mp4": "x"}, Scores(0.8, 0.5, 0.0))]
+    outputs += [Output(1, 4, {"video.mp4": "x"}, Scores(reason="the sound is silent"))]
+    store.complete(job_id, 1, outputs, Timings())
+
+    first, second = client.get(f"/jobs/{job_id}").json()["outputs"]
+    assert "scores_reason" not in first
+    assert second["scores"] == {"sync": None, "av_align": None, "lag": None}
+    assert second["scores_reason"] == "the sound is silent"
 
 
 def test_records_without_scores_stay_readable(store: JobStore, client: httpx.Client) -> None:
