@@ -43,7 +43,7 @@ PREFIX = "DUET_"
 _SECRET = ("api_keys", "broker_url", "s3_secret_key", "webhook_secret")
 """Settings whose value is never shown, not even an invalid one."""
 
-_NOT_SETTINGS = re.compile(rf"{PREFIX}(URL|KEY|TEST_\w+)")
+_NOT_SETTINGS = re.compile(rf"{PREFIX}(URL|KEY|MCP_TOKEN|TEST_\w+)")
 """Variables of the command line and of the tests that look like misspelt settings."""
 
 

@@ -28,7 +28,7 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 OF_TESTS = re.compile(r"DUET_(TEST|GOLDEN|CLIPS|CASES)_\w*")
 """Variables of the tests, which CONTRIBUTING explains."""
 
-OF_THE_COMMAND_LINE = {"DUET_URL", "DUET_KEY"}
+OF_THE_COMMAND_LINE = {"DUET_URL", "DUET_KEY", "DUET_MCP_TOKEN"}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

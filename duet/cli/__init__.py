@@ -16,6 +16,7 @@ from duet.cli import (
     edit,
     evaluate,
     jobs,
+    mcp,
     memorisation,
     models,
     pictures,
@@ -50,7 +51,7 @@ app["--help"].group = app["--version"].group = Group("Options", sort_key=-1)
 
 _COMMANDS: dict[str, tuple[Callable[..., Any] | App, ...]] = {
     "Make clips": (clips.generate, clips.v2a, clips.a2v, edit.edit),
-    "Use a server": (jobs.jobs, jobs.save, jobs.cancel, models.models),
+    "Use a server": (jobs.jobs, jobs.save, jobs.cancel, models.models, mcp.mcp),
     "Run a server": (
         serve.serve,
         serve.api,

@@ -46,13 +46,20 @@ def within(least: float, most: float | None = None) -> Number:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class ServerOptions:
-    """The server to use, and the format of the output."""
+class ServerAddress:
+    """The server to use."""
 
     url: Annotated[str, option("URL of the server.", group=SERVER, env_var="DUET_URL", metavar="URL")] = (
         "http://127.0.0.1:8000"
     )
     key: Annotated[str | None, option("API key, if the server requires one.", group=SERVER, env_var="DUET_KEY")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ServerOptions(ServerAddress):
+    """The server to use, and the format of the output."""
+
     json: Annotated[bool, option("Print JSON on standard output, and nothing else.", group=RESULT)] = False
 
     def connect(self) -> Duet:
@@ -306,7 +313,7 @@ class ClipOptions:
         }
 
 
-CLIP_OPTIONS, BEST, FRAMES, LENGTH, UPLOAD, MIX, OUTPUT, CONNECTION = (
+CLIP_OPTIONS, BEST, FRAMES, LENGTH, UPLOAD, MIX, OUTPUT, CONNECTION, ADDRESS = (
     ClipOptions(),
     BestOptions(),
     FrameOptions(),
@@ -315,5 +322,6 @@ CLIP_OPTIONS, BEST, FRAMES, LENGTH, UPLOAD, MIX, OUTPUT, CONNECTION = (
     MixOptions(),
     OutputOptions(),
     ServerOptions(),
+    ServerAddress(),
 )
 """Defaults of the commands' parameters."""

@@ -203,6 +203,13 @@ class JobMethods(JobData, Generic[JobT]):
         yield from operations.fetch_file(self.file_url(file, output), target, self._duet.retry)
         return target
 
+    @method
+    def read(
+        self, output: int | None = None, file: str = "video.mp4", limit: int | None = None
+    ) -> Operation[bytes | None]:
+        """The content of a file of the job; None if it has more than `limit` bytes. Otherwise as `save`."""
+        return (yield from operations.fetch_bytes(self.file_url(file, output), self._duet.retry, limit))
+
 
 def _idempotent(key: str | None) -> dict[str, str]:
     return {"Idempotency-Key": key or secrets.token_hex(16)}

@@ -4,7 +4,9 @@ is an operation (see `duet.client.effects`)."""
 from __future__ import annotations
 
 import functools
+import io
 import json
+import math
 import os
 import secrets
 import time
@@ -12,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 
@@ -219,30 +221,44 @@ def fetch_file(url: str, path: Path, retry: RetryPolicy) -> Operation[None]:
 
     Raises Refused for a response that is not the whole file, ServerUnreachable for a body that stays too short.
     """
-    delays = iter(retry.delays)
     partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
     try:
         with (yield effects.RunBlocking(functools.partial(partial.open, "xb"))) as file:
-            while True:
-                delay = next(delays, None)
-                try:
-                    response = yield from send(Request("GET", url), retry, stream=True)
-                    if response.status != 200:
-                        raise Refused.read(response.status, response.headers, response.body)
-                    while chunk := (yield effects.ReadBytes()):
-                        yield effects.RunBlocking(functools.partial(file.write, chunk))
-                    yield effects.RunBlocking(file.flush)
-                    _check_length(response, file.tell())
-                    break
-                except httpx.TransportError as error:
-                    if delay is None:
-                        raise _unreachable(error) from error
-                file.seek(0)
-                file.truncate()
-                yield effects.Sleep(delay)
+            yield from _download(url, file, retry)
         yield effects.RunBlocking(functools.partial(os.replace, partial, path))
     finally:
         partial.unlink(missing_ok=True)
+
+
+def fetch_bytes(url: str, retry: RetryPolicy, limit: int | None) -> Operation[bytes | None]:
+    """The content of the file; None if it has more than `limit` bytes. Raises as `fetch_file`."""
+    file = io.BytesIO()
+    return file.getvalue() if (yield from _download(url, file, retry, limit)) else None
+
+
+def _download(url: str, file: BinaryIO, retry: RetryPolicy, limit: int | None = None) -> Operation[bool]:
+    """Write the whole file to `file`; False as soon as it is known to be longer than `limit` bytes."""
+    most = math.inf if limit is None else limit
+    delays = iter(retry.delays)
+    while True:
+        delay = next(delays, None)
+        try:
+            response = yield from send(Request("GET", url), retry, stream=True)
+            if response.status != 200:
+                raise Refused.read(response.status, response.headers, response.body)
+            while file.tell() <= most and (chunk := (yield effects.ReadBytes())):
+                yield effects.RunBlocking(functools.partial(file.write, chunk))
+            if file.tell() > most:
+                return False
+            yield effects.RunBlocking(file.flush)
+            _check_length(response, file.tell())
+            return True
+        except httpx.TransportError as error:
+            if delay is None:
+                raise _unreachable(error) from error
+        file.seek(0)
+        file.truncate()
+        yield effects.Sleep(delay)
 
 
 def _check_length(response: Response, size: int) -> None:

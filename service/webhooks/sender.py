@@ -44,7 +44,7 @@ class Sender:
 
     def __init__(self, timeout: float, allow_private: bool, lookup: Lookup = look_up) -> None:
         self._timeout = timeout
-        self._backend = _Guarded(allow_private, lookup)
+        self._backend = GuardedNetwork(allow_private, lookup)
         self._tls = httpx.create_ssl_context(trust_env=False)
 
     async def post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
@@ -82,7 +82,7 @@ class Sender:
         return httpcore.AsyncConnectionPool(ssl_context=self._tls, max_connections=1, network_backend=self._backend)
 
 
-class _Guarded(httpcore.AsyncNetworkBackend):
+class GuardedNetwork(httpcore.AsyncNetworkBackend):
     """Connects only to addresses that it resolved and checked itself. TLS still verifies the host name."""
 
     def __init__(self, allow_private: bool, lookup: Lookup) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,10 @@ import av
 import httpx
 import numpy as np
 import pytest
+from mcp import Client
 
+from duet.client import AsyncDuet
+from duet.mcp.server import Options, create_server
 from tests.demo_model import CLIP, LARGE
 from tests.e2e.conftest import finished
 
@@ -152,3 +157,21 @@ def test_an_unusable_upload_is_refused_without_a_job(served: httpx.Client, music
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     n = min(len(a), len(b))
     return float(np.corrcoef(a[:n], b[:n])[0, 1])
+
+
+def test_an_agent_makes_a_clip_looks_at_it_and_checks_it(served: httpx.Client, tmp_path: Path) -> None:
+    async def talk() -> None:
+        async with AsyncDuet(str(served.base_url)) as duet, Client(create_server(duet, Options())) as client:
+            made = await client.call_tool("generate", QUICK | {"super_resolution": False, "save_to": str(tmp_path)})
+            assert not made.is_error, made.content
+            (output,) = made.structured_content["outputs"]
+            path = Path(output["saved"]["video.mp4"])
+            assert len(decode(path).frames) == CLIP.frames
+            blocks = {each.type: each for each in made.content}
+            assert base64.b64decode(blocks["resource"].resource.blob) == path.read_bytes()
+            assert blocks["image"].mime_type == "image/webp"
+            verdict = await client.call_tool("verify", {"file": output["files"]["video.mp4"]})
+            assert verdict.structured_content["credentials"] == "untrusted"
+            assert verdict.structured_content["model"]["name"] == "demo"
+
+    asyncio.run(talk())
