@@ -8,7 +8,7 @@ SOURCES := model service workers duet
 CHECKED := $(SOURCES) tests benchmarks
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test test-slow test-browser test-compose contract chaos train-demo publish-demo lint format lock install install-dev clean
+.PHONY: serve test test-slow test-browser test-wheel test-compose contract chaos train-demo publish-demo lint format lock install install-dev clean
 .DEFAULT_GOAL := serve
 
 serve: install
@@ -33,6 +33,10 @@ test-slow: install-dev
 # The studio page in the system's Chromium, as people use it; pictures of every state go to build/screenshots.
 test-browser: install-dev
 	$(PYTEST) -m browser tests/browser
+
+# Wheel and sdist: what is in them, and the wheel at work in an empty environment outside the checkout.
+test-wheel: install-dev
+	$(BIN)/python -m tests.wheel
 
 # The containers of docker-compose.yml on this machine's CPU; takes minutes, and the table goes to build/compose.md.
 test-compose: install-dev

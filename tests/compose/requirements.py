@@ -49,9 +49,9 @@ def lists() -> Mapping[str, str]:
     needed = [Requirement(line) for line in (*project["dependencies"], *traces)]
     # setuptools installs the project itself, in a separate layer and without an index.
     tools = [Requirement("setuptools")]
-    torch = _closure(requirement for requirement in needed if requirement.name in TORCH)
-    api = _closure([*(each for each in needed if each.name not in WORKER_ONLY), *tools])
-    worker = _closure([*(each for each in needed if each.name not in NOT_IN_THE_WORKER), *tools])
+    torch = closure(requirement for requirement in needed if requirement.name in TORCH)
+    api = closure([*(each for each in needed if each.name not in WORKER_ONLY), *tools])
+    worker = closure([*(each for each in needed if each.name not in NOT_IN_THE_WORKER), *tools])
     return {
         "docker/requirements-api.txt": _text(lock, api, "the API's image"),
         "docker/requirements-torch.txt": _text(lock, torch, "the worker's image: torch and its dependencies"),
@@ -72,8 +72,8 @@ def _without_marker(entry: str) -> str:
     return pin.partition(" ;")[0] + backslash + hashes
 
 
-def _closure(wanted: Iterable[Requirement]) -> set[str]:
-    """Normalised names of the wanted packages and of all their dependencies in the images."""
+def closure(wanted: Iterable[Requirement], environment: Mapping[str, str] = IMAGE) -> set[str]:
+    """Normalised names of the wanted packages and of all their dependencies in the environment."""
     found: set[tuple[str, str]] = set()
     waiting = list(wanted)
     while waiting:
@@ -85,7 +85,7 @@ def _closure(wanted: Iterable[Requirement]) -> set[str]:
             found.add((name, extra))
             further = [Requirement(line) for line in requires(name) or ()]
             waiting += [
-                each for each in further if each.marker is None or each.marker.evaluate(IMAGE | {"extra": extra})
+                each for each in further if each.marker is None or each.marker.evaluate({**environment, "extra": extra})
             ]
     return {name for name, _ in found}
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -24,25 +24,34 @@ START_SECONDS = 60
 class Serve:
     """A running `duet serve`; `lines` is its output."""
 
-    def __init__(self, data: Path, *arguments: str, **settings: str) -> None:
-        """`settings`: variables of the environment, such as DUET_MODELS."""
+    def __init__(
+        self,
+        data: Path,
+        *arguments: str,
+        program: Sequence[str] = (sys.executable, "-m", "duet"),
+        folder: Path | None = None,
+        **settings: str,
+    ) -> None:
+        """`program`: the command `duet`; `folder`: its working directory; `settings`: variables of the environment,
+        such as DUET_MODELS."""
         self.data = data
         self.lines: list[str] = []
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DUET_")}
         environment |= settings
         environment["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin get nowhere on a machine that is busy
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "duet", "serve", "--data", str(data), *(arguments or ("--port", "0"))],
+            [*program, "serve", "--data", str(data), *(arguments or ("--port", "0"))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            cwd=folder,
             env=environment,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def ready(self) -> httpx.Client:
+    def ready(self, seconds: float = START_SECONDS) -> httpx.Client:
         """Wait until it says that it is ready; return a client of its API."""
 
         def address() -> str | None:
@@ -50,7 +59,7 @@ class Serve:
             match = re.search(r"Ready after .*(http://\S+)", self.output)
             return match[1] if match else None
 
-        return httpx.Client(base_url=until(address, "duet serve is ready", START_SECONDS), timeout=30, trust_env=False)
+        return httpx.Client(base_url=until(address, "duet serve is ready", seconds), timeout=30, trust_env=False)
 
     @property
     def output(self) -> str:

@@ -27,6 +27,8 @@ def test_jobs_and_results_survive_a_restart(start_serve: Start, tmp_path: Path) 
     first = start_serve(tmp_path / "data")
     with first.ready() as client:
         assert f"curl -s {client.base_url}".rstrip("/") in first.output
+        assert first.lines[0].endswith(f"stored in {tmp_path / 'data'}")
+        assert first.lines[1].endswith(f"Press Ctrl-C to stop, or: kill {first.process.pid}")
         done = finished(client, client.post("/generate", json=QUICK).headers["Location"])
         running = client.post("/generate", json=QUICK | {"steps": 300}).json()["urls"]["self"]
         waiting = client.post("/generate", json=QUICK).json()["urls"]["self"]

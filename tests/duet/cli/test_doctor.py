@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from duet.doctor import machine
 from tests.duet.cli.conftest import Cli, Server, environment
 from tests.files import files_in
 
@@ -83,6 +84,23 @@ def test_a_library_that_cannot_be_loaded_is_reported_in_one_line(local: Callable
     assert "→" in advice
     assert "pair" in advice
     assert "Some checks failed." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("torch", "torchaudio", "match"),
+    [
+        ("2.14.1", "2.11.0", True),
+        ("2.11.0+cu130", "2.11.0", True),
+        ("2.10.0", "2.11.0", False),
+        ("2.9.1", "2.8.0", False),
+    ],
+)
+def test_a_torchaudio_that_does_not_fit_torch_is_reported(
+    monkeypatch: pytest.MonkeyPatch, torch: str, torchaudio: str, match: bool
+) -> None:
+    versions = {"torch": torch, "torchaudio": torchaudio}
+    monkeypatch.setattr(machine, "version", lambda name: versions.get(name, "1.0"))
+    assert all(finding.ok for finding in machine.packages()) is match
 
 
 def test_help_loads_neither_torch_nor_the_api() -> None:
