@@ -32,7 +32,7 @@ test-slow: install-dev
 
 # The studio page in the system's Chromium, as people use it; pictures of every state go to build/screenshots.
 test-browser: install-dev
-	$(PYTEST) -m browser tests/browser
+	$(PYTEST) -m browser tests/browser --numprocesses 2 --dist loadfile
 
 # Wheel and sdist: what is in them, and the wheel at work in an empty environment outside the checkout.
 test-wheel: install-dev
