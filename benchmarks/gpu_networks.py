@@ -19,6 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.forward import draw_weights, operations, peak_resident, plain, seconds
+from benchmarks.gpu_profile import profile
 from benchmarks.gpu_run import Run
 from benchmarks.report import surroundings
 from model.checkpoint.loading import build, save_model
@@ -38,8 +39,6 @@ FRAMES, CPU_FRAMES = (16, 64), (8,)
 REPEATS = 10
 SHARE_OF_A_ROW = 0.04
 """Of a part's time, for the calls that are measured for one figure."""
-TOP = 15
-"""Kernels listed."""
 
 Found = Iterator[dict[str, Any]]
 
@@ -118,8 +117,8 @@ def kernels(run: Run) -> Found:
     clip, batch = pipeline.manifest.config.clip.frames, 8 if run.on_gpu else 1
     pipeline.evaluator.use_batch_sizes(BatchSizes((batch,)))
     pipeline.evaluator.frames_per_forward = clip
-    yield {f"base batch {batch}": _profile(run, pipeline, _clips(pipeline, batch))}
-    yield {f"sr {clip} frames": _profile(run, pipeline, [_frames(pipeline, clip)])}
+    yield {f"base batch {batch}": profile(run, partial(pipeline.evaluator, _clips(pipeline, batch)))}
+    yield {f"sr {clip} frames": profile(run, partial(pipeline.evaluator, [_frames(pipeline, clip)]))}
 
 
 def norms(run: Run) -> Found:
@@ -216,29 +215,6 @@ def _median(action: Callable[[], object], run: Run) -> float:
     fit = int(run.seconds * SHARE_OF_A_ROW / once)
     repeats = max(2, min(REPEATS, fit)) if run.on_gpu else 1
     return statistics.median(seconds(action, run.device) for _ in range(repeats))
-
-
-def _profile(run: Run, pipeline: Pipeline, requests: list[Request]) -> dict[str, Any]:
-    """Time of one forward by kernel; on a CPU by operation."""
-    activities = [torch.profiler.ProfilerActivity.CUDA if run.on_gpu else torch.profiler.ProfilerActivity.CPU]
-    for _ in range(2):
-        pipeline.evaluator(requests)
-    with torch.profiler.profile(activities=activities) as profile:
-        seconds(lambda: pipeline.evaluator(requests), run.device)
-    times = [
-        (event.key, event.count, (event.self_device_time_total if run.on_gpu else event.self_cpu_time_total) / 1000)
-        for event in profile.key_averages()
-    ]
-    times = sorted((entry for entry in times if entry[2] > 0), key=lambda entry: -entry[2])
-    total = sum(ms for _, _, ms in times)
-    return {
-        "kernel_ms": round(total, 2),
-        "launches": sum(count for _, count, _ in times),
-        "top": [
-            {"name": name[:120], "count": count, "ms": round(ms, 3), "share": round(ms / total, 3)}
-            for name, count, ms in times[:TOP]
-        ],
-    }
 
 
 def _empty(run: Run) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,17 @@ from torch.utils.flop_counter import FlopCounterMode
 import model.training
 from benchmarks.embedded_stack import embedded_stack
 from benchmarks.end_to_end import Api, film
+from benchmarks.forward import seconds
 from benchmarks.gpu_networks import write_model
+from benchmarks.gpu_profile import profile
 from benchmarks.gpu_run import Run
 from model.networks.config import ModelConfig
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.pair import Pair
 from model.training.configuration import read_configuration
 from model.training.distribution import join_processes
-from model.training.loop import Limits, Start, prepare, train
+from model.training.gradients import Gradients
+from model.training.loop import Limits, Start, TrainingRun, prepare, train
 
 CONFIGURATION = Path(model.training.__file__).parent / "configs" / "demo.toml"
 SECONDS = 30
@@ -87,8 +92,8 @@ def training(run: Run) -> Iterator[dict[str, Any]]:
             "million_parameters": round(parameters / 1e6, 1),
             "tflop_per_sample": flop / 1e12,
         }
-        seconds = min(SECONDS, 0.6 * run.seconds) if run.on_gpu else 1.0
-        limits = Limits(deadline=time.monotonic() + seconds)
+        length = min(SECONDS, 0.5 * run.seconds) if run.on_gpu else 1.0
+        limits = Limits(deadline=time.monotonic() + length)
         clock.began = time.monotonic()
         train(prepared, limits, clock)
     found = {"first_step_s": round(clock.first, 2), "steps": len(clock.times)}
@@ -101,6 +106,25 @@ def training(run: Run) -> Iterator[dict[str, Any]]:
     if run.on_gpu:
         found["peak_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 2)
     yield found
+    yield from _gradients(run, prepared)
+
+
+def _gradients(run: Run, prepared: TrainingRun) -> Iterator[dict[str, Any]]:
+    """Forward and backward of one step as training runs them (on a GPU a CUDA graph) and eagerly, and where the time
+    goes."""
+    config, network = prepared.config, prepared.state.network
+    inputs = next(prepared.objective.inputs(prepared.source, prepared.state.step, range(config.batch)))
+    eager = Gradients(prepared.gradients.predict, network, 1, None)
+
+    def step(gradients: Gradients) -> None:
+        network.zero_grad()
+        gradients(prepared.objective, config, iter([inputs]), seed=0)
+
+    for name, gradients in (("gradients_ms", prepared.gradients), ("gradients_eager_ms", eager)):
+        step(gradients)
+        times = [seconds(partial(step, gradients), run.device) for _ in range(5 if run.on_gpu else 1)]
+        yield {name: round(1000 * statistics.median(times), 2)}
+    yield {"training step": profile(run, partial(step, prepared.gradients))}
 
 
 def _operations(config: ModelConfig) -> int:

@@ -36,6 +36,7 @@ def tables(report: dict[str, Any]) -> str:
         _forwards(parts.get("base", {}), "base network, clips"),
         _forwards(parts.get("sr", {}), "super-resolution, frames"),
         *_kernels(parts.get("kernels", {})),
+        *_kernels(parts.get("training", {})),
         _figures(report),
         "\n".join(f"- `{name}`: {_cell(part['error'])}" for name, part in parts.items() if "error" in part),
     ]
@@ -73,7 +74,7 @@ def _forwards(found: dict[str, Any], title: str) -> str:
 
 def _kernels(found: dict[str, Any]) -> Iterator[str]:
     for title, profile in found.items():
-        if not isinstance(profile, dict):
+        if not _is_profile(profile):
             continue
         lines = [
             f"| {title}: {profile['launches']} kernels, {profile['kernel_ms']:.1f} ms | count | ms | share |",
@@ -86,13 +87,17 @@ def _kernels(found: dict[str, Any]) -> Iterator[str]:
         yield "\n".join(lines)
 
 
+def _is_profile(value: Any) -> bool:
+    return isinstance(value, dict) and "top" in value
+
+
 def _figures(report: dict[str, Any]) -> str:
     """The parts that found single figures."""
     parts = report["parts"]
     lines = []
     for part in ("golden", "tests", "norms", "warmup", "stack", "training"):
         for name, value in parts.get(part, {}).items():
-            if name not in ("took_s", "error", "rows", "failures", "log", "measured"):
+            if name not in ("took_s", "error", "rows", "failures", "log", "measured") and not _is_profile(value):
                 lines.append(f"| {part} | {name.replace('_', ' ')} | {_value(value)} |")
     return "\n".join(["| part | figure | |", "|---|---|---|", *lines]) if lines else ""
 

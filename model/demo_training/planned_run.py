@@ -255,6 +255,7 @@ class PlannedRun:
         return meter.rate
 
     def _set_batch(self, run: TrainingRun, batch: int) -> None:
+        run.gradients.release()
         run.config = replace(run.config, batch=batch)
         run.objective = make_objective(run.config, self.device)
 

@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.networks.coupled_unet import CoupledUNet
+from model.runtime.cuda_graphs import CudaRecorder
 from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
 from model.training.checkpoints import State, checkpoints, import_state, load_checkpoint, save_checkpoint
@@ -30,8 +31,9 @@ from model.training.coupling import coupling_gap
 from model.training.dataset import Source, evaluation_indexes
 from model.training.distribution import Processes
 from model.training.ema import ema_rate, update_ema
+from model.training.gradients import Gradients
 from model.training.initial_weights import load_initial
-from model.training.objectives import Objective, Term, make_objective, parts
+from model.training.objectives import Objective, make_objective, parts
 from model.training.precision import ComputeIn
 from model.training.random_draws import step_generator
 from model.training.sampling import sample_clips, sample_frames, write_picture, write_samples
@@ -102,7 +104,7 @@ class TrainingRun:
     processes: Processes
     dtype: torch.dtype
     state: State
-    predict: nn.Module
+    gradients: Gradients
     objective: Objective
     source: Source
     held_out: Source
@@ -170,7 +172,9 @@ def prepare(
         predict = DistributedDataParallel(predict, device_ids=ids, gradient_as_bucket_view=True)
     if config.compile:
         predict.compile(dynamic=False)
-    return TrainingRun(config, out, processes, dtype, state, predict, objective, source, held_out)
+    graphs = device.type == "cuda" and processes.count == 1 and not config.compile
+    gradients = Gradients(predict, network, processes.count, CudaRecorder(device) if graphs else None)
+    return TrainingRun(config, out, processes, dtype, state, gradients, objective, source, held_out)
 
 
 def compute_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
@@ -229,34 +233,17 @@ def one_step(run: TrainingRun, source: Source, rows: range) -> None:
     """Gradients of all parts of this process' rows, one update of the weights and of their average."""
     config, state = run.config, run.state
     network, optimizer = state.network, state.optimizer
-    torch.manual_seed(_dropout_seed(config, state.step, run.processes.rank))
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config.optimizer, state.step, state.since, config.steps)
-    sums: dict[str, Term] = {}
-    # Gradients are averaged over processes, and the loss is a mean over the samples of all of them.
-    share = run.processes.count / config.batch
     network.train()
-    losses = run.objective.losses(run.predict, source, state.step, rows)
-    for part in range(config.accumulate):
-        last = part == config.accumulate - 1
-        wait = isinstance(run.predict, DistributedDataParallel) and not last
-        with run.predict.no_sync() if wait else nullcontext():  # type: ignore[operator]
-            terms = next(losses)
-            (torch.stack([term.sum for term in terms.values()]).sum() * share).backward()
-        for name, term in terms.items():
-            known = sums.get(name)
-            total, count = term.sum.detach(), term.count
-            sums[name] = Term(total, count) if known is None else Term(known.sum + total, known.count + count)
-    limit = config.optimizer.clip_gradient or math.inf
-    norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
+    inputs = run.objective.inputs(source, state.step, rows)
+    values = run.gradients(run.objective, config, inputs, _dropout_seed(config, state.step, run.processes.rank))
     optimizer.step()
     optimizer.zero_grad()
     rate = ema_rate(config.optimizer.ema, state.step, config.optimizer.ema_warmup)
     update_ema(state.average, network, rate)
     state.step += 1
-    device = norm.device
-    counted = [torch.as_tensor(value, device=device).float() for t in sums.values() for value in (t.sum, t.count)]
-    run.losses.append((state.step, torch.stack([norm / run.processes.count, *counted])))
+    run.losses.append((state.step, values))
 
 
 def flush_losses(run: TrainingRun, log: TrainingLog | None, known: float = math.nan) -> float:

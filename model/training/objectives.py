@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from model.networks.config import MODALITIES
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.super_resolution import SRUNet
+from model.networks.text import TextTokens
 from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
 from model.training.captions import CaptionTokens
@@ -24,13 +26,16 @@ from model.training.super_resolution_loss import super_resolution_loss
 
 @dataclass(frozen=True)
 class Term:
-    """One loss term: its sum over samples, and the number of samples it covers."""
+    """One loss term: its sum over samples, and the number of samples it covers; tensors () on the device."""
 
     sum: Tensor
-    count: Tensor | int
+    count: Tensor
 
 
 Terms = dict[str, Term]
+
+Inputs = dict[str, Tensor | None]
+"""Named tensors on the device, the batch first; None where a network or its data have no such input."""
 
 
 class Objective(Protocol):
@@ -45,8 +50,13 @@ class Objective(Protocol):
         """The network at the start of training."""
         ...
 
-    def losses(self, predict: Callable[..., Any], source: Source, step: int, rows: range) -> Iterator[Terms]:
-        """Loss terms of `rows` of the batch of `step`, one dictionary per accumulation part."""
+    def inputs(self, source: Source, step: int, rows: range) -> Iterator[Inputs]:
+        """What `losses` needs for `rows` of the batch of `step`, one mapping for each accumulation part."""
+        ...
+
+    def losses(self, predict: Callable[..., Any], inputs: Inputs) -> Terms:
+        """Loss terms of one part. The same work for all values of the inputs, and nothing waits for the device, so that
+        it can be recorded as a CUDA graph."""
         ...
 
 
@@ -68,7 +78,7 @@ class DenoisingObjective:
     def build(self) -> CoupledUNet:
         return CoupledUNet(self.config.model.base)
 
-    def losses(self, predict: Callable[..., Any], source: Source, step: int, rows: range) -> Iterator[Terms]:
+    def inputs(self, source: Source, step: int, rows: range) -> Iterator[Inputs]:
         config, clip = self.config, self.config.model.clip
         draw = step_generator(config.seed, step, self.device)
         times = draw_times(config.times, self.schedule, config.batch, draw)
@@ -83,29 +93,42 @@ class DenoisingObjective:
         kept = self.captions.draw_kept(step, config.batch) if self.captions is not None else None
         for part in parts(rows, config.accumulate):
             own = slice(part.start, part.stop)
+            local = slice(part.start - rows.start, part.stop - rows.start)
             indexes = step * config.batch + torch.arange(part.start, part.stop)
             x0 = source.batch(indexes, self.device)
             text = None
             if self.captions is not None and kept is not None:
                 text = self.captions.encode(source.captions(indexes) or [""] * len(part), kept[own])
-            x0 = Latents(
-                x0.video if "video" in self.terms else None,
-                x0.audio if "audio" in self.terms else None,
-            )
-            terms = denoising_loss(
-                predict,
-                self.schedule,
-                x0,
-                times.video[own],
-                times.audio[own],
-                noise.map(lambda value, part=part: value[part.start - rows.start : part.stop - rows.start]),
-                None if shifts is None else shifts[own],
-                (times.clean_video[own], times.clean_audio[own]),
-                config.model.base.prediction,
-                text,
-            )
-            given = {"video": times.clean_video[own], "audio": times.clean_audio[own]}
-            yield {name: Term(getattr(terms, name).sum(), (~given[name]).sum()) for name in self.terms}
+            yield {
+                "video": x0.video if "video" in self.terms else None,
+                "audio": x0.audio if "audio" in self.terms else None,
+                "video_noise": None if noise.video is None else noise.video[local],
+                "audio_noise": None if noise.audio is None else noise.audio[local],
+                "t_video": times.video[own],
+                "t_audio": times.audio[own],
+                "clean_video": times.clean_video[own],
+                "clean_audio": times.clean_audio[own],
+                "shifts": None if shifts is None else shifts[own],
+                "tokens": None if text is None else text.tokens,
+                "tokens_mask": None if text is None else text.mask,
+            }
+
+    def losses(self, predict: Callable[..., Any], inputs: Inputs) -> Terms:
+        given = {name: _tensor(inputs, f"clean_{name}") for name in MODALITIES}
+        tokens, mask = inputs["tokens"], inputs["tokens_mask"]
+        terms = denoising_loss(
+            predict,
+            self.schedule,
+            Latents(inputs["video"], inputs["audio"]),
+            _tensor(inputs, "t_video"),
+            _tensor(inputs, "t_audio"),
+            Latents(inputs["video_noise"], inputs["audio_noise"]),
+            inputs["shifts"],
+            (given["video"], given["audio"]),
+            self.config.model.base.prediction,
+            None if tokens is None or mask is None else TextTokens(tokens, mask),
+        )
+        return {name: Term(getattr(terms, name).sum(), (~given[name]).sum()) for name in self.terms}
 
 
 class SuperResolutionObjective:
@@ -120,7 +143,7 @@ class SuperResolutionObjective:
     def build(self) -> SRUNet:
         return SRUNet(self.sr)
 
-    def losses(self, predict: Callable[..., Any], source: Source, step: int, rows: range) -> Iterator[Terms]:
+    def inputs(self, source: Source, step: int, rows: range) -> Iterator[Inputs]:
         config, clip = self.config, self.config.model.clip
         draw = step_generator(config.seed, step, self.device)
         t = draw_time(config.times, self.schedule, config.batch, draw)
@@ -131,13 +154,20 @@ class SuperResolutionObjective:
         )
         for part in parts(rows, config.accumulate):
             own = slice(part.start, part.stop)
-            large = source.frames(step * config.batch + torch.arange(part.start, part.stop), self.device)
-            small = degradation.apply(large, own)
             local = slice(part.start - rows.start, part.stop - rows.start)
-            terms = super_resolution_loss(
-                predict, self.schedule, large, small, t[own], noise[local], self.sr.prediction
-            )
-            yield {name: Term(value.sum(), len(part)) for name, value in terms.items()}
+            large = source.frames(step * config.batch + torch.arange(part.start, part.stop), self.device)
+            yield {"large": large, "small": degradation.apply(large, own), "t": t[own], "noise": noise[local]}
+
+    def losses(self, predict: Callable[..., Any], inputs: Inputs) -> Terms:
+        large, small, t, noise = (_tensor(inputs, name) for name in ("large", "small", "t", "noise"))
+        terms = super_resolution_loss(predict, self.schedule, large, small, t, noise, self.sr.prediction)
+        return {name: Term(value.sum(), torch.ones_like(t).sum()) for name, value in terms.items()}
+
+
+def _tensor(inputs: Inputs, name: str) -> Tensor:
+    value = inputs[name]
+    assert value is not None, name
+    return value
 
 
 def make_objective(config: TrainingConfig, device: torch.device) -> Objective:

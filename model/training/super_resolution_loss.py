@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def super_resolution_loss(
 
     `x0` and `noise` are (batch, 3, H, W), `low_res` holds the small frames, `t` integer times (batch,).
     """
-    alpha_bar = _at(schedule.alpha_bar, t)
+    alpha_bar = _at(schedule.alpha_bar_on(t.device), t)
     alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     x = alpha * x0 + sigma * noise
     predicted, logits = network(x, low_res, t)
@@ -51,15 +52,9 @@ def super_resolution_loss(
 def variational_bound(schedule: NoiseSchedule, x0: Tensor, x: Tensor, t: Tensor, eps: Tensor, logits: Tensor) -> Tensor:
     """The term for t, in bits per dimension (batch,): KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), and at t = 0 the
     discretised log-likelihood of x_0."""
-    betas, alpha_bar = schedule.betas, schedule.alpha_bar
-    before = np.concatenate([[1.0], alpha_bar[:-1]])
-    posterior = betas * (1 - before) / (1 - alpha_bar)
-    posterior[0] = posterior[1] if len(posterior) > 1 else betas[0]  # β̃_0 is 0, and its logarithm infinite
-    of_x0 = _at(betas * np.sqrt(before) / (1 - alpha_bar), t)
-    of_xt = _at((1 - before) * np.sqrt(1 - betas) / (1 - alpha_bar), t)
-    log_posterior, log_beta = _at(np.log(posterior), t), _at(np.log(betas), t)
-
-    a = _at(alpha_bar, t)
+    tables = _bound_tables(schedule, t.device)
+    of_x0, of_xt, log_posterior, log_beta = (_at(table, t) for table in tables)
+    a = _at(schedule.alpha_bar_on(t.device), t)
     guess = (x - (1 - a).sqrt() * eps) / a.sqrt()
     mean, predicted = of_x0 * x0 + of_xt * x, of_x0 * guess + of_xt * x
     share = (logits + 1) / 2
@@ -90,5 +85,19 @@ def discretised_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Te
     return torch.where(x < -0.999, first, torch.where(x > 0.999, last, inside))
 
 
-def _at(table: np.ndarray, t: Tensor) -> Tensor:
-    return torch.as_tensor(table, device=t.device)[t].float().view(-1, 1, 1, 1)
+@lru_cache(maxsize=8)
+def _bound_tables(schedule: NoiseSchedule, device: torch.device) -> tuple[Tensor, ...]:
+    """For every index, float64: the coefficients of x_0 and x_t in the posterior's mean, log β̃_t and log β_t. Cached on
+    the device, since a copy in every step would synchronise."""
+    betas, alpha_bar = schedule.betas, schedule.alpha_bar
+    before = np.concatenate([[1.0], alpha_bar[:-1]])
+    posterior = betas * (1 - before) / (1 - alpha_bar)
+    posterior[0] = posterior[1] if len(posterior) > 1 else betas[0]  # β̃_0 is 0, and its logarithm infinite
+    of_x0 = betas * np.sqrt(before) / (1 - alpha_bar)
+    of_xt = (1 - before) * np.sqrt(1 - betas) / (1 - alpha_bar)
+    tables = (of_x0, of_xt, np.log(posterior), np.log(betas))
+    return tuple(torch.as_tensor(table, device=device) for table in tables)
+
+
+def _at(table: Tensor, t: Tensor) -> Tensor:
+    return table[t].float().view(-1, 1, 1, 1)

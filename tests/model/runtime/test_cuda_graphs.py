@@ -1,12 +1,11 @@
 """The bookkeeping around CUDA graphs: which graph serves a call, its static buffers, failures, dropping.
 
-The recorder here is a stand-in that runs on the CPU: a replay repeats the function on the same tensors, as a graph does
-on the same addresses. Real captures and replays are only run by the tests in tests/gpu, on a GPU.
+The recorder here is a stand-in that runs on the CPU; tests/gpu records on a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,44 +15,14 @@ from model.networks.config import UNetConfig
 from model.networks.pair import Pair
 from model.request import SamplingParams
 from model.runtime.batch_sizes import BatchSizes
-from model.runtime.cuda_graphs import Graphs, Outputs, Recording
+from model.runtime.cuda_graphs import Graphs, Outputs
 from model.runtime.evaluator import Evaluator
 from model.runtime.pipeline import ClipRequest, Pipeline
 from model.runtime.warmup import typical_clips, typical_frames
 from model.sampling.latents import Latents
 from model.sampling.samplers import Evaluate
 from model.sampling.schedule import NoiseSchedule
-
-
-class ReplayOnCpu:
-    """A recorder without a device. `fails` are raised by captures, one after another."""
-
-    def __init__(self, *fails: Exception) -> None:
-        self.fails = list(fails)
-        self.captures = self.replays = self.released = self.renewed = 0
-
-    def warm_up(self, run: Callable[[], Outputs]) -> None:
-        run()
-
-    def capture(self, run: Callable[[], Outputs]) -> Recording:
-        if self.fails:
-            raise self.fails.pop()
-        self.captures += 1
-        outputs = run()
-
-        def replay() -> None:
-            self.replays += 1
-            for output, value in zip(outputs, run(), strict=True):
-                if output is not None and value is not None:
-                    output.copy_(value)
-
-        def release() -> None:
-            self.released += 1
-
-        return Recording(replay, outputs, release)
-
-    def renew(self) -> None:
-        self.renewed += 1
+from tests.model.runtime.replay import ReplayOnCpu
 
 
 def product(x: Tensor, y: Tensor | None, negative: bool = False) -> Outputs:

@@ -1,0 +1,63 @@
+"""Training steps as CUDA graphs on a real device: the losses and weights of eager steps, without waiting for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.training import loop
+from model.training.configuration import TrainingConfig
+from model.training.distribution import Processes
+from model.training.gradients import Gradients
+from model.training.training_log import LOSSES, read_rows
+from tests.gpu.conftest import DEVICE
+from tests.model.training.runs import Silent, small
+from tests.model.training.test_gradients import KINDS
+
+
+def trained(config: TrainingConfig, out: Path, eager: bool) -> loop.TrainingRun:
+    run = loop.prepare(config, out, Processes(0, 1, DEVICE), loop.Start(), Silent().say)
+    if eager:
+        run.gradients = Gradients(run.gradients.predict, run.state.network, 1, None)
+    assert loop.train(run, loop.Limits(), Silent())
+    return run
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_recorded_steps_train_as_eager_ones(
+    kind: str, precision: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings: dict[str, Any] = {**KINDS[kind], "base": {**KINDS[kind].get("base", {}), "dropout": 0.0}}
+    config = small(steps=6, precision=precision, **settings)
+    recorded, eager = (trained(config, tmp_path / str(way), way) for way in (False, True))
+    assert not caplog.records
+    rows = [[row["loss"] for row in read_rows(tmp_path / str(way) / LOSSES)] for way in (False, True)]
+    assert rows[0] == pytest.approx(rows[1], rel=1e-3 if precision == "float32" else 3e-2)
+    for one, other in zip(recorded.state.network.parameters(), eager.state.network.parameters(), strict=True):
+        # Six steps of AdamW at a rate of 1e-3 move a weight by at most 6e-3.
+        assert (one - other).abs().mean() < 2e-4
+
+
+def test_dropout_differs_from_step_to_step(tmp_path: Path) -> None:
+    config = small(steps=6, base={"dropout": 0.5}, optimizer={"lr": 0.0, "warmup": 0, "weight_decay": 0.0})
+    run = trained(config, tmp_path, eager=False)
+    inputs = next(run.objective.inputs(run.source, 0, range(config.batch)))
+    values = [run.gradients(run.objective, config, iter([inputs]), seed) for seed in (1, 2, 1)]
+    assert torch.equal(values[0], values[2])
+    assert not torch.equal(values[0], values[1])
+
+
+def test_gradients_of_a_recorded_step_do_not_wait(tmp_path: Path) -> None:
+    config = small(steps=3)
+    run = trained(config, tmp_path, eager=False)
+    inputs = next(run.objective.inputs(run.source, 3, range(config.batch)))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run.gradients(run.objective, config, iter([inputs]), seed=3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
