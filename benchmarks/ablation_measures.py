@@ -16,7 +16,7 @@ from model.checkpoint.manifest import Manifest
 from model.evaluation.alignment import detect
 from model.evaluation.bootstrap import scores
 from model.evaluation.fidelity import features_of, fidelity
-from model.evaluation.generation import ClipGenerator, real_clips
+from model.evaluation.generation import ClipGenerator, real_clips, video_of
 from model.networks.coupled_unet import CoupledUNet
 from model.request import SamplingParams
 from model.runtime.evaluator import Evaluator
@@ -55,10 +55,7 @@ def measured(config: TrainingConfig, checkpoint: Path, path: Path, sampling: Sam
         return
     began = time.monotonic()
     content = read_checkpoint(checkpoint)
-    network = make_objective(config, torch.device("cpu")).build()
-    assert isinstance(network, CoupledUNet)
-    network.load_state_dict(content["average"])
-    network.eval().requires_grad_(False)
+    network = checkpoint_network(config, content)
     result = {
         "configuration": json.loads(config.to_json()),
         "step": content["step"],
@@ -72,6 +69,14 @@ def measured(config: TrainingConfig, checkpoint: Path, path: Path, sampling: Sam
     text = json.dumps(result) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
     print(f"{path}: measured in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+def checkpoint_network(config: TrainingConfig, content: dict[str, Any]) -> CoupledUNet:
+    """The network with the averaged weights in the `content` of a checkpoint."""
+    network = make_objective(config, torch.device("cpu")).build()
+    assert isinstance(network, CoupledUNet)
+    network.load_state_dict(content["average"])
+    return network.eval().requires_grad_(False)
 
 
 def held_out_losses(network: CoupledUNet, config: TrainingConfig, count: int) -> dict[str, Tensor]:
@@ -118,16 +123,21 @@ def held_out_losses(network: CoupledUNet, config: TrainingConfig, count: int) ->
     return found
 
 
-def sampled(network: CoupledUNet, config: TrainingConfig, sampling: Sampling) -> dict[str, Any]:
-    """Alignment scores (of coupled networks) and distances of generated clips."""
+def joint_clips(network: CoupledUNet, config: TrainingConfig, params: SamplingParams, count: int) -> Latents:
+    """`count` clips of the modalities that the network has, in [-1, 1]."""
     manifest = Manifest(config.name, replace(config.model, sr=None), True, config.description, config.licence)
     evaluator = Evaluator(network, None, NoiseSchedule.from_config(config.model.schedule))
     generator = ClipGenerator(Pipeline(manifest, evaluator, torch.device("cpu")))
-    params = SamplingParams(SEED, sampler=sampling.sampler, steps=sampling.steps, super_resolution=False)
-    clips = list(generator.generate("generate", params, range(sampling.clips)))
-    frames = [clip.frames.movedim(-1, 1).float() / 127.5 - 1 for clip in clips if clip.frames is not None]
+    clips = list(generator.generate("generate", params, range(count)))
+    frames = [video_of(clip) for clip in clips if clip.frames is not None]
     sounds = [clip.audio for clip in clips if clip.audio is not None]
-    made = Latents(torch.stack(frames) if frames else None, torch.stack(sounds) if sounds else None)
+    return Latents(torch.stack(frames) if frames else None, torch.stack(sounds) if sounds else None)
+
+
+def sampled(network: CoupledUNet, config: TrainingConfig, sampling: Sampling) -> dict[str, Any]:
+    """Alignment scores (of coupled networks) and distances of generated clips."""
+    params = SamplingParams(SEED, sampler=sampling.sampler, steps=sampling.steps, super_resolution=False)
+    made = joint_clips(network, config, params, sampling.clips)
     clip = config.model.clip
     real, reference = (real_clips(clip, "train", sampling.clips, first=first) for first in (0, sampling.clips))
     distances = fidelity(*(features_of(each, clip) for each in (made, real, reference)))

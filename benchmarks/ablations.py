@@ -1,18 +1,21 @@
 """The paper's ablations in small (Ruan et al., 2023, tables 1, 3 and 4), on `bounce` and on a CPU.
 
-    python -m benchmarks.ablations --out FOLDER [--steps 5000] [--clips 256] [--figure docs/figures/ablations.png]
+    python -m benchmarks.ablations --out FOLDER [--steps 5000] [--clips 256] [--json FILE] [--figure FILE]
 
 Trains one small network for every configuration below, from the same seed on the same clips, and measures it with
 benchmarks/ablation_measures.py. Everything is kept in the folder: a killed run resumes at its last checkpoint, what is
-measured is not computed again, and the tables, printed as Markdown, show what is there. The published code builds the
-middle RS-MMA block for the windows [1, 4, 8] only, and so do these networks.
+measured is not computed again, and the tables, printed as Markdown, show what is there. A run that ended continues with
+a larger --steps. The published code builds the middle RS-MMA block for the windows [1, 4, 8] only, and so do these
+networks. `python -m benchmarks.ddpm` compares the samplers.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.ablation_measures import Sampling, measured
-from benchmarks.ablation_report import draw, tables
+from benchmarks.ablation_report import draw, result_path, summary, tables
 from model.training import loop
 from model.training.checkpoints import checkpoints, read_checkpoint
 from model.training.configuration import TrainingConfig, build_configuration
@@ -28,6 +31,10 @@ from model.training.distribution import Processes
 
 CHECKPOINTS = 6
 """Checkpoints kept of each training, at equal distances."""
+
+WARMUP, DECAY = 80, 200
+"""Steps in which the learning rate rises, and falls to 0 at the end. From 400 steps on they do not depend on the number
+of steps, so that a run that ended can be continued with more; the rate is then high again until its new end."""
 
 REPORT_SECONDS = 30.0
 
@@ -87,8 +94,8 @@ def configuration(ablation: Ablation, steps: int, batch: int = 8) -> TrainingCon
             "optimizer": {
                 "lr": 1e-3,
                 "betas": [0.9, 0.99],
-                "warmup": min(100, steps // 5),
-                "decay": steps // 2,
+                "warmup": min(WARMUP, steps // 5),
+                "decay": min(DECAY, steps // 2),
                 "ema": 0.998,
                 "ema_warmup": True,
             },
@@ -129,27 +136,11 @@ def train(config: TrainingConfig, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Training steps; generated clips, and the same to compare samplers; DDPM's steps; clips of the losses."""
+    """Training steps; generated clips; clips of the losses."""
 
     steps: int = 5000
     clips: int = 256
-    sampler_clips: int = 64
-    ddpm_steps: int = 1000
     loss_clips: int = 256
-
-    @property
-    def usual(self) -> Sampling:
-        return Sampling("dpmpp_2m", 20, self.clips)
-
-    @property
-    def samplers(self) -> tuple[Sampling, ...]:
-        """Compared on the first configuration, on equal numbers of clips."""
-        count = self.sampler_clips
-        return (
-            Sampling("dpm_solver", 20, count),
-            Sampling("dpmpp_2m", 20, count),
-            Sampling("ddpm", self.ddpm_steps, count),
-        )
 
 
 def main() -> None:
@@ -157,38 +148,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and results")
     parser.add_argument("--steps", type=int, default=Sizes.steps, help="training steps of 8 clips")
     parser.add_argument("--clips", type=int, default=Sizes.clips, help="generated clips for each measurement")
-    parser.add_argument("--sampler-clips", type=int, default=Sizes.sampler_clips, help="the same to compare samplers")
+    names = [each.name for each in ABLATIONS]
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, metavar="NAME", help="configurations to train"
+    )
     parser.add_argument("--measure-only", action="store_true", help="train nothing; measure and show what is there")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--figure", type=Path, help="also draw the results into this file")
     options = parser.parse_args()
-    run(options.out, Sizes(options.steps, options.clips, options.sampler_clips), options.measure_only)
-    print(tables(options.out))
+    run(options.out, Sizes(options.steps, options.clips), () if options.measure_only else options.only)
+    report = summary(options.out, options.steps)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(tables(report))
     if options.figure:
-        draw(options.out, options.figure)
+        draw(report, options.figure)
 
 
-def run(out: Path, sizes: Sizes, measure_only: bool = False) -> None:
-    """Train and measure what is not there yet: first every configuration, then earlier checkpoints and samplers of the
-    first. With `measure_only`, configurations that are not trained to the end are left out."""
+def run(out: Path, sizes: Sizes, wanted: Collection[str]) -> None:
+    """Train the configurations of the names `wanted`, and measure all that are trained, unless that is done."""
     for ablation in ABLATIONS:
         config, folder = configuration(ablation, sizes.steps), out / ablation.name
-        if not measure_only:
+        if ablation.name in wanted:
             train(config, folder)
-        for path in trained(folder, sizes.steps)[-1:]:
-            measured(config, path, folder / "result.json", sizes.usual, sizes.loss_clips)
-    config, folder = configuration(ABLATIONS[0], sizes.steps), out / ABLATIONS[0].name
-    found = trained(folder, sizes.steps)
-    for path in found:
-        measured(config, path, folder / f"{path.stem}.json", sizes.usual, sizes.loss_clips)
-    for sampling in sizes.samplers:
-        for path in found[-1:]:
-            measured(config, path, folder / f"{sampling.name}.json", sampling, sizes.loss_clips)
-
-
-def trained(folder: Path, steps: int) -> list[Path]:
-    """The checkpoints of a training that has done all its steps, oldest first; none before."""
-    found = checkpoints(folder / "checkpoints")
-    return found if found and read_checkpoint(found[-1])["step"] >= steps else []
+        found = checkpoints(folder / "checkpoints")
+        if found and read_checkpoint(found[-1])["step"] == sizes.steps:
+            sampling = Sampling("dpmpp_2m", 20, sizes.clips)
+            measured(config, found[-1], result_path(out, ablation.name, sizes.steps), sampling, sizes.loss_clips)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,6 @@ def _show(found: PaperEvaluation, console: Console) -> None:
             for name, each in protocol["extractors"].items()
         ),
     ]
-    if not protocol["as_published"]:
-        lines.append("Not comparable with the paper, whose clips are 16 frames of 64x64 at 10 Hz.")
+    if reasons := protocol["not_as_published"]:
+        lines.append(f"Not comparable with the paper's figures: {'; '.join(reasons)}.")
     console.print("\n".join(lines), soft_wrap=True, highlight=False)

@@ -12,7 +12,7 @@ from model.checkpoint.manifest import Manifest
 from model.evaluation import paper
 from model.evaluation.distances import frechet_distance
 from model.evaluation.generation import EvaluationError
-from model.evaluation.paper import AUDIO, VIDEO, FeatureFolder, PaperPlan, Statistic, evaluate
+from model.evaluation.paper import AUDIO, VIDEO, FeatureFolder, PaperPlan, Statistic, evaluate, not_as_published
 from model.evaluation.published.audioclip import AudioClipHead
 from model.evaluation.published.i3d import I3D
 from model.evaluation.published.weights import AUDIOCLIP_FILE, I3D_FILE, WeightsMissing
@@ -96,6 +96,20 @@ def test_models_that_have_no_such_clips_are_refused(tmp_path: Path) -> None:
         evaluate(manifest, PaperPlan(SamplingParams(0), 8), tmp_path, tmp_path, tmp_path / "work", lambda count: None)
 
 
+def test_a_protocol_says_why_its_measures_do_not_compare_with_the_papers() -> None:
+    clip = replace(PRESETS["tiny"].clip, frames=16, fps=10, height=64, width=64)
+    assert not_as_published(clip, 2048, audioclip_published=True) == []
+    assert [
+        reason
+        for frames, clips, published in ((8, 2048, True), (16, 64, True), (16, 2048, False))
+        for reason in not_as_published(replace(clip, frames=frames), clips, published)
+    ] == [
+        "the paper's clips are 16 frames of 64x64 at 10 Hz",
+        "the paper's runs have 2,048 clips, and the bias of FVD and FAD depends on their number",
+        "AudioCLIP-Full-Training.pt is not the published file",
+    ]
+
+
 def test_features_of_another_evaluation_are_not_mixed_in(tmp_path: Path) -> None:
     FeatureFolder(tmp_path, {"clips": 8})
     FeatureFolder(tmp_path, {"clips": 8})
@@ -145,7 +159,7 @@ def test_an_evaluation_that_was_interrupted_goes_on(
         I3D_FILE.name: False,
         AUDIOCLIP_FILE.name: False,
     }
-    assert not found.protocol["as_published"]
+    assert len(found.protocol["not_as_published"]) == 3
     made, real = (
         [paper.load_file(work / f"run-0-{what}-{n:05d}.safetensors") for n in (0, 8)] for what in ("made", "real")
     )
