@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,9 @@ from model.evaluation.bootstrap import ratio_interval
 from model.evaluation.generation import REAL_SEED, ClipGenerator, EvaluationError, EvaluationRun, video_of
 from model.evaluation.intervals import Interval
 from model.evaluation.video_features import detect_discs
+from model.media.mix_levels import REPLACE
+from model.media.source import Sound
+from model.media.splice_sound import extend_sound, splice_sound
 from model.networks.config import ClipSpec
 from model.request import SamplingParams, allowed_guidance
 from model.runtime.edit import EditCondition
@@ -99,13 +103,26 @@ class EditTask:
         audio[..., self.samples] = new["audio"][..., self.samples]
         return Latents(video, audio)
 
+    def written(self, made: Latents, real: Latents) -> Latents:
+        """`made` with its new sound as the service puts it into or after the upload's."""
+        rate, place = self.spec.sample_rate, self.samples
+        sounds = []
+        for kept, new in zip(real["audio"].numpy(), made["audio"].numpy(), strict=True):
+            own = Sound(kept.T, rate, "mono", "flt")
+            if self.video:
+                before = replace(own, samples=own.samples[: place.start])
+                sound, _ = extend_sound(before, new, 0, place.stop - place.start)
+            else:
+                sound, _, _ = splice_sound(own, new, [(place.start / rate, place.stop / rate)], REPLACE)
+            sounds.append(sound.samples.T)
+        return made.replace("audio", torch.from_numpy(np.stack(sounds)))
+
     def measure(self, made: Latents, real: Latents) -> Terms:
         """All measures that the edit has."""
         terms: Terms = {}
         if self.audio:
             terms["step"] = _steps(made["audio"], self.samples)
-        if len(self.audio) != len(self.video):
-            terms["onset_f1"] = _onsets(made, self.spec, self.audio or self.video)
+        terms["onset_f1"] = _onsets(made, self.spec, self.audio or self.video)
         if self.region:
             return terms | _region(made["video"], real["video"])
         if self.video:
@@ -246,7 +263,10 @@ def evaluate_edits(
         for name, made in compared(generator, task, params, real, on_done).items():
             add(task, name, made, real)
         for method in methods:
-            add(task, method.name, make_edits(generator, task, method, params, real, on_done), real)
+            made = make_edits(generator, task, method, params, real, on_done)
+            add(task, method.name, made, real)
+            if task.audio:
+                add(task, f"{method.name}, as written", task.written(made, real), real)
     return EditEvaluation(manifest, clips, params, tuple(rows))
 
 

@@ -19,6 +19,15 @@ FADE = 0.010
 CONTEXT = 0.050
 """Seconds of the own sound from which its continuation is predicted."""
 
+RINGING = 0.100
+"""Most seconds for which a tone of the own sound goes on in new sound."""
+
+DECAYS = 0.97
+"""Most of a ringing sound's amplitude that is left after half of CONTEXT."""
+
+FAINT = 0.25
+"""Amplitude of a continuation, as a share of the own sound's, below which it has died away."""
+
 
 def splice_sound(
     own: Sound, new: np.ndarray, spans: Sequence[Span], mix: Mix
@@ -28,8 +37,10 @@ def splice_sound(
     Returns the result, in the own sound's format; `new` as it is in the result, (1, samples), silent elsewhere; and
     what mixing came to, None if nothing was mixed or set to a loudness.
 
-    Each end of a span fades from one to the other within FADE, so that level and waveform have no step. A mix is made
-    of what both have in the spans.
+    Each end of a span fades from one to the other within FADE, so that level and waveform have no step. Where nothing
+    is mixed, a tone that decays as a span begins rings out in it, as linear prediction continues it, for RINGING at
+    most: the new sound has another phase, which a shorter fade would turn into an attack. A mix is made of what both
+    have in the spans.
     """
     total = len(own.samples)
     borders = [(round(start * own.sample_rate), min(round(end * own.sample_rate), total)) for start, end in spans]
@@ -51,6 +62,12 @@ def splice_sound(
         count = cut.stop - cut.start
         part = slice(position, position + count)
         share = fade(count, own.sample_rate, begins=cut.start > 0, ends=cut.stop < total)
+        if cut.start and not mix.keeps_own:
+            goes_on = ringing(own, cut.start, count // 2)
+            length = goes_on.shape[1]
+            if length > round(FADE * own.sample_rate):
+                share[:length] = fade_in(length)
+                own_inside[:, position : position + length] = goes_on
         samples[cut] = to_format(share * heard[:, part] + (1 - share) * own_inside[:, part], own.format)
         alone[:, cut] = share * inside[:, part]
         position += count
@@ -61,7 +78,7 @@ def extend_sound(own: Sound, new: np.ndarray, before: int, after: int) -> tuple[
     """`own` with so many samples of `new` before and after it; `new` (1, samples) has the whole, longer timeline.
 
     Returns the result and the new sound alone. The own sound ends where the new one begins, so the cross-fade is with
-    its continuation by linear prediction.
+    its continuation by linear prediction; a tone goes on after the end as in a span.
     """
     length = len(own.samples)
     parts, alone = [own.samples], np.zeros((1, before + length + after), np.float32)
@@ -76,18 +93,37 @@ def extend_sound(own: Sound, new: np.ndarray, before: int, after: int) -> tuple[
         share = np.ones(added, np.float32)
         goes_on = np.zeros((own.samples.shape[1], added), np.float32)
         context = min(length, round(CONTEXT * own.sample_rate))
-        ramp = fade_in(fading)
         if at == 0:
             edge = replace(own, samples=own.samples[:context][::-1]).to_float()
             goes_on[:, added - fading :] = continue_sound(edge, fading)[:, ::-1]
-            share[added - fading :] = ramp[::-1]
+            share[added - fading :] = fade_in(fading)[::-1]
         else:
-            edge = replace(own, samples=own.samples[length - context :]).to_float()
-            goes_on[:, :fading], share[:fading] = continue_sound(edge, fading), ramp
+            rings = ringing(own, length, added)
+            if rings.shape[1] < fading:
+                rings = continue_sound(own.to_float(length - context), fading)
+            fading = rings.shape[1]
+            goes_on[:, :fading], share[:fading] = rings, fade_in(fading)
         sound = to_format(share * (place * made) + (1 - share) * goes_on, own.format)
         parts = [sound, *parts] if at == 0 else [*parts, sound]
         alone[:, at : at + added] = share * made
     return replace(own, samples=np.concatenate(parts)), alone
+
+
+def ringing(own: Sound, end: int, count: int) -> np.ndarray:
+    """What follows the first `end` samples of `own` if it rings out, (channels, samples): for as long as it is not
+    faint, RINGING or `count` samples at most. None of a sound that does not decay, whose end is a choice, and none of a
+    noise, which cannot be predicted."""
+    known = own.to_float(max(0, end - round(CONTEXT * own.sample_rate)), end)
+    rises = np.diff(known, axis=1)  # a hum below the tones may go on
+    first, last = (np.square(half).mean() if half.size else 0.0 for half in np.array_split(rises, 2, axis=1))
+    if last > DECAYS**2 * first:
+        return known[:, :0]
+    goes_on = continue_sound(known, min(count, round(RINGING * own.sample_rate)))
+    block = max(1, round(FADE * own.sample_rate))
+    blocks = goes_on[:, : goes_on.shape[1] // block * block].reshape(len(goes_on), -1, block)
+    loud = np.square(blocks).mean((0, 2)) > FAINT**2 * np.square(known).mean()
+    held = len(loud) if loud.all() else int(loud.argmin())
+    return goes_on[:, : goes_on.shape[1] if held == len(loud) else held * block]
 
 
 def fade(count: int, sample_rate: int, begins: bool, ends: bool) -> np.ndarray:

@@ -89,6 +89,8 @@ def test_every_edit_is_made_and_measured() -> None:
         "v2a of the whole",
         "unrelated",
         "replacement",
+        "replacement, as written",
         "clean",
+        "clean, as written",
     ]
     assert '"retake video"' in found.to_json()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.evaluation.audio_features import HOP, flux
 from model.media.decode import upright_rgb
 from model.media.edits import Edit, Extend, Made, Region, Retake
 from model.media.frames import TimedFrame, video_frames
@@ -22,7 +23,7 @@ from model.media.mix_levels import REPLACE, Mix
 from model.media.mix_sound import to_format
 from model.media.source import Sound, read_sound
 from model.media.splice import section_frames, section_sound, write_edit
-from model.media.splice_sound import extend_sound, splice_sound
+from model.media.splice_sound import FADE, RINGING, extend_sound, ringing, splice_sound
 from model.media.splice_video import FrameSplice
 from model.networks.config import PRESETS, ClipSpec
 from tests.clips import Film, Track, make, read_number
@@ -282,6 +283,51 @@ def test_a_short_sound_can_be_extended(length: int) -> None:
     got, _ = extend_sound(own, np.zeros((1, length + 900), np.float32), 400, 500)
     assert np.array_equal(got.samples[400 : 400 + length], own.samples)
     assert np.abs(np.diff(got.samples[:, 0].astype(int))).max() <= 1000 * 0.7
+
+
+def _ringing(seconds: float = 2.0, decay: float = 2.0) -> Sound:
+    time = np.arange(round(8000 * seconds)) / 8000
+    tone = 0.4 * np.sin(2 * np.pi * 440 * time + 0.3) + 0.2 * np.sin(2 * np.pi * 880 * time)
+    return Sound((np.exp(-decay * time) * tone).astype(np.float32)[:, None], 8000, "mono", "flt")
+
+
+def _flux_at(sound: np.ndarray, second: float) -> float:
+    strength = flux(torch.from_numpy(np.ascontiguousarray(sound[None], np.float32)), 8000)[0]
+    return float(strength[round((second - 0.05) / HOP) : round((second + 0.2) / HOP)].max())
+
+
+def test_a_tone_rings_into_a_retaken_span_without_an_attack() -> None:
+    """New sound of another pitch comes in slowly; what is kept does not change, and after RINGING the new is alone."""
+    own = _ringing()
+    other = 0.4 * np.sin(2 * np.pi * 600 * np.arange(16_000) / 8000)[None].astype(np.float32)
+    got, _, _ = splice_sound(own, other, [(0.5, 1.5)], REPLACE)
+    heard = got.samples[:, 0]
+    abrupt = np.concatenate([own.samples[:4000, 0], other[0, 4000:12_000], own.samples[12_000:, 0]])
+
+    assert np.array_equal(heard[:4000], own.samples[:4000, 0])
+    assert np.array_equal(heard[12_000:], own.samples[12_000:, 0])
+    assert np.allclose(heard[4000 + round(RINGING * 8000) : 11_900], other[0, 4000 + round(RINGING * 8000) : 11_900])
+    assert _flux_at(heard, 0.5) < 0.6 * _flux_at(abrupt, 0.5)
+    mixed, _, _ = splice_sound(own, other, [(0.5, 1.5)], Mix("under"))
+    assert np.abs(mixed.samples[4100:4800, 0]).max() > 0.1, "a mix has the own sound itself"
+
+
+def test_only_tones_that_decay_ring_into_a_span() -> None:
+    """After a noise no gap is heard, and a tone that would go on ends where it was asked to."""
+    noise = np.random.default_rng(3).normal(0, 0.1, (16_000, 2)).astype(np.float32)
+    assert ringing(Sound(noise, 8000, "stereo", "flt"), 4000, 4000).shape[1] <= round(FADE * 8000)
+    assert ringing(_ringing(), 4000, 300).shape[1] == 300, "no longer than half of a span"
+    assert ringing(_ringing(decay=0.0), 4000, 4000).shape[1] == 0
+    assert ringing(replace(_ringing(), samples=np.zeros((8000, 1), np.float32)), 4000, 4000).shape[1] == 0
+
+
+def test_a_tone_rings_into_an_extension_without_an_attack() -> None:
+    own = _ringing(1.0)
+    other = 0.4 * np.sin(2 * np.pi * 600 * np.arange(16_000) / 8000)[None].astype(np.float32)
+    extended, _ = extend_sound(own, other, 0, 8000)
+    assert np.array_equal(extended.samples[:8000], own.samples)
+    abrupt = np.concatenate([own.samples[:, 0], other[0, 8000:]])
+    assert _flux_at(extended.samples[:, 0], 1.0) < 0.6 * _flux_at(abrupt, 1.0)
 
 
 @pytest.mark.parametrize("kind", ["peak", "noise", "loud noise"])
