@@ -1,10 +1,11 @@
 """Measures the memory that a long job takes above one of one window, from the upload to the files. Prints JSON.
 
-    python -m benchmarks.long_memory [--kinds generate a2v v2a] [--durations 1.6 60 600]
+    python -m benchmarks.long_memory [--kinds generate a2v v2a mix edit] [--durations 1.6 60 600]
 
 Runs the worker's own code (`ModelMaker`): decoder and encoder with their child processes, engine, pictures, previews.
 The networks do next to nothing, at the sizes of the published model: 64×64 frames, enlarged to 256×256 for generate and
-a2v. v2a gets a film of 1080p, a2v sound of 48 kHz in stereo, both as long as the result.
+a2v. v2a gets a film of 1080p, a2v sound of 48 kHz in stereo, both as long as the result. `mix` is v2a of a film that
+has such sound, with the new sound under it; `edit` makes half a second of the sound of that film anew, in the middle.
 
 Each job has a process of its own. Its memory is read every 50 ms: what it and its children hold, pages that several of
 them share counted once (`Pss`). `anonymous` leaves out pages of files, as of a decoded film, which the kernel can drop.
@@ -14,11 +15,12 @@ Growth is the largest peak of several runs less the smallest of one window.
 from __future__ import annotations
 
 import argparse
+import heapq
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -30,11 +32,14 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.packet import Packet
 from torch import Tensor, nn
 
 from benchmarks.report import show, surroundings
 from model.checkpoint.manifest import Manifest
+from model.media.edits import Edit, Retake
 from model.media.encode import clip_writer, write_pcm
+from model.media.mix_levels import REPLACE, Mix
 from model.media.streams import AudioStream, VideoStream
 from model.networks.config import PRESETS, ModelConfig, SRConfig, UNetConfig
 from model.networks.pair import Pair
@@ -45,6 +50,7 @@ from model.runtime.evaluator import Evaluator
 from model.runtime.pipeline import Pipeline
 from model.runtime.warmup import warm_up
 from model.sampling.schedule import NoiseSchedule
+from service.jobs.edit_plan import plan_edit
 from service.jobs.record import Input, Window, claim, new_job
 from workers.model_maker import ModelMaker
 from workers.runner import StageClock
@@ -87,7 +93,7 @@ class Peak:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--durations", type=float, nargs="+", default=[CONFIG.clip.duration, 60.0, 600.0])
-    parser.add_argument("--kinds", choices=("generate", "v2a", "a2v"), nargs="+", default=["generate", "a2v", "v2a"])
+    parser.add_argument("--kinds", choices=UPLOADS, nargs="+", default=list(UPLOADS))
     parser.add_argument("--sampler", default="dpmpp_2m")
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--job", nargs=3, metavar=("KIND", "SECONDS", "UPLOAD"), help="make the clip in this process")
@@ -102,7 +108,7 @@ def main() -> None:
         for duration in arguments.durations:
             command = [sys.executable, "-m", "benchmarks.long_memory", f"--sampler={arguments.sampler}"]
             with tempfile.TemporaryDirectory() as folder:
-                upload = {"generate": _nothing, "v2a": _film, "a2v": _sound}[kind](Path(folder), duration)
+                upload = UPLOADS[kind](Path(folder), duration)
                 job = ["--job", kind, str(duration), str(upload or "")]
                 peaks[duration] = [_measured([*command, *job]) for _ in range(arguments.repeats)]
             print(kind, duration, peaks[duration], file=sys.stderr)
@@ -191,15 +197,22 @@ def _make(kind: str, duration: float, source: Path | None, sampler: str) -> None
         folder = Path(name)
         pipeline = _pipeline()
         maker = ModelMaker({"memory": pipeline})
-        params = SamplingParams(0, steps=4, sampler=sampler, duration=duration).resolve(kind, pipeline.manifest)
+        edit, seconds = None, duration
+        if kind == "edit":
+            span = (duration / 2, duration / 2 + 0.5)
+            edit, seconds = plan_edit(Edit(retake=Retake(audio=(span,))), duration, CONFIG.clip, duration)
+        job_kind = "v2a" if kind == "mix" else kind
+        params = SamplingParams(0, steps=4, sampler=sampler, duration=seconds).resolve(job_kind, pipeline.manifest)
         job = new_job(
-            kind,
+            job_kind,
             "memory",
             params,
             priority="normal",
             metadata={},
             retention=timedelta(days=1),
-            input=None if source is None else _upload(source, duration),
+            input=None if source is None else _upload(source, duration, kind != "v2a"),
+            mix=Mix("under") if kind == "mix" else REPLACE,
+            edit=edit,
         )
         try:
             maker.make(_attempt(claim(job, "a benchmark"), source, folder))  # type: ignore[arg-type]
@@ -239,8 +252,8 @@ def _pipeline() -> Pipeline:
     return pipeline
 
 
-def _upload(path: Path, duration: float) -> Input:
-    video, audio = VideoStream(WIDTH, HEIGHT, float(FPS)), AudioStream(RATE, 2)
+def _upload(path: Path, duration: float, has_sound: bool) -> Input:
+    video, audio = VideoStream(WIDTH, HEIGHT, float(FPS)), AudioStream(RATE, 2) if has_sound else None
     used = Window(0.0, duration, tracks=(1,))
     return Input(path.name, path.stat().st_size, "0" * 64, duration, video, audio, used, f"input{path.suffix}", "")
 
@@ -273,12 +286,45 @@ def _film(folder: Path, duration: float) -> Path:
     return path
 
 
+def _film_with_sound(folder: Path, duration: float) -> Path:
+    """The same with sound: packets of both, in the order of their times."""
+    film, sound, path = _film(folder, duration), _sound(folder, duration), folder / "film.mov"
+    with av.open(path, "w") as container, av.open(film) as pictures, av.open(sound) as wave:
+        sources = [pictures.demux(pictures.streams.video[0]), wave.demux(wave.streams.audio[0])]
+        tracks = [
+            container.add_stream_from_template(stream) for stream in (pictures.streams.video[0], wave.streams.audio[0])
+        ]
+        placed = (_placed(source, track) for source, track in zip(sources, tracks, strict=True))
+        for packet in heapq.merge(*placed, key=lambda packet: float(packet.dts * packet.time_base)):
+            container.mux(packet)
+    film.unlink()
+    sound.unlink()
+    return path
+
+
+def _placed(packets: Iterator[Packet], track: Any) -> Iterator[Packet]:
+    for packet in packets:
+        if packet.pts is not None:
+            packet.stream = track
+            yield packet
+
+
 def _sound(folder: Path, duration: float) -> Path:
     rng = np.random.default_rng(0)
     seconds = [min(1.0, duration - first) for first in range(int(np.ceil(duration)))]
     pieces = (rng.integers(-9000, 9000, (round(each * RATE), 2), dtype=np.int16) for each in seconds)
     write_pcm(folder / "sound.wav", pieces, RATE, "s16", "stereo")
     return folder / "sound.wav"
+
+
+UPLOADS: dict[str, Callable[[Path, float], Path | None]] = {
+    "generate": _nothing,
+    "a2v": _sound,
+    "v2a": _film,
+    "mix": _film_with_sound,
+    "edit": _film_with_sound,
+}
+"""What each kind of job gets."""
 
 
 if __name__ == "__main__":

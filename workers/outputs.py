@@ -176,7 +176,8 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         assert clip.audio is not None
         used = job.input.used
         paths = files["video.mp4"], files["audio.wav"], files.get(NEW_SOUND)
-        arguments = self._source, used.start, used.duration, clip.audio, clip.sample_rate, job.mix, paths
+        write_samples(self._sound, clip.audio)
+        arguments = self._source, used.start, used.duration, self._sound, clip.sample_rate, job.mix, paths
         said = json.loads(confined_within(self._bounds, mux_mixed, *arguments, self._comment))
         words = "generated, mixed with the upload's own" if job.mix.keeps_own else "generated"
         return Origin(f"the upload's own frames, {said['video']}", words, said["mix"])

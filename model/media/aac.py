@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.media.layouts import layout_of, mixing
 from model.media.resampling import BLOCK, Resampler
+from model.media.spooled import release
 
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_BITS_PER_CHANNEL = 192_000
@@ -109,6 +110,8 @@ def blocks(audio: np.ndarray | Tensor, size: int = BLOCK) -> Iterator[np.ndarray
     """`audio` (channels, samples) in blocks of `size` samples, each as `as_float`; one empty block if it is empty."""
     for number in range(max(1, ceil(audio.shape[1] / size))):
         yield as_float(audio[:, number * size : (number + 1) * size])
+        if isinstance(audio, np.ndarray):
+            release(audio)
 
 
 def as_float(audio: np.ndarray | Tensor) -> np.ndarray:

@@ -7,6 +7,7 @@ and no compressor, which would change it from sample to sample. The new sound co
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def mix_sounds(
 ) -> tuple[Sound, np.ndarray, MixReport]:
     """Mix `own` and `new` (1, samples), which has the same rate and ±1 as full scale, over the length of `own`.
 
-    With a `folder` a long mix is kept in a file there that has no name.
+    With a `folder` long sounds are kept in files there that have no name.
     Returns the mix, in the own sound's format (16 bits where that has 8); `new` as it is in the mix; and the report.
     """
     length = len(own.samples)
@@ -58,6 +59,7 @@ def mix_sounds(
     meter = LoudnessMeter(own.sample_rate, weights)
     for part in pieces(length):
         meter.add(_decibels(gains[0]) * _part(own, part) + _decibels(gains[1]) * place * new[:, part])
+        release(new)
     target = mix.loudness if mix.loudness is not None or not mix.keeps_own else loudness
     level, peak = meter.integrated(), meter.true_peak()
     raised = target - level if target is not None and math.isfinite(target) and math.isfinite(level) else 0.0
@@ -68,10 +70,12 @@ def mix_sounds(
     heard = math.isfinite(level)
     made = filled(own.samples.shape, "i2" if own.format == "u8" else own.samples.dtype.str, 0, folder)
     format = "s16" if own.format == "u8" else own.format
-    new = np.float32(_decibels(new_gain)) * new
+    alone = filled(new.shape, "f4", 0, folder)
     for part in pieces(length):
-        made[part] = to_format(_decibels(own_gain) * _part(own, part) + place * new[:, part], format)
-    release(made)
+        alone[:, part] = np.float32(_decibels(new_gain)) * new[:, part]
+        made[part] = to_format(_decibels(own_gain) * _part(own, part) + place * alone[:, part], format)
+        for array in (new, alone, made):
+            release(array)
     report = MixReport(
         own_gain if mix.keeps_own else None,
         new_gain,
@@ -79,7 +83,7 @@ def mix_sounds(
         peak + change if math.isfinite(peak) else None,
         lowered,
     )
-    return replace(own, samples=made, format=format), new, report
+    return replace(own, samples=made, format=format), alone, report
 
 
 def to_format(samples: np.ndarray, format: str) -> np.ndarray:
@@ -91,14 +95,23 @@ def to_format(samples: np.ndarray, format: str) -> np.ndarray:
     return (whole + scale).astype(np.uint8) if format == "u8" else whole.astype(f"i{(scale.bit_length()) // 8}")
 
 
-def at_rate(audio: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """`audio` (channels, samples) at `rate` hertz → at `new_rate`, float32."""
-    if rate == new_rate or not audio.shape[1]:
-        return np.asarray(audio, np.float32)
+def put_resampled(target: np.ndarray, at: int, audio: np.ndarray, rate: int, new_rate: int) -> None:
+    """Put `audio` (channels, samples), which has `rate` hertz, into `target` of `new_rate` from sample `at` on, as far
+    as it lies inside."""
+    for part in _resampled(audio, rate, new_rate):
+        first, last = max(0, at), min(target.shape[1], at + part.shape[1])
+        if first < last:
+            target[:, first:last] = part[:, first - at : last - at]
+            release(target)
+        at += part.shape[1]
+
+
+def _resampled(audio: np.ndarray, rate: int, new_rate: int) -> Iterator[np.ndarray]:
     resampler = Resampler(rate, new_rate, BLOCK)
     whole = np.ascontiguousarray(audio, np.float32)
-    parts = [resampler.add(whole[:, first : first + BLOCK]) for first in range(0, whole.shape[1], BLOCK)]
-    return np.concatenate([*parts, resampler.finish()], axis=1)
+    for first in range(0, whole.shape[1], BLOCK):
+        yield resampler.add(whole[:, first : first + BLOCK])
+    yield resampler.finish()
 
 
 def _gains(mix: Mix, own: float, new: float) -> tuple[float, float]:
@@ -125,6 +138,7 @@ def _loudness_of_new(new: np.ndarray, own: Sound, weights: np.ndarray) -> float:
     meter = LoudnessMeter(own.sample_rate, np.array([power]))
     for part in pieces(new.shape[1]):
         meter.add(new[:, part])
+        release(new)
     return meter.integrated()
 
 

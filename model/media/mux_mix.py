@@ -13,7 +13,7 @@ from torch import Tensor
 from model.media import encode
 from model.media.aac import as_float
 from model.media.mix_levels import Mix
-from model.media.mix_sound import at_rate, mix_sounds
+from model.media.mix_sound import mix_sounds, put_resampled
 from model.media.mux import mux_v2a
 from model.media.source import Sound, media_end, read_sound
 from model.media.spooled import filled, release
@@ -23,13 +23,14 @@ def mux_mixed(
     source: str | Path,
     start: float,
     duration: float,
-    audio: np.ndarray | Tensor,
+    audio: np.ndarray | Tensor | Path,
     sample_rate: int,
     mix: Mix,
     files: tuple[Path, Path, Path | None],
     comment: str,
 ) -> str:
-    """Write the frames of `source` in [start, start + duration) seconds with its sound and `audio` (1, samples), mixed.
+    """Write the frames of `source` in [start, start + duration) seconds with its sound and `audio` (1, samples), or a
+    file of it, float32, mixed.
 
     `files`: the clip (mp4), the mix (WAV, in the own sound's format), and the new sound alone as it is in the mix
     (WAV, mono; None without the own sound). Returns JSON: `video`, the words of `mux_v2a`, and `mix`, a MixReport.
@@ -38,8 +39,12 @@ def mux_mixed(
     video, mixed, alone = files
     folder = video.parent
     own = own_sound(source, start, duration, sample_rate, folder) if mix.keeps_own else silence(duration, sample_rate)
-    sound, new, report = mix_sounds(own, at_rate(as_float(audio), sample_rate, own.sample_rate), mix, folder)
-    del own
+    heard = np.memmap(audio, np.float32, "c")[None] if isinstance(audio, Path) else as_float(audio)
+    there = filled((1, len(own.samples)), "f4", 0, folder)
+    put_resampled(there, 0, heard, sample_rate, own.sample_rate)
+    del heard
+    sound, new, report = mix_sounds(own, there, mix, folder)
+    del own, there
     encode.write_pcm(mixed, sound.pieces(), sound.sample_rate, sound.format, sound.layout)
     if alone is not None:
         encode.write_wav(alone, new, sound.sample_rate)

@@ -6,6 +6,7 @@ the text around it. The letters are large, because on a phone the picture is sho
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -25,6 +26,9 @@ from model.media.source import read_sound
 
 WIDTH, HEIGHT, EM = 1200, 540, 30
 """Pixels of the picture, and of its letters."""
+
+PIECE = 2**18
+"""Samples that are transformed at a time, if they are more than a step has."""
 
 MELS = 96
 MAX_STEPS = 1200
@@ -75,7 +79,11 @@ class Plot(JsonNumbers):
 
 def write_spectrogram(path: str | Path, audio: Tensor, sample_rate: int) -> Plot:
     """Write the spectrogram of `audio` (channels, samples) as PNG. Its text chunk `plot` is the answer as JSON."""
-    picture, plot = spectrogram(audio, sample_rate)
+    return _write(path, _Mono.of(audio), sample_rate)
+
+
+def _write(path: str | Path, mono: _Mono, sample_rate: int) -> Plot:
+    picture, plot = _drawn(mono, sample_rate, WIDTH, HEIGHT, EM)
     text = PngInfo()
     text.add_text("plot", plot.to_json())
     picture.save(path, "PNG", pnginfo=text, compress_level=4)
@@ -87,15 +95,20 @@ def draw_sound(sound: str | Path, path: str | Path, duration: float) -> str:
 
     Returns the Plot as JSON. Raises MediaError if the file has no sound.
     """
-    heard = read_sound(sound, Fraction(0), Fraction(duration))
-    return write_spectrogram(path, torch.from_numpy(heard.to_float()), heard.sample_rate).to_json()
+    heard = read_sound(sound, Fraction(0), Fraction(duration), Path(path).parent)
+    mono = _Mono(len(heard.samples), lambda first, last: heard.to_float(first, last).mean(axis=0))
+    return _write(path, mono, heard.sample_rate).to_json()
 
 
 def spectrogram(
     audio: Tensor, sample_rate: int, width: int = WIDTH, height: int = HEIGHT, em: int = EM
 ) -> tuple[Image.Image, Plot]:
     """Log-mel spectrogram of `audio` (channels, samples) as a picture of letters `em` pixels high."""
-    decibels = log_mel(audio, sample_rate)
+    return _drawn(_Mono.of(audio), sample_rate, width, height, em)
+
+
+def _drawn(mono: _Mono, sample_rate: int, width: int, height: int, em: int) -> tuple[Image.Image, Plot]:
+    decibels = _levels(mono, sample_rate)
     loudest = round(max(float(decibels.max()), QUIET_DB), 1)
     plot = Plot(
         left=round(4.1 * em),
@@ -104,13 +117,13 @@ def spectrogram(
         bottom=height - round(3.3 * em),
         width=width,
         height=height,
-        seconds=audio.shape[1] / sample_rate,
+        seconds=mono.length / sample_rate,
         hertz=sample_rate / 2,
         quiet_db=loudest - RANGE_DB,
         loud_db=loudest,
     )
     indices = _grey(_axes(plot, em))
-    steps_each = audio.shape[1] / _hop(audio.shape[1], sample_rate)
+    steps_each = mono.length / _hop(mono.length, sample_rate)
     heat = _stretched(decibels.numpy(), plot.right - plot.left, plot.bottom - plot.top, steps_each)
     indices[plot.top : plot.bottom, plot.left : plot.right] = _colour(heat, plot)
     bar = _bar(plot, em)
@@ -127,14 +140,37 @@ def log_mel(audio: Tensor, sample_rate: int) -> Tensor:
     The mean of the channels through a Hann window of about 64 ms; bands from 0 Hz to half the sample rate, equally wide
     in mel (O'Shaughnessy: 2595 log10(1 + f/700)). Every step is a centred window, the first at the first sample.
     """
-    mono = audio.float().mean(dim=0)
-    size, hop = _window(sample_rate), _hop(len(mono), sample_rate)
+    return _levels(_Mono.of(audio), sample_rate)
+
+
+@dataclass(frozen=True)
+class _Mono:
+    """The mean of a sound's channels: `read(first, last)` gives these of its `length` samples, float32."""
+
+    length: int
+    read: Callable[[int, int], np.ndarray]
+
+    @classmethod
+    def of(cls, audio: Tensor) -> _Mono:
+        return cls(audio.shape[1], lambda first, last: audio[:, first:last].float().mean(dim=0).numpy(force=True))
+
+
+def _levels(mono: _Mono, sample_rate: int) -> Tensor:
+    """As `log_mel`, PIECE samples at a time, so that a long sound takes no more memory than a short one."""
+    size, hop = _window(sample_rate), _hop(mono.length, sample_rate)
     window = torch.hann_window(size)
-    # Pad by reflection: a cut to silence would show as a click.
-    longer = torch.from_numpy(np.pad(mono.numpy(force=True), size // 2, mode="symmetric"))
-    spectrum = torch.stft(longer, size, hop, window=window, center=False, return_complex=True)
-    amplitude = 2 * spectrum.abs() / window.sum()
-    return 10 * torch.log10((_bands(size, sample_rate) @ amplitude**2).clamp_min(1e-12))
+    steps, at_once = mono.length // hop + 1, max(1, PIECE // hop)
+    levels = []
+    for step in range(0, steps, at_once):
+        first = step * hop - size // 2
+        last = (min(step + at_once, steps) - 1) * hop + size // 2
+        heard = mono.read(max(0, first), min(last, mono.length))
+        # Pad by reflection: a cut to silence would show as a click.
+        longer = torch.from_numpy(np.pad(heard, (max(0, -first), max(0, last - mono.length)), mode="symmetric"))
+        spectrum = torch.stft(longer, size, hop, window=window, center=False, return_complex=True)
+        amplitude = 2 * spectrum.abs() / window.sum()
+        levels.append(10 * torch.log10((_bands(size, sample_rate) @ amplitude**2).clamp_min(1e-12)))
+    return torch.cat(levels, dim=1)
 
 
 def mel(hertz: float) -> float:

@@ -18,13 +18,14 @@ from model.media.decode import decode_audio, decode_frames, upright_aspect
 from model.media.edits import Edit, Made
 from model.media.frames import window_frames
 from model.media.mix_levels import Mix, MixReport
-from model.media.mix_sound import at_rate
+from model.media.mix_sound import put_resampled
 from model.media.mux import Change, mux_v2a
 from model.media.mux_mix import own_sound, silence
 from model.media.region_mask import read_mask
 from model.media.source import Sound, media_end
 from model.media.splice_sound import extend_sound, splice_sound
 from model.media.splice_video import FrameSplice
+from model.media.spooled import filled
 from model.media.yuv_blend import displayed_size
 from model.networks.config import ClipSpec
 
@@ -81,6 +82,7 @@ def write_edit(
         made,
         audio if has_sound or edit.mixes else None,
         mix,
+        video_path.parent,
     )
     encode.write_pcm(audio_path, sound.pieces(), sound.sample_rate, sound.format, sound.layout)
     if alone_path is not None:
@@ -113,16 +115,14 @@ def _own_sound(source: str | Path, edit: Edit, has_sound: bool, sample_rate: int
 
 
 def _spliced(
-    own: Sound, edit: Edit, made: Made, audio: Tensor | None, mix: Mix
+    own: Sound, edit: Edit, made: Made, audio: Tensor | None, mix: Mix, folder: Path
 ) -> tuple[Sound, np.ndarray, MixReport | None]:
     rate = own.sample_rate
     before, after = round(edit.before * rate), round(edit.after * rate)
     total = before + len(own.samples) + after
-    new = np.zeros((1, total), np.float32)
+    new = filled((1, total), "f4", 0, folder)
     if audio is not None:
-        there = at_rate(as_float(audio), made.sample_rate, rate)
-        first = round(made.start * rate) + before
-        new[:, max(0, first) : max(0, first + there.shape[1])] = there[:, max(0, -first) :][:, : total - max(0, first)]
+        put_resampled(new, round(made.start * rate) + before, as_float(audio), made.sample_rate, rate)
     if edit.extend is not None:
-        return (*extend_sound(own, new, before, after), None)
-    return splice_sound(own, new, edit.audio if audio is not None else (), mix)
+        return (*extend_sound(own, new, before, after, folder), None)
+    return splice_sound(own, new, edit.audio if audio is not None else (), mix, folder)

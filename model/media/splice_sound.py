@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from model.media.linear_prediction import continue_sound
 from model.media.mix_levels import Mix, MixReport
 from model.media.mix_sound import middle, mix_sounds, to_format
 from model.media.source import Sound
+from model.media.spooled import filled, release
 
 FADE = 0.010
 """Seconds of the cross-fade from own to new sound at each border of a span, inside it."""
@@ -30,12 +32,13 @@ FAINT = 0.25
 
 
 def splice_sound(
-    own: Sound, new: np.ndarray, spans: Sequence[Span], mix: Mix
+    own: Sound, new: np.ndarray, spans: Sequence[Span], mix: Mix, folder: Path | None = None
 ) -> tuple[Sound, np.ndarray, MixReport | None]:
     """`own` with `new` (1, samples), of the same rate and timeline, in `spans` (seconds).
 
     Returns the result, in the own sound's format; `new` as it is in the result, (1, samples), silent elsewhere; and
-    what mixing came to, None if nothing was mixed or set to a loudness.
+    what mixing came to, None if nothing was mixed or set to a loudness. With a `folder` long sounds are kept in files
+    there that have no name.
 
     Each end of a span fades from one to the other within FADE, so that level and waveform have no step. Where nothing
     is mixed, a tone that decays as a span begins rings out in it, as linear prediction continues it, for RINGING at
@@ -45,10 +48,12 @@ def splice_sound(
     total = len(own.samples)
     borders = [(round(start * own.sample_rate), min(round(end * own.sample_rate), total)) for start, end in spans]
     cuts = [slice(first, last) for first, last in borders if first < last]
-    samples, alone = own.samples.copy(), np.zeros((1, total), np.float32)
+    samples, alone = own.samples, filled((1, total), "f4", 0, folder)
     report: MixReport | None = None
     if not cuts:
         return own, alone, report
+    samples = filled(own.samples.shape, own.samples.dtype.str, 0, folder)
+    _copy(own, samples)
     inside = np.concatenate([new[:, cut] for cut in cuts], axis=1)
     kept = replace(own, samples=np.concatenate([own.samples[cut] for cut in cuts]))
     if mix.changes_nothing:
@@ -71,17 +76,32 @@ def splice_sound(
         samples[cut] = to_format(share * heard[:, part] + (1 - share) * own_inside[:, part], own.format)
         alone[:, cut] = share * inside[:, part]
         position += count
+    release(alone)
     return replace(own, samples=samples), alone, report
 
 
-def extend_sound(own: Sound, new: np.ndarray, before: int, after: int) -> tuple[Sound, np.ndarray]:
+def _copy(own: Sound, target: np.ndarray) -> None:
+    """Copy the samples piece by piece."""
+    first = 0
+    for piece in own.pieces():
+        target[first : first + len(piece)] = piece
+        first += len(piece)
+        release(target)
+
+
+def extend_sound(
+    own: Sound, new: np.ndarray, before: int, after: int, folder: Path | None = None
+) -> tuple[Sound, np.ndarray]:
     """`own` with so many samples of `new` before and after it; `new` (1, samples) has the whole, longer timeline.
+    `folder`: as in `splice_sound`.
 
     Returns the result and the new sound alone. The own sound ends where the new one begins, so the cross-fade is with
     its continuation by linear prediction; a tone goes on after the end as in a span.
     """
     length = len(own.samples)
-    parts, alone = [own.samples], np.zeros((1, before + length + after), np.float32)
+    shape = (before + length + after, own.samples.shape[1])
+    samples, alone = filled(shape, own.samples.dtype.str, 0, folder), filled((1, shape[0]), "f4", 0, folder)
+    _copy(own, samples[before : before + length])
     count = round(FADE * own.sample_rate)
     place = middle(own.layout)[:, None]
     for added, at in ((before, 0), (after, before + length)):
@@ -103,10 +123,11 @@ def extend_sound(own: Sound, new: np.ndarray, before: int, after: int) -> tuple[
                 rings = continue_sound(own.to_float(length - context), fading)
             fading = rings.shape[1]
             goes_on[:, :fading], share[:fading] = rings, fade_in(fading)
-        sound = to_format(share * (place * made) + (1 - share) * goes_on, own.format)
-        parts = [sound, *parts] if at == 0 else [*parts, sound]
+        samples[at : at + added] = to_format(share * (place * made) + (1 - share) * goes_on, own.format)
         alone[:, at : at + added] = share * made
-    return replace(own, samples=np.concatenate(parts)), alone
+    release(samples)
+    release(alone)
+    return replace(own, samples=samples), alone
 
 
 def ringing(own: Sound, end: int, count: int) -> np.ndarray:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pyloudnorm import Meter
 from scipy.signal import resample_poly
 
+from model.media import spooled
 from model.media.loudness import LoudnessMeter, channel_weights
 from model.media.mix_levels import Mix
-from model.media.mix_sound import middle, mix_sounds, to_format
+from model.media.mix_sound import middle, mix_sounds, put_resampled, to_format
 from model.media.mux_mix import mux_mixed
+from model.media.resampling import resample
 from model.media.source import Sound, read_sound
 from tests.clips import Film, Track, make
 
@@ -119,6 +122,35 @@ def test_the_true_peak_outranks_the_loudness() -> None:
 )
 def test_the_new_sound_comes_from_the_middle(layout: str, seats: list[float]) -> None:
     assert middle(layout) == pytest.approx(seats, abs=1e-4)
+
+
+def test_a_long_mix_is_kept_in_files_and_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a piece of the meter; the new sound comes at another rate, from a file, as a worker hands it over."""
+    monkeypatch.setattr(spooled, "LARGE", 0)
+    own, new = sound(noise(6.5, 2), "stereo"), noise(6.5, seed=2, rate=16_000)
+    kept: list[tuple[Sound, np.ndarray]] = []
+    for folder in (None, tmp_path):
+        there = spooled.filled((1, len(own.samples)), "f4", 0, folder)
+        put_resampled(there, 0, new, 16_000, RATE)
+        made, alone, report = mix_sounds(own, there, Mix("under"), folder)
+        kept.append((made, alone))
+        assert report.loudness == pytest.approx(loudness(made.to_float()), abs=0.1)
+    (first, alone), (second, also_alone) = kept
+    assert np.array_equal(first.samples, second.samples)
+    assert np.array_equal(alone, also_alone)
+    assert isinstance(second.samples, np.memmap)
+    assert isinstance(also_alone, np.memmap)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("at", [-3000, 0, 5000])
+def test_a_resampled_sound_is_put_where_it_belongs(at: int) -> None:
+    new, target = noise(0.5, rate=16_000), np.full((1, 20_000), 9.0, np.float32)
+    put_resampled(target, at, new, 16_000, RATE)
+    whole = resample(torch.from_numpy(new), 16_000, RATE).numpy()
+    expected = np.full((1, 20_000), 9.0, np.float32)
+    expected[:, max(0, at) : at + 24_000] = whole[:, max(0, -at) :][:, : 20_000 - max(0, at)]
+    assert np.array_equal(target, expected)
 
 
 def test_silence_on_either_side_stays_silence() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from model.media import spectrogram as spectrograms
 from model.media.palette import ramp
 from model.media.spectrogram import Plot, clock, draw_sound, log_mel, mel, spectrogram, write_spectrogram
 from tests.clips import Track, make
@@ -96,6 +97,14 @@ def test_any_length_and_rate_of_sound_can_be_drawn(samples: int, rate: int) -> N
     assert picture.size == (1200, 540)
     assert (plot.seconds, plot.hertz) == (samples / rate, rate / 2)
     assert brightness(picture, plot).max() > 200
+
+
+def test_a_long_sound_is_drawn_in_pieces_as_it_would_be_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = torch.rand(2, 50_001, generator=torch.Generator().manual_seed(2)) - 0.5
+    whole = log_mel(sound, RATE)
+    monkeypatch.setattr(spectrograms, "PIECE", 3000)
+
+    torch.testing.assert_close(log_mel(sound, RATE), whole, rtol=0, atol=1e-3)
 
 
 def test_the_file_says_where_its_plot_is(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from model.evaluation.audio_features import HOP, flux
+from model.media import spooled
 from model.media.decode import upright_rgb
 from model.media.edits import Edit, Extend, Made, Region, Retake
 from model.media.frames import TimedFrame, video_frames
@@ -249,6 +250,21 @@ def test_a_file_without_sound_is_edited_with_silence(tmp_path: Path, written: Ca
     assert not got[: RATE // 5].any()
     assert not got[RATE // 2 :].any()
     assert got[RATE // 4 : RATE // 2].any()
+
+
+def test_a_long_edit_keeps_its_sounds_in_files_and_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spooled, "LARGE", 0)
+    own = _ringing()
+    new = np.random.default_rng(1).uniform(-0.5, 0.5, (1, 26_000)).astype(np.float32)
+    spans = [(0.5, 0.75), (1.5, 2.0)]
+    plain, filed = (splice_sound(own, new[:, :16_000], spans, REPLACE, folder)[:2] for folder in (None, tmp_path))
+    longer, also = (extend_sound(own, new, 4000, 6000, folder) for folder in (None, tmp_path))
+    for (sound, alone), (same, same_alone) in ((plain, filed), (longer, also)):
+        assert np.array_equal(sound.samples, same.samples)
+        assert np.array_equal(alone, same_alone)
+        assert isinstance(same.samples, np.memmap)
+        assert isinstance(same_alone, np.memmap)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_mix_is_made_in_the_span_alone() -> None:
