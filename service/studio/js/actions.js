@@ -1,6 +1,6 @@
 /** Actions on a finished output or job. */
 
-import { api, Problem, request, upload } from "./api.js";
+import { api, fetchFile, Problem, upload } from "./api.js";
 import { curl } from "./curl.js";
 import { confirmed, copied } from "./dialogs.js";
 import { button, h, icon } from "./dom.js";
@@ -103,14 +103,9 @@ async function vary(job, page) {
 /** The uploads of a job as files that can be sent again: `{file, mask}`, null where it had none. */
 async function inputOf(job) {
   return {
-    file: job.input && (await fetched(job.urls.input, job.input.filename)),
-    mask: job.urls.mask ? await fetched(job.urls.mask, "mask.png") : null,
+    file: job.input && (await fetchFile(job.urls.input, job.input.filename)),
+    mask: job.urls.mask ? await fetchFile(job.urls.mask, "mask.png") : null,
   };
-}
-
-async function fetched(url, name) {
-  const answer = await request(url);
-  return new File([await answer.blob()], name, { type: answer.headers.get("Content-Type") });
 }
 
 /** Run one action at a time and show its error. */

@@ -33,15 +33,15 @@ export function address(path) {
 }
 
 /**
- * A request with the key. `json` becomes the body.
+ * A request with the key. `json` or `form` becomes the body.
  * @returns {Promise<Response>} a successful response. Throws Problem, and AbortError by `signal`.
  */
-export async function request(path, { method = "GET", json, headers = {}, signal } = {}) {
+export async function request(path, { method = "GET", json, form, headers = {}, signal } = {}) {
   const sent = { ...authorization(), ...headers };
   if (json !== undefined) sent["Content-Type"] = "application/json";
   let answer;
   try {
-    answer = await fetch(address(path), { method, headers: sent, body: json && JSON.stringify(json), signal });
+    answer = await fetch(address(path), { method, headers: sent, body: form ?? (json && JSON.stringify(json)), signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw noAnswer();
@@ -71,7 +71,18 @@ export const api = {
   cancel: async (job) => (await request(job.urls.cancel, { method: "POST" })).json(),
   retry: async (job) => (await request(job.urls.retry, { method: "POST" })).json(),
   erase: (job) => request(job.urls.self, { method: "DELETE" }),
+  verify: async (file, signal) => {
+    const form = new FormData();
+    form.append("file", file, file.name);
+    return (await request("verify", { method: "POST", form, signal })).json();
+  },
 };
+
+/** An upload or a result of a job as a file. Throws as `request`. */
+export async function fetchFile(url, name, signal) {
+  const answer = await request(url, { signal });
+  return new File([await answer.blob()], name, { type: answer.headers.get("Content-Type") });
+}
 
 /**
  * Send `file` with `parameters` to /v2a, /a2v or /edit, and `mask` (a picture) if it is not null. `onProgress(sent, total)` in bytes; total 0 where it is not known.

@@ -1,5 +1,6 @@
 /** The file to upload: a preview, and the part of it that is used. */
 
+import { Credentials } from "./credentials.js";
 import { button, h, icon } from "./dom.js";
 import { Part } from "./part.js";
 import { Timeline } from "./timeline.js";
@@ -14,6 +15,7 @@ export class Source {
   #media = null;
   #timeline = null;
   #part = null;
+  #credentials = null;
 
   constructor(place, on) {
     this.place = place;
@@ -28,6 +30,7 @@ export class Source {
   show(file) {
     if (this.#url) URL.revokeObjectURL(this.#url);
     this.#timeline?.close();
+    this.#credentials?.close();
     this.#url = this.#media = this.#timeline = this.#part = this.duration = null;
     this.file = file;
     this.place.replaceChildren();
@@ -46,6 +49,7 @@ export class Source {
       { type: "button", class: "step", "aria-label": `Remove ${file.name}`, onclick: this.on.remove },
       icon("close"),
     );
+    this.#credentials = new Credentials(() => file);
     this.axis = h("div", {});
     this.screen = h("div", { class: "source-screen" }, this.#preview(file));
     this.toggle = button("Play", "play", () => this.#playOrPause(), { class: "button quiet-button play-source" });
@@ -55,6 +59,7 @@ export class Source {
       this.axis,
       h("div", { class: "row spread" }, this.used, this.here, this.toggle),
       this.notice,
+      this.#credentials.element,
     );
   }
 

@@ -1,7 +1,8 @@
 /** The open job: waiting, running, finished. */
 
-import { api } from "./api.js";
+import { api, fetchFile } from "./api.js";
 import { cancelButton, deleteButton, outputActions, retryButton } from "./actions.js";
+import { Credentials } from "./credentials.js";
 import { h, icon } from "./dom.js";
 import { ended, follow } from "./events.js";
 import { announce, asProblem, problemBox } from "./notices.js";
@@ -17,6 +18,7 @@ export class Stage {
   #player = null;
   #emerging = null;
   #shown = null;
+  #credentials = null;
 
   constructor(place, models, page) {
     this.place = place;
@@ -149,6 +151,7 @@ export class Stage {
   #drawOutputs(job) {
     const output = job.outputs.find(({ index }) => index === this.chosen) ?? job.outputs[0];
     this.#player = new Player(job, output, () => this.#renew());
+    this.#credentials = new Credentials((signal) => fetchFile(output.files["video.mp4"], "video.mp4", signal));
     const grid =
       job.outputs.length > 1 &&
       h(
@@ -161,7 +164,7 @@ export class Stage {
       scoreBox(job, output),
       grid,
       outputActions(job, output, this.page),
-      facts(job, output),
+      facts(job, output, this.#credentials.element),
     ]);
   }
 
@@ -243,7 +246,8 @@ export class Stage {
   #clear() {
     this.#player?.close();
     this.#emerging?.stop();
-    this.#player = this.#emerging = null;
+    this.#credentials?.close();
+    this.#player = this.#emerging = this.#credentials = null;
   }
 }
 
@@ -254,8 +258,8 @@ function promptWords({ params }) {
   return h("p", { class: "prompt" }, `“${params.prompt}”`, away);
 }
 
-/** How the clip was made, folded away. */
-function facts(job, output) {
+/** How the clip was made, folded away, with a check of its `credentials`. */
+function facts(job, output, credentials) {
   const { queued, decode, base, sr, encode, upload } = job.timings ?? {};
   const made = job.timings && (decode + base + sr + encode + upload).toFixed(1);
   const rows = [
@@ -274,6 +278,7 @@ function facts(job, output) {
       {},
       rows.map(([name, value]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, written(value))]).flat(),
     ),
+    credentials,
   );
 }
 

@@ -63,6 +63,67 @@ export function label(name) {
   return LABELS[name] ?? name.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
 }
 
+/** What the credentials of a file are worth: `title`, `words`, and how it looks. */
+export const VERDICTS = {
+  valid: {
+    title: "Valid credentials",
+    words: "The file is unchanged since it was signed by a trusted certificate.",
+    mark: "good",
+    symbol: "check",
+  },
+  untrusted: {
+    title: "Untrusted credentials",
+    words: "The file is unchanged since it was signed, but nobody vouches for the certificate: anyone can sign like this.",
+    mark: "warn",
+    symbol: "alert",
+  },
+  tampered: {
+    title: "Tampered with",
+    words: "The file or its credentials were changed after signing. Do not rely on what they say.",
+    mark: "bad",
+    symbol: "alert",
+  },
+  unreadable: {
+    title: "Unreadable credentials",
+    words: "The credentials are damaged, or too much work to read.",
+    mark: "bad",
+    symbol: "alert",
+  },
+  none: {
+    title: "No credentials",
+    words: "No signature says how the file was made. A model may have made it all the same.",
+    mark: "plain",
+    symbol: "seal",
+  },
+};
+
+/** How much of a file a model made. */
+export const GENERATED = { all: "all of it, by a model", part: "a part of it, by a model" };
+
+/** Credentials that a file had when it was used for another one. */
+export const SOURCE_CREDENTIALS = {
+  valid: "it had valid credentials",
+  untrusted: "it had untrusted credentials",
+  tampered: "it had been tampered with",
+  unreadable: "its credentials were unreadable",
+  none: "it had no credentials",
+};
+
+const ACTIONS = {
+  "c2pa.created": "Created",
+  "c2pa.opened": "Opened",
+  "c2pa.edited": "Edited",
+  "c2pa.transcoded": "Converted",
+  "c2pa.placed": "Placed",
+  "c2pa.published": "Published",
+};
+
+/** Something that was done to a file; terms of others are shown as they are. */
+export function actionWords({ action, description, when }) {
+  const what = description ?? ACTIONS[action] ?? action ?? "Something unnamed";
+  return when ? `${what}, ${new Date(when).toLocaleString()}` : what;
+}
+
 /** Advice by the code of a problem, or of a job's error. */
 const ADVICE = {
   no_answer: "Check that Duet is running and that you are connected, then try again. Nothing you entered is lost.",
