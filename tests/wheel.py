@@ -30,11 +30,13 @@ from pathlib import Path
 import av
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from uv import find_uv_bin
 
 from tests.compose.requirements import closure
 from tests.e2e.conftest import Serve
 
 ROOT = Path(__file__).parents[1]
+UV = find_uv_bin()
 PACKAGES = ("duet", "model", "service", "workers")
 OF_THE_SDIST = {"LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg"}
 """Its files beside the packages and the egg-info folder."""
@@ -85,9 +87,8 @@ def _copy_sources(folder: Path) -> Path:
 
 def _build(sources: Path, out: Path, *options: str) -> tuple[Path, Path | None]:
     """Return the wheel and the sdist (None with `--wheel`)."""
-    command = ["uv", "build", "--quiet", "--offline", "--no-build-isolation", "--python", sys.executable, *options]
-    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    subprocess.run([*command, "--out-dir", str(out), str(sources)], check=True, env=environment)
+    command = [UV, "build", "--quiet", "--offline", "--no-build-isolation", "--python", sys.executable, *options]
+    subprocess.run([*command, "--out-dir", str(out), str(sources)], check=True)
     return next(out.glob("*.whl")), next(out.glob("*.tar.gz"), None)
 
 
@@ -117,7 +118,7 @@ def _install(wheel: Path, folder: Path) -> Path:
     """Make the environment; return its folder of programs."""
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
-    command = ["uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--python", str(python), str(wheel)]
+    command = [UV, "pip", "install", "--quiet", "--offline", "--no-deps", "--python", str(python), str(wheel)]
     subprocess.run(command, check=True)
     (site,) = folder.glob("lib/python*/site-packages")
     with zipfile.ZipFile(wheel) as file:
