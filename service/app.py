@@ -32,6 +32,7 @@ from service.api.proxies import ForwardedRequest
 from service.api.readiness import Readiness
 from service.api.services import Services, Threads
 from service.api.uploads import sweep
+from service.api.videos import routes as videos
 from service.credentials.identity import trusted_certificates
 from service.jobs.concurrency import ConcurrencyLimits
 from service.jobs.connection import StoreUnavailable, connect
@@ -60,6 +61,7 @@ _ROUTERS = (
     files.router,
     models.router,
     verify.router,
+    videos.router,
     health.router,
     metrics.router,
     study.router,

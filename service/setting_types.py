@@ -19,7 +19,7 @@ WEBHOOK_SECRET_PREFIX = "whsec_"
 LONGEST = timedelta(days=36_500)
 """The longest duration. A date plus this one is still a valid date."""
 
-_OWN_PATHS = "a2v docs edit generate healthz jobs metrics models openapi.json readyz studio study v1 v2a verify"
+_OWN_PATHS = "a2v docs edit generate healthz jobs metrics models openapi.json readyz studio study v1 v2a verify videos"
 OWN_PATHS = frozenset(_OWN_PATHS.split())
 """First segments of the API's routes."""
 

@@ -140,6 +140,9 @@ class Settings(BaseSettings):
     max_queued_per_key: int = Field(default=100, ge=1, description="most queued jobs of one API key")
     max_queued: int = Field(default=1000, ge=1, description="most queued jobs")
     max_wait_s: float = Field(default=60, ge=0, le=3600, description="longest wait by `Prefer: wait=…`, in seconds")
+    max_sync_s: float = Field(
+        default=600, ge=0, le=3600, description="longest wait of `POST /v1/videos/sync`, in seconds"
+    )
     max_event_streams: int = Field(
         default=500, ge=1, description="most open event streams (/jobs/{id}/events) of one API process"
     )

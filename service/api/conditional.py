@@ -59,14 +59,14 @@ def form_body(model: type[Parameters], *media_types: str, mask: bool = False) ->
     }
     params = {"type": "string", "description": "all parameters as one JSON object, instead of separate fields"}
     files = {"file": file, "mask": picture} if mask else {"file": file}
-    schema["properties"] = {**files, "params": params, **_without_null(schema["properties"])}
+    schema["properties"] = {**files, "params": params, **without_null(schema["properties"])}
     schema["required"] = ["file"]
     types = {"file": {"contentType": ", ".join(media_types)}} | ({"mask": {"contentType": "image/png"}} if mask else {})
     form = {"schema": schema, "encoding": types}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": form}}}
 
 
-def _without_null(properties: dict[str, Any]) -> dict[str, Any]:
+def without_null(properties: dict[str, Any]) -> dict[str, Any]:
     """The properties without null: a form field is present or absent."""
     plain = {}
     for name, field in properties.items():
@@ -113,13 +113,13 @@ async def _submit(
             if upload.mask is not None:
                 asked["mask"] = upload.mask.sha256
             if isinstance(parameters, EditParameters):
-                _check_edit(parameters, upload)
+                check_asked_edit(parameters, upload.mask is not None)
             accepted = await submission.replay(asked)
             if accepted is None:
                 wanted = await submission.job_request(kind, parameters)
                 async with _mask(wanted, upload, submission) as (wanted, mask):
-                    found = await _probe(wanted, upload.source, submission)
-                    job = _build(wanted, upload.source, found, submission, parameters)
+                    found = await probe_upload(wanted, upload.source, submission)
+                    job = build_from_upload(wanted, upload.source, found, submission, parameters)
                     accepted = await submission.commit(asked, job, upload.source.path, mask)
     except Problem as problem:
         services.metrics.refused(kind, problem.code)
@@ -129,10 +129,10 @@ async def _submit(
     return await submission.answer(accepted)
 
 
-def _check_edit(parameters: EditParameters, upload: Upload) -> None:
+def check_asked_edit(parameters: EditParameters, has_mask: bool) -> None:
     """Raise Problem for an edit that no upload allows."""
     try:
-        check_edit(parameters.edit(), upload.mask is not None)
+        check_edit(parameters.edit(), has_mask)
     except RequestError as error:
         raise refuse_parameter(error, _given(parameters, error.field)) from error
 
@@ -157,7 +157,7 @@ async def _mask(
         yield replace(wanted, edit=replace(wanted.edit, mask=described)), path
 
 
-async def _probe(wanted: JobRequest, source: Source, submission: Submission) -> ProbeResult:
+async def probe_upload(wanted: JobRequest, source: Source, submission: Submission) -> ProbeResult:
     """Probe the upload in a slot of the caller's share. Raises Problem, ProbeUnavailableError."""
     services = submission.services
     probe = partial(probe_source, wanted, source, services.prober.probe, services.settings)
@@ -185,7 +185,7 @@ def _given(parameters: Parameters, field: str) -> Any:
     return value
 
 
-def _build(
+def build_from_upload(
     wanted: JobRequest, source: Source, found: ProbeResult, submission: Submission, parameters: Parameters
 ) -> Job:
     """The job. Raises Problem if the upload does not allow `parameters`."""

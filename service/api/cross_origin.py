@@ -34,7 +34,11 @@ _RESPONSE_HEADERS = (
     "Preference-Applied",
     "Retry-After",
     "WWW-Authenticate",
+    "X-Inference-Time-S",
+    "X-Model",
     "X-Request-ID",
+    "X-Stage-Durations",
+    "X-Video-Id",
 )
 
 

@@ -27,6 +27,10 @@ TAGS: list[dict[str, Any]] = [
     {"name": "make", "description": "Request a clip. The response is a job."},
     {"name": "jobs", "description": "Follow, cancel, retry and delete jobs, and fetch their files."},
     {"name": "verify", "description": "Read what a file says of its making."},
+    {
+        "name": "videos",
+        "description": "The dialect of OpenAI's video clients, at /v1/videos, over the same jobs and with its errors.",
+    },
     {"name": "models", "description": "The models of this service and their capabilities."},
     {
         "name": "study",
@@ -41,6 +45,10 @@ _EXAMPLES = {
     "ModelList": examples.MODELS,
     "Health": examples.HEALTH,
     "VerifyReport": examples.REPORT,
+    "Video": examples.VIDEO,
+    "VideoList": examples.VIDEOS,
+    "VideoDeleted": examples.VIDEO_DELETED,
+    "VideosError": examples.VIDEOS_ERROR,
     "Problem": examples.PROBLEM,
     "StudySession": examples.STUDY_SESSION,
     "StudyVote": examples.STUDY_VOTE,

@@ -137,6 +137,44 @@ PROBLEM: dict[str, Any] = {
     "errors": [{"field": "steps", "got": 0, "allowed": "an integer 1 … 1000"}],
 }
 
+VIDEO: dict[str, Any] = {
+    "id": _ID.replace("job_", "video_"),
+    "object": "video",
+    "status": "completed",
+    "model": "demo",
+    "progress": 100,
+    "created_at": 1795426867,
+    "completed_at": 1795426876,
+    "expires_at": 1796031667,
+    "seconds": "1.6",
+    "size": "128x128",
+    "prompt": None,
+    "remixed_from_video_id": None,
+    "error": None,
+    "seed": 7,
+    "inference_time_s": 9.34,
+    "stage_durations": {"queued": 0.1, "decode": 0.0, "base": 6.2, "sr": 2.4, "encode": 0.3, "upload": 0.1},
+}
+
+VIDEOS: dict[str, Any] = {
+    "object": "list",
+    "data": [VIDEO],
+    "has_more": False,
+    "first_id": VIDEO["id"],
+    "last_id": VIDEO["id"],
+}
+
+VIDEO_DELETED: dict[str, Any] = {"id": VIDEO["id"], "object": "video.deleted", "deleted": True}
+
+VIDEOS_ERROR: dict[str, Any] = {
+    "error": {
+        "message": "Invalid value: seconds. seconds: a number 0.1 … 600.",
+        "type": "invalid_request_error",
+        "param": "seconds",
+        "code": "invalid_parameter",
+    }
+}
+
 HEALTH: dict[str, Any] = {"status": "ok"}
 
 GENERATE: dict[str, dict[str, Any]] = {

@@ -57,7 +57,7 @@ async def file(
     """One file of a job: `video.mp4`, `audio.wav`, `poster.webp`, `spectrogram.png`, `manifest.json`, the upload as
     `input.*`, and `audio-new.wav` where sounds are mixed; further outputs have `-1`, `-2` … before the dot."""
     job = await run_in_threadpool(find, services, caller, job_id)
-    respond = partial(object_response, request, services, _key(job, name), name)
+    respond = partial(object_response, request, services, file_key(job, name), name)
     response = await to_thread.run_sync(respond, limiter=services.storage_threads)
     if caller.signed_url:
         response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
@@ -77,7 +77,7 @@ def object_response(request: Request, services: Services, key: str, name: str) -
             # An uploaded file must never act as a page of this service.
             "Content-Security-Policy": "default-src 'none'; sandbox",
         }
-        if is_unchanged(request.headers.get("if-none-match"), etag):
+        if request.method != "POST" and is_unchanged(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers=headers)
         part = None
         if request.method == "GET" and range_applies(request.headers.get("if-range"), etag):
@@ -126,7 +126,7 @@ def _unsatisfiable(size: int) -> Problem:
     return Problem(416, "range_not_satisfiable", f"The file has {size} bytes.", headers=headers)
 
 
-def _key(job: Job, name: str) -> str:
+def file_key(job: Job, name: str) -> str:
     """Storage key of the file. Raises Problem 404 for an unknown name, 409 for a file that does not exist yet."""
     if job.input is not None and name == job.input.name:
         return job.input.key

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from model.media.edits import Mask
 from model.request import RequestError
-from service.api.auth import CallerHere
+from service.api.auth import Caller, CallerHere
 from service.api.etags import is_unchanged
 from service.api.examples import JOB
 from service.api.lookup import ID_PATTERN, JobId, Viewer, find, look
@@ -78,14 +78,19 @@ def job(job_id: JobId, request: Request, services: ServicesHere, caller: CallerH
 @router.delete("/jobs/{job_id}", status_code=204, response_class=Response, responses=responses(403, 404, 503))
 async def delete(job_id: JobId, services: ServicesHere, caller: CallerHere) -> Response:
     """Stop the job if it runs, and delete its record, upload and results. Idempotent."""
+    await erase(services, caller, job_id)
+    return Response(status_code=204)
+
+
+async def erase(services: Services, caller: Caller, job_id: str) -> None:
+    """Stop and delete the caller's job. Idempotent. Raises Problem 404, StoreUnavailable."""
     try:
         job = await run_in_threadpool(find, services, caller, job_id)
         await to_thread.run_sync(services.retention.erase, job, limiter=services.storage_threads)
         log.info("job deleted", job=job_id)
     except Problem as problem:
-        if problem.status_code != 410:  # deleted already
+        if problem.status_code != 410:
             raise
-    return Response(status_code=204)
 
 
 @router.post("/jobs/{job_id}/cancel", response_model=JobView, responses=_CANCELED | responses(403, 404, 409, 410, 503))

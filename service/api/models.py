@@ -116,10 +116,6 @@ def view(
 ) -> ModelView:
     """The model as `/models` shows it; `max_output_s`: the service's limit, `speed` by kind of job."""
     clip = manifest.config.clip
-    sizes = [Resolution(width=clip.width, height=clip.height, super_resolution=False)]
-    if manifest.config.sr is not None:
-        height, width = manifest.config.output_size
-        sizes.append(Resolution(width=width, height=height, super_resolution=True))
     solvers = manifest.tuned
     found = {**solvers.base, "sr": solvers.sr} if solvers is not None else {}
     tuned = {name: sorted(each) for name, each in found.items() if each}
@@ -132,7 +128,7 @@ def view(
         licence=manifest.licence,
         clip=ClipView(**asdict(clip), duration=clip.duration),
         max_duration=max_output_s if is_divisible(clip) else clip.duration,
-        resolutions=sizes,
+        resolutions=resolutions(manifest),
         samplers=[*SAMPLERS, TUNED] if tuned else list(SAMPLERS),
         qualities={name: QualityView(steps=each.steps, sr_steps=each.sr_steps) for name, each in QUALITIES.items()},
         tuned=tuned,
@@ -141,6 +137,16 @@ def view(
         text=_text(manifest.text),
         speed={kind: SpeedView(**asdict(each)) for kind, each in speed.items()},
     )
+
+
+def resolutions(manifest: Manifest) -> list[Resolution]:
+    """The frame sizes that the model makes."""
+    clip = manifest.config.clip
+    sizes = [Resolution(width=clip.width, height=clip.height, super_resolution=False)]
+    if manifest.config.sr is not None:
+        height, width = manifest.config.output_size
+        sizes.append(Resolution(width=width, height=height, super_resolution=True))
+    return sizes
 
 
 def _text(text: TextEncoding | None) -> TextView | None:

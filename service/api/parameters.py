@@ -248,7 +248,7 @@ def _pattern(name: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
-def allowed(model: type[Parameters], name: str) -> str:
+def allowed(model: type[BaseModel], name: str) -> str:
     """The allowed values of the field, in words."""
     if _pattern(name) in _ALLOWED:
         return _ALLOWED[_pattern(name)]

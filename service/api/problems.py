@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from service.api.description import extend_description
+from service.api.openai_errors import VideosError, openai_error, speaks_openai
 from service.jobs.connection import StoreTimeout, StoreUnavailable
 from service.jobs.queue import QueueUnavailable
 from service.jobs.record import UnreadableRecord
@@ -77,7 +78,12 @@ class ProblemBody(BaseModel):
 
 
 def problem_response(request: Request, problem: Problem) -> JSONResponse:
-    """The problem as a response."""
+    """The problem as a response; on the routes of OpenAI's dialect in its shape."""
+    headers = dict(problem.headers or {})
+    if speaks_openai(request.scope):
+        fields = [(each.field, each.allowed) for each in problem.errors]
+        status, error = openai_error(problem.status_code, problem.code, _sendable(problem.detail), fields)
+        return JSONResponse(error, status, headers)
     body = {
         "type": "about:blank",
         "title": HTTPStatus(problem.status_code).phrase,
@@ -91,7 +97,7 @@ def problem_response(request: Request, problem: Problem) -> JSONResponse:
         ],
         **problem.extra,
     }
-    return JSONResponse(body, problem.status_code, dict(problem.headers or {}), media_type=MEDIA_TYPE)
+    return JSONResponse(body, problem.status_code, headers, media_type=MEDIA_TYPE)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -101,10 +107,13 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Make every error response of `app` a problem, and add the schema to its OpenAPI description."""
+    """Make every error response of `app` a problem, and add the schemas to its OpenAPI description."""
 
     def add_schema(description: dict[str, Any]) -> None:
-        description.setdefault("components", {}).setdefault("schemas", {})["Problem"] = ProblemBody.model_json_schema()
+        schemas = description.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = ProblemBody.model_json_schema()
+        schemas["VideosError"] = VideosError.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schemas["VideosError"].pop("$defs")
 
     extend_description(app, add_schema)
     app.add_exception_handler(Problem, _from_problem)

@@ -12,23 +12,24 @@ _WORDS = f"one line of at most {MAX_PROMPT} characters, without control characte
 ALLOWED = {"prompt": _WORDS, "negative_prompt": _WORDS}
 """Allowed values of each field, for error messages."""
 
-_Words = Annotated[
+Words = Annotated[
     str,
     AfterValidator(clean_prompt),
     Field(json_schema_extra={"maxLength": MAX_PROMPT, "pattern": PROMPT_PATTERN}),
 ]
+"""Type of a prompt."""
 
 
 class PromptParameters(BaseModel):
     """Words that guide a clip."""
 
-    prompt: _Words | None = Field(
+    prompt: Words | None = Field(
         default=None,
         examples=["a heavy thunderstorm at night, lightning close by"],
         description="what the clip shows and sounds like, for models that have `text` in `/models`; white space around "
         "it is removed, and an empty one is absent; if absent, the model chooses",
     )
-    negative_prompt: _Words | None = Field(
+    negative_prompt: Words | None = Field(
         default=None,
         examples=["wind"],
         description="with `prompt`, what the clip moves away from; if absent, away from clips without a prompt",

@@ -111,6 +111,11 @@ class Submission:
         self._key = key
         self._wait = None if wait is None else min(wait, services.settings.max_wait_s)
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether the client can get the same job again, by its Idempotency-Key."""
+        return self._key is not None
+
     async def check_room(self) -> None:
         """Refuse before the body is read if the job could not be queued. Raises Problem, StoreUnavailable."""
         if self._key is None:  # with a key the job may exist already
@@ -193,7 +198,7 @@ class Submission:
             headers["Idempotency-Replayed"] = "true"
         if self._wait is not None:
             headers["Preference-Applied"] = f"wait={self._wait:g}"
-            job = await self._until_ended(job, self._wait)
+            job = await self.until_ended(job, self._wait)
         status = 200 if self._wait is not None and job.status.ended else 202
         if status == 202:
             headers["Retry-After"] = "2"
@@ -208,7 +213,7 @@ class Submission:
             log.warning("Redis is unavailable after a job was accepted", job=job.id, error=str(error))
             return job_view(job, None, None, prefix(self._request), lambda path: path)
 
-    async def _until_ended(self, job: Job, seconds: float) -> Job:
+    async def until_ended(self, job: Job, seconds: float) -> Job:
         """The job once it has ended, the time is over, the client has disconnected or this process stops."""
         events = self.services.events
         deadline = time.monotonic() + seconds

@@ -54,27 +54,36 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class Upload:
-    """A received file, the other fields of its form, and its mask if it has one."""
+    """A received file, the other fields of its form, and its mask if it has one. Without `has_file`, `source` is an
+    empty file."""
 
     source: Source
     fields: dict[str, str]
     mask: MaskFile | None = None
+    has_file: bool = True
 
 
 @asynccontextmanager
 async def receive_upload(
-    request: Request, settings: Settings, limits: ConcurrencyLimits, caller: str | None, mask: bool = False
+    request: Request,
+    settings: Settings,
+    limits: ConcurrencyLimits,
+    caller: str | None,
+    mask: bool = False,
+    field: str = "file",
+    optional: bool = False,
 ) -> AsyncIterator[Upload]:
-    """Read the form of `request`, which may have a mask too if `mask`; its file exists in `settings.temporary` as long
-    as the context is open.
+    """Read the form of `request`; its file exists in `settings.temporary` as long as the context is open.
+
+    `mask`: the form may have a mask too; `field`: name of the file's part; `optional`: the form may lack it.
 
     Raises Problem 400, 408, 413, 415, 422, 429 or 507, StoreUnavailable, and ClientDisconnect.
     """
     media_type, options = parse_options_header(request.headers.get("content-type"))
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
-        raise Problem(415, "unsupported_media_type", "The body must be multipart/form-data with a field `file`.")
+        raise Problem(415, "unsupported_media_type", f"The body must be multipart/form-data with a field `{field}`.")
     further = _FORM_BYTES + (MAX_MASK if mask else 0)
-    body_limit(request).allow(settings.max_upload_bytes + further, _too_large(settings.max_upload_bytes))
+    body_limit(request).allow(settings.max_upload_bytes + further, _too_large(settings.max_upload_bytes, field))
     reserve = settings.disk_reserve_mib * 2**20
     async with AsyncExitStack() as stack:
         most = settings.max_uploads_per_key
@@ -85,11 +94,12 @@ async def receive_upload(
             raise Problem(429, "too_many_uploads", detail, headers={"Retry-After": "5"}) from error
         room = reserve + body_limit(request).announced
         path, file = stack.enter_context(temporary_file(settings.temporary, room))
-        form = _Form(options[b"boundary"], file, settings.max_upload_bytes, reserve, mask)
+        form = _Form(options[b"boundary"], file, settings.max_upload_bytes, reserve, mask, field, optional)
         async for chunk in request.stream():
             await run_in_threadpool(form.feed, chunk)  # hashing and the disk must not block the event loop
         await run_in_threadpool(form.finish)
-        yield Upload(Source(path, form.filename, form.size, form.digest.hexdigest()), form.fields, form.mask)
+        source = Source(path, form.filename, form.size, form.digest.hexdigest())
+        yield Upload(source, form.fields, form.mask, form.has_file)
 
 
 @contextmanager
@@ -138,12 +148,23 @@ def _names(path: Path, file: IO[bytes]) -> bool:
 
 
 class _Form:
-    """Parses the body: the part `file` goes to disk, `mask` to memory, the others to `fields`. Raises Problem."""
+    """Parses the body: the part `field` goes to disk, `mask` to memory, the others to `fields`. Raises Problem."""
 
-    def __init__(self, boundary: bytes, file: IO[bytes], max_bytes: int, reserve: int, takes_mask: bool) -> None:
-        """`reserve`: bytes to leave free on the disk of `file`."""
+    def __init__(
+        self,
+        boundary: bytes,
+        file: IO[bytes],
+        max_bytes: int,
+        reserve: int,
+        takes_mask: bool,
+        field: str,
+        optional: bool,
+    ) -> None:
+        """`reserve`: bytes to leave free on the disk of `file`; `optional`: the part `field` may be missing."""
         self.mask: MaskFile | None = None
-        self._files = ("file", "mask") if takes_mask else ("file",)
+        self._field = field
+        self._optional = optional
+        self._files = (field, "mask") if takes_mask else (field,)
         self.filename = ""
         self.size = 0
         self.digest = hashlib.sha256()
@@ -151,7 +172,7 @@ class _Form:
         self._file = file
         self._max_bytes = max_bytes
         self._reserve = reserve
-        self._has_file = False
+        self.has_file = False
         self._ended = False
         self._name = ""
         self._is_file = False
@@ -188,10 +209,9 @@ class _Form:
         """Check at the end of the body that it was complete and had a file."""
         if not self._ended:
             raise _malformed("the closing boundary is missing")
-        if not self._has_file:
-            raise Problem(
-                422, "missing_file", "The form has no file.", [FieldError("file", None, "a part with a filename")]
-            )
+        if not self.has_file and not self._optional:
+            missing = FieldError(self._field, None, "a part with a filename")
+            raise Problem(422, "missing_file", "The form has no file.", [missing])
         with room_on_disk():
             self._file.flush()
 
@@ -218,9 +238,9 @@ class _Form:
         self._is_file = "filename" in options
         if self._is_file != (self._name in self._files):
             named = self._name in self._files
-            allowed = "a part with a filename" if named else "the file belongs in the field `file`"
+            allowed = "a part with a filename" if named else f"the file belongs in the field `{self._field}`"
             raise _invalid(self._name, "a file" if self._is_file else "a value", allowed)
-        there = self.mask is not None if self._name == "mask" else self._has_file
+        there = self.mask is not None if self._name == "mask" else self.has_file
         if self._name in self.fields or (self._is_file and there):
             raise _invalid(self._name, "more than one", "each field once")
         if self._is_file:
@@ -228,7 +248,7 @@ class _Form:
             if self._name == "mask":
                 self.mask = MaskFile(_display_name(filename), b"")
             else:
-                self._has_file, self.filename = True, _display_name(filename)
+                self.has_file, self.filename = True, _display_name(filename)
         elif len(self.fields) >= MAX_FIELDS:
             raise _invalid(self._name, "one field more", f"{MAX_FIELDS} fields at most")
 
@@ -241,7 +261,7 @@ class _Form:
             return
         self.size += end - start
         if self.size > self._max_bytes:
-            raise _too_large(self._max_bytes)
+            raise _too_large(self._max_bytes, self._field)
         piece = memoryview(data)[start:end]
         self.digest.update(piece)
         with room_on_disk():
@@ -292,11 +312,9 @@ def _display_name(given: str) -> str:
     return "".join(c for c in name if unicodedata.category(c)[0] != "C")[:255].strip() or "upload"
 
 
-def _too_large(max_bytes: int) -> Problem:
+def _too_large(max_bytes: int, field: str) -> Problem:
     limit = f"at most {max_bytes // 2**20} MiB"
-    return Problem(
-        413, "too_large", f"The file is too large: {limit} are allowed.", [FieldError("file", "more", limit)]
-    )
+    return Problem(413, "too_large", f"The file is too large: {limit} are allowed.", [FieldError(field, "more", limit)])
 
 
 def _malformed(reason: str) -> Problem:

@@ -97,15 +97,22 @@ class RecordStore:
         owner: str | None = None,
         after: str | None = None,
         limit: int = 20,
+        oldest_first: bool = False,
     ) -> tuple[list[Job], str | None]:
-        """Jobs, newest first, those of `status`, `kind` and `owner` where given, that are older than the id `after`.
+        """Jobs, newest first, those of `status`, `kind` and `owner` where given, that come after the id `after`.
 
         Returns at most `limit` of them, and the id after which the next page begins, None if there is none. Records
         that cannot be read are skipped.
         """
-        end = f"({after}" if after else "+"
         key = index_key(owner, status, kind)
-        found: Any = self._read(lambda: self._redis.zrevrangebylex(key, end, "-", 0, limit + 1))
+        begin = f"({after}" if after else "-" if oldest_first else "+"
+
+        def ids_of_page() -> Any:
+            if oldest_first:
+                return self._redis.zrangebylex(key, begin, "+", 0, limit + 1)
+            return self._redis.zrevrangebylex(key, begin, "-", 0, limit + 1)
+
+        found = self._read(ids_of_page)
         ids = [decoded(each) for each in found]
         return self.readable(ids[:limit]), ids[limit - 1] if len(ids) > limit else None
 

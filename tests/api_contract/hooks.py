@@ -29,6 +29,15 @@ def ask_for_a_file_that_is_there(context: HookContext, case: Case, kwargs: dict[
 
 
 @schemathesis.hook("before_call")
+def ask_for_a_video_that_is_there(context: HookContext, case: Case, kwargs: dict[str, object]) -> None:
+    """Every second valid request for the content of a video is for one that is completed."""
+    if case.operation.path != "/videos/{video_id}/content" or sum(case.id.encode()) % 2:
+        return
+    if case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE:
+        case.path_parameters["video_id"] = os.environ[COMPLETED_JOB].replace("job_", "video_")
+
+
+@schemathesis.hook("before_call")
 def follow_only_what_ends(context: HookContext, case: Case, kwargs: dict[str, object]) -> None:
     """The events of a job that waits, or that nobody ends, have no end, and neither would the request."""
     job_id = str(case.path_parameters.get("job_id")) if case.path_parameters else ""

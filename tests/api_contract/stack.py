@@ -62,6 +62,7 @@ def running() -> Iterator[Stack]:
             max_queued_per_key=10**5,
             max_queued=10**5,
             max_wait_s=0.2,
+            max_sync_s=0.1,
             models=add_words_model(folder / "models"),
             default_model="words",
             log_level="error",

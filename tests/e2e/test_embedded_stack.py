@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import httpx
 import numpy as np
+import openai
 import pytest
 from mcp import Client
 
@@ -141,6 +142,53 @@ def test_a2v_returns_new_frames_over_the_users_own_sound(served: httpx.Client, m
         assert max(shifts.values()) >= 0.99
     exact = decode(fetch(served, files["audio.wav"], tmp_path))
     np.testing.assert_allclose(exact.sound, own, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+def test_openais_client_makes_a_video_and_a_sound_for_one(served: httpx.Client, film: Path, tmp_path: Path) -> None:
+    quick = {"seed": 42, "num_inference_steps": 2}
+    with openai.DefaultHttpxClient(trust_env=False) as http:
+        client = openai.OpenAI(base_url=f"{served.base_url}/v1", api_key="none", http_client=http)
+        video = client.videos.create_and_poll(
+            prompt="",
+            size="16x16",  # type: ignore[arg-type]
+            extra_body=quick,
+            poll_interval_ms=100,
+        )
+        assert (video.status, video.seconds, video.size) == ("completed", "1.6", "16x16"), video.error
+        client.videos.download_content(video.id).write_to_file(tmp_path / "new.mp4")
+        sounding = client.videos.create_and_poll(
+            prompt="",
+            seconds="1.6",  # type: ignore[arg-type]
+            input_reference=film,
+            extra_body=quick,
+            poll_interval_ms=100,
+        )
+        assert sounding.status == "completed", sounding.error
+        client.videos.download_content(sounding.id).write_to_file(tmp_path / "sounding.mp4")
+        assert client.videos.delete(video.id).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.videos.download_content(video.id)
+    made = decode(tmp_path / "new.mp4")
+    assert made.codecs == {"video": "h264", "audio": "aac"}
+    assert made.frames.shape == (CLIP.frames, 16, 16, 3)
+    assert "seed 42" in made.comment
+    kept, upload = decode(tmp_path / "sounding.mp4"), decode(film)
+    assert kept.frames.shape[1:] == upload.frames.shape[1:]
+    assert kept.sound_seconds == pytest.approx(CLIP_SECONDS, abs=1 / upload.fps)
+
+
+def test_the_synchronous_form_returns_a_video_for_a_sound(served: httpx.Client, music: Path, tmp_path: Path) -> None:
+    fields = {"seconds": "1.6", "size": "16x16", "num_inference_steps": "2"}
+    answer = served.post(
+        "/v1/videos/sync", data=fields, files={"input_reference": (music.name, music.read_bytes())}, timeout=120
+    )
+    assert answer.status_code == 200, answer.text
+    assert float(answer.headers["x-inference-time-s"]) > 0
+    (tmp_path / "video.mp4").write_bytes(answer.content)
+    made = decode(tmp_path / "video.mp4")
+    assert made.frames.shape == (CLIP.frames, 16, 16, 3)
+    assert made.sample_rate == decode(music).sample_rate
 
 
 def test_an_unusable_upload_is_refused_without_a_job(served: httpx.Client, music: Path, tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ BAD = {
     "max_queued_per_key": ["0"],
     "max_queued": ["0", "1e3x"],
     "max_wait_s": ["-1", "inf", "nan"],
+    "max_sync_s": ["-1", "3601", "nan"],
     "max_event_streams": ["0"],
     "max_event_streams_per_key": ["0"],
     "public_url": [

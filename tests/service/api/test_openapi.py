@@ -11,10 +11,12 @@ from pydantic import BaseModel
 
 from service.api.health import Health
 from service.api.models import ModelList
+from service.api.openai_errors import VideosError
 from service.api.parameters import GenerateParameters
 from service.api.problems import ProblemBody
 from service.api.study import StudySession, StudyVote
 from service.api.verify import VerifyReport
+from service.api.videos.view import Video, VideoDeleted, VideoList
 from service.app import create_app
 from service.jobs.view import OUTPUT_FILES, JobList, JobView
 from service.settings import Settings
@@ -25,6 +27,10 @@ ANSWERS: dict[str, type[BaseModel]] = {
     "ModelList": ModelList,
     "Health": Health,
     "VerifyReport": VerifyReport,
+    "Video": Video,
+    "VideoList": VideoList,
+    "VideoDeleted": VideoDeleted,
+    "VideosError": VideosError,
     "Problem": ProblemBody,
     "StudySession": StudySession,
     "StudyVote": StudyVote,

@@ -1,0 +1,279 @@
+"""`/v1/videos` by plain HTTP: every field, the kinds of body, files in part, and the synchronous form."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.jobs.record import JobError, Status
+from service.jobs.store import JobStore
+from service.settings import Settings
+from tests.conftest import RunningApi
+from tests.service import media
+from tests.service.completed import complete, completing
+from tests.tiny_model import add_words_model
+from tests.waiting import until
+
+RunApi = Callable[[Settings], RunningApi]
+VIDEO = {"video.mp4": b"a video of some bytes"}
+
+REFUSED_FIELDS: list[tuple[dict[str, str], str | None, str]] = [
+    ({"seconds": "soon"}, "seconds", "a number 0.1 … 600"),
+    ({"seconds": "0"}, "seconds", "a number 0.1 … 600"),
+    ({"seconds": "nan"}, "seconds", "a number 0.1 … 600"),
+    ({"seconds": "61"}, "seconds", "seconds must be at most 60 s here; got 61"),
+    ({"size": "huge"}, "size", "width and height in pixels"),
+    ({"size": "1280x720"}, "size", "one of 16x16, 128x128 for the model demo"),
+    ({"width": "16"}, "width", "given together with height"),
+    ({"width": "16", "height": "17"}, "width", "one of 16x16"),
+    ({"width": "16", "height": "16", "size": "16x16"}, "width", "left out with size"),
+    ({"num_frames": "0"}, "num_frames", "an integer 1 … 600000"),
+    ({"num_frames": "16", "seconds": "1"}, "num_frames", "left out with seconds"),
+    ({"num_frames": "6000"}, "num_frames", "must be at most 60 s here"),
+    ({"fps": "24"}, "fps", "10, the rate of the model demo"),
+    ({"seed": "-1"}, "seed", "an integer 0 …"),
+    ({"seed": "x"}, "seed", "an integer 0 …"),
+    ({"model": "sora-2"}, "model", "one of demo"),
+    ({"prompt": "rain"}, "prompt", "knows no words. Send an empty prompt"),
+    ({"prompt": "x" * 301}, "prompt", "at most 300 characters"),
+    ({"negative_prompt": "rain"}, "negative_prompt", "knows no words"),
+    ({"guidance_scale": "2"}, "guidance_scale", "knows no words"),
+    ({"guidance_scale": "-2"}, "guidance_scale", "a number 0 …"),
+    ({"num_inference_steps": "0"}, "num_inference_steps", "an integer 1 … 1000"),
+    ({"generate_sound": "false"}, "generate_sound", "no video without sound"),
+    ({"user": "x" * 513}, "user", "at most 512 characters"),
+    ({"extra_params": "{"}, None, "The field extra_params is not JSON"),
+    ({"extra_params": "[]"}, "extra_params", "a JSON object"),
+    ({"extra_params": '{"steps": 0}'}, "steps", "an integer 1 … 1000"),
+    ({"extra_params": '{"x": 1}'}, "x", "only prompt"),
+    ({"extra_params": '{"seed": 1}', "seed": "1"}, "extra_params.seed", "given only once"),
+    ({"extra_params": '{"extend": {"after": 1}}'}, "input_reference", "the video to edit"),
+    ({"extra_params[steps]": "2"}, "extra_params", "a JSON object"),
+    ({"input_reference": "a.mp4"}, "input_reference", "uploaded file"),
+    ({"input_reference[image_url]": "https://example.com"}, "input_reference", "not fetched"),
+    (
+        {"image_reference": '{"image_url": "x"}'},
+        "image_reference",
+        "no model of this service begins with a picture",
+    ),
+    ({"audio_reference": '{"audio_url": "x"}'}, "audio_reference", "upload the sound as `input_reference`"),
+    ({"flow_shift": "5"}, "flow_shift", "only prompt, model, seconds"),
+]
+"""Fields, the one at fault, and words of the message."""
+
+REFUSED_JSON: list[tuple[str, str | None]] = [
+    ("[]", None),
+    ("{", None),
+    ('{"prompt": 5}', "prompt"),
+    ('{"seconds": true}', "seconds"),
+    ('{"seconds": []}', "seconds"),
+    ('{"seed": "5"}', "seed"),
+    ('{"size": 5}', "size"),
+    ('{"user": {}}', "user"),
+    ('{"extra_params": "{}"}', "extra_params"),
+    ('{"input_reference": {"image_url": "data:,"}}', "input_reference"),
+    ('{"seed": "\\ud800"}', "seed"),
+    ("[" * 100_000, None),
+]
+"""Body, and the field at fault."""
+
+REFUSED_UPLOADS: list[tuple[str, Callable[[], bytes], dict[str, str], str]] = [
+    ("a.png", media.png, {}, "input_reference"),
+    ("a.mp4", lambda: b"", {}, "input_reference"),
+    ("a.mp4", media.video, {"size": "64x48"}, "size"),
+    ("a.mp4", media.video, {"fps": "10"}, "fps"),
+    ("a.mp4", media.video, {"seconds": "9"}, "seconds"),
+    ("a.wav", media.sound, {"size": "64x48"}, "size"),
+    ("a.wav", media.sound, {"extra_params": '{"mix": "under"}'}, "mix"),
+    ("a.wav", media.sound, {"extra_params": '{"extend": {"after": 1}}'}, "input_reference"),
+    ("a.mp4", media.video, {"extra_params": '{"extend": {}}'}, "extend"),
+    ("a.mp4", media.video, {"extra_params": '{"start": 9}'}, "start"),
+    ("a.mp4", media.video, {"extra_params": '{"start": "x"}'}, "start"),
+]
+"""File, its contents, further fields, and the field at fault."""
+
+
+def refused(answer: httpx.Response, param: str | None, status: int = 400) -> str:
+    """The message of an error in the dialect's shape."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    (error,) = answer.json().values()
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["param"] == param, error
+    return str(error["message"])
+
+
+@pytest.fixture
+def words(run_api: RunApi, settings: Settings, tmp_path: Path) -> Iterator[httpx.Client]:
+    """A client of an API with the models `words`, which takes prompts, and `tiny`, which takes none."""
+    api = run_api(
+        settings.model_copy(update={"models": add_words_model(tmp_path / "models"), "default_model": "words"})
+    )
+    with httpx.Client(base_url=api.url, timeout=30, trust_env=False) as client:
+        yield client
+
+
+def params(client: httpx.Client) -> dict[str, Any]:
+    """The parameters of the newest job."""
+    found: dict[str, Any] = client.get("/jobs").json()["data"][0]["params"]
+    return found
+
+
+def test_the_three_kinds_of_body_ask_for_the_same(words: httpx.Client) -> None:
+    clip = words.get("/models").json()["data"][0]["clip"]
+    fields = {"prompt": " heavy rain ", "seconds": str(clip["duration"]), "seed": 5, "negative_prompt": "wind"}
+    fields |= {"guidance_scale": 3, "num_inference_steps": 2, "generate_sound": True}
+    extra = {"quality": "fast", "metadata": {"a": "b"}}
+    form = {name: str(value) for name, value in fields.items()} | {"extra_params": json.dumps(extra)}
+    bodies: list[dict[str, Any]] = [
+        {"json": {**fields, "extra_params": extra, "model": None}},
+        {"data": form},
+        {"files": {name: (None, value) for name, value in form.items()}},
+    ]
+    shown = []
+    for body in bodies:
+        answer = words.post("/v1/videos", **body)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["location"] == f"/v1/videos/{answer.json()['id']}"
+        assert (answer.json()["prompt"], answer.json()["seed"]) == ("heavy rain", 5)
+        shown.append(params(words))
+    assert shown[0] == shown[1] == shown[2]
+    wanted = {"prompt": "heavy rain", "negative_prompt": "wind", "prompt_scale": 3.0, "steps": 2, "quality": "fast"}
+    assert shown[0].items() >= wanted.items()
+
+
+def test_without_a_body_the_defaults_hold(client: httpx.Client) -> None:
+    video = client.post("/v1/videos").json()
+    assert (video["status"], video["seconds"], video["size"], video["prompt"]) == ("queued", "1.6", "128x128", None)
+    assert client.get(f"/v1/videos/{video['id']}").json() == video
+
+
+def test_width_height_frames_and_rate_stand_for_size_and_seconds(client: httpx.Client) -> None:
+    fields = {"width": 16, "height": 16, "num_frames": 32, "fps": 10}
+    video = client.post("/v1/videos", data=fields).json()
+    assert (video["size"], video["seconds"]) == ("16x16", "3.2")
+
+
+def test_an_invalid_field_is_refused_by_name(client: httpx.Client) -> None:
+    for fields, param, words in REFUSED_FIELDS:
+        assert words in refused(client.post("/v1/videos", data=fields), param)
+    assert client.get("/jobs").json()["data"] == []
+
+
+def test_invalid_json_is_refused(client: httpx.Client) -> None:
+    for body, param in REFUSED_JSON:
+        refused(client.post("/v1/videos", content=body, headers={"Content-Type": "application/json"}), param)
+
+
+def test_what_an_upload_does_not_allow_is_refused(client: httpx.Client) -> None:
+    for name, upload, fields, param in REFUSED_UPLOADS:
+        refused(client.post("/v1/videos", files={"input_reference": (name, upload())}, data=fields), param)
+    assert client.get("/jobs").json()["data"] == []
+
+
+def test_other_errors_have_the_shape_of_the_dialect_on_these_routes_only(client: httpx.Client) -> None:
+    refused(client.get("/v1/videos/x/y"), None, 404)
+    refused(client.put("/v1/videos"), None, 405)
+    refused(client.get("/v1/videos", params={"limit": 0}), "limit")
+    refused(client.get("/v1/videos", params={"order": "up"}), "order")
+    refused(client.get("/v1/videos", params={"after": "x"}), "after")
+    refused(client.post("/v1/videos", content="a", headers={"Content-Type": "text/plain"}), None)
+    refused(client.post("/v1/videos", content="seed=1&seed=2", headers={"Content-Type": FORM}), "seed")
+    refused(client.post("/v1/videos", content="user=%ff", headers={"Content-Type": FORM}), None)
+    refused(client.post("/v1/videos", files={"file": ("a.mp4", b"x")}), "file")
+    refused(client.post("/v1/videos", json={"user": "x" * 2**20}), None, 413)
+    refused(client.post("/v1/videos", headers={"Origin": "https://elsewhere.example"}), None, 403)
+    refused(client.get("/v1/videos", headers={"Host": "elsewhere.example"}), None, 421)
+    refused(client.delete("/v1/videos/video_01M83RX3VC8P4W7YY66EW4G7A8"), None, 404)
+    for path in ("/v1/videosx", "/v1/jobs/x"):
+        assert client.get(path).headers["content-type"] == "application/problem+json"
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+def test_content_is_served_in_part(client: httpx.Client, store: JobStore, settings: Settings) -> None:
+    url = client.post("/v1/videos").headers["location"]
+    complete(store, settings, url.replace("/v1/videos/video_", "job_"), VIDEO)
+    whole = client.get(f"{url}/content")
+    assert (whole.status_code, whole.content) == (200, VIDEO["video.mp4"])
+    assert (whole.headers["content-type"], whole.headers["accept-ranges"]) == ("video/mp4", "bytes")
+    part = client.get(f"{url}/content", headers={"Range": "bytes=2-6"})
+    assert (part.status_code, part.content) == (206, b"video")
+    refused(client.get(f"{url}/content", headers={"Range": "bytes=99-"}), None, 416)
+    assert client.get(f"{url}/content", headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
+    assert client.head(f"{url}/content").headers["content-length"] == whole.headers["content-length"]
+    refused(client.get(f"{url}/content", params={"variant": "thumbnail"}), None, 404)
+
+
+def test_deleting_is_repeatable_and_a_job_may_be_deleted_as_a_video(client: httpx.Client) -> None:
+    job = client.post("/generate").json()["id"]
+    video = job.replace("job_", "video_")
+    for _ in range(2):
+        assert client.delete(f"/v1/videos/{video}").json() == {"id": video, "object": "video.deleted", "deleted": True}
+    assert client.get(f"/jobs/{job}").status_code == 410
+
+
+def test_the_synchronous_form_returns_the_file(client: httpx.Client, store: JobStore, settings: Settings) -> None:
+    with completing(store, settings, VIDEO):
+        answer = client.post(
+            "/v1/videos/sync", files={"input_reference": ("a.wav", media.sound())}, headers={"If-None-Match": "*"}
+        )
+    assert (answer.status_code, answer.content) == (200, VIDEO["video.mp4"])
+    headers = answer.headers
+    assert (headers["content-type"], headers["x-model"]) == ("video/mp4", "demo")
+    assert float(headers["x-inference-time-s"]) >= 0
+    assert json.loads(headers["x-stage-durations"])["base"] == 0.5
+    video = client.get(f"/v1/videos/{headers['x-video-id']}").json()
+    assert (video["status"], video["stage_durations"]["base"]) == ("completed", 0.5)
+    refused(client.post("/v1/videos/sync", data={"seconds": "soon"}), "seconds")
+
+
+def test_the_synchronous_form_reports_failures(client: httpx.Client, store: JobStore) -> None:
+    for code, status in (("out_of_memory", 500), ("undecodable_input", 400), ("canceled", 409)):
+
+        def end(code: str = code) -> None:
+            (job,) = until(lambda: store.page(Status.QUEUED)[0], "a job is queued")
+            if code == "canceled":
+                store.request_cancel(job.id)
+                return
+            store.claim(job.id, "a worker")
+            store.start(job.id, 1)
+            store.fail(job.id, 1, JobError(code, "the reason", True, 1))
+
+        worker = threading.Thread(target=end)
+        worker.start()
+        answer = client.post("/v1/videos/sync")
+        worker.join()
+        message = refused(answer, None, status)
+        assert ("was canceled" if code == "canceled" else "failed: the reason") in message
+
+
+def test_a_video_that_takes_too_long_goes_on(run_api: RunApi, settings: Settings) -> None:
+    api = run_api(settings.model_copy(update={"max_sync_s": 0.1}))
+    with httpx.Client(base_url=api.url, trust_env=False, timeout=30) as client:
+        answer = client.post("/v1/videos/sync", headers={"Idempotency-Key": "one"})
+        assert "takes longer than 0.1 s, and goes on" in refused(answer, None, 504)
+        assert client.get(answer.headers["location"]).json()["status"] == "queued"
+        again = client.post("/v1/videos/sync", headers={"Idempotency-Key": "one"})
+        assert again.headers["location"] == answer.headers["location"]
+
+
+@pytest.mark.parametrize(("key", "status"), [("", "canceled"), ("Idempotency-Key: one\r\n", "queued")])
+def test_a_client_that_disconnects_cancels_its_job_unless_it_can_ask_again(
+    shared_api: RunningApi, client: httpx.Client, key: str, status: str
+) -> None:
+    """A socket of its own, because closing it is what the test is about."""
+    events = shared_api.app.state.services.events
+    with socket.create_connection(("127.0.0.1", shared_api.port)) as connection:
+        connection.sendall(f"POST /v1/videos/sync HTTP/1.1\r\nHost: localhost\r\n{key}\r\n".encode())
+        until(lambda: events._count, "the API waits for the job")
+    until(lambda: not events._count, "the API has noticed it")
+    until(lambda: [each["status"] for each in client.get("/jobs").json()["data"]] == [status], f"it is {status}")
