@@ -31,7 +31,10 @@ def memorisation(
     held_out: Annotated[
         Path | None, option("Folder of films that were not trained on, with --training.", metavar="FOLDER")
     ] = None,
-    data_seed: Annotated[int, option("data.seed of a training on bounce.", validator=within(0), show_default=True)] = 0,
+    data_seed: Annotated[
+        int | None,
+        option("data.seed of a training on bounce; default: that in the model's training record.", validator=within(0)),
+    ] = None,
     clips: Annotated[int, option("Samples.", validator=within(2, MAX_CLIPS), show_default=True)] = 64,
     training_clips: Annotated[
         int, option("Training clips to compare with.", validator=within(2, MAX_CLIPS), show_default=True)
@@ -51,7 +54,7 @@ def memorisation(
 
     from model.checkpoint.loading import CheckpointError
     from model.evaluation.generation import ClipGenerator, EvaluationRun, real_clips
-    from model.evaluation.memorisation import CHANCE, bounce_clips, film_clips, write_pairs
+    from model.evaluation.memorisation import CHANCE, OtherTrainingData, bounce_clips, film_clips, seed_of, write_pairs
     from model.evaluation.memorisation import memorisation as compare
     from model.evaluation.reference_clips import NoReference
     from model.request import RequestError, SamplingParams
@@ -68,7 +71,7 @@ def memorisation(
             known = film_clips(training, spec, training_clips, seed)
             others = film_clips(held_out, spec, clips, seed)
         else:
-            known = bounce_clips(spec, data_seed, training_clips)
+            known = bounce_clips(spec, seed_of(manifest) if data_seed is None else data_seed, training_clips)
             others = bounce_clips(spec, HELD_OUT_SEED, max(clips, 256))
         base_only = replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None)
         generator = ClipGenerator(Pipeline.load(base_only, device, dtype))
@@ -82,7 +85,7 @@ def memorisation(
         out.mkdir(parents=True, exist_ok=True)
         write_pairs(found, made, known, spec, out / "pairs.html", SHOWN)
         (out / "nearest.json").write_text(found.to_json(known), encoding="utf-8")
-    except (NoReference, RequestError) as error:
+    except (NoReference, OtherTrainingData, RequestError) as error:
         raise fail(USAGE, str(error)) from error
     except (CheckpointError, MemoryError) as error:
         raise fail(FAILED, str(error)) from error

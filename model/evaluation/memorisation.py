@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.checkpoint.manifest import Manifest
 from model.evaluation.contact_sheets import contact_sheet, spectrogram_sheet
 from model.evaluation.fidelity import AT_ONCE, LEAST_SPREAD
 from model.evaluation.gradient_features import gradient_features
@@ -24,6 +25,7 @@ from model.evaluation.reference_clips import ReferenceClips
 from model.networks.config import ClipSpec
 from model.sampling.latents import Latents
 from model.training.bounce import Bounce
+from model.training.publish import recorded_data
 
 QUIET = 0.01
 """Magnitude in a mel band, relative to full scale, below which levels hardly differ: a little hiss hides no copy."""
@@ -113,6 +115,24 @@ def _weight(clips: Latents, spec: ClipSpec) -> Tensor:
 
 def _parts(clips: Latents) -> list[Latents]:
     return clips.split([len(part) for part in torch.arange(clips.batch).split(AT_ONCE)])
+
+
+class OtherTrainingData(ValueError):
+    """The model was not trained on `bounce`; the message says on what."""
+
+
+def seed_of(manifest: Manifest) -> int:
+    """`data.seed` in the record of the model's training on `bounce`; 0, the default of trainings, without a record.
+    Raises OtherTrainingData."""
+    data = recorded_data(manifest.folder)
+    if data is None:
+        return 0
+    if data["source"] != "bounce":
+        raise OtherTrainingData(
+            f"the model {manifest.name} was trained on {data['source']}, not on bounce; compare it with films by "
+            f"--training and --held-out, or with bounce by --data-seed"
+        )
+    return int(data["seed"])
 
 
 def bounce_clips(spec: ClipSpec, seed: int, count: int, first: int = 0) -> NamedClips:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,7 @@ from model.networks.config import MODALITIES, ClipSpec
 from model.request import SamplingParams, clip_of
 from model.runtime.pipeline import Pipeline
 from model.sampling.latents import Latents
+from model.training.publish import recorded_data
 from model.training.scenes import Scenes, Split, Truth
 from model.training.scenes.kinds import KINDS
 
@@ -33,11 +33,8 @@ class RealScenes:
 
 def data_of(manifest: Manifest) -> str:
     """The procedural data set that the model was trained on, from the record of its training; else bounce."""
-    record = manifest.folder / "training-base.json"
-    if not record.is_file():
-        return "bounce"
-    source = json.loads(record.read_text(encoding="utf-8"))["data"]["source"]
-    return source if source == "scenes" else "bounce"
+    data = recorded_data(manifest.folder)
+    return "scenes" if data is not None and data["source"] == "scenes" else "bounce"
 
 
 def real_scenes(

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -33,6 +34,12 @@ EXAMPLES = 8
 """Captions of samples that are published as examples of prompts."""
 CURVE_POINTS = 1000
 """Maximum number of lines of a published loss curve; each is the mean over a span of steps."""
+
+
+def recorded_data(model: Path) -> dict[str, Any] | None:
+    """The table [data] of the training of the base network in the folder `model`; None without a record."""
+    record = model / "training-base.json"
+    return json.loads(record.read_text(encoding="utf-8"))["data"] if record.is_file() else None
 
 
 def newest_checkpoint(out: Path) -> Path:

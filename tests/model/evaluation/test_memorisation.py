@@ -90,6 +90,21 @@ def test_the_command_reports_and_writes_the_pairs(tmp_path: Path, monkeypatch: p
     assert len(written["samples"]) == 2
     assert f"by chance {written['expected_by_chance']:.1f}" in done.stdout
     assert (tmp_path / "found/pairs.html").exists()
+
+    def record(**data: object) -> None:
+        (folder / "training-base.json").write_text(json.dumps({"data": data}))
+
+    def known(*more: str) -> str:
+        assert invoke(["memorisation", "tiny", *sizes, "--out", "found", *more]).exit_code == 0
+        return json.loads((tmp_path / "found/nearest.json").read_text())["samples"][0]["nearest"]
+
+    record(source="bounce", seed=77)
+    assert known().startswith("bounce, seed 77,")
+    assert known("--data-seed", "5").startswith("bounce, seed 5,")
+    record(source="scenes", seed=0)
+    refused = invoke(["memorisation", "tiny", *sizes])
+    assert refused.exit_code == 2
+    assert "trained on scenes, not on bounce" in refused.stderr
     refused = invoke(["memorisation", "tiny", *sizes, "--training", "films"])
     assert refused.exit_code == 2
     assert "--training and --held-out go together" in refused.stderr
