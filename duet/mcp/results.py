@@ -73,7 +73,6 @@ async def job_result(duet: AsyncDuet, job: AsyncJob, embed_bytes: int, folder: P
 
 async def _save(job: AsyncJob, folder: Path) -> dict[int, dict[str, str]]:
     """Save the media of every output under names that no other job has; their paths by output and name."""
-    folder.mkdir(parents=True, exist_ok=True)
     saved: dict[int, dict[str, str]] = {}
     for output in job.outputs:
         for name in SAVED:

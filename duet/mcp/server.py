@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ class _Calls:
             async with self._sources.open("file", arguments.text("file")) as path:
                 assert path is not None
                 return results.document(await self._duet.verify(path))
-        job = await self._duet.job(str(arguments.text("id")))
+        job = await self._duet.job(_job_id(arguments))
         if tool.name == "cancel":
             return await self._result(await job.cancel(), None)
         wait, folder = arguments.seconds("wait"), self._folder(arguments)
@@ -122,12 +123,14 @@ class _Calls:
         try:
             await checkpoint()
             await self._wait(job, wait, session)
+            job.check()
+            return await self._result(job, folder)
+        except (ServerUnreachable, Refused, OSError) as error:  # errors of the job itself name it
+            return results.failure(f"{_explain(error)}\nThe job is {job.id}.")
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(CANCEL_TIME, shield=True):
                 await _cancel(job)
             raise
-        job.check()
-        return await self._result(job, folder)
 
     async def _wait(self, job: AsyncJob, seconds: float, session: ServerSession) -> None:
         """Wait for the job's end, at most so long, and report its progress."""
@@ -142,12 +145,14 @@ class _Calls:
         return await results.job_result(self._duet, job, self._options.embed_bytes, folder)
 
     def _folder(self, arguments: Arguments) -> Path | None:
+        """The folder of `save_to`, which exists then. Raises InvalidArgument, OSError."""
         given = arguments.text("save_to") if self._options.local else None
         if given is None:
             return None
         folder = Path(given).expanduser()
         if not folder.is_absolute() or (folder.exists() and not folder.is_dir()):
             raise InvalidArgument("save_to", given, "absolute path of a folder")
+        folder.mkdir(parents=True, exist_ok=True)  # now, before a job is made
         return folder
 
 
@@ -164,6 +169,13 @@ class _Progress:
         self._last = job.progress
         words = job.status if job.ended else results.progress_words(job)
         await self._session.report_progress(job.progress, 1.0, f"{job.id}: {words}")
+
+
+def _job_id(arguments: Arguments) -> str:
+    given = arguments.text("id") or ""
+    if not re.fullmatch(r"job_\w+", given, re.ASCII):
+        raise InvalidArgument("id", given, "an id such as job_01ARZ3NDEKTSV4RRFFQ69G5FAV")
+    return given
 
 
 async def _cancel(job: AsyncJob) -> None:

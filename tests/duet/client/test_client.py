@@ -114,6 +114,9 @@ def test_one_line_from_a_video_to_a_clip(duet: Duet, work: Callable[[], FakeWork
     assert (job.kind, job.status, job.seed, job.progress) == ("v2a", "completed", 7, 1.0)
     assert (job.params["start"], job.metadata) == (0.5, {"shot": "12"})
     assert set(job.outputs[0].files) >= {"video.mp4", "audio.wav", "manifest.json"}
+    assert job.read() == path.read_bytes()
+    assert job.read(limit=path.stat().st_size) == path.read_bytes()
+    assert job.read(limit=path.stat().st_size - 1) is None
     folder = tmp_path / "results"
     folder.mkdir()
     assert job.save(folder, file="manifest.json") == folder / "manifest.json"

@@ -225,6 +225,10 @@ def test_what_is_wrong_is_said_with_field_and_limit(service: Server, film: Path,
             assert "wait: got 601, allowed: a number 0 … 600" in await refusal(client, "generate", wait=601)
             assert "save_to: got 'clips', allowed: absolute" in await refusal(client, "generate", save_to="clips")
             assert "save_to" in await refusal(client, "generate", save_to=str(tmp_path / "file"))
+            below = str(tmp_path / "file" / "clips")
+            assert f"{below}: Not a directory" in await refusal(client, "generate", save_to=below)
+            for tool in ("job", "cancel"):
+                assert "id: got '../models', allowed: an id" in await refusal(client, tool, id="../models")
             for tool in ("sound_for_video", "verify"):
                 assert "file: allowed: " in await refusal(client, tool)
                 assert "a file that exists" in await refusal(client, tool, file=str(tmp_path / "none.mp4"))
