@@ -2,13 +2,14 @@
 
     python -m benchmarks.few_steps --folder DIR [--clips 256] [--model demo] [--rows ROW …] [--figure FILE]
 
-A row is a kind, a sampler and a number of steps, such as "joint tuned 6". Its clips are those of the same seeds and,
-for v2a and a2v, the same conditions in every row. Each row's measures are written to the folder as soon as they are
-known, so that a run that was stopped goes on from there; rows that are there are not made again.
+A row is a job, a sampler and a number of steps, such as "joint tuned 6" or "v2a clean unipc 10". Its clips are those of
+the same seeds and, for v2a and a2v, the same conditions in every row. Each row's measures are written to the folder as
+soon as they are known, so that a run that was stopped goes on from there; rows that are there are not made again.
 
 The measures are those of `duet evaluate`, normalised: 0 for shuffled pairs, 1 for real clips. `distance`: mean distance
 from the clip of the same noise in TEACHER steps of dpmpp_2m, over the deviation of its values, in the first NEAR clips.
-`log_mel`, `gradients`: Fréchet distances to other real clips; `floor` is that of real clips.
+`log_mel`, `sound_events`, `gradients`, `picture_events`: Fréchet distances without published weights, to other real
+clips; `floor` is that of real clips. All have 95 % intervals.
 """
 
 from __future__ import annotations
@@ -27,14 +28,22 @@ from torch import Tensor
 from model.checkpoint.manifest import FILE_NAME, Manifest, find_models, read_manifest
 from model.evaluation.alignment import detect
 from model.evaluation.bootstrap import scores
-from model.evaluation.distances import frechet_distance
-from model.evaluation.fidelity import LEAST_SPREAD, features_of
+from model.evaluation.distances import estimate, frechet_distance
+from model.evaluation.fidelity import DISTANCES, features_of
 from model.evaluation.generation import ClipGenerator, EvaluationRun, real_clips
 from model.request import SamplingParams
 from model.runtime.pipeline import Pipeline
 from model.sampling.latents import Latents
+from model.sampling.tuned_solver import solver_name
 
-METHODS = {"joint": None, "v2a": "clean", "a2v": "clean"}
+JOBS = {
+    "joint": ("joint", None),
+    "v2a clean": ("v2a", "clean"),
+    "a2v clean": ("a2v", "clean"),
+    "v2a pigdm": ("v2a", "pigdm"),
+    "a2v pigdm": ("a2v", "pigdm"),
+}
+"""Kind and guidance by name."""
 STEPS = (4, 6, 8, 10, 20)
 GENERAL = ("dpmpp_2m", "dpmpp_3m", "unipc", "ddim")
 TEACHER, NEAR = 64, 24
@@ -64,10 +73,10 @@ def main() -> None:
 
 def _all_rows(manifest: Manifest) -> list[str]:
     rows = []
-    for kind, method in METHODS.items():
-        rows += [f"{kind} {sampler} {steps}" for sampler in GENERAL for steps in STEPS]
-        name = "generate" if kind == "joint" else f"{kind} {method}"
-        rows += [f"{kind} tuned {steps}" for steps in (manifest.tuned.base.get(name, {}) if manifest.tuned else {})]
+    for job, (kind, method) in JOBS.items():
+        rows += [f"{job} {sampler} {steps}" for sampler in GENERAL for steps in STEPS]
+        name = solver_name("generate" if kind == "joint" else kind, method)
+        rows += [f"{job} tuned {steps}" for steps in (manifest.tuned.base.get(name, {}) if manifest.tuned else {})]
     return rows
 
 
@@ -88,19 +97,20 @@ class _Bench:
         path = self.folder / f"{row.replace(' ', '-')}-{self.real.batch}.json"
         if path.exists():
             return json.loads(path.read_text())
-        kind, sampler, steps = row.split()
-        made = self._make(kind, sampler, int(steps), self.real)
+        job, sampler, steps = row.rsplit(maxsplit=2)
+        kind, _ = JOBS[job]
+        made = self._make(job, sampler, int(steps), self.real)
         found = {
             score.measure: asdict(score.normalised) for score in scores(detect(made, self.config.clip), self.found_real)
         }
         features = features_of(_generated(made, kind), self.config.clip)
-        for name, own in features.items():
-            spread = self.reference[name].std(0).clamp(min=LEAST_SPREAD)
-            found[name] = {
-                field: frechet_distance(each / spread, self.reference[name] / spread)
-                for field, each in (("value", own), ("floor", self.other[name]))
-            }
-        teacher = self._teacher(kind)
+        for each in (each for each in DISTANCES if each.name in features):
+            real = self.reference[each.name]
+            divisor = each.divisor(real)
+            value = estimate(frechet_distance, features[each.name] / divisor, real / divisor)
+            floor = frechet_distance(self.other[each.name] / divisor, real / divisor)
+            found[each.name] = {**asdict(value), "floor": floor}
+        teacher = self._teacher(job)
         near = made.map(lambda value: value[: teacher.batch])
         for name, own in _distances(near, teacher, kind).items():
             reach = 1.96 * float(own.std()) / math.sqrt(len(own))
@@ -109,17 +119,17 @@ class _Bench:
         path.write_text(json.dumps(found))
         return found
 
-    def _make(self, kind: str, sampler: str, steps: int, real: Latents) -> Latents:
-        run = EvaluationRun(kind, METHODS[kind], "train")
+    def _make(self, job: str, sampler: str, steps: int, real: Latents) -> Latents:
+        run = EvaluationRun(*JOBS[job], "train")
         params = SamplingParams(seed=0, sampler=sampler, steps=steps)
         return self.generator.make(run, params, real, lambda: None)
 
-    def _teacher(self, kind: str) -> Latents:
+    def _teacher(self, job: str) -> Latents:
         """Clips of many steps from the noise of every row's first ones."""
-        path = self.folder / f"{kind}-teacher.pt"
+        path = self.folder / f"{job.replace(' ', '-')}-teacher.pt"
         if not path.exists():
             few = self.real.map(lambda value: value[:NEAR])
-            made = self._make(kind, "dpmpp_2m", TEACHER, few)
+            made = self._make(job, "dpmpp_2m", TEACHER, few)
             torch.save({"video": made["video"], "audio": made["audio"]}, path)
         kept = torch.load(path, weights_only=True)
         return Latents(kept["video"], kept["audio"])
@@ -141,17 +151,17 @@ def _distances(made: Latents, teacher: Latents, kind: str) -> dict[str, Tensor]:
 
 
 def draw(measured: dict[str, dict[str, Any]], path: Path) -> None:
-    """One row of axes a kind, one column a measure, against evaluations."""
+    """One row of axes a job, one column a measure, against evaluations."""
     from matplotlib.figure import Figure
 
-    kinds = [kind for kind in METHODS if any(row.startswith(f"{kind} ") for row in measured)]
-    figure = Figure(figsize=(12, 3.2 * len(kinds)), layout="constrained")
-    axes = figure.subplots(len(kinds), len(SHOWN), squeeze=False)
-    for line, kind in zip(axes, kinds, strict=True):
+    jobs = [job for job in JOBS if any(row.startswith(f"{job} ") for row in measured)]
+    figure = Figure(figsize=(12, 3.2 * len(jobs)), layout="constrained")
+    axes = figure.subplots(len(jobs), len(SHOWN), squeeze=False)
+    for line, job in zip(axes, jobs, strict=True):
         curves: dict[str, dict[int, dict[str, Any]]] = {}
         for row, found in measured.items():
-            own, sampler, steps = row.split()
-            if own == kind:
+            own, sampler, steps = row.rsplit(maxsplit=2)
+            if own == job:
                 curves.setdefault(sampler, {})[int(steps)] = found
         for axis, (measure, label) in zip(line, SHOWN.items(), strict=True):
             for sampler, curve in sorted(curves.items()):
@@ -173,7 +183,7 @@ def draw(measured: dict[str, dict[str, Any]], path: Path) -> None:
                     linewidth=2.4 if bold else 1,
                     label=sampler,
                 )
-            axis.set(title=f"{kind}: {label}", xlabel="evaluations of the network")
+            axis.set(title=f"{job}: {label}", xlabel="evaluations of the network")
             axis.grid(alpha=0.3)
         line[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -32,6 +33,9 @@ def train(
     *,
     out: Annotated[Path | None, option("The run's folder; default runs/NAME-KIND.")] = None,
     init: Annotated[ExistingPath | None, option("Initial weights: a model's folder, or a checkpoint.")] = None,
+    distill: Annotated[
+        ExistingDirectory | None, option("Distil this model into a network of few evaluations: docs/few-steps.md.")
+    ] = None,
     max_minutes: Annotated[
         float | None, option("Write a checkpoint and stop after this many minutes.", validator=within(0))
     ] = None,
@@ -66,8 +70,9 @@ def train(
 
     if init is not None and import_state is not None:
         raise fail(USAGE, "--init and --import-state both set the initial state: give one")
+    changes = [*(change or ()), *([f"distillation.teacher={json.dumps(str(distill))}"] if distill is not None else ())]
     try:
-        settings = read_configuration(config, change or ())
+        settings = read_configuration(config, changes)
         folder = out or Path("runs") / f"{settings.name}-{settings.kind}"
         if publish is not None:
             _publish(settings, folder, publish, dtype or "float16", device)
@@ -108,15 +113,23 @@ def _train(
 def _publish(settings: TrainingConfig, run: Path, folder: Path, dtype: str, device: str) -> None:
     import torch
 
+    from model.training.distillation import with_student_solvers
     from model.training.publish import calibrate_published, publish
     from model.training.sources import open_sources
 
     manifest = publish(settings, run, folder, getattr(torch, dtype))
     echo(f"wrote {folder}, {dtype}")
-    if settings.kind == "base" and settings.model.base.coupled and settings.output.calibration_clips:
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    calibrated = settings.kind == "base" and settings.model.base.coupled and settings.output.calibration_clips
+    distilled = settings.distillation
+    if calibrated or distilled.teacher:
         _, source = open_sources(settings, run, echo)
-        calibrate_published(manifest, settings, source, place, echo)
+        if distilled.teacher:
+            manifest = with_student_solvers(manifest, settings, source, place)
+            manifest.write(folder)
+            echo(f"it was distilled for the sampler tuned with {distilled.evaluations} steps")
+        if calibrated:
+            calibrate_published(manifest, settings, source, place, echo)
     echo(f"serve it: DUET_MODELS={folder.parent} duet serve")
 
 

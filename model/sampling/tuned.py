@@ -3,7 +3,8 @@
 x_s = (σ_s / σ_t) x_t + (α_s − α_t σ_s / σ_t) Σ_j w_j x̂_0(t_{−j}), Σ_j w_j = 1
 
 With the weights of `multistep_weights` this is DPM-Solver++(2M) or (3M). Any weights that sum to 1 solve a constant x̂_0
-exactly, so the method is at least of first order where they stay bounded. That such a solver can be found by matching
+exactly, so the method is at least of first order where they stay bounded. In pure noise x̂_0 hardly depends on x: a
+constant may stand for it, which saves the first evaluation. That such a solver can be found by matching
 clips of a finer one, without data: Frankel et al., S4S, 2025.
 """
 
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from model.networks.config import MODALITIES
@@ -23,12 +25,23 @@ from model.sampling.tuned_solver import MAX_ORDER, TunedSolver, Weights
 
 
 def tuned(x: State, schedule: NoiseSchedule, solver: TunedSolver) -> Sampler:
-    """One evaluation at each time of `solver`, from x at the first of them."""
+    """One evaluation at each time of `solver`, but for the first if that has a constant; from x at the first time."""
     predictions: deque[State] = deque(maxlen=MAX_ORDER)
     for k, (t, s) in enumerate(steps(solver)):
-        predictions.appendleft(schedule.to_x0(x, (yield Evaluate(x, t, s)).eps, t))
+        if k == 0 and solver.start:
+            predictions.appendleft(constant(x, solver.start))
+        else:
+            predictions.appendleft(schedule.to_x0(x, (yield Evaluate(x, t, s)).eps, t))
         x = update(schedule, solver, k, x, predictions)
     return x
+
+
+def constant(x: State, values: Mapping[str, float]) -> State:
+    """A state of the shape of x with one value for each modality."""
+    if not isinstance(x, Latents):
+        return torch.full_like(x, values["video"])
+    parts = ((getattr(x, name), name) for name in MODALITIES)
+    return Latents(*(None if own is None else torch.full_like(own, values[name]) for own, name in parts))
 
 
 def steps(solver: TunedSolver) -> list[tuple[float, float]]:

@@ -23,7 +23,8 @@ Weights = tuple[tuple[float, ...], ...]
 @dataclass(frozen=True)
 class TunedSolver:
     """`times`: where the network is evaluated, descending; after the last one the clip is clean. `weights`: by
-    modality, one row a step; super-resolution has `video` only.
+    modality, one row a step; super-resolution has `video` only. `start`: by modality, a constant that stands for the
+    prediction x̂_0 at the first time, which is not evaluated then; may be empty.
 
     `distance`: mean relative distance of clips from the teacher's clips of the same noise, noise that was not used for
     tuning; by sampler (this one: `tuned`) and modality.
@@ -32,6 +33,7 @@ class TunedSolver:
     times: tuple[float, ...]
     weights: dict[str, Weights]
     distance: dict[str, dict[str, float]]
+    start: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.times or any(t <= s for t, s in pairwise(self.times)) or self.times[-1] < 0:
@@ -45,12 +47,19 @@ class TunedSolver:
                     f"the weights of a tuned solver must be a row for each time, with at most {MAX_ORDER} values that "
                     f"sum to 1, for no more predictions than there are; got {name}: {rows}"
                 )
+        if self.start and (set(self.start) != set(self.weights) or not all(map(math.isfinite, self.start.values()))):
+            raise ValueError(f"the start of a tuned solver must be a number for each modality; got {self.start}")
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.times) - bool(self.start)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TunedSolver:
         """Raises KeyError, TypeError or ValueError for what `to_json` of a manifest does not write."""
         rows = {name: tuple(tuple(map(float, row)) for row in rows) for name, rows in data["weights"].items()}
-        return cls(tuple(map(float, data["times"])), rows, data["distance"])
+        start = {name: float(value) for name, value in data.get("start", {}).items()}
+        return cls(tuple(map(float, data["times"])), rows, data["distance"], start)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from model.networks.config import PRESETS, ClipSpec, ConfigError, ModelConfig, ScheduleConfig, SRConfig, UNetConfig
 from model.text import ENCODERS
+from model.training.distillation_config import DistillationConfig
 
 
 class ConfigurationError(ValueError):
@@ -204,6 +205,7 @@ class TrainingConfig:
     times: TimesConfig = field(default_factory=TimesConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
@@ -220,6 +222,8 @@ class TrainingConfig:
                 f"base.text must be {ENCODERS.get(self.text.encoder)}, the channels of text.encoder "
                 f"{self.text.encoder!r}; got {self.model.base.text}"
             )
+        if self.distillation.teacher and (self.kind == "sr" or self.text.encoder != "none"):
+            raise ConfigurationError("distillation.teacher is for base networks without text")
         if self.text.encoder != "none" and self.data.source == "folder":
             raise ConfigurationError('text.encoder needs captions, which data.source = "folder" does not have')
 
@@ -247,6 +251,7 @@ _TABLES = {
     "times": TimesConfig,
     "optimizer": OptimizerConfig,
     "degradation": DegradationConfig,
+    "distillation": DistillationConfig,
     "output": OutputConfig,
 }
 _MODEL_TABLES: dict[str, type] = {"clip": ClipSpec, "base": UNetConfig, "sr": SRConfig, "schedule": ScheduleConfig}

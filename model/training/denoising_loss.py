@@ -70,22 +70,41 @@ def denoising_loss(
     x = diffuse(schedule, x0, t_video, t_audio, noise)
     if clean is not None:
         x = x.map(_choose, x0, Latents(*clean))
+    return prediction_loss(
+        network, schedule, x, x0, noise, t_video, t_audio, shifts, clean=clean, prediction=prediction, text=text
+    )
+
+
+def prediction_loss(
+    network: Predict,
+    schedule: NoiseSchedule,
+    x: Latents,
+    x0: Latents,
+    eps: Latents,
+    t_video: Tensor,
+    t_audio: Tensor,
+    shifts: Tensor | None = None,
+    clean: tuple[Tensor, Tensor] | None = None,
+    prediction: PredictionType = "eps",
+    text: TextTokens | None = None,
+) -> LossTerms:
+    """The loss of the prediction at `x`, if `x0` and `eps` are right there; otherwise as `denoising_loss`."""
     clips = Pair(x.video, x.audio)
     words = () if text is None else (True, text)
     predicted = network(clips, clips.map(lambda _, t: t, (t_video, t_audio)), shifts, *words)
     alpha_bars = schedule.alpha_bar_on(t_video.device)
 
-    def mean_square(index: int, clean_value: Tensor | None, eps: Tensor | None, t: Tensor) -> Tensor:
+    def mean_square(index: int, clean_value: Tensor | None, noise: Tensor | None, t: Tensor) -> Tensor:
         guess = predicted[index]
-        if guess is None or clean_value is None or eps is None:
-            return torch.zeros(x0.batch, device=t_video.device)
-        alpha_bar = alpha_bars[t].to(eps.dtype).view(-1, *[1] * (eps.ndim - 1))
+        if guess is None or clean_value is None or noise is None:
+            return torch.zeros(x.batch, device=t_video.device)
+        alpha_bar = alpha_bars[t].to(noise.dtype).view(-1, *[1] * (noise.ndim - 1))
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-        wanted = training_target(prediction, clean_value, eps, alpha, sigma)
+        wanted = training_target(prediction, clean_value, noise, alpha, sigma)
         squares = (guess - wanted).square().flatten(1).mean(1) * loss_weight(prediction, sigma).flatten()
         return squares if clean is None else squares.masked_fill(clean[index], 0.0)
 
-    return LossTerms(mean_square(0, x0.video, noise.video, t_video), mean_square(1, x0.audio, noise.audio, t_audio))
+    return LossTerms(mean_square(0, x0.video, eps.video, t_video), mean_square(1, x0.audio, eps.audio, t_audio))
 
 
 def _choose(noisy: Tensor, x0: Tensor, clean: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.runtime.cuda_graphs import Outputs, Recorder, Recording
 from model.training.configuration import TrainingConfig
-from model.training.objectives import Inputs, Objective, Terms
+from model.training.loss_terms import Inputs, Objective, Terms
 
 _log = logging.getLogger(__name__)
 

@@ -29,11 +29,13 @@ from model.training.checkpoints import State, checkpoints, import_state, load_ch
 from model.training.configuration import OptimizerConfig, TrainingConfig
 from model.training.coupling import coupling_gap
 from model.training.dataset import Source, evaluation_indexes
+from model.training.distillation import student_solvers
 from model.training.distribution import Processes
 from model.training.ema import ema_rate, update_ema
 from model.training.gradients import Gradients
 from model.training.initial_weights import load_initial
-from model.training.objectives import Objective, make_objective, parts
+from model.training.loss_terms import Objective, parts
+from model.training.objectives import make_objective
 from model.training.precision import ComputeIn
 from model.training.random_draws import step_generator
 from model.training.sampling import sample_clips, sample_frames, write_picture, write_samples
@@ -89,7 +91,8 @@ def stop_signals(limits: Limits) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Start:
-    """Initial weights or exported state, used where `out` has no checkpoint."""
+    """Initial weights or exported state, used where `out` has no checkpoint. A distillation without either starts from
+    its teacher's weights."""
 
     init: Path | None = None
     state: Path | None = None
@@ -134,7 +137,7 @@ def prepare(
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     dtype = compute_dtype(config, device)
-    objective = make_objective(config, device)
+    objective = make_objective(config, device, dtype)
     torch.manual_seed(config.seed)
     network = objective.build()
     average = copy.deepcopy(network).requires_grad_(False)
@@ -149,6 +152,8 @@ def prepare(
         fused=True,
     )
     state = State(network, average, optimizer)
+    teacher = config.distillation.teacher
+    init = start.init or (Path(teacher) if teacher else None)
     found = checkpoints(out / "checkpoints")
     if found:
         load_checkpoint(found[-1], state, config)
@@ -156,10 +161,10 @@ def prepare(
     elif start.state is not None:
         import_state(start.state, state, config)
         say(f"resuming from {start.state}, after step {state.step}; the optimiser warms up again")
-    elif start.init is not None:
-        load_initial(start.init, network, config)
+    elif init is not None:
+        load_initial(init, network, config)
         average.load_state_dict(network.state_dict())
-        say(f"starting from the weights of {start.init}")
+        say(f"starting from the weights of {init}")
     # The first process prepares the cache on disk; the others then find it.
     if processes.first:
         source, held_out = open_sources(config, out, say)
@@ -302,7 +307,8 @@ def evaluate(run: TrainingRun, log: TrainingLog) -> None:
             write_picture(folder, picture)
             log.picture(state.step, "samples", picture)
         else:
-            clips = sample_clips(config, state.average, device, run.dtype)
+            solvers = student_solvers(config, run.held_out, device) if config.distillation.teacher else None
+            clips = sample_clips(config, state.average, device, run.dtype, solvers)
             write_samples(folder, clips, config)
             for index, clip in enumerate(clips):
                 log.clip(state.step, f"sample {index}", clip)

@@ -1,13 +1,11 @@
-"""Training objectives: denoising of clips, and super-resolution of frames. The loop depends on neither."""
+"""Training objectives: denoising of clips, super-resolution of frames, and distillation. The loop depends on none."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from model.networks.config import MODALITIES
 from model.networks.coupled_unet import CoupledUNet
@@ -20,50 +18,10 @@ from model.training.configuration import TrainingConfig
 from model.training.dataset import Source
 from model.training.degradation import draw_degradation
 from model.training.denoising_loss import denoising_loss
-from model.training.random_draws import draw_noise, draw_shifts, draw_time, draw_times, step_generator
+from model.training.distillation import DistillationObjective
+from model.training.loss_terms import Inputs, Objective, Term, Terms, parts, tensor_of
+from model.training.random_draws import draw_clip_noise, draw_shifts, draw_time, draw_times, step_generator
 from model.training.super_resolution_loss import super_resolution_loss
-
-
-@dataclass(frozen=True)
-class Term:
-    """One loss term: its sum over samples, and the number of samples it covers; tensors () on the device."""
-
-    sum: Tensor
-    count: Tensor
-
-
-Terms = dict[str, Term]
-
-Inputs = dict[str, Tensor | None]
-"""Named tensors on the device, the batch first; None where a network or its data have no such input."""
-
-
-class Objective(Protocol):
-    """A network and its loss."""
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """Names of the loss terms."""
-        ...
-
-    def build(self) -> nn.Module:
-        """The network at the start of training."""
-        ...
-
-    def inputs(self, source: Source, step: int, rows: range) -> Iterator[Inputs]:
-        """What `losses` needs for `rows` of the batch of `step`, one mapping for each accumulation part."""
-        ...
-
-    def losses(self, predict: Callable[..., Any], inputs: Inputs) -> Terms:
-        """Loss terms of one part. The same work for all values of the inputs, and nothing waits for the device, so that
-        it can be recorded as a CUDA graph."""
-        ...
-
-
-def parts(rows: range, count: int) -> list[range]:
-    """`rows` split into `count` consecutive parts of equal size."""
-    size = len(rows) // count
-    return [rows[k * size : (k + 1) * size] for k in range(count)]
 
 
 class DenoisingObjective:
@@ -85,11 +43,7 @@ class DenoisingObjective:
         shifts = None
         if config.model.base.coupled:
             shifts = draw_shifts(config.model.base.max_shifts(clip.frames), config.batch, draw)
-        shapes = {"video": (*clip.video_shape,), "audio": (*clip.audio_shape,)}
-        blank = Latents(None, None)
-        for name in self.terms:
-            blank = blank.replace(name, torch.empty(0, *shapes[name], device=self.device))
-        noise = draw_noise(blank, config.batch, slice(rows.start, rows.stop), draw)
+        noise = draw_clip_noise(clip, self.terms, config.batch, slice(rows.start, rows.stop), draw)
         kept = self.captions.draw_kept(step, config.batch) if self.captions is not None else None
         for part in parts(rows, config.accumulate):
             own = slice(part.start, part.stop)
@@ -114,14 +68,14 @@ class DenoisingObjective:
             }
 
     def losses(self, predict: Callable[..., Any], inputs: Inputs) -> Terms:
-        given = {name: _tensor(inputs, f"clean_{name}") for name in MODALITIES}
+        given = {name: tensor_of(inputs, f"clean_{name}") for name in MODALITIES}
         tokens, mask = inputs["tokens"], inputs["tokens_mask"]
         terms = denoising_loss(
             predict,
             self.schedule,
             Latents(inputs["video"], inputs["audio"]),
-            _tensor(inputs, "t_video"),
-            _tensor(inputs, "t_audio"),
+            tensor_of(inputs, "t_video"),
+            tensor_of(inputs, "t_audio"),
             Latents(inputs["video_noise"], inputs["audio_noise"]),
             inputs["shifts"],
             (given["video"], given["audio"]),
@@ -159,16 +113,15 @@ class SuperResolutionObjective:
             yield {"large": large, "small": degradation.apply(large, own), "t": t[own], "noise": noise[local]}
 
     def losses(self, predict: Callable[..., Any], inputs: Inputs) -> Terms:
-        large, small, t, noise = (_tensor(inputs, name) for name in ("large", "small", "t", "noise"))
+        large, small, t, noise = (tensor_of(inputs, name) for name in ("large", "small", "t", "noise"))
         terms = super_resolution_loss(predict, self.schedule, large, small, t, noise, self.sr.prediction)
         return {name: Term(value.sum(), torch.ones_like(t).sum()) for name, value in terms.items()}
 
 
-def _tensor(inputs: Inputs, name: str) -> Tensor:
-    value = inputs[name]
-    assert value is not None, name
-    return value
-
-
-def make_objective(config: TrainingConfig, device: torch.device) -> Objective:
-    return SuperResolutionObjective(config, device) if config.kind == "sr" else DenoisingObjective(config, device)
+def make_objective(config: TrainingConfig, device: torch.device, dtype: torch.dtype = torch.float32) -> Objective:
+    """The objective of a configuration; a teacher computes in `dtype`. Raises CheckpointError, ManifestError."""
+    if config.kind == "sr":
+        return SuperResolutionObjective(config, device)
+    if config.distillation.teacher:
+        return DistillationObjective(config, device, dtype)
+    return DenoisingObjective(config, device)

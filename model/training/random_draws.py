@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from model.networks.config import MODALITIES
+from model.networks.config import MODALITIES, ClipSpec
 from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
 from model.training.configuration import TimesConfig
@@ -91,3 +91,12 @@ def draw_noise(x0: Latents, batch: int, rows: slice, generator: torch.Generator)
             drawn = torch.randn((batch, *value.shape[1:]), generator=generator, device=value.device)
             noise = noise.replace(name, drawn[rows])
     return noise
+
+
+def draw_clip_noise(
+    clip: ClipSpec, modalities: Sequence[str], batch: int, rows: slice, generator: torch.Generator
+) -> Latents:
+    """The same for clips of `modalities`."""
+    shapes = {"video": clip.video_shape, "audio": clip.audio_shape}
+    none = {name: torch.empty(0, *shapes[name], device=generator.device) for name in modalities}
+    return draw_noise(Latents(none.get("video"), none.get("audio")), batch, rows, generator)

@@ -21,6 +21,7 @@ from model.runtime.evaluator import Evaluator, drive
 from model.runtime.pipeline import Clip, ClipRequest, Pipeline, to_uint8
 from model.sampling.samplers import dpmpp_2m
 from model.sampling.schedule import NoiseSchedule
+from model.sampling.tuned_solver import TunedSolvers
 from model.sampling.upsampling import super_resolve
 from model.text.encoder import load_encoder
 from model.training.configuration import TrainingConfig
@@ -29,16 +30,25 @@ from model.training.degradation import draw_degradation
 from model.training.random_draws import step_generator
 
 
-def sample_clips(config: TrainingConfig, average: nn.Module, device: torch.device, dtype: torch.dtype) -> list[Clip]:
-    """`sample_count` clips from noise, the same seeds every time, and the examples of prompts in turn."""
+def sample_clips(
+    config: TrainingConfig,
+    average: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    student: TunedSolvers | None = None,
+) -> list[Clip]:
+    """`sample_count` clips from noise, the same seeds every time, and the examples of prompts in turn. A distilled
+    network takes its own steps, those of `student`."""
     assert isinstance(average, CoupledUNet)
     network = copy.deepcopy(average).to_compute(dtype)
     schedule = NoiseSchedule.from_config(config.model.schedule)
     model, examples = replace(config.model, sr=None), config.text.examples or (None,)
     text = TextEncoding(config.text.encoder, load_encoder().sha256) if config.model.base.text is not None else None
-    manifest = Manifest(config.name, model, True, config.description, config.licence, text=text)
+    manifest = Manifest(config.name, model, True, config.description, config.licence, text=text, tuned=student)
     pipeline = Pipeline(manifest, Evaluator(network, None, schedule), device)
     params = SamplingParams(seed=config.seed, steps=config.output.sample_steps)
+    if student is not None:
+        params = replace(params, sampler="tuned", steps=config.distillation.evaluations)
     return [
         pipeline.run(ClipRequest("generate", replace(params, prompt=examples[index % len(examples)]), index))
         for index in range(config.output.sample_count)

@@ -22,10 +22,14 @@ from model.sampling.randomness import RandomStream
 from model.sampling.samplers import Evaluate
 from model.sampling.schedule import NoiseSchedule
 from model.sampling.upsampling import super_resolve
+from model.tuning.features import Features, parts
 from model.tuning.search import Problem
 
 FRAMES = 4
 """Frames of each clip that super-resolution is tuned on: neighbours tell it little more."""
+
+NEARLY = 0.25
+"""First predictions are the same if they deviate by less than this share of the clips' deviation."""
 
 Halves = tuple[Problem, Problem]
 """To search on, and held out."""
@@ -66,7 +70,11 @@ class Material:
         chain = _Chain(self.pipeline, stage, condition, self.seed)
         sampler = samplers.dpmpp_2m(state, stage.schedule, stage.schedule.times(self.steps, "log_snr"))
         teacher = drive(stage.guided(sampler, condition, RandomStream(self.seed)), self.pipeline.evaluator)
-        return Problem(stage.schedule, chain, lambda t: state, teacher.map(lambda value: value.clamp(-1, 1)))
+        made = teacher.map(lambda value: value.clamp(-1, 1))
+        last = stage.schedule.last
+        start = _constant(chain(state, last, last, 0), made)
+        features = Features(manifest.config.clip.sample_rate)
+        return Problem(stage.schedule, chain, lambda t: state, made, start=start, features=features)
 
     def _noise(self, manifest: Manifest, kind: str, half: int) -> Latents:
         shapes = {"video": manifest.config.clip.video_shape, "audio": manifest.config.clip.audio_shape}
@@ -93,6 +101,17 @@ class Material:
         sampler = samplers.dpmpp_2m(schedule.add_noise(upsampled, times[0], noise), schedule, times)
         teacher = drive(super_resolve(sampler, schedule, upsampled), self.pipeline.evaluator)
         return Problem(schedule, predict, lambda t: schedule.add_noise(upsampled, t, noise), teacher, free_start=True)
+
+
+def _constant(first: State, made: State) -> dict[str, float]:
+    """The means of the first predictions, by modality; empty if they are not nearly the same in all clips `made`."""
+    clips = parts(made)
+    means = {name: value.mean() for name, value in parts(first).items()}
+    near = all(
+        float((value - means[name]).square().mean().sqrt()) < NEARLY * float(clips[name].std())
+        for name, value in parts(first).items()
+    )
+    return {name: float(mean) for name, mean in means.items()} if near else {}
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,20 @@ turn some clips into other ones, and no solver would bring these back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.networks.config import MODALITIES
-from model.sampling.latents import Latents, State
+from model.sampling.latents import State
 from model.sampling.schedule import NoiseSchedule
-from model.sampling.tuned import multistep_weights, steps, update
+from model.sampling.tuned import constant, multistep_weights, steps, update
 from model.sampling.tuned_solver import MAX_ORDER, TunedSolver
+from model.tuning.features import parts
 
 ENDS = (1.0, 0.85, 0.7, 0.55)
 """First grids: how far they reach from the noisiest time to index 0, as a share of the log-SNR between them …"""
@@ -46,21 +47,29 @@ CHANGE = 0.05
 @dataclass(frozen=True)
 class Problem:
     """Clips to be matched. `predict(x, t, s, k)` is x̂_0 in step number k from t to s, with the guidance that the solver
-    is for. `initial(t)`: the state at the first time. `free_start`: whether that time may be chosen."""
+    is for. `initial(t)`: the state at the first time. `free_start`: whether that time may be chosen. `start`: constants
+    for the prediction there, if it is not to be evaluated. `features`: of clips, by name, what is compared."""
 
     schedule: NoiseSchedule
     predict: Callable[[State, float, float, int], State]
     initial: Callable[[float], State]
     teacher: State
     free_start: bool = False
+    start: Mapping[str, float] = field(default_factory=dict)
+    features: Callable[[State], dict[str, Tensor]] = parts
 
     def distances(self, made: State) -> Tensor:
-        """(clips, modalities): root mean square difference from the teacher, over the deviation of its values."""
-        columns = []
-        for name, teacher in parts(self.teacher).items():
-            difference = (parts(made)[name] - teacher).flatten(1).double()
+        """(clips, features): root mean square difference from the teacher, over the deviation of its values."""
+        columns, found = [], self.features(made)
+        for name, teacher in self.wanted.items():
+            difference = (found[name] - teacher).flatten(1).double()
             columns.append(difference.square().mean(1).sqrt() / teacher.double().std())
         return torch.stack(columns, 1)
+
+    @cached_property
+    def wanted(self) -> dict[str, Tensor]:
+        """The teacher's features."""
+        return self.features(self.teacher)
 
 
 @dataclass
@@ -90,7 +99,7 @@ class Search:
         """`earlier`: a solver from an earlier search, from which this one may start."""
         self.problem = problem
         self.held_out = held_out
-        self.evaluations = evaluations
+        self.count = evaluations + bool(problem.start)  # of times
         self.earlier = earlier
         schedule = problem.schedule
         self._noisiest, self._cleanest = schedule.log_snr(schedule.last), schedule.log_snr(0.0)
@@ -115,14 +124,14 @@ class Search:
         """Parameters: log-SNR of the first time if it is free; logarithms of the gaps in log-SNR; then by modality
         and step, how much the weights of the older predictions differ from those of DPM-Solver++(2M)."""
         begin = np.clip(parameters[0], self._noisiest, self._cleanest - 1) if self._free else self._noisiest
-        gaps = np.exp(parameters[self._free : self._free + self.evaluations - 1])
+        gaps = np.exp(parameters[self._free : self._free + self.count - 1])
         lambdas = np.minimum(begin + np.concatenate([[0.0], np.cumsum(gaps)]), self._cleanest)
         times = [self.problem.schedule.time_of_log_snr(float(value)) for value in lambdas]
         if not self._free:
             times[0] = self.problem.schedule.last
         times = _descending(times)
         base = multistep_weights(self.problem.schedule, times)
-        rest = iter(parameters[self._free + self.evaluations - 1 :])
+        rest = iter(parameters[self._free + self.count - 1 :])
         weights = {}
         for name in parts(self.problem.teacher):
             rows = []
@@ -130,7 +139,7 @@ class Search:
                 older = [float(value + next(rest)) for value in self._older_weights(k, row)]
                 rows.append((1.0 - sum(older), *older))
             weights[name] = tuple(rows)
-        return TunedSolver(tuple(times), weights, {})
+        return TunedSolver(tuple(times), weights, {}, dict(self.problem.start))
 
     def _parameters(self, solver: TunedSolver) -> np.ndarray:
         """The inverse of `solver`."""
@@ -152,7 +161,7 @@ class Search:
 
     def _weights(self) -> list[int]:
         """The step of each free weight."""
-        each = [k for k in range(self.evaluations) for _ in self._older_weights(k, ())]
+        each = [k for k in range(self.count) for _ in self._older_weights(k, ())]
         return each * len(parts(self.problem.teacher))
 
     @property
@@ -161,12 +170,12 @@ class Search:
 
     def _restarts(self) -> list[int]:
         """By parameter: the step from which a change of it acts."""
-        return [-1] * self._free + list(range(self.evaluations - 1)) + self._weights()
+        return [-1] * self._free + list(range(self.count - 1)) + self._weights()
 
     def _start(self) -> Found:
         """The best of the first grids, with the weights of DPM-Solver++(2M), and of what an earlier search found."""
         free = [self._noisiest, -3.0, -2.0, -1.0] if self._free else [self._noisiest]
-        shares = np.linspace(0.0, 1.0, self.evaluations)
+        shares = np.linspace(0.0, 1.0, self.count)
         weights = len(self._weights())
         grids = {}
         for begin, end, bend in product(free, ENDS, BENDS):
@@ -174,7 +183,8 @@ class Search:
             if last > begin:
                 gaps = np.log(np.diff(begin + (last - begin) * shares**bend))
                 grids[(begin, *gaps.round(6))] = np.concatenate([[begin] * self._free, gaps, np.zeros(weights)])
-        candidates = [*grids.values(), *([self._parameters(self.earlier)] if self.earlier is not None else [])]
+        earlier = self.earlier if self.earlier is not None and len(self.earlier.times) == self.count else None
+        candidates = [*grids.values(), *([self._parameters(earlier)] if earlier is not None else [])]
         return self._measured(min(candidates, key=self._distance))
 
     def _distance(self, parameters: np.ndarray) -> float:
@@ -211,16 +221,19 @@ class Search:
 
     def _residual(self, made: State, scale: dict[str, Tensor]) -> Tensor:
         """All differences from the teacher, weighted by `scale`."""
-        teacher = parts(self.problem.teacher)
-        weighted = (((value - teacher[name]).flatten(1) * scale[name]).flatten() for name, value in parts(made).items())
+        found = self.problem.features(made)
+        weighted = (
+            ((found[name] - teacher).flatten(1) * scale[name]).flatten()
+            for name, teacher in self.problem.wanted.items()
+        )
         return torch.cat(list(weighted))
 
     def _scale(self, made: State) -> dict[str, Tensor]:
-        """By modality, the roots of the weights of each clip's differences, (clips, 1): the inverse of its distance."""
+        """By feature, the roots of the weights of each clip's differences, (clips, 1): the inverse of its distance."""
         distances = self.problem.distances(made)
         distances = distances.clamp(min=float(distances.median()) / 10 + 1e-9)
         scale = {}
-        for column, (name, teacher) in zip(distances.unbind(1), parts(self.problem.teacher).items(), strict=True):
+        for column, (name, teacher) in zip(distances.unbind(1), self.problem.wanted.items(), strict=True):
             each = 1 / (column.sqrt() * teacher.double().std() * math.sqrt(teacher[0].numel()))
             scale[name] = each[:, None].to(teacher.dtype)
         return scale
@@ -233,21 +246,15 @@ def follow(problem: Problem, solver: TunedSolver, trace: Trace | None = None, re
     for k, (t, s) in list(enumerate(steps(solver)))[restart:]:
         if k == len(predictions):
             states = [*states[:k], x]
-            predictions = [*predictions, problem.predict(x, t, s, k)]
+            known = k == 0 and solver.start
+            predictions = [*predictions, constant(x, solver.start) if known else problem.predict(x, t, s, k)]
         x = update(problem.schedule, solver, k, x, predictions[: -MAX_ORDER - 1 : -1])
     return Trace(states, predictions, x)
 
 
 def mean_distance(problem: Problem, solver: TunedSolver) -> float:
-    """Mean over clips and modalities."""
+    """Mean over clips and features."""
     return float(problem.distances(follow(problem, solver).made).mean())
-
-
-def parts(state: State) -> dict[str, Tensor]:
-    """The tensors of a state by modality; frames are `video`."""
-    if not isinstance(state, Latents):
-        return {"video": state}
-    return {name: state[name] for name in MODALITIES if getattr(state, name) is not None}
 
 
 def _descending(times: Sequence[float]) -> list[float]:

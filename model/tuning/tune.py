@@ -14,8 +14,9 @@ from model.runtime.pipeline import Pipeline
 from model.sampling.latents import Latents
 from model.sampling.tuned import multistep_weights
 from model.sampling.tuned_solver import TunedSolver, TunedSolvers, solver_name
+from model.tuning.features import parts
 from model.tuning.problems import Halves, Material
-from model.tuning.search import Problem, Search, follow, parts
+from model.tuning.search import Problem, Search, follow
 
 GUIDANCE = ("clean", "pigdm")
 """Methods that solvers are tuned for; the others use general solvers."""
@@ -92,9 +93,9 @@ def plain(problem: Problem, count: int) -> TunedSolver:
 
 
 def distance(problem: Problem, solver: TunedSolver) -> dict[str, float]:
-    """Mean relative distance from the teacher by modality."""
+    """Mean relative distance from the teacher by feature."""
     means = problem.distances(follow(problem, solver).made).mean(0)
-    return dict(zip(parts(problem.teacher), means.tolist(), strict=True))
+    return dict(zip(problem.wanted, means.tolist(), strict=True))
 
 
 def describe(solver: TunedSolver) -> str:
