@@ -111,8 +111,8 @@ class DistillationObjective:
             order.append(chosen)
         at, rows = torch.cat(times), torch.cat(order)
         found: Inputs = {"shifts": None if shifts is None else shifts[rows]}
-        for kind, clips in (("", states), ("_target", targets), ("_eps", noises)):
-            joined = clips[0].map(lambda *values: torch.cat(values), *clips[1:])
+        for kind, values in (("", states), ("_target", targets), ("_eps", noises)):
+            joined = values[0].map(lambda *each: torch.cat(each), *values[1:])
             found |= {f"{name}{kind}": getattr(joined, name) for name in MODALITIES}
         for name in MODALITIES:
             found[f"t_{name}"] = torch.zeros_like(at) if name == given else at
