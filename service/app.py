@@ -38,6 +38,7 @@ from service.jobs.concurrency import ConcurrencyLimits
 from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
+from service.jobs.model_generation import ModelGeneration
 from service.jobs.queue import JobQueue, QueueUnavailable
 from service.jobs.rate_limit import RateLimit
 from service.jobs.retention import Retention, sweeper
@@ -78,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         configure_logging(settings)
     try:
         settings.check_published()
-        catalogue = Catalogue(find_models(settings.models), settings.default_model)
+        catalogue = Catalogue(find_models(settings.models), settings.default_model, settings.models)
         trusted = trusted_certificates(settings)
     except (ManifestError, ValueError) as error:
         raise SystemExit(f"Duet cannot start.\n{error}") from error
@@ -114,6 +115,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 queue=queue,
                 storage=storage,
                 catalogue=catalogue,
+                generation=ModelGeneration(client),
                 prober=prober,
                 rate_limit=RateLimit(client, chosen.max_requests_per_minute),
                 url_secret=UrlSecret(client),
@@ -148,6 +150,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # A path with an extra slash is 404, not a redirect to the host that the Host header names.
         redirect_slashes=False,
     )
+    app.state.catalogue = catalogue
     for router in _ROUTERS:
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)

@@ -31,6 +31,18 @@ _ORIGIN = re.compile(
     r"(https?)://((?=.{1,254}(?::|$))[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]{2,45}\])(?::([0-9]{1,5}))?"
 )
 _KEY = re.compile(r"[A-Za-z0-9._-]{1,64}:[0-9a-f]{64}")
+_KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_BYTES = {
+    "": 1,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -49,6 +61,18 @@ def parse_duration(value: Any) -> Any:
         return timedelta(**{_UNITS[match[2] or "s"]: float(match[1])})
     except OverflowError:
         return timedelta.max  # refused as too long
+
+
+def _memory_size(value: Any) -> Any:
+    """`12GiB`, `800 MiB`, `1.5GB` or a number of bytes as bytes; anything else unchanged, for pydantic."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)?", value.strip().lower()) if isinstance(value, str) else None
+    return value if match is None else int(float(match[1]) * _BYTES[match[2] or ""])
+
+
+def _positive(size: int) -> int:
+    if size <= 0:
+        raise ValueError("must be greater than 0")
+    return size
 
 
 def path_prefix(path: str) -> str | None:
@@ -192,6 +216,13 @@ def _key_hashes(keys: SecretStr) -> SecretStr:
     return keys
 
 
+def _key_names(names: str) -> str:
+    for name in words(names):
+        if not _KEY_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a key: letters, digits, dots, hyphens and underscores")
+    return names
+
+
 def _not_longer(duration: timedelta) -> timedelta:
     if not timedelta() <= duration <= LONGEST:
         raise ValueError(f"must be 0 s … {LONGEST.days} d")
@@ -227,6 +258,8 @@ PathPrefix = Annotated[str, AfterValidator(_prefix)]
 Networks = Annotated[str, AfterValidator(_networks)]
 Origins = Annotated[str, AfterValidator(_origins)]
 WebhookSecrets = Annotated[SecretStr, AfterValidator(_webhook_secrets)]
+KeyNames = Annotated[str, AfterValidator(_key_names)]
+MemorySize = Annotated[int, BeforeValidator(_memory_size), AfterValidator(_positive)]
 KeyHashes = Annotated[SecretStr, AfterValidator(_key_hashes)]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_not_longer)]
 PositiveDuration = Annotated[Duration, AfterValidator(_longer_than_zero)]

@@ -25,6 +25,8 @@ from service.setting_types import (
     Host,
     HostOrEmpty,
     KeyHashes,
+    KeyNames,
+    MemorySize,
     Networks,
     Origins,
     PathPrefix,
@@ -83,6 +85,11 @@ class Settings(BaseSettings):
     models: Annotated[Path | None, UNSET_IF_EMPTY] = Field(
         default=None, description="folder of additional models, each in a folder of its own with a model.json"
     )
+    model_memory: Annotated[MemorySize | None, UNSET_IF_EMPTY] = Field(
+        default=None,
+        description="memory of the device for the loaded models of a worker: 12GiB, 800MiB or bytes. The model used "
+        "least recently is unloaded, and loaded again when a job needs it; if unset all stay loaded",
+    )
     default_model: str = Field(default="demo", min_length=1, description="model for requests that name none")
     device: str = Field(
         default="auto",
@@ -109,6 +116,11 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="API keys: name:sha256 entries as `duet key NAME` prints them, separated by commas or spaces; if "
         "unset no key is required, and the API serves this machine only",
+    )
+    admin_keys: KeyNames = Field(
+        default="",
+        description="names of the API keys that may reload the models, separated by commas or spaces; if unset none "
+        "may, and without API keys everyone on this machine",
     )
     provenance: Literal["off", "on", "required"] = Field(
         default="on",
@@ -300,6 +312,8 @@ class Settings(BaseSettings):
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             given, missing = ("ACCESS", "SECRET") if self.s3_secret_key is None else ("SECRET", "ACCESS")
             raise ValueError(f"{PREFIX}S3_{given}_KEY is set and {PREFIX}S3_{missing}_KEY is not: set both or neither")
+        if unknown := set(self.admin_names) - {name for name, _ in self.key_hashes}:
+            raise ValueError(f"{PREFIX}ADMIN_KEYS names {', '.join(sorted(unknown))}, not in {PREFIX}API_KEYS")
         if self.provenance_certificate is None and (self.provenance_key or self.provenance_command):
             raise ValueError(f"{PREFIX}PROVENANCE_CERTIFICATE must be set with the key or the command that signs")
         if self.provenance_key and self.provenance_command:
@@ -330,6 +344,11 @@ class Settings(BaseSettings):
         """Name and SHA-256 of each accepted key. A name may have several keys, for rotation."""
         pairs = (pair.split(":") for pair in words(self.api_keys))
         return tuple((name, bytes.fromhex(digest)) for name, digest in pairs)
+
+    @property
+    def admin_names(self) -> tuple[str, ...]:
+        """The names of `admin_keys`."""
+        return tuple(words(self.admin_keys))
 
     @property
     def webhook_secrets(self) -> tuple[str, ...]:

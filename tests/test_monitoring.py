@@ -21,6 +21,8 @@ from service.webhooks.metrics import WebhookMetrics
 from tests.exposition import names
 from workers.engine_metrics import EngineCollector, memory_families
 from workers.metrics import WorkerMetrics
+from workers.model_metrics import ModelCollector
+from workers.model_pool import ModelPool
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docker" / "monitoring"
@@ -31,8 +33,8 @@ DASHBOARD = FOLDER / "grafana" / "dashboards" / "duet.json"
 def exposed(settings: Settings) -> set[str]:
     """The names of all metrics of the API, of a worker with a GPU, and of what sends webhooks."""
     found = names(ApiMetrics(settings).scraped.collect()) | names(WorkerMetrics().registry.collect())
-    found |= names(WebhookMetrics().registry.collect()) | names(EngineCollector(Engine(1), [], None).collect())
-    found |= names(memory_families("cuda:0", {"used": 1}, 2))
+    found |= names(WebhookMetrics().registry.collect()) | names(EngineCollector(Engine(1), dict, None).collect())
+    found |= names(memory_families("cuda:0", {"used": 1}, 2)) | names(ModelCollector(ModelPool.of({})).collect())
     return {name for name in found if name.startswith("duet_")}
 
 

@@ -19,8 +19,10 @@ from functools import partial
 from celery import Celery, signals
 from celery.platforms import SecurityWarning
 
+from service.hangup import on_hangup
 from service.jobs.connection import StoreUnavailable, connect
 from service.jobs.events import Previews
+from service.jobs.model_generation import ModelGeneration
 from service.jobs.queue import JobQueue, celery_config
 from service.jobs.reaper import Reaper
 from service.jobs.store import JobStore
@@ -35,6 +37,7 @@ from workers.fatal_exit import CONSUMER_FAILED, exit_hung
 from workers.gpu_claim import claim_gpu
 from workers.leases import Leases
 from workers.metrics import WorkerMetrics
+from workers.model_follower import ModelFollower
 from workers.runner import Maker, Runner
 from workers.spool import Spool
 
@@ -58,6 +61,7 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     Raises what `load` raises.
     """
     configure_logging(settings)
+    on_hangup(lambda: None)  # the folders of models are about to be read
     claim_gpu(settings)
     sys.setswitchinterval(SWITCH_INTERVAL)
     metrics, tracing = WorkerMetrics(), open_tracing(settings.otlp_endpoint, "duet-worker")
@@ -76,6 +80,7 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     previews = Previews(client)
     queue = JobQueue(settings)
     reaper = Reaper(store, queue, ageing, metrics.abandoned, failed)
+    follower = ModelFollower(ModelGeneration(client), maker, metrics.reloaded, failed)
     runner = Runner(
         name,
         store,
@@ -90,8 +95,9 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
         tracing,
         model_patience=settings.model_patience,
         wake=partial(reaper.send, waited=True),
+        follow=follower.look,
     )
-    parts = (leases, spool, reaper, Heartbeat(name, store, runner.disk.has_room, failed), exporter)
+    parts = (leases, spool, reaper, follower, Heartbeat(name, store, runner.disk.has_room, failed), exporter)
     shutdown = Shutdown(runner, store, name, settings.grace.total_seconds())
     celery = create_celery(settings, runner, queue, on_close=shutdown.begin)
 
@@ -119,6 +125,13 @@ def run(settings: Settings, load: Callable[[Settings], Maker] = load_models) -> 
     signals.worker_ready.connect(ready)
     signals.worker_shutting_down.connect(asked_to_stop)
     worker = celery.Worker(hostname=name, quiet=True, without_gossip=True, without_mingle=True, without_heartbeat=True)
+    install_others = worker.install_platform_tweaks
+
+    def install_signal_handlers(worker: object) -> None:
+        install_others(worker)
+        on_hangup(follower.reload)  # in place of Celery's, which starts the program again
+
+    worker.install_platform_tweaks = install_signal_handlers
     worker.start()
     shutdown.begin()
     for part in reversed(parts):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from prometheus_client.core import (
@@ -14,17 +14,16 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from model.runtime.engine import Engine
-from model.runtime.evaluator import Evaluator
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class EngineCollector(Collector):
-    """Collects the metrics of one engine, its evaluators and their device."""
+    """Collects the metrics of one engine and its device. `halvings`: batches halved since the start, by network."""
 
-    def __init__(self, engine: Engine, evaluators: Sequence[Evaluator], device: torch.device | None) -> None:
+    def __init__(self, engine: Engine, halvings: Callable[[], Mapping[str, int]], device: torch.device | None) -> None:
         self._engine = engine
-        self._evaluators = evaluators
+        self._halvings = halvings
         self._device = device
 
     def collect(self) -> Iterable[Metric]:
@@ -54,8 +53,9 @@ class EngineCollector(Collector):
         halved = CounterMetricFamily(
             "duet_engine_out_of_memory", "Batches halved for lack of memory.", labels=("network",)
         )
+        halvings = self._halvings()
         for network in ("base", "sr"):
-            halved.add_metric((network,), sum(each.halvings[network] for each in self._evaluators))
+            halved.add_metric((network,), halvings.get(network, 0))
         yield halved
         yield from _device_memory(self._device)
 

@@ -72,7 +72,14 @@ class WorkerMetrics:
             ("status",),
             registry=own,
         )
-        self.background_failed = background_failures(own, "leases", "watchdog", "spool", "reaper", "heartbeat")
+        self.background_failed = background_failures(
+            own, "leases", "watchdog", "spool", "reaper", "heartbeat", "models"
+        )
+        self._reloads = Counter(
+            "duet_model_reloads", "Times that the folders of models were read again.", ("outcome",), registry=own
+        )
+        for outcome in ("taken", "refused"):
+            self._reloads.labels(outcome)
         self.storage_breaker = storage_breaker(own)
         self._in_hand = Gauge("duet_worker_jobs_in_hand", "Jobs claimed and not released.", registry=own)
         for kind in KINDS:  # Prometheus misses the first increment of a counter that it has not seen at 0
@@ -110,6 +117,9 @@ class WorkerMetrics:
 
     def failed(self, reason: str, strike: bool) -> None:
         self._failures.labels(reason, "yes" if strike else "no").inc()
+
+    def reloaded(self, taken: bool) -> None:
+        self._reloads.labels("taken" if taken else "refused").inc()
 
     def lease_lost(self) -> None:
         self._lost.inc()

@@ -6,14 +6,18 @@ import os
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 
 import torch
 from prometheus_client.registry import Collector
 
-from model.checkpoint.manifest import find_models
+from model.checkpoint.loading import CheckpointError, check_layout
+from model.checkpoint.manifest import ManifestError, find_models
+from model.checkpoint.model_folders import Changes, Version, broken, check_tuned, merge, read_folders
 from model.media.source import MediaError
 from model.networks.config import ClipSpec
 from model.request import RequestError, SamplingParams, clip_of, most_windows, prompt_forwards
@@ -21,9 +25,10 @@ from model.runtime.allocator import keep_freed_memory
 from model.runtime.engine import Engine, EngineRun
 from model.runtime.evaluator import is_out_of_memory
 from model.runtime.pipeline import ClipPart, ClipRequest, Pipeline, StepProgress
+from model.runtime.prompt import check_encoder
 from model.runtime.super_resolution import groups
 from model.runtime.threads import available_cores
-from model.runtime.warmup import warm_up
+from model.runtime.warmup import Run, warm_up
 from service.jobs.record import Job
 from service.jobs.speeds import Speed
 from service.log import log
@@ -34,11 +39,13 @@ from workers.decoder import DecoderLost, warm
 from workers.engine_metrics import EngineCollector
 from workers.fatal_exit import exit_device_lost
 from workers.job_progress import JobProgress
+from workers.model_metrics import ModelCollector
+from workers.model_pool import ModelPool, ModelUnavailable
 from workers.moving_average import WritingTimes
 from workers.outputs import OutputWriter
 from workers.previews import preview
 from workers.run_events import RunEvents
-from workers.runner import Attempt, BackInQueue, CannotBeMade, WorkerFault
+from workers.runner import Attempt, BackInQueue, CannotBeMade, ModelMissing, WorkerFault
 from workers.spool import Files
 from workers.throttle import Throttle
 
@@ -51,74 +58,118 @@ processor time."""
 
 
 class ModelMaker:
-    """Makes outputs with the given models, by name. All jobs share one engine, which the constructor starts."""
+    """Makes outputs with the given models. All jobs share one engine, which the constructor starts."""
 
     def __init__(
         self,
-        pipelines: Mapping[str, Pipeline],
+        models: ModelPool | Mapping[str, Pipeline],
         on_lost: Callable[[BaseException], None] | None = None,
         step_deadline: float = float("inf"),
         credentials: Credentials = UNSIGNED,
+        folder: Path | None = None,
     ) -> None:
-        """`on_lost` must end the process. It is called when the device fails, or one step takes longer than
-        `step_deadline` seconds. `credentials` sign the outputs."""
+        """`models`: a pool with loaded models, or pipelines by name. `on_lost` must end the process. It is called when
+        the device fails, or one step takes longer than `step_deadline` seconds. `credentials` sign the outputs.
+        `folder` of the models, for `reload`."""
         self._credentials = credentials
-        self._pipelines = pipelines
+        self.models = models if isinstance(models, ModelPool) else ModelPool.of(models)
+        self._folder = folder
         self._on_lost = on_lost
         self._step_deadline = step_deadline
-        sizes = [pipeline.evaluator.batch_sizes for pipeline in pipelines.values()]
-        capacity = max((each.largest for each in sizes if each is not None), default=1)
-        frames = max((pipeline.evaluator.frames_per_forward for pipeline in pipelines.values()), default=1)
-        device = next((pipeline.device for pipeline in pipelines.values()), None)
-        self.engine = Engine(capacity, frames, on_lost, device)
+        pipelines = self.models.pipelines
+        device = next((pipeline.device for pipeline in pipelines), None)
+        self.engine = Engine(1, 1, on_lost, device)
+        for pipeline in pipelines:
+            self._make_room(pipeline)
         self.engine.start()
         # The engine stays full while some more jobs decode their upload or encode their result.
-        self.slots = capacity + max(1, capacity // 4)
+        self.slots = self.engine.capacity + max(1, self.engine.capacity // 4)
         self._writing_times = WritingTimes()
         # The engine's thread acquires the GIL hundreds of times between two forwards. It must not compete with all the
         # jobs of a batch that ended together and write their files at once.
         self._writers = threading.Semaphore(max(1, available_cores() // 2))
         self._previews = Throttle(PREVIEW_INTERVAL)
-        evaluators = [pipeline.evaluator for pipeline in pipelines.values()]
-        self.collectors: Sequence[Collector] = (EngineCollector(self.engine, evaluators, device),)
+        self._halvings: Counter[str] = Counter()
+        self.collectors: Sequence[Collector] = (
+            EngineCollector(self.engine, self._all_halvings, device),
+            ModelCollector(self.models),
+        )
 
     @classmethod
     def load(cls, settings: Settings) -> ModelMaker:
         """Load and warm up every model of DUET_MODELS and every built-in one.
 
-        Raises ManifestError, CheckpointError, IdentityError or SigningError.
+        Raises ManifestError, CheckpointError, ModelTooLarge, IdentityError or SigningError.
         """
         credentials = Credentials.open(settings)
         keep_freed_memory()
         if settings.threads or "OMP_NUM_THREADS" not in os.environ:  # which PyTorch has read itself
             torch.set_num_threads(settings.threads or max(1, available_cores() // settings.workers))
-        pipelines = {}
-        for name, manifest in find_models(settings.models).items():
-            pipelines[name] = pipeline = Pipeline.load(manifest, settings.device, settings.dtype)
-            warm_up(pipeline, settings.batch_sizes)
-            assert pipeline.evaluator.batch_sizes is not None
-            facts = {
-                "model": name,
-                "device": str(pipeline.device),
-                "dtype": str(pipeline.evaluator.dtype).removeprefix("torch."),
-                "batches": pipeline.evaluator.batch_sizes.sizes,
-            }
-            if manifest.trained:
-                log.info("model loaded", **facts)
+        makers: list[ModelMaker] = []
+
+        def load(version: Version) -> tuple[Pipeline, int]:
+            pipeline, size = _load(version, settings, makers[0].engine.between_ticks if makers else None)
+            if makers:
+                makers[0]._make_room(pipeline)
+            return pipeline, size
+
+        def unload(pipeline: Pipeline) -> None:
+            if makers:
+                makers[0]._unload(pipeline)
             else:
-                log.warning(
-                    "model loaded, but it is untrained: its weights are random and its clips are noise", **facts
-                )
+                pipeline.release()
+
+        versions = {name: Version.of(manifest) for name, manifest in find_models(settings.models).items()}
+        models = ModelPool(versions, load, unload, settings.model_memory)
+        models.load_all(last=settings.default_model)
         warm()
-        return cls(pipelines, exit_device_lost, settings.step_deadline.total_seconds(), credentials)
+        step_deadline = settings.step_deadline.total_seconds()
+        makers.append(cls(models, exit_device_lost, step_deadline, credentials, settings.models))
+        return makers[0]
+
+    def _make_room(self, pipeline: Pipeline) -> None:
+        """Let the engine run as many clips at a time as the model's largest batch."""
+        sizes = pipeline.evaluator.batch_sizes
+        self.engine.capacity = max(self.engine.capacity, sizes.largest if sizes is not None else 1)
+        self.engine.frame_budget = max(self.engine.frame_budget, pipeline.evaluator.frames_per_forward)
+
+    def _unload(self, pipeline: Pipeline) -> None:
+        self._halvings += pipeline.evaluator.halvings
+        with suppress(BackInQueue):  # this worker stops
+            self.engine.between_ticks(pipeline.release)
+
+    def _all_halvings(self) -> Mapping[str, int]:
+        return sum((pipeline.evaluator.halvings for pipeline in self.models.pipelines), self._halvings)
 
     def serves(self, model: str) -> bool:
-        return model in self._pipelines
+        return self.models.serves(model)
+
+    def reload(self) -> Changes:
+        """See `workers.runner.Maker`."""
+        merged, changes = merge(self.models.versions, read_folders(self._folder))
+        for name in (*changes.added, *changes.changed):
+            check_tuned(merged[name])
+            manifest = merged[name].manifest
+            try:
+                check_layout(manifest)
+                check_encoder(manifest)
+            except (CheckpointError, ManifestError, ValueError, OSError) as error:
+                raise broken(manifest.folder, error) from error
+        self.models.take(merged)
+        return changes
+
+    def preload(self) -> None:
+        """See `workers.runner.Maker`."""
+        with suppress(BackInQueue):  # this worker stops
+            self.models.preload()
 
     def is_long(self, job: Job) -> bool:
         """See `workers.runner.Maker`."""
-        clip = self._pipelines[job.model].manifest.config.clip
-        return clip_of(job.params.duration, clip).frames > clip.frames
+        manifest = self.models.manifest(job.model)
+        return (
+            manifest is not None
+            and clip_of(job.params.duration, manifest.config.clip).frames > manifest.config.clip.frames
+        )
 
     def stop(self) -> None:
         """Abort every job at once: those that wait for the engine get BackInQueue."""
@@ -132,6 +183,8 @@ class ModelMaker:
         """See `workers.runner.Maker`."""
         try:
             return self._released(attempt)
+        except ModelUnavailable as error:
+            raise ModelMissing(str(error)) from error
         except RequestError as error:
             raise CannotBeMade("invalid_request", str(error)) from error
         except MediaError as error:
@@ -151,10 +204,14 @@ class ModelMaker:
             raise
 
     def _make(self, attempt: Attempt) -> list[Files]:
+        with ExitStack() as stack:
+            with attempt.waiting():  # for other jobs and for the load
+                used = self.models.use(attempt.job.model, partial(self._check, attempt), attempt.loading)
+                pipeline = stack.enter_context(used)
+            return self._make_with(pipeline, attempt)
+
+    def _make_with(self, pipeline: Pipeline, attempt: Attempt) -> list[Files]:
         job, clock = attempt.job, attempt.clock
-        pipeline = self._pipelines.get(job.model)
-        if pipeline is None:
-            raise RequestError("model", f"this worker does not serve the model {job.model!r}")
         check = partial(self._check, attempt)
         with clock.time("decode"), attempt.waiting():  # the child has a time limit of its own
             condition = decode_condition(job, pipeline, attempt.source, attempt.folder, check)
@@ -276,6 +333,34 @@ class ModelMaker:
         files = sum(writing) + attempt.afterwards
         attempt.measured(_speed(job.params, clip_spec, seconds, files))
         return [made[index] for index in range(job.params.num_outputs)]
+
+
+def _load(version: Version, settings: Settings, run: Run | None) -> tuple[Pipeline, int]:
+    """The model, warmed up with `run` (see `warm_up`), and the bytes of memory that it takes."""
+    manifest = version.manifest
+    began = time.perf_counter()
+    pipeline = Pipeline.load(manifest, settings.device, settings.dtype)
+    batches = (
+        warm_up(pipeline, settings.batch_sizes, run) if run is not None else warm_up(pipeline, settings.batch_sizes)
+    )
+    _ = manifest.weights_hash  # now: it is written into every manifest, and the files may be replaced
+    if not version.intact:
+        raise CheckpointError("its weight files have changed since they were taken; reload the models")
+    assert pipeline.evaluator.batch_sizes is not None
+    size = pipeline.evaluator.weight_bytes + batches
+    facts = {
+        "model": manifest.name,
+        "device": str(pipeline.device),
+        "dtype": str(pipeline.evaluator.dtype).removeprefix("torch."),
+        "batches": pipeline.evaluator.batch_sizes.sizes,
+        "mib": round(size / 2**20),
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+    if manifest.trained:
+        log.info("model loaded", **facts)
+    else:
+        log.warning("model loaded, but it is untrained: its weights are random and its clips are noise", **facts)
+    return pipeline, size
 
 
 def _speed(params: SamplingParams, clip: ClipSpec, seconds: Mapping[str, float], files: float) -> Speed:

@@ -22,6 +22,7 @@ from typing import NoReturn, Protocol, TypeVar
 import structlog
 from prometheus_client.registry import Collector
 
+from model.checkpoint.model_folders import Changes
 from model.media.edits import MASK_NAME
 from service.jobs.connection import StoreUnavailable
 from service.jobs.events import Preview, Previews
@@ -79,6 +80,10 @@ class WorkerFault(Exception):
     """The worker is at fault, not the job: the job is handed back without a strike."""
 
 
+class ModelMissing(Exception):
+    """The worker has lost the job's model since it claimed the job, or cannot load it."""
+
+
 class Maker(Protocol):
     """Makes the outputs of several jobs at a time."""
 
@@ -90,6 +95,15 @@ class Maker(Protocol):
 
     def serves(self, model: str) -> bool:
         """Whether it has the model of this name."""
+
+    def reload(self) -> Changes:
+        """Read the folders of models again, and serve what they hold from now on; running jobs keep what they have.
+
+        Raises BrokenModel, and then nothing changes.
+        """
+
+    def preload(self) -> None:
+        """Load models before a job needs them, as far as there is room."""
 
     def is_long(self, job: Job) -> bool:
         """Whether the job makes clips of several windows, which may keep a slot for minutes."""
@@ -104,7 +118,8 @@ class Maker(Protocol):
         """Write the files of every output to the attempt's folder; return them by name.
 
         Calls `attempt.begin()` when the engine begins and `attempt.report()` after every step, and lets their
-        exceptions through. Raises CannotBeMade; WorkerFault; MemoryError where the device has too little memory. After
+        exceptions through. Calls `attempt.loading()` if it has to load the model first. Raises CannotBeMade;
+        ModelMissing; WorkerFault; MemoryError where the device has too little memory. After
         any other error the next attempt may succeed.
         """
 
@@ -134,6 +149,11 @@ class Attempt:
     def check(self) -> None:
         """Raise BackInQueue, Cancelled or StaleClaim if the attempt must stop."""
         self._runner.check(self._lease)
+
+    def loading(self) -> None:
+        """The model has to be loaded first. Raises as `check`."""
+        self.check()
+        self._runner.model_loading(self.job)
 
     def begin(self) -> None:
         """The engine begins with the job. Raises as `check`."""
@@ -220,7 +240,8 @@ class Runner:
     """Runs jobs for the worker `name`, `slots` at a time, or with 0 as many as keep the maker busy. `scratch` is a
     folder for temporary files, on the same disk as the spool. `model_patience`: how long a job waits for a worker that
     has its model before it fails. `wake` sends the message of a job that has waited for a place, if it is queued; it
-    may raise StoreUnavailable or QueueUnavailable."""
+    may raise StoreUnavailable or QueueUnavailable. `follow` takes the models of the latest reload; it is called before
+    a job is claimed, so that a job accepted after a reload never runs with what was before."""
 
     def __init__(
         self,
@@ -238,6 +259,7 @@ class Runner:
         disk: DiskSpace | None = None,
         model_patience: timedelta = timedelta(days=1),
         wake: Callable[[str], bool] = lambda job_id: False,
+        follow: Callable[[], None] = lambda: None,
     ) -> None:
         self.store = store
         self.previews = previews
@@ -254,6 +276,7 @@ class Runner:
         self._tracing = tracing or Tracing()
         self._model_patience = model_patience
         self._wake = wake
+        self._follow = follow
         self._long_places = LongPlaces(self.slots)
         self.delivery = MovingAverage()
         self._exclusion = SharedLock()
@@ -352,6 +375,10 @@ class Runner:
         """The engine begins with the job. Raises one of OVERTAKEN."""
         self._persist(lambda: self.store.start(job.id, job.attempt))
 
+    def model_loading(self, job: Job) -> None:
+        """The job waits for its model. Raises one of OVERTAKEN."""
+        self._persist(lambda: self.store.model_loading(job.id, job.attempt))
+
     def check(self, lease: Lease) -> None:
         """Raise BackInQueue, Cancelled or StaleClaim if the attempt must stop."""
         if lease.lost:
@@ -367,10 +394,10 @@ class Runner:
             queued = self._persist(lambda: self.store.get(job_id))
         except (UnknownJob, UnreadableRecord):
             return True
+        self._follow()
         if not queued.status.ended and not self._maker.serves(queued.model):
             log.warning("job left in the queue: this worker does not have its model", job=job_id, model=queued.model)
-            with suppress(*OVERTAKEN):  # ended, or claimed by a worker that has the model
-                self._persist(lambda: self.store.model_missing(job_id, self._model_patience))
+            self._wait_for_model(job_id)
             return True
         if queued.status.ended or not self._maker.is_long(queued):
             return self._run_in_place(queued)
@@ -406,6 +433,11 @@ class Runner:
                 self._attempt(job, lease)
                 return True
 
+    def _wait_for_model(self, job_id: str) -> None:
+        """Leave the job to a worker that has its model."""
+        with suppress(*OVERTAKEN):  # ended, or claimed by a worker that has the model
+            self._persist(lambda: self.store.model_missing(job_id, self._model_patience))
+
     def _wait_for_room(self, job_id: str) -> None:
         """Wait until the disk has room. Raises BackInQueue on `stop()`."""
         if not self.disk.has_room():
@@ -424,6 +456,10 @@ class Runner:
         except BackInQueue:
             self._hand_back(job)
             raise
+        except ModelMissing as reason:
+            log.warning("job back in the queue: its model is not available", job=job.id, reason=str(reason))
+            self._hand_back(job)
+            self._wait_for_model(job.id)
         except Cancelled:
             outcome = "canceled"
             self._release(job, self.store.cancelled, "job cancelled")

@@ -41,9 +41,11 @@ def api(
 ) -> None:
     """Run the HTTP API alone, on DUET_HOST and DUET_PORT."""
     import socket
+    import threading
 
     from duet.cli.startup_checks import check_machine
     from service.app import create_app
+    from service.hangup import on_hangup
     from service.log import configure_logging
     from service.metrics.sharing import share
     from service.server import Server, raise_open_files_limit, server_config
@@ -56,6 +58,7 @@ def api(
     configure_logging(settings)
     raise_open_files_limit()
     app = create_app(settings)
+    on_hangup(lambda: threading.Thread(target=app.state.catalogue.reload, name="reload", daemon=True).start())
     sockets = None if descriptor is None else [socket.socket(fileno=descriptor)]
     Server(server_config(app, settings), app).run(sockets)
 
@@ -73,7 +76,10 @@ def worker() -> None:
     except ValueError as error:
         # Imports torch, which must not be loaded before the worker has claimed its GPU.
         from model.checkpoint.loading import CheckpointError
+        from workers.model_pool import ModelTooLarge
 
+        if isinstance(error, ModelTooLarge):
+            raise SystemExit(f"Duet cannot start.\n{error}") from error
         if not isinstance(error, CheckpointError):
             raise
         raise SystemExit(f"Duet cannot start.\nA model of DUET_MODELS cannot be loaded: {error}") from error

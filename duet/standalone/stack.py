@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from duet.standalone.resources import CannotServe, DataLock, check_metrics_ports, listen, redis_program
 from duet.standalone.supervisor import Program, Supervised
+from service.hangup import Terminal
 from service.log import configure_logging
 from service.settings import Settings
 from service.temporary_folder import NotOurs, empty
@@ -55,7 +56,8 @@ _COLOURS = {"duet": 36, "api": 32, "worker": 35, "redis": 33, "webhooks": 34}
 
 
 def serve(settings: Settings, worker: Sequence[str] = WORKER) -> None:
-    """Run the stack until SIGINT, SIGTERM or SIGHUP. A second signal kills the processes that have not ended yet.
+    """Run the stack until SIGINT or SIGTERM, or until its terminal goes away. A second signal kills the processes that
+    have not ended yet. Any other SIGHUP makes the API and the workers read the folders of models again.
 
     `settings.redis_url` is ignored, because the stack has its own Redis. `worker` may be another program that calls
     `workers.app.run`. Raises CannotServe if the address or the folder is not available, or if other machines could
@@ -172,8 +174,19 @@ class _Stack:
                     part.kill()
             stop.set()
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        terminal = Terminal()
+
+        def on_hangup() -> None:
+            if terminal.gone or stop.is_set():
+                on_signal()
+                return
+            _report("duet", "SIGHUP: the API and the workers read the folders of models again")
+            for part in (*self.apis, *self.workers):
+                part.send_signal(signal.SIGHUP)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
 
         start = asyncio.create_task(self._start())
         stopped = asyncio.create_task(stop.wait())

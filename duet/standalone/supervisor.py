@@ -74,9 +74,7 @@ class Supervised:
     async def stop(self) -> None:
         """Send SIGTERM, after `stop_seconds` SIGKILL; then kill what is left of its process group."""
         self._stopping.set()
-        if self._process and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
+        self.send_signal(signal.SIGTERM)
         if self._keeper:
             try:
                 await asyncio.wait_for(asyncio.shield(self._keeper), self.program.stop_seconds)
@@ -86,6 +84,12 @@ class Supervised:
                 )
                 self.kill()
                 await self._keeper
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the program if it runs."""
+        if self._process and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
     def kill(self) -> None:
         """Kill the program and its process group at once; it is not restarted."""
@@ -97,6 +101,8 @@ class Supervised:
 
         def prepare() -> None:
             """Runs in the child, between fork and exec."""
+            # Until the program has a handler of its own: one that only reads its files again must not end by it.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             if _libc is not None:
                 _libc.prctl(_PR_SET_PDEATHSIG, program.orphan_signal)
                 if os.getppid() != parent:  # the parent died before prctl, so the signal would never be sent

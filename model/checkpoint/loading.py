@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from model.checkpoint import random_weights
 from model.checkpoint.manifest import FILE_NAME, Manifest
+from model.checkpoint.safetensors_header import tensor_shapes
 from model.networks.config import SRConfig, UNetConfig
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.super_resolution import SRUNet
@@ -217,6 +218,22 @@ def load_model(
     base = ready(build(CoupledUNet, manifest.config.base), manifest.base_weights)
     sr = ready(build(SRUNet, manifest.config.sr), manifest.sr_weights) if manifest.config.sr else None
     return base, sr
+
+
+def check_layout(manifest: Manifest) -> None:
+    """Raise CheckpointError unless the weight files have the tensors of the model's architecture; their values are not
+    read. Raises OSError or ValueError if a file cannot be read."""
+    kinds = (
+        (CoupledUNet, manifest.config.base, manifest.base_weights),
+        (SRUNet, manifest.config.sr, manifest.sr_weights),
+    )
+    for kind, config, file in kinds:
+        if config is None or file is None:
+            continue
+        with torch.device("meta"):
+            network = kind(config)  # type: ignore[arg-type]
+            state = {name: torch.empty(shape) for name, shape in tensor_shapes(manifest.folder / file).items()}
+        require_layout(state, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
 
 
 def infer_base_config(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,13 +50,18 @@ class Manifest:
     folder: Path = BUILTIN
 
     @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The weight files; none if the model is untrained."""
+        return tuple(self.folder / name for name in (self.base_weights, self.sr_weights) if name is not None)
+
+    @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 of the weight files, or of seed and configuration if there are none."""
+        """SHA-256 of the weight files as they were when this was first asked, or of seed and configuration if there are
+        none."""
         digest = hashlib.sha256()
-        for name in (self.base_weights, self.sr_weights):
-            if name is not None:
-                with open(self.folder / name, "rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        for path in self.weight_files:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
         if self.base_weights is None:
             drawn = {"init_seed": self.init_seed, **_described(self.config)}
             digest.update(json.dumps(drawn, sort_keys=True).encode())

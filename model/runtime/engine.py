@@ -25,7 +25,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -37,6 +37,9 @@ HELD_INTERVAL = 0.02
 
 SLOWDOWN = 2.0
 """How much longer the windows of long clips may make a tick for the other runs."""
+
+
+_T = TypeVar("_T")
 
 
 class EngineRun(Future[Any]):
@@ -167,6 +170,7 @@ class Engine:
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._threads = torch.get_num_threads()
         self._news: list[Callable[[], object]] = []
+        self._actions: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._events: deque[torch.cuda.Event] = deque()
 
     def start(self) -> None:
@@ -196,6 +200,21 @@ class Engine:
                 self._changed.notify()
         return run
 
+    def between_ticks(self, action: Callable[[], _T]) -> _T:
+        """Perform `action` in the engine's thread, between two ticks, and return its result: no network runs meanwhile.
+
+        Raises what `action` raises, out of memory as MemoryError, and the reason of `close` if the engine ends first.
+        """
+        if threading.current_thread() is self._thread:
+            return action()
+        outcome: Future[_T] = Future()
+        with self._changed:
+            if self._closed is not None:
+                raise self._closed
+            self._actions.append((action, outcome))
+            self._changed.notify()
+        return outcome.result()
+
     @property
     def busy_for(self) -> float:
         """Seconds since the current step began; 0 while the engine is idle."""
@@ -219,6 +238,8 @@ class Engine:
             self._closed = reason
             for run in (*self._live, *self._waiting):
                 run.leave(reason)
+            while self._actions:
+                self._actions.popleft()[1].set_exception(reason)
             self._changed.notify()
 
     def join(self) -> None:
@@ -234,6 +255,7 @@ class Engine:
             while self._closed is None:
                 self._busy_since = time.monotonic()
                 self._join_and_drop()
+                self._act()
                 asking = [run for run in self._live if run.asks]
                 self._tell()
                 if asking:
@@ -254,6 +276,19 @@ class Engine:
                 run.leave(self._closed)  # a run that was joining while the engine closed
                 run.drop()
             self._tell()
+
+    def _act(self) -> None:
+        """Perform the first of the actions that wait for the end of a tick."""
+        with self._changed:
+            if not self._actions:
+                return
+            action, outcome = self._actions.popleft()
+        try:
+            outcome.set_result(action())
+        except BaseException as error:
+            outcome.set_exception(_plain(error) if isinstance(error, Exception) else error)
+            if not isinstance(error, Exception) or is_device_lost(error):
+                raise
 
     def _tell(self) -> None:
         news, self._news = self._news, []
@@ -283,6 +318,7 @@ class Engine:
     def _has_work(self) -> bool:
         return (
             self._closed is not None
+            or bool(self._actions)
             or self._following() is not None
             or any(run.done() or run.asks for run in self._live)
         )

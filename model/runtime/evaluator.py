@@ -99,6 +99,23 @@ class Evaluator:
         for graphs in self.graphs.values():
             graphs.use(recorder)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the networks' weights on their device."""
+        networks = [network for network in (self.base, self.sr) if network is not None]
+        tensors = (tensor for network in networks for tensor in chain(network.parameters(), network.buffers()))
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def release(self) -> None:
+        """Free the networks and their CUDA graphs. This evaluator cannot be used any more; whoever else holds it keeps
+        no memory of the device."""
+        for graphs in self.graphs.values():
+            graphs.use(None)
+        recorder, self._recorder = self._recorder, None
+        self.base = self.sr = None
+        if recorder is not None:
+            recorder.renew()  # after the networks: it returns what is cached to the device
+
     def __call__(self, requests: Sequence[Request]) -> list[Prediction]:
         parts = [prompt_rows.parts(request) for request in requests]
         rows = [part for own in parts for part in own]

@@ -93,6 +93,14 @@ class Pipeline:
         evaluator = Evaluator(base, sr, NoiseSchedule.from_config(manifest.config.schedule))
         return cls(manifest, evaluator, place)
 
+    def release(self) -> None:
+        """Free the memory of the weights and of the CUDA graphs, while no program runs. The pipeline cannot be used any
+        more."""
+        self.evaluator.release()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        release_freed_memory()
+
     def run(
         self,
         request: ClipRequest,

@@ -14,7 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -37,26 +39,41 @@ FRAMES = 64
 
 _log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 
-def warm_up(pipeline: Pipeline, sizes: Sequence[int] | None = None) -> None:
-    """Set the evaluator's batch sizes and run each network at least once.
 
-    `sizes` that fit are used as given; by default the device decides. Raises the error of a single clip.
+class Run(Protocol):
+    """Performs an action where the device may be used, and returns its result."""
+
+    def __call__(self, action: Callable[[], _T], /) -> _T: ...
+
+
+def _directly(action: Callable[[], _T]) -> _T:
+    return action()
+
+
+def warm_up(pipeline: Pipeline, sizes: Sequence[int] | None = None, run: Run = _directly) -> int:
+    """Set the evaluator's batch sizes and run each network at least once. Returns the bytes of memory that the largest
+    batch needs beside the weights.
+
+    `sizes` that fit are used as given; by default the device decides. `run` performs each use of the device, one after
+    the other: an engine that has work for other models does this between its ticks (`Engine.between_ticks`). Raises the
+    error of a single clip.
     """
     if pipeline.device.type == "cpu":
-        _warm_up_cpu(pipeline, sizes)
-    else:
-        _warm_up_gpu(pipeline, sizes or SIZES)
+        return _warm_up_cpu(pipeline, sizes, run)
+    return _warm_up_gpu(pipeline, sizes or SIZES, run)
 
 
-def _warm_up_cpu(pipeline: Pipeline, sizes: Sequence[int] | None) -> None:
+def _warm_up_cpu(pipeline: Pipeline, sizes: Sequence[int] | None, run: Run) -> int:
     evaluator = pipeline.evaluator
     smallest = min(sizes) if sizes else 1
     free = _free_memory()
-    each = _memory_growth(lambda: _run_once(pipeline, smallest)) / smallest
+    each = run(lambda: _memory_growth(lambda: _run_once(pipeline, smallest))) / smallest
     if sizes is None:
         sizes = [size for size in SIZES_CPU if size == 1 or size * each <= SHARE * free]
     evaluator.use_batch_sizes(BatchSizes(sizes))
+    return max(0, int(each * max(sizes)))
 
 
 def _run_once(pipeline: Pipeline, clips: int) -> None:
@@ -68,22 +85,20 @@ def _run_once(pipeline: Pipeline, clips: int) -> None:
         evaluator([typical_frames(pipeline, evaluator.frames_per_forward)])
 
 
-def _warm_up_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
+def _warm_up_gpu(pipeline: Pipeline, sizes: Sequence[int], run: Run) -> int:
     evaluator, clip = pipeline.evaluator, pipeline.manifest.config.clip.frames
-    if pipeline.device.type == "cuda":
-        torch.cuda.set_device(pipeline.device)
-        evaluator.use_graphs(CudaRecorder(pipeline.device))
     evaluator.use_batch_sizes(BatchSizes(sizes))
     # With a single batch size, frames too have a single one, so that they do not depend on other clips.
     evaluator.frame_sizes = BatchSizes((FRAMES,) if len(sizes) == 1 else _frame_sizes(clip))
-    began, reserved = time.perf_counter(), _reserved(pipeline.device)
+    began, reserved = time.perf_counter(), run(lambda: _prepared(pipeline))
     halvings = None
     while halvings != evaluator.halvings:  # whenever less fits than expected, all graphs are dropped
         halvings = evaluator.halvings.copy()
-        clips, frames = _base_seconds(pipeline), _sr_seconds(pipeline)
+        clips, frames = _base_seconds(pipeline, run), _sr_seconds(pipeline, run)
     evaluator.use_batch_sizes(BatchSizes(list(clips), clips))
     if frames:
         evaluator.frame_sizes = BatchSizes(list(frames), frames)
+    grown = run(lambda: _reserved(pipeline.device)) - reserved
     graphs = evaluator.graphs
     _log.info(
         "%d CUDA graphs: clips %s, frames %s; captured in %.1f s, %.1f GiB",
@@ -91,8 +106,17 @@ def _warm_up_gpu(pipeline: Pipeline, sizes: Sequence[int]) -> None:
         graphs["base"].sizes,
         graphs["sr"].sizes,
         time.perf_counter() - began,
-        (_reserved(pipeline.device) - reserved) / 2**30,
+        grown / 2**30,
     )
+    return max(0, grown)
+
+
+def _prepared(pipeline: Pipeline) -> int:
+    """Use CUDA graphs where the device has them; return `_reserved`."""
+    if pipeline.device.type == "cuda":
+        torch.cuda.set_device(pipeline.device)
+        pipeline.evaluator.use_graphs(CudaRecorder(pipeline.device))
+    return _reserved(pipeline.device)
 
 
 def _frame_sizes(clip: int) -> list[int]:
@@ -101,25 +125,25 @@ def _frame_sizes(clip: int) -> list[int]:
     return sorted({min(clip, FRAMES), FRAMES, *(frames for frames in halves if frames >= clip)})
 
 
-def _base_seconds(pipeline: Pipeline) -> dict[int, float]:
+def _base_seconds(pipeline: Pipeline, run: Run) -> dict[int, float]:
     """Seconds by batch size. Large ones come first, so that the others use their memory."""
     sizes = pipeline.evaluator.batch_sizes
     assert sizes is not None
     seconds: dict[int, float] = {}
     for size in reversed(sizes.sizes):
         if size in sizes.sizes:  # none of the larger ones has run out of memory
-            seconds[size] = _timed(pipeline, typical_clips(pipeline, size))
+            seconds[size] = run(partial(_timed, pipeline, typical_clips(pipeline, size)))
             for variant in _variants(pipeline, size):
-                pipeline.evaluator(variant)
+                run(partial(pipeline.evaluator, variant))
     return {size: taken for size, taken in seconds.items() if size in sizes.sizes}
 
 
-def _sr_seconds(pipeline: Pipeline) -> dict[int, float]:
+def _sr_seconds(pipeline: Pipeline, run: Run) -> dict[int, float]:
     """Seconds by number of frames, empty without super-resolution."""
     if pipeline.evaluator.sr is None:
         return {}
     sizes = pipeline.evaluator.frame_sizes
-    seconds = {size: _timed(pipeline, [typical_frames(pipeline, size)]) for size in reversed(sizes.sizes)}
+    seconds = {size: run(partial(_timed, pipeline, [typical_frames(pipeline, size)])) for size in reversed(sizes.sizes)}
     return {size: taken for size, taken in seconds.items() if size in sizes.sizes}
 
 

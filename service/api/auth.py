@@ -111,8 +111,20 @@ async def authenticate_media(request: Request, services: ServicesHere) -> Caller
     raise _unauthorised("The signature of this URL is not valid.", "invalid_token")
 
 
+async def authenticate_admin(request: Request, services: ServicesHere) -> Caller:
+    """As `authenticate`, for what only operators may do: with keys, those that DUET_ADMIN_KEYS names; without keys
+    everyone who reaches the API, since it serves this machine only. Raises Problem 403 otherwise."""
+    caller = await authenticate(request, services)
+    if caller.name is not None and caller.name not in services.settings.admin_names:
+        raise Problem(403, "not_an_admin", "Only the keys that DUET_ADMIN_KEYS names may do this.")
+    return caller
+
+
 CallerHere = Annotated[Caller, Depends(authenticate)]
 """Parameter type of routes that need a key."""
+
+AdminHere = Annotated[Caller, Depends(authenticate_admin)]
+"""Parameter type of routes for operators."""
 
 MediaCallerHere = Annotated[Caller, Depends(authenticate_media)]
 """Parameter type of routes that also accept signed URLs."""

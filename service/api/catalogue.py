@@ -1,37 +1,144 @@
-"""The models that requests can name."""
+"""The models that requests can name; reloaded while the API runs."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 from model.checkpoint.manifest import Manifest
+from model.checkpoint.model_folders import BrokenModel, Changes, Version, broken, check_tuned, merge, read_folders
 from service.api.problems import FieldError, Problem
+from service.log import log
+
+CHECK_TIMEOUT_S = 120.0
+"""Seconds that the comparison of tensors with architectures may take. It reads headers only, but loads torch."""
+
+REFUSED_RETRY_S = 10.0
+"""Seconds until folders that were refused after a reload elsewhere are read again."""
 
 
 class Catalogue:
-    """The models of this service, by name."""
+    """The models of this service, by name. A reload replaces them all at once, or none."""
 
-    def __init__(self, manifests: dict[str, Manifest], default: str) -> None:
-        """Raises ValueError if `default` is not one of them."""
+    def __init__(self, manifests: Mapping[str, Manifest], default: str, folder: Path | None = None) -> None:
+        """`folder` of the models, for reloads. Raises ValueError if `default` is not one of them."""
         if default not in manifests:
             here = ", ".join(manifests) or "none"
             raise ValueError(f"DUET_DEFAULT_MODEL is {default!r}; the models here are: {here}")
-        self.manifests = manifests
         self.default = default
-        self._hashes: dict[str, str] = {}
-        self._lock = threading.Lock()
+        self._folder = folder
+        self._versions = {name: Version.of(manifest) for name, manifest in manifests.items()}
+        self._generation: int | None = None
+        self._refused_at = float("-inf")
+        self._hashing = threading.Lock()
+        self._reloading = threading.Lock()
+
+    @property
+    def manifests(self) -> dict[str, Manifest]:
+        return {name: version.manifest for name, version in self._versions.items()}
 
     def find(self, name: str | None) -> Manifest:
         """The model of this name, or the default one. Raises Problem 422 for an unknown name."""
-        manifest = self.manifests.get(self.default if name is None else name)
-        if manifest is None:
-            wrong = FieldError("model", name, f"one of {', '.join(self.manifests)}")
+        versions = self._versions
+        version = versions.get(self.default if name is None else name)
+        if version is None:
+            wrong = FieldError("model", name, f"one of {', '.join(versions)}")
             raise Problem(422, "unknown_model", "This service has no model of this name.", [wrong])
-        return manifest
+        return version.manifest
 
-    def weights_hash(self, name: str) -> str:
+    def weights_hash(self, manifest: Manifest) -> str:
         """SHA-256 of the model's weights, computed once: gigabytes take seconds to read."""
-        with self._lock:
-            if name not in self._hashes:
-                self._hashes[name] = self.manifests[name].weights_hash
-            return self._hashes[name]
+        with self._hashing:
+            return manifest.weights_hash
+
+    def read(self) -> Reading:
+        """Read the folders of models and check them, without taking them.
+
+        Raises BrokenModel for the first that cannot be taken.
+        """
+        before = self._versions
+        merged, changes = merge(before, read_folders(self._folder))
+        if self.default not in merged:
+            raise BrokenModel("DUET_MODELS", f"the default model {self.default!r} is not in it")
+        fresh = [merged[name] for name in (*changes.added, *changes.changed)]
+        for version in fresh:
+            check_tuned(version)
+        _check_layouts(fresh)
+        for version in fresh:
+            self.weights_hash(version.manifest)
+            if not version.intact:
+                raise BrokenModel(version.manifest.folder.name, "its weight files are being changed")
+        return Reading(merged, changes)
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """One reload at a time: `read` and `take` belong in this block."""
+        with self._reloading:
+            yield
+
+    def take(self, reading: Reading, generation: int | None = None) -> Changes:
+        """Use these models from now on; `generation`: the number of the reload, which need not be followed then."""
+        self._versions, self._refused_at = reading.versions, float("-inf")
+        self._generation = self._generation if generation is None else generation
+        if reading.changes:
+            changes = reading.changes
+            log.info("models reloaded", added=changes.added, changed=changes.changed, removed=changes.removed)
+        return reading.changes
+
+    def reload(self) -> None:
+        """Read the folders and take them; where they cannot be taken, log why and change nothing."""
+        with self._reloading:
+            self._reload()
+
+    def follow(self, generation: int) -> None:
+        """The same if another process has reloaded since: `generation` is the number of the latest reload."""
+        if generation == self._generation or time.monotonic() < self._refused_at + REFUSED_RETRY_S:
+            return
+        with self._reloading:
+            if generation != self._generation and self._reload():
+                self._generation = generation
+
+    def _reload(self) -> bool:
+        try:
+            self.take(self.read())
+        except BrokenModel as error:
+            self._refused_at = time.monotonic()
+            log.error(
+                "models not reloaded: this process keeps those that it has", folder=error.folder, reason=error.reason
+            )
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Models that were read and checked, and how they differ from those in use."""
+
+    versions: dict[str, Version]
+    changes: Changes
+
+
+def _check_layouts(versions: Iterable[Version]) -> None:
+    """Raise BrokenModel unless the tensors fit the architectures. That needs torch, which this process must not load:
+    another one does, where it is installed; elsewhere the workers check."""
+    folders = [str(version.manifest.folder) for version in versions if version.stamps]
+    if not folders or find_spec("torch") is None:
+        return
+    command = [sys.executable, "-m", "model.checkpoint.layout_check", *folders]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=CHECK_TIMEOUT_S)
+        reasons: dict[str, str] = json.loads(run.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        stderr = getattr(error, "stderr", None)
+        log.error("the weights cannot be checked", error=str(error), output=str(stderr or "")[-2000:])
+        raise BrokenModel(Path(folders[0]).name, "its weights could not be checked; the log says why") from error
+    for folder, reason in reasons.items():
+        raise broken(Path(folder), ValueError(reason))

@@ -9,10 +9,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from model.checkpoint.manifest import Manifest
+from model.checkpoint.model_folders import BrokenModel
 from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import KINDS
 from model.request import QUALITIES, SAMPLERS, TUNED, allowed_guidance, is_divisible
-from service.api.auth import CallerHere
+from service.api.auth import AdminHere, CallerHere
+from service.api.problems import Problem, responses
 from service.api.services import ServicesHere
 from service.jobs.connection import StoreUnavailable
 from service.jobs.speeds import Speed
@@ -111,6 +113,23 @@ class ModelList(BaseModel):
     data: list[ModelView] = Field(description="the models")
 
 
+class ReloadView(BaseModel):
+    """What a reload of the models has changed."""
+
+    added: list[str] = Field(description="names of the models that are new")
+    changed: list[str] = Field(description="names of the models whose weights or manifest are others")
+    removed: list[str] = Field(
+        description="names of the models that are gone: jobs that run are finished, those that wait stay queued for "
+        "a worker that has the model"
+    )
+    generation: int = Field(ge=1, description="number of this reload; all processes follow it")
+    workers: int = Field(
+        ge=0,
+        description="workers that are here now. Each reads the folders of its own machine within seconds, and before "
+        "its next job",
+    )
+
+
 def view(
     manifest: Manifest, default: str, weights_hash: str, max_output_s: float, speed: Mapping[str, Speed]
 ) -> ModelView:
@@ -160,14 +179,41 @@ def _text(text: TextEncoding | None) -> TextView | None:
 @router.head("/models", include_in_schema=False)
 def models(services: ServicesHere, caller: CallerHere) -> ModelList:
     """The models that jobs can use, with their capabilities."""
+    services.follow_models()
     catalogue, longest = services.catalogue, services.settings.max_output_s
+    manifests = catalogue.manifests
     try:
-        speeds = services.store.speeds.of(catalogue.manifests)
+        speeds = services.store.speeds.of(manifests)
     except StoreUnavailable:
         speeds = {}  # the models are known without Redis
     return ModelList(
         data=[
-            view(each, catalogue.default, catalogue.weights_hash(name), longest, speeds.get(name, {}))
-            for name, each in catalogue.manifests.items()
+            view(each, catalogue.default, catalogue.weights_hash(each), longest, speeds.get(name, {}))
+            for name, each in manifests.items()
         ]
+    )
+
+
+@router.post("/models/reload", responses=responses(403, 409, 503))
+def reload(services: ServicesHere, caller: AdminHere) -> ReloadView:
+    """Read the folders of models again, without a restart. With API keys only for those that `DUET_ADMIN_KEYS` names.
+
+    Everything is checked first. If a folder cannot be taken, the answer is 409 with its name and the reason, and all
+    models stay as they are.
+    """
+    try:
+        with services.catalogue.reloading():
+            reading = services.catalogue.read()
+            # Told before taken: if Redis is away, no process changes anything.
+            generation = services.generation.advance()
+            changes = services.catalogue.take(reading, generation)
+    except BrokenModel as error:
+        detail = f"Nothing has changed: {error}."
+        raise Problem(409, "models_refused", detail, folder=error.folder, reason=error.reason) from error
+    return ReloadView(
+        added=list(changes.added),
+        changed=list(changes.changed),
+        removed=list(changes.removed),
+        generation=generation,
+        workers=len(services.store.workers()),
     )

@@ -12,8 +12,10 @@ from service.api.catalogue import Catalogue
 from service.api.fair_share import FairLimiter
 from service.api.readiness import Readiness
 from service.jobs.concurrency import ConcurrencyLimits
+from service.jobs.connection import StoreUnavailable
 from service.jobs.events import Events
 from service.jobs.idempotency import IdempotencyKeys
+from service.jobs.model_generation import ModelGeneration
 from service.jobs.queue import JobQueue
 from service.jobs.rate_limit import RateLimit
 from service.jobs.retention import Retention
@@ -51,6 +53,7 @@ class Services:
     queue: JobQueue
     storage: GuardedStorage
     catalogue: Catalogue
+    generation: ModelGeneration
     prober: Prober
     rate_limit: RateLimit
     url_secret: UrlSecret
@@ -65,6 +68,14 @@ class Services:
     studies: StudyStore
     trusted: str
     """Certificates in PEM that `POST /verify` trusts."""
+
+    def follow_models(self) -> None:
+        """Take the models of the latest reload by any process. Without Redis they stay as they are."""
+        try:
+            generation = self.generation.current()
+        except StoreUnavailable:
+            return
+        self.catalogue.follow(generation)
 
     @property
     def storage_threads(self) -> CapacityLimiter | None:

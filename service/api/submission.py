@@ -140,6 +140,7 @@ class Submission:
     async def job_request(self, kind: Kind, parameters: Parameters) -> JobRequest:
         """The job that the parameters describe. Raises Problem for an unknown model, for parameters that it does not
         support and for a webhook that cannot be sent."""
+        await run_in_threadpool(self.services.follow_models)
         manifest = self.services.catalogue.find(parameters.model)
         params = parameters.sampling(kind, manifest, self.services.settings)
         return JobRequest(

@@ -10,6 +10,7 @@
     duet:expiry                ids of the ended jobs, by the time at which they are to be erased
     duet:gone:{id}             the owner of an erased job; expires
     duet:unreadable            ids of the jobs whose record this version of Duet cannot read
+    duet:models                number of the latest reload of the models
     duet:workers               names of the workers, by the end of their last heartbeat
 
 The stream of a job's events is in `event_keys`, the log of its webhook in `deliveries`, the speed of the workers in
@@ -28,6 +29,7 @@ UNCLAIMED = "duet:unclaimed"
 EXPIRY = "duet:expiry"
 UNREADABLE = "duet:unreadable"
 WORKERS = "duet:workers"
+MODELS = "duet:models"
 
 
 def record_key(job_id: str) -> str:

@@ -172,7 +172,8 @@ class Job:
     kind edit makes anew. `request_id` and `traceparent` (W3C Trace
     Context) identify the request that created it, in logs and traces. `expires_at` counts from the end of the job;
     before that, from its creation. `model_missing_since`: when a worker without its model first received it, unless a
-    worker has claimed it since.
+    worker has claimed it since. `model_loading_since`: when its holder began to load its model, or to wait for room for
+    it, unless the engine has begun since.
     """
 
     id: str
@@ -203,6 +204,7 @@ class Job:
     request_id: str | None = None
     traceparent: str | None = None
     model_missing_since: datetime | None = None
+    model_loading_since: datetime | None = None
     schema: Annotated[int, Field(ge=1, le=SCHEMA)] = SCHEMA
 
     @property
@@ -300,12 +302,18 @@ def claim(job: Job, holder: str, alone: bool = False) -> Job:
     return replace(job, attempt=job.attempt + 1, holder=holder, alone=alone or job.alone, model_missing_since=None)
 
 
+def model_loading(job: Job, token: int) -> Job:
+    """The holder has to load the job's model before it can begin."""
+    _running(job, token, "wait for its model")
+    return replace(job, model_loading_since=job.model_loading_since or _now())
+
+
 def start(job: Job, token: int) -> Job:
     """The engine begins. `started_at` is that of the latest attempt."""
     _running(job, token, "start")
     if job.status is Status.IN_PROGRESS:
         return job
-    return replace(job, status=Status.IN_PROGRESS, started_at=_now())
+    return replace(job, status=Status.IN_PROGRESS, started_at=_now(), model_loading_since=None)
 
 
 def complete(job: Job, token: int, outputs: tuple[Output, ...], timings: Timings) -> Job:
@@ -368,7 +376,7 @@ def hand_back(job: Job, token: int) -> Job:
     _running(job, token, "be handed back")
     if job.cancel_requested_at is not None:
         return _end(job, Status.CANCELED)
-    return replace(job, status=Status.QUEUED, holder=None, started_at=None)
+    return replace(job, status=Status.QUEUED, holder=None, started_at=None, model_loading_since=None)
 
 
 def strike(job: Job, token: int, error: JobError) -> Job:

@@ -337,7 +337,7 @@ def _event(before: Job | None, job: Job) -> EventKind | None:
 
 
 def _shown(job: Job) -> tuple[object, ...]:
-    return job.status, job.cancel_requested_at, job.model_missing_since is None
+    return job.status, job.cancel_requested_at, job.model_missing_since is None, job.model_loading_since is None
 
 
 def _snapshot(job: Job, facts: list[Any]) -> JobSnapshot:

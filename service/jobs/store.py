@@ -56,6 +56,10 @@ class JobStore(RecordStore):
         self._postpone(UNCLAIMED, int(1000 * MODEL_RETRY), [job_id])
         return job
 
+    def model_loading(self, job_id: str, token: int) -> Job:
+        """The holder loads the job's model first. Raises UnknownJob, StaleClaim, IllegalTransition."""
+        return self._change(job_id, lambda job: record.model_loading(job, token))
+
     def offer_later(self, job_id: str, seconds: float) -> None:
         """A worker without a free place for this job received its message: the reaper sends the next one in `seconds`,
         at most LONGEST_RETRY."""

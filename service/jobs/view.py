@@ -114,7 +114,7 @@ class ErrorView(View):
 class WaitingView(View):
     """Why a queued job cannot run yet, other than the jobs before it."""
 
-    code: Literal["model_unavailable"] = Field(description="machine-readable code")
+    code: Literal["model_unavailable", "model_loading"] = Field(description="machine-readable code")
     message: str = Field(description="explanation for people")
     since: datetime = Field(description="time since which it has waited for this")
 
@@ -259,10 +259,15 @@ def file_name(name: str, index: int) -> str:
 
 
 def _waiting(job: Job) -> WaitingView | None:
-    if job.status is not Status.QUEUED or job.model_missing_since is None:
+    if job.status is not Status.QUEUED:
         return None
-    message = f"No worker with the model {job.model!r} has taken the job yet; it waits for one."
-    return WaitingView(code="model_unavailable", message=message, since=job.model_missing_since)
+    if job.model_loading_since is not None:
+        message = f"A worker has taken the job and is loading the model {job.model!r}."
+        return WaitingView(code="model_loading", message=message, since=job.model_loading_since)
+    if job.model_missing_since is not None:
+        message = f"No worker with the model {job.model!r} has taken the job yet; it waits for one."
+        return WaitingView(code="model_unavailable", message=message, since=job.model_missing_since)
+    return None
 
 
 def _params(job: Job) -> dict[str, Any]:

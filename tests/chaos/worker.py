@@ -14,6 +14,7 @@ import signal
 import time
 from pathlib import Path
 
+from model.checkpoint.model_folders import Changes
 from service.jobs.record import Job, Progress
 from service.settings import Settings, load_settings
 from workers.app import run
@@ -43,6 +44,12 @@ class FakeMaker:
 
     def serves(self, model: str) -> bool:
         return self._has_model
+
+    def reload(self) -> Changes:
+        return Changes((), (), ())
+
+    def preload(self) -> None:
+        """There is nothing to load."""
 
     def is_long(self, job: Job) -> bool:
         return (job.params.duration or 0) > LONG

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from model.checkpoint.model_folders import Changes
 from service.jobs.connection import connect
 from service.jobs.events import Previews
 from service.jobs.record import Job
@@ -41,6 +42,12 @@ class Failing:
 
     def serves(self, model: str) -> bool:
         return True
+
+    def reload(self) -> Changes:
+        return Changes((), (), ())
+
+    def preload(self) -> None:
+        """There is nothing to load."""
 
     def is_long(self, job: Job) -> bool:
         return False

@@ -75,7 +75,7 @@ def test_a_job_is_counted_from_its_claim_to_its_clips_with_every_stage(stack: St
 
 
 def test_a_batch_that_was_halved_is_counted(maker: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluator = maker._pipelines["tiny"].evaluator
+    evaluator = maker.models.pipelines[0].evaluator
     forward = evaluator._frames
 
     def small(x: torch.Tensor, *others: object) -> object:

@@ -43,7 +43,7 @@ def runner(stack: Stack, maker: ModelMaker) -> Runner:
 
 
 def test_a_job_of_several_windows_is_long(stack: Stack, maker: ModelMaker) -> None:
-    window = maker._pipelines["tiny"].manifest.config.clip.duration
+    window = maker.models.pipelines[0].manifest.config.clip.duration
     found = [maker.is_long(stack.create(duration=seconds)) for seconds in (None, window / 2, window, window + 0.1)]
     assert found == [False, False, False, True]
 

@@ -1,0 +1,90 @@
+"""Takes the folders of models again after a reload elsewhere, or a signal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from model.checkpoint.model_folders import BrokenModel
+from service.jobs.connection import StoreUnavailable
+from service.jobs.model_generation import ModelGeneration
+from service.log import log
+from service.periodic import Periodic
+from workers.runner import Maker
+
+INTERVAL = 1.0
+"""Seconds between two looks at the number of the latest reload."""
+
+REFUSED_RETRY = 10.0
+"""Seconds until folders that were refused are read again: files may still be on their way to this machine."""
+
+
+class ModelFollower:
+    """Follows the reloads of the API, from `start()` to `stop()`.
+
+    `reloaded` is called with whether the folders were taken, `failed` with the name of a thread whose action raised.
+    """
+
+    def __init__(
+        self,
+        generation: ModelGeneration,
+        maker: Maker,
+        reloaded: Callable[[bool], None] = lambda taken: None,
+        failed: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._generation = generation
+        self._maker = maker
+        self._reloaded = reloaded
+        self._taken: int | None = None
+        self._refused_at = float("-inf")
+        self._asked = False
+        self._lock = threading.Lock()
+        self._thread = Periodic(
+            "models", self._round, INTERVAL, retry=INTERVAL, at_once=True, expected=(StoreUnavailable,), failed=failed
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """May be called again, and before `start()`."""
+        self._thread.stop()
+
+    def reload(self) -> None:
+        """Read the folders again soon, whatever the API says. Returns at once."""
+        self._asked = True
+        self._thread.wake()
+
+    def look(self) -> None:
+        """Take the folders if there was a reload since they were taken last. While Redis is unavailable, nothing
+        changes."""
+        try:
+            self._look()
+        except StoreUnavailable:
+            return
+
+    def _round(self) -> None:
+        self._look()
+        self._maker.preload()
+
+    def _look(self) -> None:
+        number = self._generation.current()
+        with self._lock:
+            if self._asked:
+                self._asked, self._taken, self._refused_at = False, None, float("-inf")
+            if number == self._taken or time.monotonic() < self._refused_at + REFUSED_RETRY:
+                return
+            try:
+                changes = self._maker.reload()
+            except BrokenModel as error:
+                self._refused_at = time.monotonic()
+                self._reloaded(False)
+                log.error(
+                    "models not reloaded: this worker keeps those that it has", folder=error.folder, reason=error.reason
+                )
+                return
+            self._taken, self._refused_at = number, float("-inf")
+            self._reloaded(True)
+            if changes:
+                log.info("models reloaded", added=changes.added, changed=changes.changed, removed=changes.removed)
