@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 from model.checkpoint.model_folders import BrokenModel
 from service.jobs.connection import StoreUnavailable
@@ -71,7 +72,8 @@ class ModelFollower:
     def _look(self) -> None:
         number = self._generation.current()
         with self._lock:
-            if self._asked:
+            asked = self._asked
+            if asked:
                 self._asked, self._taken, self._refused_at = False, None, float("-inf")
             if number == self._taken or time.monotonic() < self._refused_at + REFUSED_RETRY:
                 return
@@ -87,4 +89,6 @@ class ModelFollower:
             self._taken, self._refused_at = number, float("-inf")
             self._reloaded(True)
             if changes:
-                log.info("models reloaded", added=changes.added, changed=changes.changed, removed=changes.removed)
+                log.info("models reloaded", **asdict(changes))
+            elif asked:
+                log.info("models reloaded: nothing has changed")

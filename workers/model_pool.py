@@ -227,7 +227,8 @@ class ModelPool:
             waits()
             while True:
                 with self._changed:
-                    task = self._next_load()
+                    self._mark_draining()
+                    self._admit_waiting()
                     if ticket.admitted:
                         assert ticket.model is not None
                         return ticket.model
@@ -235,6 +236,7 @@ class ModelPool:
                         raise ModelUnavailable(f"this worker has the model {name!r} no more")
                     if ticket.model.failure is not None:
                         raise ModelUnavailable(f"the model {name!r} cannot be loaded: {ticket.model.failure}")
+                    task = self._next_load()
                     if task is None:
                         self._changed.wait(POLL_INTERVAL)
                 if task is not None:
@@ -281,12 +283,8 @@ class ModelPool:
             model.draining = model in victims
 
     def _next_load(self) -> tuple[PooledModel, list[Pipeline]] | None:
-        """The model to load now, and what to unload before; the caller performs it. None if nothing can be loaded now.
-
-        Admits whoever need not wait any more.
-        """
-        self._mark_draining()
-        self._admit_waiting()
+        """The model to load now, and what to unload before; the caller must perform it. None if nothing can be loaded
+        now."""
         first = self._first()
         if first is None or self._loading is not None:
             return None
@@ -365,9 +363,10 @@ class ModelPool:
         self._drop_surplus()
 
     def _enter_loaded(self, model: PooledModel, pipeline: Pipeline, size: int) -> Exception | None:
-        model.size = size
-        if self._budget is not None and size > self._budget:
-            return ModelTooLarge(model.name, size, self._budget)
+        if model.size is None:  # measured anew it would differ a little, which must not make a model too large
+            model.size = size
+        if self._budget is not None and model.size > self._budget:
+            return ModelTooLarge(model.name, model.size, self._budget)
         model.pipeline, model.draining, model.pause = pipeline, False, RETRY
         self._loaded.append(model)
         self._uses += 1

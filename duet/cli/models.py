@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from rich.console import Console
 
 from duet.cli.exit_status import server_errors
-from duet.cli.options import CONNECTION, ServerOptions
+from duet.cli.options import CONNECTION, ServerOptions, option
 from duet.cli.output import echo, echo_json
 
 
-def models(*, server: ServerOptions = CONNECTION) -> None:
+def models(
+    *,
+    reload: Annotated[bool, option("First make the server read its folders of models again.")] = False,
+    server: ServerOptions = CONNECTION,
+) -> None:
     """List the models of the server, and the clips they make."""
     with server_errors(), server.connect() as duet:
+        if reload:
+            changes = duet.reload_models()
+            parts = [f"{what}: {', '.join(changes[what])}" for what in ("added", "changed", "removed") if changes[what]]
+            echo("; ".join(parts) or "Nothing has changed.", err=True)
         found = duet.models()
     if server.json:
         echo_json([model.data for model in found])

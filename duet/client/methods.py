@@ -139,6 +139,12 @@ class ServerMethods(ABC, Generic[JobT]):
         return [Model.read(data) for data in found["data"]]
 
     @method
+    def reload_models(self) -> Operation[dict[str, Any]]:
+        """Make the server read its folders of models again: the response of `POST /models/reload`, with the names
+        `added`, `changed` and `removed`. Raises Refused if a folder cannot be taken, or the key may not reload."""
+        return (yield from fetch_json(Request("POST", "/models/reload"), self.retry, "added", "changed", "removed"))
+
+    @method
     def verify(self, file: str | Path) -> Operation[dict[str, Any]]:
         """What a file says of its making: the response of `POST /verify`. Raises OSError if it cannot be read."""
         return (yield from fetch_json(Request("POST", "/verify", upload=Path(file)), self.retry, "credentials"))

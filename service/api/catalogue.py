@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,8 +59,8 @@ class Catalogue:
         with self._hashing:
             return manifest.weights_hash
 
-    def read(self) -> Reading:
-        """Read the folders of models and check them, without taking them.
+    def read(self, thorough: bool = True) -> Reading:
+        """Read the folders of models and check them, without taking them; `thorough`: also whether the weights fit.
 
         Raises BrokenModel for the first that cannot be taken.
         """
@@ -69,13 +69,14 @@ class Catalogue:
         if self.default not in merged:
             raise BrokenModel("DUET_MODELS", f"the default model {self.default!r} is not in it")
         fresh = [merged[name] for name in (*changes.added, *changes.changed)]
-        for version in fresh:
-            check_tuned(version)
-        _check_layouts(fresh)
-        for version in fresh:
-            self.weights_hash(version.manifest)
-            if not version.intact:
-                raise BrokenModel(version.manifest.folder.name, "its weight files are being changed")
+        if thorough:
+            for version in fresh:
+                check_tuned(version)
+            _check_layouts(fresh)
+            for version in fresh:
+                self.weights_hash(version.manifest)
+                if not version.intact:
+                    raise BrokenModel(version.manifest.folder.name, "its weight files are being changed")
         return Reading(merged, changes)
 
     @contextmanager
@@ -90,32 +91,34 @@ class Catalogue:
         self._generation = self._generation if generation is None else generation
         if reading.changes:
             changes = reading.changes
-            log.info("models reloaded", added=changes.added, changed=changes.changed, removed=changes.removed)
+            log.info("models reloaded", **asdict(changes))
         return reading.changes
 
     def reload(self) -> None:
         """Read the folders and take them; where they cannot be taken, log why and change nothing."""
         with self._reloading:
-            self._reload()
+            if self._reload() == Changes():
+                log.info("models reloaded: nothing has changed")
 
     def follow(self, generation: int) -> None:
-        """The same if another process has reloaded since: `generation` is the number of the latest reload."""
+        """The same if another process has reloaded since: `generation` is the number of the latest reload. That process
+        has compared the weights with their architecture."""
         if generation == self._generation or time.monotonic() < self._refused_at + REFUSED_RETRY_S:
             return
         with self._reloading:
-            if generation != self._generation and self._reload():
+            if generation != self._generation and self._reload(thorough=False) is not None:
                 self._generation = generation
 
-    def _reload(self) -> bool:
+    def _reload(self, thorough: bool = True) -> Changes | None:
+        """What has changed; None if the folders cannot be taken."""
         try:
-            self.take(self.read())
+            return self.take(self.read(thorough))
         except BrokenModel as error:
             self._refused_at = time.monotonic()
             log.error(
                 "models not reloaded: this process keeps those that it has", folder=error.folder, reason=error.reason
             )
-            return False
-        return True
+            return None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ _EXAMPLES = {
     "JobView": examples.JOB,
     "JobList": examples.JOBS,
     "ModelList": examples.MODELS,
+    "ReloadView": examples.RELOAD,
     "Health": examples.HEALTH,
     "VerifyReport": examples.REPORT,
     "Video": examples.VIDEO,

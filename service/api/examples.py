@@ -126,6 +126,14 @@ MODELS: dict[str, Any] = {
     ]
 }
 
+RELOAD: dict[str, Any] = {
+    "added": ["landscape"],
+    "changed": ["scenes"],
+    "removed": [],
+    "generation": 3,
+    "workers": 2,
+}
+
 PROBLEM: dict[str, Any] = {
     "type": "about:blank",
     "title": "Unprocessable Entity",

@@ -18,6 +18,7 @@ from service.api.problems import Problem, responses
 from service.api.services import ServicesHere
 from service.jobs.connection import StoreUnavailable
 from service.jobs.speeds import Speed
+from service.log import log
 
 router = APIRouter(tags=["models"])
 
@@ -208,6 +209,7 @@ def reload(services: ServicesHere, caller: AdminHere) -> ReloadView:
             generation = services.generation.advance()
             changes = services.catalogue.take(reading, generation)
     except BrokenModel as error:
+        log.warning("models not reloaded: they stay as they are", folder=error.folder, reason=error.reason)
         detail = f"Nothing has changed: {error}."
         raise Problem(409, "models_refused", detail, folder=error.folder, reason=error.reason) from error
     return ReloadView(

@@ -46,7 +46,7 @@ class FakeMaker:
         return self._has_model
 
     def reload(self) -> Changes:
-        return Changes((), (), ())
+        return Changes()
 
     def preload(self) -> None:
         """There is nothing to load."""

@@ -117,6 +117,8 @@ BAD = {
     "workers_per_gpu": ["0", "17"],
     "ageing": ["0s"],
     "model_patience": ["0", "a while"],
+    "model_memory": ["0", "-1", "much", "8 elephants"],
+    "admin_keys": ["a:b", "a/b"],
     "step_deadline": ["0m", "an hour"],
     "job_deadline": ["0h"],
     "grace": ["-1s", "later"],

@@ -44,7 +44,7 @@ class Failing:
         return True
 
     def reload(self) -> Changes:
-        return Changes((), (), ())
+        return Changes()
 
     def preload(self) -> None:
         """There is nothing to load."""

@@ -183,6 +183,8 @@ const ADVICE = {
   upload_gone: "Drop the file again.",
   already_ended: "There is nothing left to cancel.",
   unreadable_record: "Another version of Duet wrote this job. Ask the operator; your other jobs are not affected.",
+  models_refused: "Ask the operator to repair the model's folder, then reload again.",
+  not_an_admin: "Ask the operator to reload the models.",
   model_unavailable: "No worker has this model. Choose another model, or ask the operator to start one that has it.",
   invalid_request: "The worker's model does not fit these parameters. Choose another model, or ask the operator.",
   input_missing: "Drop the file again.",

@@ -26,13 +26,16 @@ from tests.service.completed import completed
 from tests.service.keys import KEYS, client_of, with_keys
 
 OPEN = ("/healthz", "/readyz", "/openapi.json")
+ADMIN_ONLY = ("/models/reload",)
+"""Routes for the keys of DUET_ADMIN_KEYS, which names alice."""
+
 BY_TOKEN = "/study/{token}/"
 """Beginning of the routes whose token is the authority; tests/service/api/test_study.py has their matrix."""
 
 
 @pytest.fixture
 def keyed(settings: Settings) -> Settings:
-    return with_keys(settings, max_sync_s=0.0)
+    return with_keys(settings, max_sync_s=0.0, admin_keys="alice")
 
 
 @pytest.fixture
@@ -121,6 +124,8 @@ def test_every_route_authenticates_and_shows_a_key_its_own_jobs_only(
         elif path.endswith("/sync"):  # the job waits longer than the API does
             assert (others.status_code, own.status_code) == (504, 504), request
             continue
+        elif path.removeprefix("/v1") in ADMIN_ONLY:
+            assert others.status_code == 403, request
         else:
             assert others.status_code in (200, 202), request
         assert own.status_code in (200, 202, 204), (request, own.text)

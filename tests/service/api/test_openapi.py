@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from service.api.health import Health
-from service.api.models import ModelList
+from service.api.models import ModelList, ReloadView
 from service.api.openai_errors import VideosError
 from service.api.parameters import GenerateParameters
 from service.api.problems import ProblemBody
@@ -25,6 +25,7 @@ ANSWERS: dict[str, type[BaseModel]] = {
     "JobView": JobView,
     "JobList": JobList,
     "ModelList": ModelList,
+    "ReloadView": ReloadView,
     "Health": Health,
     "VerifyReport": VerifyReport,
     "Video": Video,
