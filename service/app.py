@@ -96,8 +96,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         client = connect(chosen)
         store = JobStore(client, chosen.lease, chosen.ageing.total_seconds())
         queue = JobQueue(chosen)
+        generation = ModelGeneration(client)
         try:
             store.ping()
+            catalogue.follow(generation.current())  # the folders may have changed since they were read
             queue.connect()
         except (StoreUnavailable, QueueUnavailable) as error:
             log.warning("Redis is not available yet", error=str(error))
@@ -115,7 +117,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 queue=queue,
                 storage=storage,
                 catalogue=catalogue,
-                generation=ModelGeneration(client),
+                generation=generation,
                 prober=prober,
                 rate_limit=RateLimit(client, chosen.max_requests_per_minute),
                 url_secret=UrlSecret(client),

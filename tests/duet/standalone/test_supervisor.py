@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import signal
 import sys
 
 import pytest
@@ -47,3 +48,37 @@ def test_supervision_continues_without_output(code: int) -> None:
         raise OSError(code, "its log neither")
 
     assert len(run_twice(report, recover)) == 2
+
+
+RELOADS = """
+import signal, time
+signal.signal(signal.SIGHUP, lambda *_: print("reload", flush=True))
+print("up", flush=True)
+while True:
+    time.sleep(60)
+"""
+
+
+def test_sighup_reaches_a_program_that_has_a_handler_and_harms_no_other() -> None:
+    async def run() -> None:
+        lines: asyncio.Queue[str] = asyncio.Queue()
+        plain = "import time; print('up', flush=True); time.sleep(600)"
+        programs = [
+            Supervised(Program("worker", (sys.executable, "-c", text)), lambda name, line: lines.put_nowait(line))
+            for text in (RELOADS, plain)
+        ]
+        for program in programs:
+            await program.start()
+        pids = [program.pid for program in programs]
+        try:
+            async with asyncio.timeout(60):
+                assert [await lines.get(), await lines.get()] == ["up", "up"]
+                for program in reversed(programs):
+                    program.send_signal(signal.SIGHUP)
+                assert await lines.get() == "reload"
+            assert [program.pid for program in programs] == pids
+        finally:
+            for program in programs:
+                await program.stop()
+
+    asyncio.run(run())
