@@ -24,6 +24,7 @@ from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
+from model.checkpoint.manifest import Manifest
 from model.media.mix_levels import REPLACE
 from service.api.auth import Caller, CallerHere
 from service.api.edit_parameters import EditFields
@@ -137,11 +138,15 @@ class Submission:
             await run_in_threadpool(check_room, self.services, self.caller)
         return None
 
+    async def model(self, name: str | None) -> Manifest:
+        """The model of this name, or the default one, as of the latest reload. Raises Problem for an unknown name."""
+        await run_in_threadpool(self.services.follow_models)
+        return self.services.catalogue.find(name)
+
     async def job_request(self, kind: Kind, parameters: Parameters) -> JobRequest:
         """The job that the parameters describe. Raises Problem for an unknown model, for parameters that it does not
         support and for a webhook that cannot be sent."""
-        await run_in_threadpool(self.services.follow_models)
-        manifest = self.services.catalogue.find(parameters.model)
+        manifest = await self.model(parameters.model)
         params = parameters.sampling(kind, manifest, self.services.settings)
         return JobRequest(
             kind,

@@ -85,7 +85,7 @@ def _pairs(body: bytes) -> dict[str, str]:
 
 async def _job(given: VideoParameters, source: Source | None, submission: Submission) -> Job:
     """The record of the job that the request asks for. Raises Problem, ProbeUnavailableError."""
-    manifest = submission.services.catalogue.find(given.model)
+    manifest = await submission.model(given.model)
     if source is None:
         if given.edits:
             missing = FieldError(FILE, None, "the video to edit")
