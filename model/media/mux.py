@@ -72,8 +72,8 @@ def mux_v2a(
     least: float = 0.0,
 ) -> str:
     """Write the frames of `source` in [start, start + duration) seconds with `audio` (channels, samples) as the sound,
-    or a file of it: float32, one channel; or with a Sound, followed by silence. `change` is given the frames and their
-    rate, and returns the frames to write; they are re-encoded then.
+    or a file of it (float32, one channel), or a Sound; silence follows. `change` is given the frames and their rate,
+    and returns the frames to write; they are re-encoded then.
 
     The frame shown at `start` is the first, at time 0, and stays until its own end; size, intervals, orientation, pixel
     shape and colour tags stay. A source that ends early ends the sound with it, but not before `least` seconds.

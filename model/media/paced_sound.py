@@ -22,8 +22,8 @@ BEYOND = 1
 
 @dataclass(frozen=True)
 class Samples:
-    """A sound that is read piece by piece: `read(first, last)` gives (channels, samples) float32, fewer samples where
-    it has ended and does not go on as silence."""
+    """A sound that is read piece by piece and followed by silence: `read(first, last)` gives (channels, samples)
+    float32. Frames may go on a little longer than it."""
 
     format: encode.SoundFormat
     read: Callable[[int, int], np.ndarray]
@@ -37,14 +37,12 @@ class Samples:
             there = as_float(audio[:, first:last])
             if isinstance(audio, np.ndarray):
                 release(audio)
-            return there
+            return np.pad(there, ((0, 0), (0, last - first - there.shape[1])))
 
         return cls(format, read)
 
     @classmethod
     def of_sound(cls, sound: Sound) -> Samples:
-        """Followed by silence."""
-
         def read(first: int, last: int) -> np.ndarray:
             there = sound.to_float(first, last)
             return np.pad(as_float(there), ((0, 0), (0, last - first - there.shape[1])))
@@ -72,8 +70,6 @@ class PacedSound:
         while self._read < last:
             audio = self._samples.read(self._read, min(last, self._read + BLOCK))
             self._container.mux(self.track.add(audio))
-            if not audio.shape[1]:
-                return
             self._read += audio.shape[1]
 
     def finish(self, end: Fraction) -> None:

@@ -102,6 +102,16 @@ def test_v2a_takes_its_sound_from_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "file.mp4").read_bytes() == (tmp_path / "memory.mp4").read_bytes()
 
 
+@pytest.mark.parametrize("b_frames", [0, 2], ids=["copied", "re-encoded"])
+def test_a_new_sound_ends_with_a_last_frame_that_outlasts_it(tmp_path: Path, b_frames: int) -> None:
+    """2.1 s at 24 frames a second: the last frame stays for its whole time."""
+    film = make(tmp_path / "film.mp4", Film(frames=120, fps=Fraction(24), b_frames=b_frames))
+    mux_v2a(film, 0.0, 2.1, sweep(2.1), RATE, tmp_path / "a.mp4", "")
+
+    assert float(media_end(tmp_path / "a.mp4", "video")) == pytest.approx(2.125, abs=1e-3)
+    assert float(media_end(tmp_path / "a.mp4", "audio")) == pytest.approx(2.125, abs=1e-3)
+
+
 def test_only_pictures_that_others_do_not_reach_across_are_keyframes_of_a2v(tmp_path: Path) -> None:
     """The encoder also makes pictures of a scene's beginning that decode alone, but are referred past."""
     scenes = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
