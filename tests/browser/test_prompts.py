@@ -88,7 +88,11 @@ def test_scores_of_outputs_and_of_those_that_were_not_kept(studio: Studio) -> No
         job = answer.json()
         if job.get("status") == "completed":
             job["outputs"][0]["scores"] = {"sync": 0.8, "av_align": None, "lag": -0.1}
-            job["dropped"] = [{"index": 1, "seed": 1, "scores": {"sync": 0.25, "av_align": 0.5, "lag": 0}}]
+            none = {"sync": None, "av_align": None, "lag": None}
+            job["dropped"] = [
+                {"index": 1, "seed": 1, "scores": {"sync": 0.25, "av_align": 0.5, "lag": 0}},
+                {"index": 2, "seed": 1, "scores": none, "scores_reason": "the sound is silent"},
+            ]
         route.fulfill(response=answer, json=job)
 
     studio.page.route(re.compile(r"/jobs/job_\w+$"), scored)
@@ -103,8 +107,10 @@ def test_scores_of_outputs_and_of_those_that_were_not_kept(studio: Studio) -> No
     result(page)
     scores = page.locator(".scores")
     expect(scores.locator(".score-line").first).to_have_text("Sync 0.80Lag 0.10 s early")
-    scores.get_by_text("Scores, and 1 not kept").click()
+    scores.get_by_text("Scores, and 2 not kept").click()
     dropped = scores.get_by_role("list", name="Outputs that were not kept")
-    expect(dropped.get_by_role("listitem")).to_have_text("Output 2: Sync 0.25AV-Align 0.50Lag 0 s")
+    expect(dropped.get_by_role("listitem")).to_have_text(
+        ["Output 2: Sync 0.25AV-Align 0.50Lag 0 s", "Output 3: No scores: the sound is silent"]
+    )
     expect(scores.locator("dl")).to_contain_text("onsets that are heard")
     studio.look("scores")
