@@ -42,7 +42,7 @@ from service.setting_types import (
 
 PREFIX = "DUET_"
 
-_SECRET = ("api_keys", "broker_url", "s3_secret_key", "webhook_secret")
+_SECRET = ("api_keys", "broker_url", "s3_secret_key", "signal_mark_key", "webhook_secret")
 """Settings whose value is never shown, not even an invalid one."""
 
 _NOT_SETTINGS = re.compile(rf"{PREFIX}(URL|KEY|MCP_TOKEN|TEST_\w+)")
@@ -147,6 +147,16 @@ class Settings(BaseSettings):
         default=None,
         description="PEM file with certificates that `POST /verify` trusts; if unset every valid signature is "
         "`untrusted`",
+    )
+    signal_mark: Literal["off", "on"] = Field(
+        default="off",
+        description="add an inaudible and invisible mark to the pictures and the sound that are generated, which "
+        "`duet verify --mark` finds after a re-encode too",
+    )
+    signal_mark_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="secret key of that mark, which is needed to find it; if unset a published one, by which any Duet "
+        "finds it and anybody can make it",
     )
     max_requests_per_minute: int = Field(default=600, ge=1, description="most requests per minute of one API key")
     max_queued_per_key: int = Field(default=100, ge=1, description="most queued jobs of one API key")

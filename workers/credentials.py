@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,19 +57,22 @@ class Credentials:
         files: Mapping[str, Path],
         source: Path | None,
         check: Callable[[], None] = no_check,
+        marked: Sequence[str] = (),
     ) -> dict[str, Any] | None:
         """Sign the files of an output in place; return what its manifest says of it. `source`: the upload.
 
-        `check` is called now and then while a child process reads the upload. Raises NotSigned; DecoderLost; OSError
-        where the disk fails; and what `check` raises.
+        `marked`: the sides whose generated parts have the mark in the signal. `check` is called now and then while a
+        child process reads the upload. Raises NotSigned; DecoderLost; OSError where the disk fails; and what `check`
+        raises.
         """
         if self.signing is None:
             return None
+        mark = {"signal_mark": list(marked)} if marked else {}
         model = {"name": manifest.name, "weights_sha256": manifest.weights_hash}
         try:
             for made in contents(job):
                 with _ingredient(source, job, relationship(made), files[made.title].parent, check) as upload:
-                    self.signing.sign(files[made.title], made, {"kind": job.kind, "model": model}, upload)
+                    self.signing.sign(files[made.title], made, {"kind": job.kind, "model": model, **mark}, upload)
         except (SigningError, DecoderFault, MediaError) as error:
             if self.required:
                 raise NotSigned(str(error)) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from model.marking.mark import SignalMark
 from model.media.edits import MASK_NAME, Made
 from model.media.splice import section_sound, write_edit
 from model.request import clip_of
@@ -21,11 +22,13 @@ OWN = "the upload's own sound, exact in audio.wav, AAC in video.mp4"
 
 
 class EditWriter:
-    """Writes the clip and the sound of output `index` of an edit. Its frames are kept in `folder`."""
+    """Writes the clip and the sound of output `index` of an edit. Its frames are kept in `folder`.
+    `mark` is added to new pictures; new sound has it already."""
 
-    def __init__(self, job: Job, index: int, pipeline: Pipeline, folder: Path) -> None:
+    def __init__(self, job: Job, index: int, pipeline: Pipeline, folder: Path, mark: SignalMark | None = None) -> None:
         assert job.edit is not None
         self._job, self._edit, self._clip = job, job.edit, pipeline.manifest.config.clip
+        self._mark = mark
         self._path = folder / f"{index}-frames.rgb"
         self._shape: tuple[int, int, int, int] | None = None
 
@@ -49,7 +52,19 @@ class EditWriter:
         paths = files["video.mp4"], files["audio.wav"], files.get(NEW_SOUND)
         said = json.loads(
             confined_within(
-                bounds, write_edit, source, edit, made, frames, audio, job.mix, has_sound, mask, paths, comment
+                bounds,
+                write_edit,
+                source,
+                edit,
+                made,
+                frames,
+                audio,
+                job.mix,
+                has_sound,
+                mask,
+                paths,
+                comment,
+                self._mark,
             )
         )
         parts = " with generated ones" if edit.region is None else ", partly generated"

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from model.checkpoint.loading import CheckpointError, check_layout
 from model.checkpoint.manifest import ManifestError, find_models
 from model.checkpoint.model_folders import Changes, Version, broken, check_tuned, merge, read_folders
+from model.marking.mark import SignalMark
 from model.media.source import MediaError
 from model.networks.config import ClipSpec
 from model.request import RequestError, SamplingParams, clip_of, most_windows, prompt_forwards
@@ -42,7 +43,7 @@ from workers.job_progress import JobProgress
 from workers.model_metrics import ModelCollector
 from workers.model_pool import ModelPool, ModelUnavailable
 from workers.moving_average import WritingTimes
-from workers.outputs import OutputWriter
+from workers.outputs import OutputWriter, signal_mark
 from workers.previews import preview
 from workers.run_events import RunEvents
 from workers.runner import Attempt, BackInQueue, CannotBeMade, ModelMissing, WorkerFault
@@ -67,11 +68,13 @@ class ModelMaker:
         step_deadline: float = float("inf"),
         credentials: Credentials = UNSIGNED,
         folder: Path | None = None,
+        mark: SignalMark | None = None,
     ) -> None:
         """`models`: a pool with loaded models, or pipelines by name. `on_lost` must end the process. It is called when
         the device fails, or one step takes longer than `step_deadline` seconds. `credentials` sign the outputs.
-        `folder` of the models, for `reload`."""
+        `folder` of the models, for `reload`. `mark` is added to what is generated."""
         self._credentials = credentials
+        self._mark = mark
         self.models = models if isinstance(models, ModelPool) else ModelPool.of(models)
         self._folder = folder
         self._on_lost = on_lost
@@ -124,7 +127,8 @@ class ModelMaker:
         models.load_all(last=settings.default_model)
         warm()
         step_deadline = settings.step_deadline.total_seconds()
-        makers.append(cls(models, exit_device_lost, step_deadline, credentials, settings.models))
+        mark = signal_mark(settings)
+        makers.append(cls(models, exit_device_lost, step_deadline, credentials, settings.models, mark))
         return makers[0]
 
     def _make_room(self, pipeline: Pipeline) -> None:
@@ -237,7 +241,15 @@ class ModelMaker:
                 writers = [
                     stack.enter_context(
                         OutputWriter(
-                            job, pipeline, index, attempt.source, attempt.folder, check, self._credentials, condition
+                            job,
+                            pipeline,
+                            index,
+                            attempt.source,
+                            attempt.folder,
+                            check,
+                            self._credentials,
+                            condition,
+                            self._mark,
                         )
                     )
                     for index in range(job.params.num_outputs)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from model.marking.keys import PUBLISHED_KEY
+from model.marking.mark import ClipMark, SignalMark
+from model.marking.pictures import can_hold
 from model.media.encode import ClipWriter, SoundFormat, clip_writer, write_samples, write_wav
 from model.media.mux import cut_wav, mux_a2v, mux_v2a
 from model.media.mux_mix import mux_mixed
@@ -18,7 +22,8 @@ from model.media.spectrogram import Plot, draw_sound, write_spectrogram
 from model.runtime.edit import EditCondition
 from model.runtime.pipeline import Clip, ClipPart, Pipeline
 from service.jobs.record import Job, Scores
-from service.jobs.view import NEW_SOUND, output_files
+from service.jobs.view import NEW_SOUND, new_sound, output_files
+from service.settings import Settings
 from workers import provenance
 from workers.credentials import UNSIGNED, Credentials
 from workers.decoder import clip_bounds, confined_within, no_check
@@ -26,6 +31,15 @@ from workers.edit_writer import EditWriter
 from workers.provenance import Origin, Pictures
 from workers.scores import Scorer
 from workers.spool import Files
+
+
+def signal_mark(settings: Settings) -> SignalMark | None:
+    """The mark that `settings` ask for."""
+    return SignalMark(mark_key(settings)) if settings.signal_mark == "on" else None
+
+
+def mark_key(settings: Settings) -> str:
+    return settings.signal_mark_key.get_secret_value() or PUBLISHED_KEY
 
 
 def write_files(
@@ -50,7 +64,7 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
     second of work in child processes, and what it raises ends them. `credentials` sign the files.
 
     `given`: the frames of v2a, the sound of a2v or the section of an edit that the network was given, for the `scores`,
-    which are known at the end of `finish`.
+    which are known at the end of `finish`. `mark` is added to what is generated, and to nothing else.
     """
 
     def __init__(
@@ -63,6 +77,7 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         check: Callable[[], None] = no_check,
         credentials: Credentials = UNSIGNED,
         given: Tensor | EditCondition | None = None,
+        mark: SignalMark | None = None,
     ) -> None:
         self._check, self._credentials = check, credentials
         self._job, self._pipeline, self._index, self._source = job, pipeline, index, source
@@ -71,7 +86,10 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         self._sound = folder / f"{index}-sound.f32"
         self._comment = provenance.comment(pipeline.manifest, job, index)
         self._bounds = clip_bounds(self._seconds, check)
-        self._edit = EditWriter(job, index, pipeline, folder) if job.edit is not None else None
+        self._edit = EditWriter(job, index, pipeline, folder, mark) if job.edit is not None else None
+        self._mark = mark
+        self._clip_mark = None if mark is None else ClipMark(mark, pipeline.manifest.config.clip.sample_rate)
+        self._size = (0, 0)
         self._stack = ExitStack()
         self._writer: ClipWriter | None = None
         self._poster = PosterFrames()
@@ -93,29 +111,55 @@ class OutputWriter(AbstractContextManager["OutputWriter"]):
         if self._edit is not None:
             self._edit.add(part.frames)
             return
+        frames, audio = part.frames, part.audio
+        if self._clip_mark is not None:
+            frames, self._size = self._clip_mark.frames(frames), (frames.shape[1], frames.shape[2])
+            audio = None if audio is None else self._clip_mark.audio(audio)
         writer = self._writer = self._writer or self._begin()
-        writer.add(part.frames, part.audio)
-        self._poster.add(part.frames)
+        writer.add(frames, audio)
+        self._poster.add(frames)
 
     def finish(self, clip: Clip) -> Files:
         """Write what is left to be written once all parts were added. Returns the files by name.
 
         Raises NotSigned.
         """
+        if self._clip_mark is not None and self._writer is not None and clip.audio is not None:
+            self._writer.add_sound(self._clip_mark.finish())
         self._stack.close()
+        made_clip, clip = clip, self._with_mark(clip)
         origin = self._write_clip(clip)
         heard = None if self._edit is None else self._edit.heard(self._files, self._bounds)
-        self.scores = self._scorer.finish(clip, heard)
+        self.scores = self._scorer.finish(made_clip, heard)
         pictures = self._write_pictures(clip)
         files = self._files
         made = {name: path for name, path in files.items() if name != "manifest.json"}
-        signed = self._credentials.sign(self._job, self._pipeline.manifest, made, self._source, self._check)
+        signed = self._credentials.sign(
+            self._job, self._pipeline.manifest, made, self._source, self._check, self._marked
+        )
         manifest = provenance.describe(
-            self._pipeline, self._job, self._index, origin, pictures, made, signed, self.scores
+            self._pipeline, self._job, self._index, origin, pictures, made, signed, self.scores, self._marked
         )
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         files["manifest.json"].write_text(text, encoding="utf-8")
         return files
+
+    def _with_mark(self, clip: Clip) -> Clip:
+        """The clip with the mark in its sound."""
+        if self._mark is None or clip.audio is None:
+            return clip
+        return replace(clip, audio=self._mark.whole_sound(clip.audio, clip.sample_rate))
+
+    @property
+    def _marked(self) -> tuple[str, ...]:
+        """The sides of the output whose generated parts have the mark in the signal."""
+        if self._mark is None:
+            return ()
+        job, edit, size = self._job, self._job.edit, self._size
+        if edit is not None and edit.video and job.input is not None and job.input.video is not None:
+            size = job.input.video.height, job.input.video.width
+        has_sound = job.kind != "a2v" if edit is None else bool(new_sound(job))
+        return (*(("picture",) if can_hold(*size) else ()), *(("sound",) if has_sound else ()))
 
     @property
     def _seconds(self) -> float:

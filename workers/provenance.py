@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -58,10 +58,12 @@ def describe(
     files: Mapping[str, Path],
     credentials: Mapping[str, Any] | None,
     scores: Scores,
+    marked: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything needed to reproduce the output and to verify that it is the same.
 
-    `files`: the output's other files by name; `credentials`: how they are signed.
+    `files`: the output's other files by name; `credentials`: how they are signed; `marked`: the sides
+    whose generated parts have the mark in the signal.
     """
     manifest = pipeline.manifest
     scored = {"scores": scores.by_name()} | ({} if scores.reason is None else {"scores_reason": scores.reason})
@@ -78,6 +80,7 @@ def describe(
         "input": _input(job),
         "files": {name: _file(path) for name, path in files.items()},
         "credentials": credentials,
+        **({"signal_mark": list(marked)} if marked else {}),
         "pictures": _pictures(pictures),
         "device": str(pipeline.device),
         "dtype": str(pipeline.evaluator.dtype).removeprefix("torch."),

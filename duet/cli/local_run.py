@@ -30,7 +30,7 @@ from service.settings import Settings
 from workers.condition import decode_condition
 from workers.credentials import Credentials, NotSigned
 from workers.decoder import DecoderFault, DecoderLost, warm
-from workers.outputs import OutputWriter
+from workers.outputs import OutputWriter, signal_mark
 from workers.ranking import kept
 from workers.spool import Files
 
@@ -85,6 +85,7 @@ def _outputs(
 ) -> dict[str, Any]:
     condition = decode_condition(job, pipeline, spec.source, folder)
     credentials = Credentials.open(_signing_settings(settings, folder))
+    mark = signal_mark(settings)
     outputs: list[Output] = []
     made: dict[int, Files] = {}
     scores: dict[int, Scores] = {}
@@ -111,7 +112,7 @@ def _outputs(
             progress.step(step.stage, step.step, step.total_steps, done, left)
 
         with OutputWriter(
-            job, pipeline, index, spec.source, folder, credentials=credentials, given=condition
+            job, pipeline, index, spec.source, folder, credentials=credentials, given=condition, mark=mark
         ) as writer:
             clip = pipeline.run(ClipRequest(job.kind, job.params, index, condition), report, writer.add)
             for stage, spent in clip.timings.items():

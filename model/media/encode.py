@@ -111,8 +111,13 @@ class ClipWriter:
             self._container.mux(self._frames.add(rgb_to_yuv(shown, width, height), self._count, 1))
             self._count += 1
         if audio is not None:
-            assert self._track is not None
-            self._container.mux(self._track.add(audio))
+            self.add_sound(audio)
+
+    def add_sound(self, audio: np.ndarray | Tensor) -> None:
+        """Encode `audio` as `add` does. Frames come first."""
+        assert self._container is not None
+        assert self._track is not None
+        self._container.mux(self._track.add(audio))
 
     def finish(self) -> None:
         """Write what the encoders still hold."""

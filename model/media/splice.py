@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.marking.mark import SignalMark
 from model.media import encode
 from model.media.aac import as_float
 from model.media.copy_video import copy_video
@@ -21,12 +22,12 @@ from model.media.mix_levels import Mix, MixReport
 from model.media.mix_sound import put_resampled
 from model.media.mux import Change, mux_v2a
 from model.media.mux_mix import own_sound, silence
+from model.media.orientation import displayed_size
 from model.media.region_mask import read_mask
 from model.media.source import Sound, media_end
 from model.media.splice_sound import extend_sound, splice_sound
 from model.media.splice_video import FrameSplice
 from model.media.spooled import filled
-from model.media.yuv_blend import displayed_size
 from model.networks.config import ClipSpec
 
 SPARE = 1.0
@@ -68,12 +69,13 @@ def write_edit(
     mask: Path | None,
     files: tuple[Path, Path, Path | None],
     comment: str,
+    mark: SignalMark | None = None,
 ) -> str:
     """Write the clip (mp4), its sound (WAV) and the new sound alone (WAV, mono; None where none is made).
 
     `frames`, a file of uint8 and its shape (frames, h, w, 3), and `audio` (1, samples) are the section as the network
     `made` it; None where nothing of a side is new. Returns JSON: `video`, how the frames were written in words, and
-    `mix`, a MixReport or null. Raises MediaError.
+    `mix`, a MixReport or null. `mark` is added to the new pictures; `audio` has it already. Raises MediaError.
     """
     video_path, audio_path, alone_path = files
     sound, alone, report = _spliced(
@@ -91,8 +93,9 @@ def write_edit(
     if edit.video:
         assert frames is not None
         path, shape = frames
+        pattern = None if mark is None else mark.pictures()
         pictures = np.memmap(path, np.uint8, "r", shape=shape)
-        splice = FrameSplice(edit, made, pictures, None if mask is None else read_mask(mask))
+        splice = FrameSplice(edit, made, pictures, None if mask is None else read_mask(mask), pattern)
         words = _mux(source, edit, sound, video_path, comment, splice.apply)
     else:
         copied = copy_video(source, sound, video_path, comment)

@@ -8,12 +8,15 @@ from fractions import Fraction
 from itertools import chain
 
 import numpy as np
+from av.video.frame import VideoFrame
 from torch import Tensor
 
+from model.marking.pictures import PictureMark
 from model.media.edits import Edit, Made, Span
 from model.media.frames import TimedFrame
+from model.media.orientation import displayed_size
 from model.media.region_mask import rectangle_mask, scaled_mask, soft_edged
-from model.media.yuv_blend import displayed_size, replaced
+from model.media.yuv_blend import replaced
 
 Shown = tuple[TimedFrame, Fraction, Fraction]
 """A frame, and the seconds at which it appears and for which it stays."""
@@ -27,13 +30,14 @@ class FrameSplice:
     """Changes the frames of an upload as `edit` says.
 
     `pictures`: the section's frames (frames, h, w, 3) uint8 RGB, as the network `made` them. `mask`: the picture of the
-    region's mask (h, w) uint8, if it has one.
+    region's mask (h, w) uint8, if it has one. `mark`: added to the new pictures.
     """
 
     edit: Edit
     made: Made
     pictures: np.ndarray
     mask: Tensor | None = None
+    mark: PictureMark | None = None
 
     def apply(self, frames: Iterator[Shown], rate: Fraction) -> Iterator[Shown]:
         """`frames` of the whole upload, of about `rate` hertz → those of the result, from time 0 on.
@@ -53,7 +57,7 @@ class FrameSplice:
                 if size not in alphas:
                     alphas[size] = self._alpha(size)
                 picture = self.pictures[self.made.frame_at(max(time, Fraction(span[0])), len(self.pictures))]
-                shown = replace(shown, frame=replaced(shown, picture, self.made.grid, alphas[size]))
+                shown = replace(shown, frame=self._replaced(shown, picture, alphas[size]))
             yield shown, time + before, duration
         until = end + Fraction(self.edit.after).limit_denominator(10**6)
         yield from self._added(last, end, until, rate, before, self.made.first_from(self.edit.length))
@@ -66,8 +70,11 @@ class FrameSplice:
         while end - time > EDGE:
             stays = min(1 / rate, end - time)
             number = min(max(least, self.made.frame_at(time, len(self.pictures))), len(self.pictures) - 1)
-            yield replace(like, frame=replaced(like, self.pictures[number], self.made.grid, None)), time + shift, stays
+            yield replace(like, frame=self._replaced(like, self.pictures[number], None)), time + shift, stays
             time += stays
+
+    def _replaced(self, shown: TimedFrame, picture: np.ndarray, alpha: np.ndarray | None) -> VideoFrame:
+        return replaced(shown, picture, self.made.grid, alpha, self.mark)
 
     def _span_at(self, time: Fraction) -> Span | None:
         """The span in which a frame at `time` is new."""

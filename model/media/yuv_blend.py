@@ -8,41 +8,31 @@ import torch.nn.functional as F
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
+from model.marking.pictures import PictureMark
 from model.media.colour import from_rgb, untagged_matrix
 from model.media.content_box import content_box
 from model.media.decode import upright_aspect
 from model.media.frames import TimedFrame
+from model.media.mark_frame import mark_frame
+from model.media.orientation import displayed_size, stored
 
 BT601 = (5, 6)
 """ITU-T H.273: its two codes, of which the library knows the first."""
 
 
-def stored(picture: np.ndarray, matrix: tuple[int, ...] | None) -> np.ndarray:
-    """A picture (h, w, …) as it is displayed → as it is stored; undoes `decode.upright_rgb`."""
-    if matrix is None:
-        return picture
-    a, b, _, c, d = matrix[:5]
-    if a and d and not b and not c:
-        return picture[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1]
-    if b and c and not a and not d:
-        return picture[:: 1 if b > 0 else -1, :: 1 if c > 0 else -1].swapaxes(0, 1)
-    return picture
-
-
-def displayed_size(shown: TimedFrame) -> tuple[int, int]:
-    """Rows and columns of the picture upright, in its own pixels."""
-    matrix = shown.display_matrix
-    turned = matrix is not None and not matrix[0] and not matrix[4] and matrix[1] and matrix[3]
-    rows, columns = shown.frame.height, shown.frame.width
-    return (columns, rows) if turned else (rows, columns)
-
-
-def replaced(shown: TimedFrame, picture: np.ndarray, grid: tuple[int, int], alpha: np.ndarray | None) -> VideoFrame:
+def replaced(
+    shown: TimedFrame,
+    picture: np.ndarray,
+    grid: tuple[int, int],
+    alpha: np.ndarray | None,
+    mark: PictureMark | None = None,
+) -> VideoFrame:
     """The frame of `shown` with `picture` in its place, where `alpha` says so.
 
     `picture` (h, w, 3) uint8 RGB: what the network made, letter-boxed as in its own `grid` (height, width). `alpha`
     (rows, columns) in [0, 1] of the displayed picture; None is everywhere. RGB stays RGB, YUV becomes 8-bit 4:2:0 in
     the same matrix and range. HDR stays HDR: the picture gets the light of what looks the same in the frame.
+    `mark` is added to what is made, before it is blended with what is kept.
     """
     box = content_box(*displayed_size(shown), upright_aspect(shown), *grid).scaled(picture.shape[0] // grid[0])
     inner = picture[box.top : box.top + box.rows, box.left : box.left + box.columns]
@@ -51,6 +41,8 @@ def replaced(shown: TimedFrame, picture: np.ndarray, grid: tuple[int, int], alph
     share = None if alpha is None else np.ascontiguousarray(stored(alpha, matrix), np.float32)
     if own.format.is_rgb or own.format.has_palette:
         made = made.reformat(own.width, own.height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1)
+        if mark is not None:
+            made = mark_frame(made, shown, mark)
         if share is None:
             return made
         whole = own.reformat(format="rgb24", threads=1).to_ndarray()
@@ -58,6 +50,8 @@ def replaced(shown: TimedFrame, picture: np.ndarray, grid: tuple[int, int], alph
         return VideoFrame.from_ndarray(mixed, format="rgb24")
     made = _as_yuv(made, own)
     made.color_primaries, made.color_trc = own.color_primaries, own.color_trc
+    if mark is not None:
+        made = mark_frame(made, shown, mark)
     if share is None:
         return made
     base = own if own.format.name in ("yuv420p", "yuvj420p") else _converted(own)

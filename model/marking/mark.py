@@ -1,0 +1,45 @@
+"""The mark of one key, for all that a clip is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.marking.keys import PUBLISHED_KEY
+from model.marking.pictures import PictureMark
+from model.marking.sound import SoundMark, marked_sound
+
+
+@dataclass(frozen=True)
+class SignalMark:
+    """Marks what is generated. Plain data, so that it can be passed to a child process."""
+
+    key: str = PUBLISHED_KEY
+
+    def pictures(self) -> PictureMark:
+        return PictureMark(self.key)
+
+    def whole_sound(self, audio: Tensor, sample_rate: int) -> Tensor:
+        """`audio` (1, samples) with the mark."""
+        return torch.from_numpy(marked_sound(audio.numpy(force=True), sample_rate, self.key))
+
+
+class ClipMark:
+    """The mark in the parts of one clip, which come in order."""
+
+    def __init__(self, mark: SignalMark, sample_rate: int) -> None:
+        self._pictures, self._sound = PictureMark(mark.key), SoundMark(mark.key, sample_rate)
+
+    def frames(self, frames: Tensor) -> Tensor:
+        """`frames` (frames, height, width, 3) uint8 with the mark."""
+        return torch.from_numpy(self._pictures.applied(frames.numpy(force=True)))
+
+    def audio(self, audio: Tensor) -> Tensor:
+        """What follows of the marked sound, (1, samples), once `audio` (1, samples) follows."""
+        return torch.from_numpy(self._sound.add(audio.numpy(force=True)))
+
+    def finish(self) -> Tensor:
+        """The end of the marked sound."""
+        return torch.from_numpy(self._sound.finish())
