@@ -25,8 +25,8 @@ MARGIN = 5.0
 """Decibels below the masking threshold."""
 
 LEAKAGE_GAIN = 4 / 3
-"""Power of noise in the window of synthesis by that in its square, a Hann window, through which masking is seen: less of a
-tone leaks into bins far from it."""
+"""Power of noise in the window of synthesis by that in its square, a Hann window, through which masking is seen: less
+of a tone leaks into bins far from it."""
 
 PARTS = 4
 """Parts of a frame. The quietest limits the mark, so that it is not heard before an onset."""
