@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := model service workers duet
-CHECKED := $(SOURCES) tests benchmarks
+CHECKED := $(SOURCES) tests benchmarks integrations
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: serve test test-slow test-browser test-wheel test-compose contract chaos train-demo publish-demo lint format lock install install-dev clean
@@ -63,7 +63,7 @@ publish-demo: install-dev
 lint: install-dev
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
-	$(BIN)/mypy $(SOURCES)
+	$(BIN)/mypy $(SOURCES) integrations/comfyui
 	$(BIN)/lint-imports
 
 format: install-dev

@@ -17,10 +17,12 @@ from tests import settings_table
 from tests.error_codes import error_codes
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("integrations/*/*.md")]
+)
 SOURCES = ("duet", "model", "service", "workers")
 
-FOLDERS = "duet|model|service|workers|benchmarks|tests|docker"
+FOLDERS = "duet|model|service|workers|benchmarks|tests|docker|integrations"
 
 HOUSE = (ROOT / "docs" / "architecture" / "01-the-house.md").read_text(encoding="utf-8")
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
