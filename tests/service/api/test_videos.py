@@ -274,6 +274,6 @@ def test_a_client_that_disconnects_cancels_its_job_unless_it_can_ask_again(
     events = shared_api.app.state.services.events
     with socket.create_connection(("127.0.0.1", shared_api.port)) as connection:
         connection.sendall(f"POST /v1/videos/sync HTTP/1.1\r\nHost: localhost\r\n{key}\r\n".encode())
-        until(lambda: events._count, "the API waits for the job")
+        until(lambda: client.get("/jobs").json()["data"] and events._count, "the API waits for the job")
     until(lambda: not events._count, "the API has noticed it")
     until(lambda: [each["status"] for each in client.get("/jobs").json()["data"]] == [status], f"it is {status}")
