@@ -180,6 +180,7 @@ def test_asyncio_has_the_same(shared_api: RunningApi, work: Callable[[float], Fa
                 await again.refresh()
             assert refused.value.status == 410
             assert (await duet.models())[0].name == "demo"
+            assert (await duet.reload_models())["changed"] == []
 
     asyncio.run(use())
     size = (tmp_path / "song.wav").stat().st_size

@@ -458,3 +458,35 @@ def test_an_error_keeps_nothing_of_the_forward_that_failed(make_engine: Callable
     errors = [run.exception(PATIENCE) for run in runs]
     assert all("in forward" in "".join(getattr(error, "__notes__", [])) for error in errors)
     assert [reference() for reference in kept] == [None] * len(kept)
+
+
+def test_an_action_runs_between_two_ticks_in_the_engines_thread(
+    make_engine: Callable[..., Engine], evaluator: Watched
+) -> None:
+    """Also while the engine is idle; what it raises is its caller's, and the runs go on."""
+    engine = make_engine(1)
+    assert engine.between_ticks(lambda: threading.current_thread().name) == "engine"
+    evaluator.held.clear()
+    run = engine.submit(evaluator, clip_program(1, 3))  # type: ignore[arg-type]
+    assert evaluator.reached.acquire(timeout=PATIENCE)
+    outcome: list[int] = []
+    waiting = threading.Thread(target=lambda: outcome.append(engine.between_ticks(lambda: len(evaluator.batches))))
+    waiting.start()
+    until(lambda: engine._actions, "it waits for the end of the tick")
+    evaluator.held.set()
+    waiting.join(PATIENCE)
+    assert outcome == [1], "after the tick that was under way, before the next"
+
+    def fail() -> None:
+        raise LookupError("of the action")
+
+    with pytest.raises(LookupError):
+        engine.between_ticks(fail)
+    assert len(run.result(PATIENCE)) == 3
+
+
+def test_an_action_that_the_engine_does_not_reach_ends_with_its_reason(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(1)
+    engine.close(InterruptedError("the worker stops"))
+    with pytest.raises(InterruptedError):
+        engine.between_ticks(lambda: None)
