@@ -72,7 +72,7 @@ class Material:
         teacher = drive(stage.guided(sampler, condition, RandomStream(self.seed)), self.pipeline.evaluator)
         made = teacher.map(lambda value: value.clamp(-1, 1))
         last = stage.schedule.last
-        start = _constant(chain(state, last, last, 0), made)
+        start = constant_start(chain(state, last, last, 0), made)
         features = Features(manifest.config.clip.sample_rate)
         return Problem(stage.schedule, chain, lambda t: state, made, start=start, features=features)
 
@@ -103,7 +103,7 @@ class Material:
         return Problem(schedule, predict, lambda t: schedule.add_noise(upsampled, t, noise), teacher, free_start=True)
 
 
-def _constant(first: State, made: State) -> dict[str, float]:
+def constant_start(first: State, made: State) -> dict[str, float]:
     """The means of the first predictions, by modality; empty if they are not nearly the same in all clips `made`."""
     clips = parts(made)
     means = {name: value.mean() for name, value in parts(first).items()}

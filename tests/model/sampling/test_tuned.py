@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from model.sampling.latents import Latents
-from model.sampling.samplers import dpmpp_2m, dpmpp_3m
+from model.sampling.samplers import Evaluate, Prediction, dpmpp_2m, dpmpp_3m
 from model.sampling.schedule import CLEAN, NoiseSchedule, linear_betas
 from model.sampling.tuned import multistep_weights, tuned
 from model.sampling.tuned_solver import TunedSolver, Weights
-from tests.model.sampling.analytic import Mixture, run
+from tests.model.sampling.analytic import Mixture, run, solve
 
 SCHEDULE = NoiseSchedule(linear_betas(1000))
 TWO_MODES = Mixture(SCHEDULE, (-0.6, 0.6), 0.2)
@@ -94,3 +94,35 @@ def test_each_modality_has_its_own_weights() -> None:
 def test_a_solver_that_cannot_be_run_is_refused(times: tuple[float, ...], rows: Weights, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TunedSolver(times, {"video": rows}, {})
+
+
+def test_a_constant_stands_for_the_first_prediction() -> None:
+    """As if the network had predicted it; both modalities have their own, and the first time is not evaluated."""
+    times = SCHEDULE.times(4, "log_snr")[:-1]
+    rows = multistep_weights(SCHEDULE, times)
+    both = TunedSolver(tuple(times), {"video": rows, "audio": rows}, {}, {"video": 0.3, "audio": -0.2})
+    assert both.evaluations == 3
+
+    def eps(x: torch.Tensor, t: float, first: float) -> torch.Tensor:
+        return TWO_MODES.eps(x, t) if t < times[0] else SCHEDULE.to_eps(x, torch.full_like(x, first), t)
+
+    def answer(request: Evaluate) -> Prediction:
+        assert request.t < times[0]
+        return Prediction(request.x.map(lambda x: TWO_MODES.eps(x, request.t)))
+
+    made = solve(tuned(Latents(X, -X), SCHEDULE, both), answer)
+    for name, first, x in (("video", 0.3, X), ("audio", -0.2, -X)):
+        plain = solver(times, video=rows)
+        expected, _ = run(tuned(x, SCHEDULE, plain), lambda x, t, first=first: eps(x, t, first))
+        torch.testing.assert_close(made[name], expected)
+
+
+@pytest.mark.parametrize("start", [{"audio": 0.0}, {"video": math.inf}])
+def test_a_start_that_does_not_fit_is_refused(start: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be a number for each modality"):
+        TunedSolver((999.0, 10.0), {"video": ((1.0,), (1.0,))}, {}, start)
+
+
+def test_a_solver_from_before_there_was_a_start_is_read() -> None:
+    data = {"times": [999.0], "weights": {"video": [[1.0]]}, "distance": {}}
+    assert TunedSolver.from_json(data).start == {}

@@ -57,6 +57,17 @@ def test_six_tuned_evaluations_are_nearer_than_twenty_of_dpmpp_2m() -> None:
     assert error(tuned, found(6)) < 0.5 * error(dpmpp_2m, SCHEDULE.times(20, "log_snr"))
 
 
+def test_a_constant_in_pure_noise_saves_an_evaluation() -> None:
+    """There the mean of this mixture, 0, is nearly the prediction for every x."""
+    constant = {"video": 0.0}
+    solver = Search(replace(problem(0), start=constant), replace(problem(1), start=constant), 4).run(8)
+    assert solver.start == constant
+    assert solver.evaluations == 4
+    _, asked = run(tuned(noise(2), SCHEDULE, solver), TARGET.eps)
+    assert asked == list(solver.times[1:])
+    assert error(tuned, solver) < 0.7 * error(tuned, found(4))
+
+
 def test_a_tuned_solver_is_stable() -> None:
     """A small change of the noise makes a change of the clip that is not much larger than the exact one's."""
     solver, x = found(6), noise(3)
