@@ -75,7 +75,7 @@ class Speed:
             raise PlanError(f"--guidance {load.guidance} is not for edit, which takes {', '.join(EDIT_GUIDANCE)}")
         guidance = load.guidance if kind != "generate" else None
         cost = forwards(kind, guidance, DEFAULT_SCALES.get((load.guidance, kind)))
-        base = load.steps * most_windows(load.seen(kind), WINDOW) * self.base_step * cost
+        base = load.steps * most_windows(load.seen(kind), WINDOW) * self.base_step * cost * (1 + load.prompted)
         if kind == "v2a" or not load.sr_steps:
             return self.batch * base
         if self.sr_step is None:
@@ -86,7 +86,8 @@ class Speed:
 @dataclass(frozen=True)
 class Load:
     """The jobs to plan for. `mix` holds the share of each kind; `peak` is the load of the busiest hour relative to the
-    average; `frames` is the length of each clip, of an edit the length of what is made anew."""
+    average; `frames` is the length of each clip, of an edit the length of what is made anew; `prompted` is the share of
+    jobs with a guided prompt, which takes two forwards an evaluation."""
 
     jobs_per_hour: float
     mix: Mapping[str, float]
@@ -95,6 +96,7 @@ class Load:
     peak: float = 1.0
     guidance: str = "pigdm"
     frames: int = WINDOW
+    prompted: float = 0.0
 
     def seen(self, kind: str) -> int:
         """Frames that the network sees of a job of this kind: an edit has a window of context on either side."""

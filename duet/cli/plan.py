@@ -70,6 +70,14 @@ def plan(
             choices=GUIDANCE,
         ),
     ] = None,
+    prompted: Annotated[
+        float,
+        option(
+            "Share of the jobs with a prompt, which costs twice the base network's work.",
+            validator=within(0, 1),
+            show_default=True,
+        ),
+    ] = 0.0,
     peak_factor: Annotated[
         float,
         option("Load of the busiest hour, relative to the average.", validator=within(1, 1000), show_default=True),
@@ -101,6 +109,7 @@ def plan(
             peak_factor,
             guidance or usual,
             planning.frames_of(duration),
+            prompted,
         )
         if measured:
             speed = planning.measured(measured)

@@ -115,6 +115,16 @@ def test_an_edit_is_planned_with_its_context() -> None:
         SPEED.seconds("edit", replace(edits, guidance="gradient"))
 
 
+def test_a_prompt_costs_a_second_forward_of_the_base_network_only() -> None:
+    plain = Load(100, {"generate": 1.0}, sr_steps=0)
+    enlarged = replace(plain, sr_steps=8)
+    assert SPEED.seconds("generate", replace(plain, prompted=1.0)) == pytest.approx(
+        2 * SPEED.seconds("generate", plain)
+    )
+    half = SPEED.seconds("generate", replace(enlarged, prompted=0.5)) - SPEED.seconds("generate", enlarged)
+    assert half == pytest.approx(0.5 * SPEED.seconds("generate", plain))
+
+
 def test_the_variation_is_that_of_the_mix() -> None:
     assert service_time(SPEED, Load(1, ONE)).variation == 0
     mixed = service_time(SPEED, Load(1, {"generate": 0.5, "v2a": 0.5}, sr_steps=0))
