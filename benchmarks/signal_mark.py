@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from model.checkpoint.manifest import find_models
 from model.marking.keys import PUBLISHED_KEY
 from model.marking.pictures import PictureDetector, PictureMark
-from model.marking.significance import FALSE_POSITIVE_RATE, Finding
+from model.marking.significance import NOMINAL_RATE, Finding
 from model.marking.sound import RATE, SoundDetector, marked_sound
 from model.media.aac import as_float
 from model.media.resampling import resample
@@ -76,14 +76,14 @@ def null_sounds(count: int, real: Path | None) -> dict[str, Any]:
 def marked(count: int, real: Path | None) -> dict[str, Any]:
     """Of each kind: `rates` of detection after each attack, the 5th percentile of the score, and the loss."""
     kinds: dict[str, Iterator[tuple[np.ndarray, np.ndarray, int]]] = {
-        "bounce 128": _rendered(Bounce, 128, 8000),
-        "scenes 128": _rendered(Scenes, 128, 16_000),
-        "scenes 256": _rendered(Scenes, 256, 16_000),
+        "bounce 128": rendered(Bounce, 128, 8000),
+        "scenes 128": rendered(Scenes, 128, 16_000),
+        "scenes 256": rendered(Scenes, 256, 16_000),
         "demo model 128": _generated(),
     }
     if real is not None:
         kinds["real 128"] = _real_clips(real, count)
-    return {name: _attacked(list(islice(clips, count))) for name, clips in kinds.items()}
+    return {name: attacked(list(islice(clips, count))) for name, clips in kinds.items()}
 
 
 PARTS: dict[str, Callable[[int, Path | None], dict[str, Any]]] = {
@@ -99,7 +99,7 @@ def _null(findings: list[Finding]) -> dict[str, Any]:
     return {
         "clips": len(findings),
         "threshold": findings[0].threshold,
-        "false_positive_rate": FALSE_POSITIVE_RATE,
+        "nominal_rate": NOMINAL_RATE,
         "found": int(sum(each.found for each in findings)),
         "measured_at_level": {f"{level:g}": float((chances <= level).mean()) for level in LEVELS},
         "score_at_level": {f"{level:g}": float(np.quantile(scores, 1 - level, method="higher")) for level in LEVELS},
@@ -107,7 +107,7 @@ def _null(findings: list[Finding]) -> dict[str, Any]:
     }
 
 
-def _attacked(clips: list[tuple[np.ndarray, np.ndarray, int]]) -> dict[str, Any]:
+def attacked(clips: list[tuple[np.ndarray, np.ndarray, int]]) -> dict[str, Any]:
     findings: dict[str, list[Finding]] = {}
     psnr, snr, nmr, seconds = [], [], [], []
     for number, (pictures, sound, rate) in enumerate(clips):
@@ -287,12 +287,15 @@ def _batch(data: Bounce | Scenes, first: int, count: int) -> Iterator[tuple[np.n
     yield from zip(video, made["audio"].numpy(), strict=True)
 
 
-def _rendered(data: type[Bounce] | type[Scenes], side: int, rate: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+def rendered(
+    data: type[Bounce] | type[Scenes], side: int, rate: int, at_once: int = 8
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Endless clips: pictures, sound and sample rate."""
     source, first = data(ClipSpec(16, FPS, side, side, rate), 23, "train"), 0
     while True:
-        for pictures, sound in _batch(source, first, 8):
+        for pictures, sound in _batch(source, first, at_once):
             yield pictures, sound, rate
-        first += 8
+        first += at_once
 
 
 def _generated() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:

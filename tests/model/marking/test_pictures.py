@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from model.marking.keys import keyed_noise
 from model.marking.pictures import GRID, PSNR, SMALLEST, TESTS, PictureDetector, PictureMark
-from model.marking.significance import FALSE_POSITIVE_RATE, Finding, Score, judged, windows
+from model.marking.significance import NOMINAL_RATE, Finding, Score, judged, windows
 from model.networks.config import ClipSpec
 from model.training.bounce import Bounce
 
@@ -85,10 +85,10 @@ def test_a_part_of_a_long_clip_is_found_at_its_time(clip: np.ndarray) -> None:
 
 def test_the_score_needed_counts_all_alignments_and_windows() -> None:
     assert sum((GRID - side + 1) for side in range(SMALLEST, GRID + 1)) ** 2 == TESTS
-    one, many = (judged([Score(5.6, 0, 1)] * count, TESTS) for count in (1, 60))
+    one, many = (judged([Score(6.0, 0, 1)] * count, TESTS) for count in (1, 60))
     assert one.found
     assert not many.found
-    assert one.chance < FALSE_POSITIVE_RATE < many.chance
+    assert one.chance < NOMINAL_RATE < many.chance
     assert windows(3) == [(0, 3)]
     assert windows(4) == [(0, 4), (0, 2), (1, 3), (2, 4)]
 

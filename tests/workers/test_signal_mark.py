@@ -1,0 +1,106 @@
+"""The mark in the signal in the files of an output: in what is generated, and in nothing else."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import SecretStr
+
+from model.checkpoint.manifest import find_models
+from model.marking.keys import PUBLISHED_KEY
+from model.marking.mark import SignalMark
+from model.media.encode import write_clip
+from model.media.marks import find_marks
+from model.media.opening import MediaError
+from model.media.streams import VideoStream
+from model.networks.config import ClipSpec
+from model.request import SamplingParams
+from model.runtime.pipeline import Clip, ClipPart, Pipeline
+from model.training.bounce import Bounce
+from service.jobs.record import Window, claim, new_job
+from service.settings import Settings
+from tests.service.new_jobs import upload_of
+from workers.outputs import OutputWriter, mark_key, signal_mark
+
+RATE = 8000
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline.load(find_models(None)["demo"], "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    """A clip as the demo model could make it: 16 frames of 128×128, and 1.6 s of sound."""
+    made = Bounce(ClipSpec(16, 10, 128, 128, RATE), 3, "train").batch(torch.tensor([5]))
+    frames = ((made["video"][0] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous()
+    return Clip(frames, 10, made["audio"][0], RATE)
+
+
+def written(kind: str, pipeline: Pipeline, clip: Clip, folder: Path, mark: SignalMark | None) -> Any:
+    """The findings in the files of an output of a job of this `kind`, and its manifest."""
+    assert clip.frames is not None
+    assert clip.audio is not None
+    folder.mkdir()
+    source, upload = None, None
+    if kind != "generate":
+        source = folder / "upload.mp4"
+        write_clip(source, clip.frames, 10, clip.audio, RATE, "not marked")
+        upload = upload_of(source, duration=1.6, video=VideoStream(128, 128, 10.0), used=Window(0.0, 1.6))
+    guidance = None if kind == "generate" else "replacement"
+    params = SamplingParams(5, steps=2, guidance=guidance).resolve(kind, pipeline.manifest)
+    given = {"priority": "normal", "metadata": {}, "retention": timedelta(hours=1), "input": upload}
+    job = claim(new_job(kind, "demo", params, **given), "a worker")
+    frames = None if kind == "v2a" else clip.frames
+    audio = None if kind == "a2v" else clip.audio
+    with OutputWriter(job, pipeline, 0, source, folder, mark=mark) as writer:
+        for first, last in ((0, 9), (9, 16)):
+            part = None if frames is None else frames[first:last]
+            sound = None if audio is None else audio[:, first * RATE // 10 : last * RATE // 10]
+            writer.add(ClipPart(first, part, sound))
+        files = writer.finish(Clip(None, 10, audio, RATE))
+    found = [json.loads(find_marks(files[name], PUBLISHED_KEY)) for name in ("video.mp4", "audio.wav")]
+    return *found, json.loads(files["manifest.json"].read_text())
+
+
+@pytest.mark.parametrize(
+    ("kind", "marked"), [("generate", ["picture", "sound"]), ("v2a", ["sound"]), ("a2v", ["picture"])]
+)
+def test_what_is_generated_has_the_mark_and_what_is_the_users_has_not(
+    kind: str, marked: list[str], pipeline: Pipeline, clip: Clip, tmp_path: Path
+) -> None:
+    video, audio, manifest = written(kind, pipeline, clip, tmp_path / "on", SignalMark())
+    assert [side for side in ("picture", "sound") if video[side]["found"]] == marked
+    assert audio["sound"]["found"] == ("sound" in marked)
+    assert audio["picture"] is None
+    assert manifest["signal_mark"] == marked
+
+
+def test_without_the_setting_nothing_is_marked(pipeline: Pipeline, clip: Clip, tmp_path: Path) -> None:
+    video, audio, manifest = written("generate", pipeline, clip, tmp_path / "off", None)
+    assert not video["picture"]["found"]
+    assert not audio["sound"]["found"]
+    assert "signal_mark" not in manifest
+
+
+def test_the_settings_choose_the_mark_and_its_key(tmp_path: Path) -> None:
+    assert signal_mark(Settings()) is None
+    assert signal_mark(Settings(signal_mark="on")) == SignalMark(PUBLISHED_KEY)
+    own = Settings(signal_mark="on", signal_mark_key=SecretStr("a key"))
+    assert signal_mark(own) == SignalMark("a key")
+    assert mark_key(own) == "a key"
+    assert "a key" not in repr(own)
+
+
+def test_a_file_without_pictures_and_sound_is_refused(tmp_path: Path) -> None:
+    damaged = tmp_path / "a.mp4"
+    damaged.write_bytes(b"\0\0\0\x18ftypmp42" + bytes(100))
+    with pytest.raises(MediaError):
+        find_marks(damaged, PUBLISHED_KEY)
