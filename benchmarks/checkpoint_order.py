@@ -104,6 +104,7 @@ def order(run: Path, clips: int, steps: int) -> dict[str, Any]:
     real = real_clips(spec, "train", clips)
     reference = features_of(real_clips(spec, "train", REFERENCE, first=clips), spec)
     ceiling = {each.name: each.statistics(detect(real, spec)).double().sum(0) for each in MEASURES}
+    others = features_of(real, spec)
     weights = resample_weights(clips, torch.Generator().manual_seed(0))[: 1 + RESAMPLES]
     scores = {
         name: torch.stack([_normalised(name, each, ceiling[name], weights) for each in kept], 1) for name in SCORES
@@ -122,6 +123,7 @@ def order(run: Path, clips: int, steps: int) -> dict[str, Any]:
         "reference": REFERENCE,
         "steps": [int(step) for step in steps_of],
         "distances": {name: _around(values) for name, values in distances.items()},
+        "floors": {name: float(_distances(name, others, reference, weights[:1])) for name in distances},
         "scores": {name: [asdict(interval(each)) for each in values.T] for name, values in scores.items()},
         "correlations": {
             distance: {name: asdict(interval(spearman(-values, other))) for name, other in orders.items()}
@@ -199,6 +201,7 @@ def tables(report: dict[str, Any]) -> str:
     for number, step in enumerate(report["steps"]):
         scores = [f"{report['scores'][name][number]['value']:.2f}".replace("-", "−") for name in SCORES]
         lines.append([str(step), *scores, *(f"{report['distances'][name][number]['value']:.0f}" for name in labels)])
+    lines.append(["real clips", *("" for _ in SCORES), *(f"{report['floors'][name]:.0f}" for name in labels)])
     correlations = [["", "training step", *SCORES.values()]]
     for name, label in labels.items():
         cells = [
