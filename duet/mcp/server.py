@@ -193,7 +193,7 @@ def _explain(error: DuetError | OSError) -> str:
         hint = " Set an API key of this service for the MCP server, by DUET_KEY." if error.status == 401 else ""
         return f"The service refused the request: {error}{hint}"
     if isinstance(error, JobFailed):
-        return f"{error}" + (" It may succeed when tried again." if error.retryable else "")
+        return f"{error}." + (" It may succeed when tried again." if error.retryable else "")
     if isinstance(error, JobCanceled):
         return f"{error}."
     if isinstance(error, OSError):
