@@ -129,7 +129,13 @@ def _outputs(
         outputs += [Output(index, job.params.seed, {}, scores[index]) for index in made if index not in best]
     job = record.complete(job, 1, tuple(outputs), record.Timings(**seconds))
     shown_job = job_view(job, None, None, "", lambda path: path).model_dump(mode="json")
-    return shown_job | {"outputs": [asdict(output) for output in outputs if output.files], "urls": {}}
+    return shown_job | {"outputs": [_shown(output) for output in outputs if output.files], "urls": {}}
+
+
+def _shown(output: Output) -> dict[str, Any]:
+    """The output as the API shows it, with its own names of files."""
+    reason = {} if output.scores.reason is None else {"scores_reason": output.scores.reason}
+    return asdict(output) | {"scores": output.scores.by_name(), **reason}
 
 
 def _signing_settings(settings: Settings, folder: Path) -> Settings:
