@@ -37,6 +37,7 @@ _RESPONSE_HEADERS = (
     "X-Inference-Time-S",
     "X-Model",
     "X-Request-ID",
+    "X-Should-Retry",
     "X-Stage-Durations",
     "X-Video-Id",
 )

@@ -21,10 +21,10 @@ from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from service.api.auth import CallerHere
+from service.api.limits import stream_slot
 from service.api.lookup import JobId, Viewer, find
 from service.api.problems import Problem, responses
 from service.api.services import Services, ServicesHere
-from service.jobs.concurrency import TooManyOpen
 from service.jobs.connection import StoreUnavailable
 from service.jobs.event_keys import EventKind
 from service.jobs.events import Event, Follower, TooManyFollowers, order
@@ -79,15 +79,10 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 async def _follower(job_id: JobId, services: ServicesHere, caller: CallerHere) -> AsyncIterator[Follower]:
     """Raises Problem 429, 503."""
-    most = services.settings.max_event_streams_per_key
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(stream_slot(services, caller))
         try:
-            if caller.name is not None:
-                await stack.enter_async_context(services.concurrency.slot("streams", caller.name, most))
             follower = stack.enter_context(services.events.follow(job_id))
-        except TooManyOpen as error:
-            detail = f"{most} event streams of this key are open. Close one, or poll the job."
-            raise Problem(429, "too_many_streams_of_key", detail, headers={"Retry-After": "5"}) from error
         except TooManyFollowers as error:
             detail = "This server has its maximum of event streams open. Poll the job, or try again."
             raise Problem(503, "too_many_streams", detail, headers={"Retry-After": "5"}) from error

@@ -1,10 +1,14 @@
-"""Limits on queued jobs, per caller and in all, checked before the body of a request is read."""
+"""Limits on queued jobs, per caller and in all, checked before the body of a request is read; and on event streams."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from service.api.auth import Caller
 from service.api.problems import Problem
 from service.api.services import Services
+from service.jobs.concurrency import TooManyOpen
 
 
 def check_room(services: Services, caller: Caller) -> None:
@@ -19,3 +23,20 @@ def check_room(services: Services, caller: Caller) -> None:
         raise Problem(429, "too_many_queued", detail, headers={"Retry-After": "10"})
     if services.store.count_queued() >= settings.max_queued:
         raise Problem(503, "queue_full", "The queue is full. Try again later.", headers={"Retry-After": "10"})
+
+
+@asynccontextmanager
+async def stream_slot(services: Services, caller: Caller) -> AsyncIterator[None]:
+    """Count one more event stream of the caller as long as the context is open. Callers without a key have no limit.
+
+    Raises Problem 429, StoreUnavailable.
+    """
+    async with AsyncExitStack() as stack:
+        if caller.name is not None:
+            most = services.settings.max_event_streams_per_key
+            try:
+                await stack.enter_async_context(services.concurrency.slot("streams", caller.name, most))
+            except TooManyOpen as error:
+                detail = f"{most} event streams of this key are open. Close one, or poll the job."
+                raise Problem(429, "too_many_streams_of_key", detail, headers={"Retry-After": "5"}) from error
+        yield

@@ -215,5 +215,5 @@ def _origin(scope: Scope) -> dict[str, str | None]:
 
 def _route(scope: Scope) -> str | None:
     """The template of the matching route, such as `/jobs/{job_id}`, without `/v1`; None without a match."""
-    path = getattr(scope.get("route"), "path", None)
+    path = getattr(scope.get("route"), "path_format", None)
     return path.removeprefix("/v1") if isinstance(path, str) else None

@@ -42,6 +42,8 @@ _NAMES = {
     "num_inference_steps": "steps",
     "guidance_scale": "prompt_scale",
     "size": "super_resolution",
+    "width": "super_resolution",
+    "user": "metadata",
 }
 """Parameters of Duet by the fields that set them, where the names differ."""
 
@@ -145,7 +147,7 @@ class VideoParameters(BaseModel):
         max_length=40,
         json_schema_extra={"examples": [{"quality": "fast"}]},
         description="further parameters of Duet, such as `quality`, `sampler`, `mix` or `webhook`; with `retake`, "
-        "`extend` or `region` the uploaded video is edited; none if absent",
+        "`extend` or `region` the uploaded video is edited; not `model`, which is a field; none if absent",
     )
 
     def asked(self) -> dict[str, Any]:
@@ -188,7 +190,9 @@ class VideoParameters(BaseModel):
         given = {name: value for name, value in own.items() if value is not None}
         further = self.extra_params or {}
         if twice := sorted(given.keys() & further.keys()):
-            raise _invalid(f"extra_params.{twice[0]}", further[twice[0]], "given only once, here or by a field")
+            field = self._given_names().get(twice[0], twice[0])
+            words = f"given only once, here or as extra_params.{twice[0]}"
+            raise _invalid(field, getattr(self, field), words)
         model = _PARAMETERS[kind]
         try:
             return model.model_validate(given | further)
@@ -197,7 +201,7 @@ class VideoParameters(BaseModel):
 
     def in_dialect(self, problem: Problem) -> Problem:
         """The problem with the names of the given fields in place of the parameters that they set."""
-        names = {_NAMES[field]: field for field in _NAMES if getattr(self, field) is not None} | {"file": FILE}
+        names = self._given_names() | {"file": FILE}
         errors, detail = [], problem.detail
         for each in problem.errors:
             name = names.get(each.field, each.field)
@@ -208,6 +212,10 @@ class VideoParameters(BaseModel):
                 detail += " Send an empty prompt."
             errors.append(FieldError(name, each.got, said))
         return Problem(problem.status_code, problem.code, detail, errors, problem.headers)
+
+    def _given_names(self) -> dict[str, str]:
+        """The fields that are given, by the parameters that they set, where the names differ."""
+        return {parameter: field for field, parameter in _NAMES.items() if getattr(self, field) is not None}
 
     def _super_resolution(self, kind: Kind, manifest: Manifest) -> bool | None:
         """Whether the frames of the size that is asked for are enlarged. None if no size is. Raises Problem."""
@@ -246,7 +254,7 @@ def from_form(fields: Mapping[str, str]) -> VideoParameters:
         if extra is None:
             return found
         nested = VideoParameters.model_validate({"extra_params": parse_json(extra, "The field extra_params")})
-        return found.model_copy(update={"extra_params": nested.extra_params})
+        return _checked(found.model_copy(update={"extra_params": nested.extra_params}))
     except ValidationError as error:
         raise _refuse(error) from error
 
@@ -259,9 +267,17 @@ def from_json(body: bytes) -> VideoParameters:
         if isinstance(given.get("seconds"), str) and re.fullmatch(_SECONDS, given["seconds"]):
             given["seconds"] = float(given["seconds"])
     try:
-        return VideoParameters.model_validate(given)
+        return _checked(VideoParameters.model_validate(given))
     except ValidationError as error:
         raise _refuse(error) from error
+
+
+def _checked(found: VideoParameters) -> VideoParameters:
+    """The fields. Raises Problem if `extra_params` has a model: sizes, frames and rates are those of the field's."""
+    further = found.extra_params or {}
+    if "model" in further:
+        raise _invalid("extra_params.model", further["model"], "left out: the model is given by the field `model`")
+    return found
 
 
 def _refuse_references(given: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from model.checkpoint.manifest import Manifest
 from service.api.models import resolutions
+from service.api.problems import Problem
 from service.jobs.record import Job, Status
 from service.jobs.records import JobSnapshot
 from service.jobs.view import View
@@ -80,8 +81,10 @@ def video_id(job_id: str) -> str:
 
 
 def job_id(given: str) -> str:
-    """The id of a video's job. Ids of other forms are returned as they are: there is no such job."""
-    return f"job_{given.removeprefix(PREFIX)}" if given.startswith(PREFIX) else given
+    """The id of a video's job. Raises Problem 404 for an id of another form, such as that of the job itself."""
+    if not given.startswith(PREFIX):
+        raise Problem(404, "unknown_job", f"There is no such video: the id of a video begins with {PREFIX}.")
+    return f"job_{given.removeprefix(PREFIX)}"
 
 
 def video_view(snapshot: JobSnapshot, manifests: Mapping[str, Manifest]) -> Video:

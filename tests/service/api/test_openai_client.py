@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import openai
 import pytest
 
+from service.jobs.record import JobError, Status
 from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RunningApi
@@ -23,10 +26,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"
 
 
 @contextmanager
-def client_with(api: RunningApi, key: str) -> Iterator[openai.OpenAI]:
-    """The client, which reports errors at once instead of repeating the request."""
+def client_with(api: RunningApi, key: str, max_retries: int = 0) -> Iterator[openai.OpenAI]:
+    """The client. Unless told otherwise it reports errors at once instead of repeating the request."""
     with openai.DefaultHttpxClient(trust_env=False) as http:
-        yield openai.OpenAI(base_url=f"{api.url}/v1", api_key=key, max_retries=0, http_client=http)
+        yield openai.OpenAI(base_url=f"{api.url}/v1", api_key=key, max_retries=max_retries, http_client=http)
 
 
 @pytest.fixture
@@ -183,3 +186,32 @@ def test_every_job_is_a_video(alice: openai.OpenAI, api: RunningApi, store: JobS
     (video,) = alice.videos.list()
     assert video.id == job.replace("job_", "video_")
     assert alice.videos.download_content(video.id).read() == FILES["video.mp4"]
+
+
+@pytest.mark.parametrize("end", ["fail", "cancel", "time out"])
+def test_a_video_that_is_not_completed_in_the_synchronous_form_is_not_made_again(
+    run_api: RunApi, keyed: Settings, store: JobStore, end: str
+) -> None:
+    def work(stopped: threading.Event) -> None:
+        while not stopped.wait(0.02):
+            for job in store.page(Status.QUEUED)[0]:
+                if end == "cancel":
+                    store.request_cancel(job.id)
+                else:
+                    store.claim(job.id, "a worker")
+                    store.start(job.id, 1)
+                    store.fail(job.id, 1, JobError("out_of_memory", "the reason", True, 1))
+
+    api = run_api(keyed.model_copy(update={"max_sync_s": 0.0 if end == "time out" else 60.0}))
+    stopped = threading.Event()
+    with ThreadPoolExecutor(1) as pool, client_with(api, KEYS["alice"], openai.DEFAULT_MAX_RETRIES) as client:
+        if end != "time out":
+            pool.submit(work, stopped)
+        try:
+            with pytest.raises(openai.APIStatusError) as refused:
+                client.post("/videos/sync", body={"prompt": ""}, cast_to=object)
+        finally:
+            stopped.set()
+        (video,) = client.videos.list()
+    assert refused.value.status_code == {"fail": 500, "cancel": 400, "time out": 504}[end]
+    assert refused.value.response.headers["location"] == f"/v1/videos/{video.id}"

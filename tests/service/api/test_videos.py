@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from service.settings import Settings
 from tests.conftest import RunningApi
 from tests.service import media
 from tests.service.completed import complete, completing
-from tests.tiny_model import add_words_model
+from tests.service.keys import client_of, with_keys
+from tests.tiny_model import add_tiny_model, add_words_model
 from tests.waiting import until
 
 RunApi = Callable[[Settings], RunningApi]
@@ -53,7 +55,16 @@ REFUSED_FIELDS: list[tuple[dict[str, str], str | None, str]] = [
     ({"extra_params": "[]"}, "extra_params", "a JSON object"),
     ({"extra_params": '{"steps": 0}'}, "steps", "an integer 1 … 1000"),
     ({"extra_params": '{"x": 1}'}, "x", "only prompt"),
-    ({"extra_params": '{"seed": 1}', "seed": "1"}, "extra_params.seed", "given only once"),
+    ({"extra_params": '{"seed": 1}', "seed": "1"}, "seed", "given only once, here or as extra_params.seed"),
+    ({"extra_params": '{"duration": 3}', "seconds": "3"}, "seconds", "only once, here or as extra_params.duration"),
+    ({"extra_params": '{"duration": 3}', "num_frames": "30"}, "num_frames", "here or as extra_params.duration"),
+    (
+        {"extra_params": '{"super_resolution": true}', "width": "16", "height": "16"},
+        "width",
+        "here or as extra_params.super_resolution",
+    ),
+    ({"extra_params": '{"metadata": {}}', "user": "me"}, "user", "here or as extra_params.metadata"),
+    ({"extra_params": '{"model": "demo"}'}, "extra_params.model", "the model is given by the field `model`"),
     ({"extra_params": '{"extend": {"after": 1}}'}, "input_reference", "the video to edit"),
     ({"extra_params[steps]": "2"}, "extra_params", "a JSON object"),
     ({"input_reference": "a.mp4"}, "input_reference", "uploaded file"),
@@ -78,6 +89,7 @@ REFUSED_JSON: list[tuple[str, str | None]] = [
     ('{"size": 5}', "size"),
     ('{"user": {}}', "user"),
     ('{"extra_params": "{}"}', "extra_params"),
+    ('{"extra_params": {"model": "demo"}, "num_frames": 16}', "extra_params.model"),
     ('{"input_reference": {"image_url": "data:,"}}', "input_reference"),
     ('{"seed": "\\ud800"}', "seed"),
     ("[" * 100_000, None),
@@ -116,7 +128,7 @@ def words(run_api: RunApi, settings: Settings, tmp_path: Path) -> Iterator[httpx
     api = run_api(
         settings.model_copy(update={"models": add_words_model(tmp_path / "models"), "default_model": "words"})
     )
-    with httpx.Client(base_url=api.url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=api.url, timeout=60, trust_env=False) as client:
         yield client
 
 
@@ -192,8 +204,25 @@ def test_other_errors_have_the_shape_of_the_dialect_on_these_routes_only(client:
     refused(client.post("/v1/videos", headers={"Origin": "https://elsewhere.example"}), None, 403)
     refused(client.get("/v1/videos", headers={"Host": "elsewhere.example"}), None, 421)
     refused(client.delete("/v1/videos/video_01M83RX3VC8P4W7YY66EW4G7A8"), None, 404)
+    refused(client.get("/v1/videos/sync/content"), None, 404)
     for path in ("/v1/videosx", "/v1/jobs/x"):
         assert client.get(path).headers["content-type"] == "application/problem+json"
+
+
+def test_the_synchronous_form_supports_no_other_method_than_post(client: httpx.Client) -> None:
+    for path in ("/videos/sync", "/v1/videos/sync"):
+        for method in ("GET", "HEAD", "DELETE", "OPTIONS", "PUT"):
+            answer = client.request(method, path)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "POST"), method
+    assert "/videos/{video_id}" in client.get("/openapi.json").json()["paths"]
+
+
+def test_an_id_of_another_form_is_no_video(client: httpx.Client) -> None:
+    job = client.post("/generate").json()["id"]
+    for url in (f"/v1/videos/{job}", "/v1/videos/synced", "/v1/videos/x"):
+        for answer in (client.get(url), client.get(f"{url}/content"), client.delete(url)):
+            assert "the id of a video begins with video_" in refused(answer, None, 404)
+    assert client.get(f"/jobs/{job}").json()["status"] == "queued"
 
 
 FORM = "application/x-www-form-urlencoded"
@@ -237,7 +266,7 @@ def test_the_synchronous_form_returns_the_file(client: httpx.Client, store: JobS
 
 
 def test_the_synchronous_form_reports_failures(client: httpx.Client, store: JobStore) -> None:
-    for code, status in (("out_of_memory", 500), ("undecodable_input", 400), ("canceled", 409)):
+    for code, status in (("out_of_memory", 500), ("undecodable_input", 400), ("canceled", 400)):
 
         def end(code: str = code) -> None:
             (job,) = until(lambda: store.page(Status.QUEUED)[0], "a job is queued")
@@ -254,13 +283,49 @@ def test_the_synchronous_form_reports_failures(client: httpx.Client, store: JobS
         worker.join()
         message = refused(answer, None, status)
         assert ("was canceled" if code == "canceled" else "failed: the reason") in message
+        assert answer.headers["x-should-retry"] == "false"
+        assert client.get(answer.headers["location"]).json()["status"] == "failed"
+
+
+def test_a_name_beyond_ascii_is_percent_encoded_in_a_header(
+    run_api: RunApi, settings: Settings, store: JobStore, tmp_path: Path
+) -> None:
+    models = add_tiny_model(tmp_path / "models")
+    manifest = models / "tiny" / "model.json"
+    manifest.write_text(manifest.read_text().replace('"tiny"', '"雨 v2"', 1), encoding="utf-8")
+    here = settings.model_copy(update={"models": models, "default_model": "雨 v2"})
+    with (
+        httpx.Client(base_url=run_api(here).url, timeout=60, trust_env=False) as client,
+        completing(store, here, VIDEO),
+    ):
+        answer = client.post("/v1/videos/sync")
+    assert (answer.status_code, answer.headers["x-model"]) == (200, "%E9%9B%A8 v2")
+
+
+def test_a_synchronous_wait_counts_as_an_event_stream_of_its_key(
+    run_api: RunApi, settings: Settings, store: JobStore
+) -> None:
+    keyed = with_keys(settings, max_event_streams_per_key=1)
+    api = run_api(keyed)
+    with client_of(api, "alice") as alice, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(alice.post, "/v1/videos/sync", timeout=60)
+        (job,) = until(lambda: store.page(Status.QUEUED)[0], "the first request waits")
+        answer = alice.post("/v1/videos/sync")
+        assert "1 event streams of this key are open" in refused(answer, None, 429)
+        assert answer.headers["retry-after"] == "5"
+        assert [each.id for each in store.page()[0]] == [job.id]
+        complete(store, keyed, job.id, VIDEO)
+        assert first.result().status_code == 200
+        with completing(store, keyed, VIDEO):
+            assert alice.post("/v1/videos/sync").status_code == 200
 
 
 def test_a_video_that_takes_too_long_goes_on(run_api: RunApi, settings: Settings) -> None:
     api = run_api(settings.model_copy(update={"max_sync_s": 0.1}))
-    with httpx.Client(base_url=api.url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=api.url, trust_env=False, timeout=60) as client:
         answer = client.post("/v1/videos/sync", headers={"Idempotency-Key": "one"})
         assert "takes longer than 0.1 s, and goes on" in refused(answer, None, 504)
+        assert (answer.headers["x-should-retry"], "retry-after" in answer.headers) == ("false", False)
         assert client.get(answer.headers["location"]).json()["status"] == "queued"
         again = client.post("/v1/videos/sync", headers={"Idempotency-Key": "one"})
         assert again.headers["location"] == answer.headers["location"]
