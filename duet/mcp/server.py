@@ -149,11 +149,14 @@ class _Calls:
         given = arguments.text("save_to") if self._options.local else None
         if given is None:
             return None
-        folder = Path(given).expanduser()
-        if not folder.is_absolute() or (folder.exists() and not folder.is_dir()):
-            raise InvalidArgument("save_to", given, "absolute path of a folder")
-        folder.mkdir(parents=True, exist_ok=True)  # now, before a job is made
-        return folder
+        try:
+            folder = Path(given).expanduser()
+            if folder.is_absolute() and (folder.is_dir() or not folder.exists()):
+                folder.mkdir(parents=True, exist_ok=True)  # now, before a job is made
+                return folder
+        except (RuntimeError, ValueError) as error:  # the home of an unknown user; a NUL
+            raise InvalidArgument("save_to", given, "absolute path of a folder") from error
+        raise InvalidArgument("save_to", given, "absolute path of a folder")
 
 
 class _Progress:

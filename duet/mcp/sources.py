@@ -71,9 +71,12 @@ class Sources:
     def _path(self, name: str, given: str) -> Path:
         if not self._local:
             raise InvalidArgument(name, given, f"{ANYWHERE}; this server reads no local files")
-        if re.match(r"file://", given, re.IGNORECASE):
-            given = unquote(urlsplit(given).path)
-        path = Path(given).expanduser()
+        try:
+            if re.match(r"file://", given, re.IGNORECASE):
+                given = unquote(urlsplit(given).path)
+            path = Path(given).expanduser()
+        except (RuntimeError, ValueError) as error:  # the home of an unknown user; no URL
+            raise InvalidArgument(name, given, HERE) from error
         if not path.is_absolute():
             raise InvalidArgument(name, given, HERE)
         if not path.is_file():
@@ -92,12 +95,16 @@ class Sources:
             raise InvalidArgument(name, given, f"a URL of a public address; this one is refused: {error}") from error
         except (TimeoutError, httpcore.TimeoutException) as error:
             raise InvalidArgument(name, given, f"a URL that answers within {DOWNLOAD_TIME} s") from error
-        except (OSError, UnicodeError, httpcore.NetworkError, httpcore.ProtocolError) as error:
+        except (OSError, ValueError, httpcore.NetworkError, httpcore.ProtocolError) as error:
             raise InvalidArgument(name, given, f"a URL that can be fetched; {error or type(error).__name__}") from error
 
     def _own(self, url: str) -> re.Match[str] | None:
         """The job and the file, if the URL is one of the service's results."""
-        found, service = urlsplit(url), urlsplit(self._duet.endpoint.url)
+        try:
+            found = urlsplit(url)
+        except ValueError:  # such as http://[
+            return None
+        service = urlsplit(self._duet.endpoint.url)
         if (found.scheme, found.netloc) != (service.scheme, service.netloc):
             return None
         return _RESULT.search(found.path)

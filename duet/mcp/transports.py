@@ -25,8 +25,8 @@ PATH = "/mcp"
 MIN_TOKEN = 16
 """Characters."""
 
-MAX_BODY = 2 * MAX_DATA
-"""Bytes of a request: a file and a mask as base64."""
+MAX_BODY = 2 * (MAX_DATA * 4 // 3) + 2**20
+"""Bytes of a request: a file and a mask as base64, and the other arguments."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 

@@ -22,7 +22,8 @@ from mcp_types import CallToolResult
 
 from duet.client import AsyncDuet, RetryPolicy
 from duet.mcp.server import Options, create_server
-from duet.mcp.transports import http_app
+from duet.mcp.sources import MAX_DATA
+from duet.mcp.transports import MAX_BODY, http_app
 from service.jobs.record import JobError, Progress
 from service.jobs.store import JobStore
 from service.settings import Settings
@@ -100,7 +101,7 @@ async def over_stdio(service: Server, strays: list[object]) -> AsyncIterator[Cli
 async def with_token(url: str, token: str = TOKEN) -> AsyncIterator[Client]:
     headers = {"Authorization": f"Bearer {token}"}
     async with (
-        httpx2.AsyncClient(headers=headers, timeout=60, trust_env=False) as http,
+        httpx2.AsyncClient(headers=headers, timeout=120, trust_env=False) as http,
         Client(streamable_http_client(url, http_client=http)) as client,
     ):
         yield client
@@ -151,7 +152,7 @@ def test_every_tool_over_stdio(service: Server, film: Path, tmp_path: Path) -> N
                 f"{index}-{name}" for index in (0, 1) for name in ("video.mp4", "audio.wav", "manifest.json")
             }
             for name, url in links(result).items():
-                content = httpx.get(url, trust_env=False).raise_for_status().content
+                content = httpx.get(url, trust_env=False, timeout=120).raise_for_status().content
                 assert json.loads(content)["index"] == int(name[0])
             embedded = [each.resource for each in result.content if each.type == "resource"]
             assert [each.mime_type for each in embedded] == ["video/mp4", "video/mp4"]
@@ -228,6 +229,8 @@ def test_what_is_wrong_is_said_with_field_and_limit(service: Server, film: Path,
             assert "wait: got 601, allowed: a number 0 … 600" in await refusal(client, "generate", wait=601)
             assert "save_to: got 'clips', allowed: absolute" in await refusal(client, "generate", save_to="clips")
             assert "save_to" in await refusal(client, "generate", save_to=str(tmp_path / "file"))
+            for path in ("~nobody-of-this-name/clips", "/tmp/a\0b"):
+                assert "save_to: got" in await refusal(client, "generate", save_to=path)
             below = str(tmp_path / "file" / "clips")
             assert f"{below}: Not a directory" in await refusal(client, "generate", save_to=below)
             for tool in ("job", "cancel"):
@@ -236,7 +239,10 @@ def test_what_is_wrong_is_said_with_field_and_limit(service: Server, film: Path,
                 assert "file: allowed: " in await refusal(client, tool)
                 assert "a file that exists" in await refusal(client, tool, file=str(tmp_path / "none.mp4"))
                 assert "a file that exists" in await refusal(client, tool, file=str(tmp_path))
-                assert "absolute path" in await refusal(client, tool, file="beach.mp4")
+                for path in ("beach.mp4", "~nobody-of-this-name/beach.mp4", "file://[/beach.mp4"):
+                    assert "allowed: absolute path" in await refusal(client, tool, file=path)
+                assert "a file that exists" in await refusal(client, tool, file="/tmp/a\0b")
+                assert "file: got 'http://['" in await refusal(client, tool, file="http://[")
                 assert "unsupported_media" in await refusal(client, tool, file=str(tmp_path / "text.mp4"))
                 assert "valid base64" in await refusal(client, tool, file="data:video/mp4;base64,%%")
                 assert "data: URL such as" in await refusal(client, tool, file="data:text/plain,hello")
@@ -319,7 +325,7 @@ def test_with_keys_links_are_signed_and_a_missing_key_is_named(
             async with AsyncDuet(api.url, KEYS["alice"]) as duet, Client(create_server(duet, Options())) as client:
                 result = await client.call_tool("generate")
         for name, content in files.items():
-            assert httpx.get(links(result)[f"0-{name}"], trust_env=False).content == content
+            assert httpx.get(links(result)[f"0-{name}"], trust_env=False, timeout=120).content == content
         assert "signature=" in links(result)["0-video.mp4"]
         assert [base64.b64decode(each.data) for each in result.content if each.type == "image"] == [b"a poster"]
         async with AsyncDuet(api.url) as duet, Client(create_server(duet, Options())) as client:
@@ -390,9 +396,13 @@ def test_http_requires_the_token_and_its_own_name(over_http: str) -> None:
         ({"Host": "evil.example"}, 421),
         ({"Origin": "https://evil.example"}, 403),
     ):
-        answer = httpx.post(over_http, json=request, headers=headers | change, trust_env=False)
+        answer = httpx.post(over_http, json=request, headers=headers | change, trust_env=False, timeout=120)
         assert answer.status_code == status, answer.text
-    assert httpx.get(over_http, trust_env=False).headers["WWW-Authenticate"] == "Bearer"
+    assert httpx.get(over_http, trust_env=False, timeout=120).headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_a_request_may_carry_a_file_and_a_mask() -> None:
+    assert 2 * len(base64.b64encode(bytes(MAX_DATA))) < MAX_BODY
 
 
 def test_other_addresses_are_not_served_without_a_token() -> None:
