@@ -210,7 +210,8 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 def test_an_agent_makes_a_clip_looks_at_it_and_checks_it(served: httpx.Client, tmp_path: Path) -> None:
     async def talk() -> None:
         async with AsyncDuet(str(served.base_url)) as duet, Client(create_server(duet, Options())) as client:
-            made = await client.call_tool("generate", QUICK | {"super_resolution": False, "save_to": str(tmp_path)})
+            asked = QUICK | {"super_resolution": False, "save_to": str(tmp_path), "wait": 300}
+            made = await client.call_tool("generate", asked)
             assert not made.is_error, made.content
             (output,) = made.structured_content["outputs"]
             path = Path(output["saved"]["video.mp4"])

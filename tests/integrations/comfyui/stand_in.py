@@ -1,4 +1,4 @@
-"""A stand-in for the modules of ComfyUI that the nodes import. ComfyUI itself is in no package index.
+"""A stand-in for the modules of ComfyUI that the nodes import. ComfyUI is an application, which tests cannot install.
 
 It has their names, arguments and results: `comfy.utils.ProgressBar`, `comfy.model_management`, `folder_paths`, the
 VIDEO types of `comfy_api`, and the way in which ComfyUI loads a folder of `custom_nodes`.
@@ -31,15 +31,18 @@ class InterruptProcessingException(Exception):
 class ComfyUI:
     """State of the stand-in: progress as the server would send it to the page, and the user's interruption.
 
-    `interrupt_at`: the number of updates after which the user interrupts; None for never.
+    `interrupt_at`: the number of updates after which the user interrupts; None for never. `interrupt_at_preview`: the
+    user interrupts at the first preview.
     """
 
     temporary: Path
     updates: list[tuple[float, float, Any]] = field(default_factory=list)
     interrupt_at: int | None = None
+    interrupt_at_preview: bool = False
 
     def throw_exception_if_processing_interrupted(self) -> None:
-        if self.interrupt_at is not None and len(self.updates) >= self.interrupt_at:
+        seen = self.interrupt_at_preview and any(preview is not None for _, _, preview in self.updates)
+        if seen or (self.interrupt_at is not None and len(self.updates) >= self.interrupt_at):
             raise InterruptProcessingException
 
 

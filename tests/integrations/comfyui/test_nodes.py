@@ -204,7 +204,7 @@ def test_an_interrupted_queue_cancels_the_job(
     comfy_ui.interrupt_at = 1
     with pytest.raises(stand_in.InterruptProcessingException):
         execute(package, "DuetGenerate", **SAMPLING, duration=0.0, **WORDS)
-    (job,) = httpx.get(f"{idle.url}/jobs", trust_env=False).json()["data"]
+    (job,) = httpx.get(f"{idle.url}/jobs", trust_env=False, timeout=120).json()["data"]
     assert job["status"] == "canceled"
     assert comfy_ui.updates[0][:2] == (0, 1000)
 
@@ -217,7 +217,7 @@ def submitted(
     comfy_ui.interrupt_at = 1
     with pytest.raises(stand_in.InterruptProcessingException):
         execute(package, name, **SAMPLING, **inputs, **WORDS)
-    job: dict[str, Any] = httpx.get(f"{server.url}/jobs?limit=1", trust_env=False).json()["data"][0]
+    job: dict[str, Any] = httpx.get(f"{server.url}/jobs?limit=1", trust_env=False, timeout=120).json()["data"][0]
     assert job["status"] == "canceled"
     return job
 
@@ -259,7 +259,7 @@ def test_an_interruption_before_the_submission_leaves_no_job(
     comfy_ui.interrupt_at = 0
     with pytest.raises(stand_in.InterruptProcessingException):
         execute(package, "DuetGenerate", **SAMPLING, duration=0.0)
-    assert httpx.get(f"{idle.url}/jobs", trust_env=False).json()["data"] == []
+    assert httpx.get(f"{idle.url}/jobs", trust_env=False, timeout=120).json()["data"] == []
 
 
 def test_what_cannot_work_is_refused_with_a_reason(
@@ -289,8 +289,6 @@ def test_the_nodes_make_what_they_say(
     values = [value for value, _, _ in comfy_ui.updates]
     assert values == sorted(values)
     assert values[-1] == 1000
-    previews = [preview for _, _, preview in comfy_ui.updates if preview is not None]
-    assert all(kind == "JPEG" and picture.size[0] > 1 for kind, picture, _ in previews)
 
     window = {"start": 0.0, "duration": 0.0}
     sounding = execute(
@@ -311,16 +309,22 @@ def test_the_nodes_make_what_they_say(
 
 
 @pytest.mark.slow
-def test_a_job_that_runs_ends_as_canceled(
+def test_a_job_that_runs_shows_previews_and_can_be_canceled(
     comfy_ui: stand_in.ComfyUI, package: ModuleType, stack: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DUET_URL", stack)
-    comfy_ui.interrupt_at = 2
+    arguments = package.nodes._arguments
+    long = {"steps": 500}  # about as many as the service takes for so many windows
+    monkeypatch.setattr(package.nodes, "_arguments", lambda *given, **named: arguments(*given, **named) | long)
+    comfy_ui.interrupt_at_preview = True
     with pytest.raises(stand_in.InterruptProcessingException):
         execute(package, "DuetGenerate", seed=1, quality="best", duration=30.0, **WORDS)
+    (preview,) = [preview for _, _, preview in comfy_ui.updates if preview is not None]
+    assert preview[0] == "JPEG"
+    assert preview[1].size[0] > 1
 
     def ended() -> str | None:
-        (job,) = httpx.get(f"{stack}/jobs?limit=1", trust_env=False).json()["data"]
+        (job,) = httpx.get(f"{stack}/jobs?limit=1", trust_env=False, timeout=120).json()["data"]
         return job["status"] if job["completed_at"] else None
 
     assert until(ended, "the job has ended", 60) == "canceled"

@@ -97,7 +97,10 @@ def test_what_a_dead_process_had_open_expires(redis_client: redis.Redis) -> None
         with ConcurrencyLimits(redis_client, ttl=2.0) as live:
             async with live.slot("streams", "alice", 2):
                 for _ in range(5):  # a busy machine may stop this process for longer than a slot lives
-                    await dead.slot("streams", "alice", 2).__aenter__()
+                    try:
+                        await dead.slot("streams", "alice", 2).__aenter__()
+                    except TooManyOpen:  # the live slot was renewed, and the dead one of the round before still counts
+                        break
                     if not await is_free(live, 2):
                         break
                 else:
