@@ -6,8 +6,9 @@ from pathlib import Path
 
 import av
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
+from service.version import version
 from tests.browser.conftest import Service, Studio
 from tests.browser.steps import drop
 from tests.e2e.conftest import finished
@@ -47,7 +48,7 @@ def test_what_files_say_about_their_making(studio: Studio, service: Service, mad
     page.get_by_text("How it was made").click()
     report = verdict(page, ".stage")
     expect(report).to_contain_text("Untrusted credentials")
-    for words in ("all of it, by a model", "Duet 0.1.0", "demo", "Created"):
+    for words in ("all of it, by a model", f"Duet {version()}", "demo", "Created"):
         expect(report).to_contain_text(words)
     studio.look("credentials-of-a-result")
 
@@ -71,6 +72,21 @@ def test_what_files_say_about_their_making(studio: Studio, service: Service, mad
     drop(page, tmp_path / "notes.txt", "text/plain")
     page.locator(".source").get_by_role("button", name="Check its credentials").click()
     expect(page.locator(".source").get_by_role("alert")).to_contain_text("notes.txt")
+
+
+def test_the_focus_stays_where_the_user_has_moved_it(studio: Studio, made: dict) -> None:
+    page = studio.visit(f"/?job={made['id']}")
+    elsewhere = page.locator(".stage summary", has_text="How it was made")
+    elsewhere.click()
+
+    def answer(route: Route) -> None:
+        elsewhere.focus()
+        route.continue_()
+
+    page.route("**/verify", answer)
+    page.locator(".stage").get_by_role("button", name="Check its credentials").press("Enter")
+    expect(page.locator(".stage .verdict")).to_be_visible()
+    expect(elsewhere).to_be_focused()
 
 
 def test_a_file_of_others_on_a_phone(phone: Studio, film: Path) -> None:

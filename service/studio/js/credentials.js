@@ -43,6 +43,8 @@ export class Credentials {
       this.check.disabled = false;
       this.element.removeAttribute("aria-busy");
     }
+    const focused = document.activeElement; // the body, unless the user has gone on elsewhere meanwhile
+    if (focused !== document.body && !this.element.contains(focused)) return;
     shown.focus({ preventScroll: true });
     shown.scrollIntoView({ block: "nearest" });
   }
