@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from collections.abc import Iterator
@@ -65,6 +66,17 @@ def commands(group: App = app, prefix: str = "") -> dict[str, set[str]]:
             found |= commands(command, f"{prefix}{name} ")
         else:
             found[prefix + name] = {option for each in command.assemble_argument_collection() for option in each.names}
+    return found
+
+
+def required(benchmark: Path) -> list[str]:
+    """Arguments without which the benchmark does not run: required options, and positional ones."""
+    found = []
+    for call in ast.walk(ast.parse(benchmark.read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument":
+            name = ast.literal_eval(call.args[0])
+            if not name.startswith("-") or any(each.arg == "required" for each in call.keywords):
+                found.append(name)
     return found
 
 
@@ -132,6 +144,16 @@ def test_modules_and_files_of_the_project_exist(page: Path) -> None:
             assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{line}: no {module}"
         for path in re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/.-]+\w/?)", line):
             assert (ROOT / path).exists(), f"there is no {path}"
+
+
+@pages
+def test_commands_of_benchmarks_have_their_required_arguments(page: Path) -> None:
+    for line in code(page):
+        for name, rest in re.findall(r"python -m benchmarks\.(\w+)([^|>#]*)", line):
+            given = rest.split()
+            for argument in required(ROOT / "benchmarks" / f"{name}.py"):
+                positional = not argument.startswith("-") and given and not given[0].startswith("-")
+                assert positional or argument in given, f"{line}: {argument} is missing"
 
 
 def test_the_table_of_settings_is_not_stale() -> None:

@@ -98,7 +98,7 @@ def _mark_lines(found: dict[str, Any] | None) -> Iterator[str]:
         at = f" from {finding['start']:.1f} to {finding['end']:.1f} s" if finding["found"] else ""
         yield (
             f"Mark in the {side}: {said}{at}. Score {finding['score']:.1f} of {finding['threshold']:.1f} needed; the "
-            f"chance of it without the mark is at most {finding['chance']:.1g}."
+            f"chance of it without the mark is about {finding['chance']:.1g}."
         )
 
 
