@@ -28,7 +28,7 @@ from model.sampling.latents import Latents, clip
 from model.sampling.samplers import dpmpp_2m
 from model.sampling.schedule import CLEAN, NoiseSchedule
 from model.sampling.tuned_solver import TunedSolver, TunedSolvers, solver_name
-from model.training.configuration import TrainingConfig
+from model.training.configuration import TimesConfig, TrainingConfig
 from model.training.dataset import Source, evaluation_indexes
 from model.training.denoising_loss import prediction_loss
 from model.training.loss_terms import Inputs, Term, Terms, parts, tensor_of
@@ -61,7 +61,7 @@ class DistillationObjective:
     def inputs(self, source: Source, step: int, rows: range) -> Iterator[Inputs]:
         config, model = self.config, self.config.model
         draw = step_generator(config.seed, step, self.device)
-        given = self._draw_given(draw)
+        given = self._draw_given(step)
         shifts = None
         if model.base.coupled:
             shifts = draw_shifts(model.base.max_shifts(model.clip.frames), config.batch, draw)
@@ -72,7 +72,8 @@ class DistillationObjective:
             x0 = Latents(*(getattr(clips, name) if name in self.terms else None for name in MODALITIES))
             local = slice(part.start - rows.start, part.stop - rows.start)
             of_part = None if shifts is None else shifts[part.start : part.stop]
-            yield self._inputs(x0, noise.map(lambda value, own=local: value[own]), of_part, given, step)
+            own_noise = noise.map(lambda value, own=local: value[own])
+            yield self._inputs(x0, own_noise, of_part, given, step + part.start)
 
     def losses(self, predict: Callable[..., Any], inputs: Inputs) -> Terms:
         t_video, t_audio = tensor_of(inputs, "t_video"), tensor_of(inputs, "t_audio")
@@ -92,14 +93,16 @@ class DistillationObjective:
         )
         return {name: Term(getattr(loss, name).sum(), (~given[name]).sum()) for name in self.terms}
 
-    def _inputs(self, x0: Latents, noise: Latents, shifts: Tensor | None, given: str | None, step: int) -> Inputs:
-        """The noised clips and the student's targets. Its steps are dealt out to the samples in turn."""
+    def _inputs(self, x0: Latents, noise: Latents, shifts: Tensor | None, given: str | None, turn: int) -> Inputs:
+        """The noised clips and the student's targets. Its steps are dealt out to the samples in turn, beginning with
+        number `turn`."""
         count = len(self.times) - 1
-        number = (step + torch.arange(x0.batch)) % count
+        places = torch.arange(x0.batch, device=self.device)
         states, targets, noises, times, order = [], [], [], [], []
         for k, (t, s) in enumerate(pairwise(self.times)):
-            chosen = (number == k).nonzero().flatten().to(self.device)
-            if not len(chosen):
+            chosen = slice((k - turn) % count, None, count)
+            place = places[chosen]
+            if not len(place):
                 continue
             clips, own = (each.map(lambda value, at=chosen: value[at]) for each in (x0, noise))
             x = self.schedule.add_noise(clips, t, own)
@@ -107,8 +110,8 @@ class DistillationObjective:
             states.append(x if given is None else x.replace(given, clips[given]))
             targets.append(target)
             noises.append(self.schedule.to_eps(x, target, t))
-            times.append(torch.full((len(chosen),), int(t), device=self.device))
-            order.append(chosen)
+            times.append(torch.full((len(place),), int(t), device=self.device))
+            order.append(place)
         at, rows = torch.cat(times), torch.cat(order)
         found: Inputs = {"shifts": None if shifts is None else shifts[rows]}
         for kind, values in (("", states), ("_target", targets), ("_eps", noises)):
@@ -137,25 +140,36 @@ class DistillationObjective:
             made = (made - of_x * state) / (self.schedule.alpha(s) - of_x * self.schedule.alpha(t))
         return made if given is None else made.replace(given, x0[given])
 
-    def _draw_given(self, draw: torch.Generator) -> str | None:
-        """The modality that is clean in this step. Samples with two times are for training, not for sampling."""
-        shares = self.config.times
-        if not shares.independent_timesteps:
-            return None
-        u = float(torch.rand((), generator=draw, device=draw.device))
-        u *= shares.shared_t + shares.clean_video + shares.clean_audio
-        return "video" if u < shares.clean_video else "audio" if u < shares.clean_video + shares.clean_audio else None
+    def _draw_given(self, step: int) -> str | None:
+        """The modality that is clean in this step, drawn on the CPU, so that nothing waits for the device."""
+        shares = _shares(self.config.times)
+        u = float(torch.rand((), generator=step_generator(self.config.seed, step, torch.device("cpu"), "given")))
+        u *= sum(shares.values())
+        for given, share in shares.items():
+            if u < share:
+                return given
+            u -= share
+        return next(reversed(shares))  # u was rounded up
+
+
+def _shares(times: TimesConfig) -> dict[str | None, float]:
+    """The share of steps with each modality clean, and with None; positive. Samples with two times are for training,
+    not for sampling."""
+    if not times.independent_timesteps:
+        return {None: 1.0}
+    shares = {"video": times.clean_video, "audio": times.clean_audio, None: times.shared_t}
+    return {given: share for given, share in shares.items() if share > 0} or {None: 1.0}
 
 
 def student_solvers(config: TrainingConfig, source: Source, device: torch.device, base_hash: str = "") -> TunedSolvers:
-    """The student's steps as solvers: DDIM at its times. The mean of the clips of `source` leads to the first one."""
+    """The student's steps as solvers: DDIM at its times, for each kind of job that was distilled. The mean of the clips
+    of `source` leads to the first one."""
     model, wanted = config.model, config.distillation
     mean = source.batch(evaluation_indexes(CLIPS_OF_MEAN), device)
-    kinds: list[str | None] = [None, *(MODALITIES if config.times.independent_timesteps else ())]
     schedule = NoiseSchedule.from_config(model.schedule)
     times = (schedule.last, *wanted.times(schedule)[:-1])
     found = {}
-    for given in kinds:
+    for given in _shares(config.times):
         made = [name for name in model.base.modalities if name != given]
         rows = ((1.0,),) * len(times)
         start = {name: float(mean[name].mean()) for name in made}

@@ -19,26 +19,18 @@ from model.runtime.pipeline import ClipRequest, Pipeline
 from model.sampling.latents import Latents
 from model.sampling.samplers import Evaluate, Prediction
 from model.sampling.schedule import CLEAN, NoiseSchedule, linear_betas
+from model.sampling.tuned_solver import solver_name
 from model.training.checkpoints import StateError, checkpoints, read_checkpoint
 from model.training.configuration import ConfigurationError, TrainingConfig
-from model.training.distillation import DistillationObjective
+from model.training.distillation import GIVEN_TO, DistillationObjective, student_solvers
 from model.training.distillation_config import DistillationConfig
-from model.training.publish import publish
+from model.training.sources import open_sources
 from model.training.training_log import LOSSES, read_rows
 from tests.model.sampling.analytic import Mixture
 from tests.model.training.runs import run, small, to_toml
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small model."""
-    out = tmp_path_factory.mktemp("teacher")
-    run(small(steps=2), out / "run")
-    publish(small(steps=2), out / "run", out / "model", torch.float32)
-    return out / "model"
 
 
 def distilled(teacher: Path, **changes: object) -> TrainingConfig:
@@ -82,10 +74,16 @@ def test_a_run_learns_and_resumes_to_the_same_weights(teacher: Path, tmp_path: P
         wanted = {"evaluations": 2, "teacher_steps": 1}
         return distilled(teacher, steps=steps, times={"shared_t": 0.6}, batch=2, distillation=wanted)
 
-    _, done = run(quick(10), tmp_path / "whole")
+    ready, done = run(quick(10), tmp_path / "whole")
     assert done
     losses = [row["loss"] for row in read_rows(tmp_path / "whole" / LOSSES)]
-    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    learned = 0.0
+    for step in range(3):
+        inputs = next(ready.objective.inputs(ready.source, step, range(2)))
+        with torch.no_grad():
+            terms = ready.objective.losses(ready.gradients.predict.eval(), inputs)
+        learned += sum(float(term.sum) for term in terms.values()) / 2
+    assert learned < 0.8 * sum(losses[:3])
     run(quick(6), tmp_path / "parts")
     run(quick(10), tmp_path / "parts")
     assert [row["loss"] for row in read_rows(tmp_path / "parts" / LOSSES)] == losses
@@ -96,11 +94,10 @@ def test_a_run_learns_and_resumes_to_the_same_weights(teacher: Path, tmp_path: P
 
 
 def test_accumulation_gives_the_loss_of_the_whole_batch(teacher: Path, tmp_path: Path) -> None:
-    run(distilled(teacher, steps=1, distillation={"evaluations": 2, "teacher_steps": 1}), tmp_path / "whole")
-    run(
-        distilled(teacher, steps=1, distillation={"evaluations": 2, "teacher_steps": 1}, accumulate=2),
-        tmp_path / "parts",
-    )
+    """Each sample learns the same step of the student, wherever its part begins."""
+    wanted = {"evaluations": 3, "teacher_steps": 1}
+    run(distilled(teacher, steps=1, distillation=wanted), tmp_path / "whole")
+    run(distilled(teacher, steps=1, distillation=wanted, accumulate=2), tmp_path / "parts")
     whole, parts = ([row["loss"] for row in read_rows(tmp_path / name / LOSSES)] for name in ("whole", "parts"))
     assert parts == pytest.approx(whole, rel=1e-4)
 
@@ -129,6 +126,26 @@ def test_the_command_trains_and_publishes_a_model_of_few_evaluations(teacher: Pa
     clip = pipeline.run(ClipRequest("generate", SamplingParams(seed=1, sampler="tuned", steps=3)))
     assert clip.frames is not None
     assert [request.t for request in asked] == DistillationConfig(evaluations=3).times(pipeline.schedule)[:-1]
+
+
+@pytest.mark.parametrize(
+    ("times", "kinds"),
+    [
+        ({"shared_t": 1.0, "clean_video": 0.0, "clean_audio": 0.0}, {"generate"}),
+        ({"shared_t": 0.0, "clean_video": 0.5, "clean_audio": 0.0}, {"v2a clean"}),
+        ({"shared_t": 0.5, "clean_video": 0.0, "clean_audio": 0.5}, {"generate", "a2v clean"}),
+        ({"independent_timesteps": False}, {"generate"}),
+    ],
+)
+def test_only_kinds_of_jobs_that_were_distilled_get_solvers(
+    teacher: Path, tmp_path: Path, times: dict[str, object], kinds: set[str]
+) -> None:
+    config = distilled(teacher, times=times)
+    source, _ = open_sources(config, tmp_path, print)
+    assert set(student_solvers(config, source, CPU).base) == kinds
+    objective = DistillationObjective(config, CPU, torch.float32)
+    drawn = {objective._draw_given(step) for step in range(40)}
+    assert {solver_name(GIVEN_TO[given], None if given is None else "clean") for given in drawn} == kinds
 
 
 def test_a_run_is_not_resumed_without_its_teacher(teacher: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from model.networks.pair import Pair
 from model.training import loop
 from model.training.configuration import TrainingConfig
+from model.training.distillation import DistillationObjective
 from model.training.distribution import Processes
 from model.training.gradients import Gradients
 from model.training.objectives import make_objective
@@ -29,7 +30,18 @@ KINDS: dict[str, dict[str, Any]] = {
     "coupled": {"base": {"dropout": 0.1}, "text": {"encoder": "wordllama"}},
     "sound": {"base": {"modalities": ["audio"]}, "times": {"independent_timesteps": False}},
     "super-resolution": {"kind": "sr", "sr": {"learn_sigma": True}},
+    "distilled": {
+        "seed": 4,
+        "times": {"shared_t": 0.0, "clean_video": 0.5, "clean_audio": 0.5},
+        "distillation": {"evaluations": 2, "teacher_steps": 1},
+    },
 }
+
+
+def settings(kind: str, teacher: Path) -> dict[str, Any]:
+    """Of this kind of network. A distilled one has the sound given in the first step, and the video in the second."""
+    found = KINDS[kind]
+    return found | {"distillation": found["distillation"] | {"teacher": str(teacher)}} if kind == "distilled" else found
 
 
 def trained(config: TrainingConfig, out: Path, recorder: ReplayOnCpu | None) -> loop.TrainingRun:
@@ -40,12 +52,14 @@ def trained(config: TrainingConfig, out: Path, recorder: ReplayOnCpu | None) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_replayed_steps_train_as_eager_ones(kind: str, tmp_path: Path) -> None:
-    config = small(steps=2, batch=2, optimizer={"clip_gradient": 0.5}, **KINDS[kind])
+def test_replayed_steps_train_as_eager_ones(kind: str, teacher: Path, tmp_path: Path) -> None:
+    config = small(steps=2, batch=2, optimizer={"clip_gradient": 0.5}, **settings(kind, teacher))
     recorder = ReplayOnCpu()
     replayed = trained(config, tmp_path / "replayed", recorder)
     eager = trained(config, tmp_path / "eager", None)
     assert (recorder.captures, recorder.replays) == (1, 2)
+    if isinstance(replayed.objective, DistillationObjective):
+        assert [replayed.objective._draw_given(step) for step in range(2)] == ["audio", "video"]
     rows = [read_rows(tmp_path / name / LOSSES) for name in ("replayed", "eager")]
     assert rows[0] == rows[1]
     weights = zip(replayed.state.network.parameters(), eager.state.network.parameters(), strict=True)
@@ -103,10 +117,11 @@ class Mixed(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_move_nothing_to_the_device(kind: str, tmp_path: Path) -> None:
+def test_losses_move_nothing_to_the_device(kind: str, teacher: Path, tmp_path: Path) -> None:
     """A copy from the host's memory cannot be recorded. Fake tensors stand for those of a GPU."""
-    config = small(**KINDS[kind])
-    objective = make_objective(config, torch.device("cuda"))
+    config = small(**settings(kind, teacher))
+    # A teacher can only be loaded to a device that is there. The losses do not use it.
+    objective = make_objective(config, torch.device("cpu" if kind == "distilled" else "cuda"))
     source, _ = open_sources(config, tmp_path, print)
     inputs = next(make_objective(config, torch.device("cpu")).inputs(source, 0, range(4)))
 
