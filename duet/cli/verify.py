@@ -92,7 +92,8 @@ def _mark_lines(found: dict[str, Any] | None) -> Iterator[str]:
     for side in ("picture", "sound"):
         finding = found[side]
         if finding is None:
-            yield f"Mark in the {side}: there is no {side}."
+            why = found["unreadable"].get(side)
+            yield f"Mark in the {side}: " + (f"it cannot be looked for: {why}." if why else f"there is no {side}.")
             continue
         said = "found" if finding["found"] else "not found"
         at = f" from {finding['start']:.1f} to {finding['end']:.1f} s" if finding["found"] else ""

@@ -150,7 +150,7 @@ def _hue_and_timbre(found: Detections) -> Tensor:
 def lags(found: Detections, counted: Tensor | None = None) -> Tensor:
     """(clips, 2 MAX_LAG + 1): correlation of the sound's envelope with motion energy; a positive lag is late sound.
 
-    `counted` (frames,), bool: only frames of sound and of picture count of which one is counted; None is all."""
+    `counted` (frames,), bool: a pair of frames counts if either of them is in `counted`; None is all."""
 
     def standard(value: Tensor) -> Tensor:
         value = value - value.mean(1, keepdim=True)

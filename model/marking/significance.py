@@ -16,7 +16,8 @@ FALSE_POSITIVE_RATE = 1e-4
 """Of one modality of one file."""
 
 NOMINAL_RATE = FALSE_POSITIVE_RATE / 10
-"""The bound that a mark must reach. Of 10,000 sounds without one, three reached the theoretical score of 1e-4."""
+"""The bound that a mark must reach. Of 10,000 sounds without one, three reached the score that theory gives a chance of
+1e-4, where one was expected."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,36 +27,47 @@ LONGEST = 600
 MOST_PIXELS = 2**20
 """Of an HDR frame as it is converted: the detector's own grid is much smaller."""
 
+NOTHING = "the file has no picture and no sound in its first ten minutes"
+
 
 def find_marks(path: str | Path, key: str) -> str:
-    """JSON: `false_positive_rate`, and `picture` and `sound`, each a Finding, or null where the file has no such track.
+    """JSON: `false_positive_rate`; `picture` and `sound`, each a Finding, or null where there is no such track or it
+    cannot be read; and `unreadable`, by side, why it cannot be read.
 
     Raises MediaError if nothing in the file can be decoded.
     """
-    found = {"picture": _picture(path, key), "sound": _sound(path, key)}
-    if not any(found.values()):
-        raise MediaError("the file has neither a picture nor a sound")
-    sides = {name: None if finding is None else asdict(finding) for name, finding in found.items()}
-    return json.dumps({"false_positive_rate": FALSE_POSITIVE_RATE, **sides})
+    sides: dict[str, dict[str, Any] | None] = {}
+    unreadable: dict[str, str] = {}
+    for name, side in (("picture", _picture), ("sound", _sound)):
+        sides[name] = None
+        try:
+            finding = side(path, key)
+        except NoTrackError:
+            continue
+        except MediaError as error:
+            unreadable[name] = str(error)
+            continue
+        sides[name] = None if finding is None else asdict(finding)
+    if not any(sides.values()):
+        raise MediaError("; ".join(dict.fromkeys(unreadable.values())) or NOTHING)
+    return json.dumps({"false_positive_rate": FALSE_POSITIVE_RATE, **sides, "unreadable": unreadable})
 
 
 def _picture(path: str | Path, key: str) -> Finding | None:
-    detector = PictureDetector(key)
-    try:
-        for shown in window_frames(path, 0, LONGEST):
-            if shown.time >= LONGEST:
-                break
-            detector.add(upright_rgb(shown, MOST_PIXELS), float(shown.time), float(shown.time + shown.duration))
-    except NoTrackError:
-        return None
-    return detector.finish()
+    """None if no frame is shown before LONGEST. Raises MediaError."""
+    detector, seen = PictureDetector(key), False
+    for shown in window_frames(path, 0, LONGEST):
+        if shown.time >= LONGEST:
+            break
+        detector.add(upright_rgb(shown, MOST_PIXELS), float(shown.time), float(shown.time + shown.duration))
+        seen = True
+    return detector.finish() if seen else None
 
 
 def _sound(path: str | Path, key: str) -> Finding | None:
-    try:
-        length = min(media_end(path, "audio"), Fraction(LONGEST))
-        sound = read_sound(path, Fraction(0), length)
-    except NoTrackError:
+    """None if there is no sample before LONGEST. Raises MediaError."""
+    sound = read_sound(path, Fraction(0), min(media_end(path, "audio"), Fraction(LONGEST)))
+    if not len(sound.samples):
         return None
     resampler, detector = Resampler(sound.sample_rate, RATE, BLOCK), SoundDetector(key)
     for first in range(0, len(sound.samples), BLOCK):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import SecretStr
 from model.checkpoint.manifest import find_models
 from model.marking.keys import PUBLISHED_KEY
 from model.marking.mark import SignalMark
+from model.media import marks
 from model.media.encode import write_clip
 from model.media.marks import find_marks
 from model.media.opening import MediaError
@@ -97,6 +99,45 @@ def test_the_settings_choose_the_mark_and_its_key(tmp_path: Path) -> None:
     assert signal_mark(own) == SignalMark("a key")
     assert mark_key(own) == "a key"
     assert "a key" not in repr(own)
+
+
+@pytest.mark.parametrize(
+    ("codec", "other", "why", "lost", "kept"),
+    [
+        (b"avc1", b"zzzz", "is not supported", "picture", "sound"),
+        (b"mp4a", b"enca", "encrypted", "sound", "picture"),
+    ],
+)
+def test_a_side_that_cannot_be_read_leaves_the_finding_of_the_other(
+    codec: bytes, other: bytes, why: str, lost: str, kept: str, clip: Clip, tmp_path: Path
+) -> None:
+    assert clip.frames is not None
+    assert clip.audio is not None
+    path, mark = tmp_path / "a.mp4", SignalMark()
+    marked = torch.from_numpy(mark.pictures().applied(clip.frames.numpy()))
+    write_clip(path, marked, 10, mark.whole_sound(clip.audio, RATE), RATE, "")
+    path.write_bytes(path.read_bytes().replace(codec, other))
+    found = json.loads(find_marks(path, PUBLISHED_KEY))
+    assert found[kept]["found"]
+    assert found[lost] is None
+    assert list(found["unreadable"]) == [lost]
+    assert why in found["unreadable"][lost]
+
+
+def test_pictures_that_begin_after_what_is_searched_leave_the_finding_of_the_sound(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert clip.frames is not None
+    assert clip.audio is not None
+    path = tmp_path / "a.mp4"
+    write_clip(path, clip.frames, 10, SignalMark().whole_sound(clip.audio, RATE), RATE, "")
+    frames = marks.window_frames(path, 0, 600)
+    late = (replace(shown, time=shown.time + 600) for shown in frames)
+    monkeypatch.setattr(marks, "window_frames", lambda *_: late)
+    found = json.loads(find_marks(path, PUBLISHED_KEY))
+    assert found["picture"] is None
+    assert found["sound"]["found"]
+    assert found["unreadable"] == {}
 
 
 def test_a_file_without_pictures_and_sound_is_refused(tmp_path: Path) -> None:

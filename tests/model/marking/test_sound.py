@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -48,6 +49,18 @@ def test_pieces_of_any_length_give_the_same_sound() -> None:
     borders = [0, 1, 300, 2000, 2001, 9000, sound.shape[1]]
     pieces = [mark.add(sound[:, a:b]) for a, b in pairwise(borders)]
     assert np.array_equal(np.concatenate([*pieces, mark.finish()], axis=1), whole)
+
+
+def test_a_long_sound_is_marked_in_little_memory() -> None:
+    """The mark of a whole sound is that of one piece, and made a second at a time."""
+    sound = noise(8000, 20.0)
+    mark = SoundMark(KEY, 8000)
+    tracemalloc.start()
+    whole = marked_sound(sound, 8000, KEY)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 12 * sound.nbytes
+    assert np.array_equal(whole, np.concatenate([mark.add(sound), mark.finish()], axis=1))
 
 
 def test_a_cut_in_time_noise_and_8_khz_leave_the_mark() -> None:
