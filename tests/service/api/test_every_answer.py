@@ -146,6 +146,7 @@ def test_the_description_covers_every_route_with_its_limits(client: httpx.Client
         "/jobs/{job_id}/retry",
         "/jobs/{job_id}/files/{name}",
         "/models",
+        "/models/reload",
         "/study/{token}/session",
         "/study/{token}/votes/{clip}",
         "/study/{token}/submit",

@@ -50,12 +50,14 @@ def test_requests_are_counted_by_route_template(api: RunningApi, own: httpx.Clie
     job = own.post("/generate").json()["id"]
     for path in (f"/jobs/{job}", f"/v1/jobs/{job}", "/jobs/job_00000000000000000000000000", "/nothing", f"/{job}"):
         own.get(path)
+    own.get(f"/v1/videos/{job.replace('job_', 'video_')}")
     own.request("PROPFIND", "/generate")
     found = scraped(f"{api.url}/metrics")
     requests = 'duet_http_requests_total{method="%s",route="%s",status="%s"}'
     assert found[requests % ("POST", "/generate", 202)] == 1
     assert found[requests % ("GET", "/jobs/{job_id}", 200)] == 2
     assert found[requests % ("GET", "/jobs/{job_id}", 404)] == 1
+    assert found[requests % ("GET", "/videos/{video_id}", 200)] == 1
     assert found[requests % ("GET", "none", 404)] == 2
     assert sum(value for name, value in found.items() if 'method="other"' in name and "requests_total" in name) == 1
     assert found['duet_http_request_seconds_count{method="GET",route="/jobs/{job_id}"}'] == 3
