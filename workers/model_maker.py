@@ -351,13 +351,19 @@ def _load(version: Version, settings: Settings, run: Run | None) -> tuple[Pipeli
     """The model, warmed up with `run` (see `warm_up`), and the bytes of memory that it takes."""
     manifest = version.manifest
     began = time.perf_counter()
+    if version.stamps:  # otherwise loading says what is missing, if anything is
+        _check_intact(version)
     pipeline = Pipeline.load(manifest, settings.device, settings.dtype)
-    batches = (
-        warm_up(pipeline, settings.batch_sizes, run) if run is not None else warm_up(pipeline, settings.batch_sizes)
-    )
-    _ = manifest.weights_hash  # now: it is written into every manifest, and the files may be replaced
-    if not version.intact:
-        raise CheckpointError("its weight files have changed since they were taken; reload the models")
+    try:
+        batches = (
+            warm_up(pipeline, settings.batch_sizes, run) if run is not None else warm_up(pipeline, settings.batch_sizes)
+        )
+        _ = manifest.weights_hash  # now: it is written into every manifest, and the files may be replaced
+        _check_intact(version)
+    except Exception:
+        with suppress(BackInQueue):  # this worker stops
+            pipeline.release() if run is None else run(pipeline.release)
+        raise
     assert pipeline.evaluator.batch_sizes is not None
     size = pipeline.evaluator.weight_bytes + batches
     facts = {
@@ -373,6 +379,11 @@ def _load(version: Version, settings: Settings, run: Run | None) -> tuple[Pipeli
     else:
         log.warning("model loaded, but it is untrained: its weights are random and its clips are noise", **facts)
     return pipeline, size
+
+
+def _check_intact(version: Version) -> None:
+    if not version.intact:
+        raise CheckpointError("its weight files have changed since they were taken; reload the models")
 
 
 def _speed(params: SamplingParams, clip: ClipSpec, seconds: Mapping[str, float], files: float) -> Speed:

@@ -233,7 +233,7 @@ class ModelPool:
                         assert ticket.model is not None
                         return ticket.model
                     if ticket.model is None:
-                        raise ModelUnavailable(f"this worker has the model {name!r} no more")
+                        raise ModelUnavailable(f"this worker no longer has the model {name!r}")
                     if ticket.model.failure is not None:
                         raise ModelUnavailable(f"the model {name!r} cannot be loaded: {ticket.model.failure}")
                     task = self._next_load()
@@ -247,14 +247,14 @@ class ModelPool:
             raise
 
     def _give_up(self, ticket: _Ticket) -> None:
-        if ticket.admitted:
-            assert ticket.model is not None
-            self._leave(ticket.model)
-            return
-        with self._changed:
-            self._line.remove(ticket)
-            self._mark_draining()
-            self._changed.notify_all()
+        with self._changed:  # another thread may admit the job until now
+            admitted = ticket.model if ticket.admitted else None
+            if admitted is None:
+                self._line.remove(ticket)
+                self._mark_draining()
+                self._changed.notify_all()
+        if admitted is not None:
+            self._leave(admitted)
 
     def _leave(self, model: PooledModel) -> None:
         with self._changed:
@@ -343,7 +343,9 @@ class ModelPool:
         except BackInQueue:
             raise
         except Exception as error:
-            failure = error
+            # Kept until the next attempt: the frames of its traceback would keep the weights in memory.
+            failure = error.with_traceback(None)
+            failure.__cause__ = failure.__context__ = None
         finally:
             with self._changed:
                 self._loading = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -232,6 +234,64 @@ def test_a_job_that_is_cancelled_in_the_line_holds_up_nobody(start: Callable[...
     assert isinstance(other.error, InterruptedError)
     with pool.use("a", waits=lambda: pytest.fail("it waits for nobody")):
         assert memory.names == ["a"]
+
+
+def test_a_job_that_is_admitted_while_it_gives_up_leaves_its_model(start: Callable[..., User]) -> None:
+    memory = Memory(a=1)
+    memory.gates["a"] = threading.Event()
+    pool = ModelPool(memory.versions, memory.load, memory.unload)
+    other = start(pool, "a")
+    until(lambda: pool._loading, "the other job loads the model")
+
+    def finish_load() -> None:
+        memory.gates["a"].set()
+        runs(other)
+
+    def cancelled() -> None:
+        pool._changed = _Delayed(pool._changed, finish_load)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError), pool.use("a", cancelled):
+        pass
+    assert pool._models["a"].users == 1
+    other.end()
+    pool.take({})
+    assert memory.names == [], "nobody uses it any more"
+
+
+class _Delayed(threading.Condition):
+    """Calls `first` before the lock is acquired for the next time."""
+
+    def __init__(self, condition: threading.Condition, first: Callable[[], None]) -> None:
+        super().__init__(condition._lock)  # type: ignore[attr-defined]
+        self._first: Callable[[], None] | None = first
+
+    def __enter__(self) -> bool:
+        first, self._first = self._first, None
+        if first is not None:
+            first()
+        return super().__enter__()
+
+
+def test_a_failed_load_keeps_nothing_in_memory() -> None:
+    class Weights:
+        pass
+
+    kept: list[weakref.ref[Weights]] = []
+
+    def load(version: Version) -> tuple[Any, int]:
+        weights = Weights()
+        kept.append(weakref.ref(weights))
+        try:
+            raise KeyError("tensor")
+        except KeyError as error:
+            raise ValueError("the disk is gone") from error
+
+    pool = ModelPool({"a": version("a")}, load, lambda pipeline: None)
+    with pytest.raises(ModelUnavailable, match="the disk is gone"), pool.use("a"):
+        pass
+    gc.collect()
+    assert kept[0]() is None
 
 
 def test_a_model_larger_than_the_budget_is_refused_at_the_start() -> None:
