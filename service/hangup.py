@@ -12,6 +12,10 @@ import os
 import signal
 from collections.abc import Callable
 
+_IGNORED = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+"""Whether this process was started to outlive its terminal, as by `nohup`. Known at import only: `on_hangup` replaces
+the disposition."""
+
 
 class Terminal:
     """The controlling terminal of this process, if it has one at the time of creation."""
@@ -21,13 +25,14 @@ class Terminal:
 
     @property
     def gone(self) -> bool:
-        """Whether it has gone away since."""
-        return self._was_there and not _is_there()
+        """Whether it has gone away since, and the process is not to outlive it."""
+        return self._was_there and not _IGNORED and not _is_there()
 
 
 def on_hangup(action: Callable[[], object]) -> None:
     """Call `action`, in the main thread, at every SIGHUP but that of a terminal that goes away, which ends the process
-    as by default. Replaces an earlier action. To be called in the main thread."""
+    as by default, unless it was started with SIGHUP ignored. Replaces an earlier action. To be called in the main
+    thread."""
     terminal = Terminal()
 
     def received(*_: object) -> None:

@@ -15,6 +15,7 @@ from tests.waiting import until
 PROGRAM = """
 import signal, sys
 from service.hangup import on_hangup
+on_hangup(lambda: None)
 on_hangup(lambda: print("reload", flush=True))
 print("ready", flush=True)
 while True:
@@ -23,10 +24,15 @@ while True:
 
 
 @contextmanager
-def in_a_terminal() -> Iterator[tuple[int, int]]:
-    """The program with a terminal of its own: its process id, and our end of the terminal."""
+def in_a_terminal(ignored: bool = False, output: int | None = None) -> Iterator[tuple[int, int]]:
+    """The program with a terminal of its own: its process id, and our end of the terminal. `ignored`: started with
+    SIGHUP ignored, as by nohup; `output`: descriptor for what it prints, in place of the terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if output is not None:
+            os.dup2(output, 1)
         os.execv(sys.executable, [sys.executable, "-c", PROGRAM])
     try:
         yield pid, terminal
@@ -45,7 +51,9 @@ def _runs(pid: int) -> bool:
 def _line(terminal: int) -> str:
     read = b""
     while not read.endswith(b"\n"):
-        read += os.read(terminal, 1)
+        byte = os.read(terminal, 1)
+        assert byte, f"the program has ended after {read!r}"
+        read += byte
     return read.decode().strip()
 
 
@@ -78,3 +86,18 @@ def test_a_terminal_that_goes_away_ends_the_program() -> None:
         os.close(terminal)
         ended = until(lambda: (found := os.waitpid(pid, os.WNOHANG)) != (0, 0) and found, "it has ended", 60)
         assert os.WTERMSIG(ended[1]) == signal.SIGHUP
+
+
+def test_a_program_under_nohup_outlives_its_terminal() -> None:
+    output, program_output = os.pipe()
+    with in_a_terminal(ignored=True, output=program_output) as (pid, terminal):
+        os.close(program_output)
+        assert _line(output) == "ready"
+        os.close(terminal)
+        assert _line(output) == "reload", "the terminal's own signal"
+        os.kill(pid, signal.SIGHUP)
+        assert _line(output) == "reload"
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    os.close(output)
