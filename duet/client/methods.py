@@ -21,6 +21,9 @@ from duet.client.parameters import A2VParameters, EditParameters, GenerateParame
 from duet.client.requests import Request
 from duet.client.resources import JobData, Model
 
+RELOAD_TIMEOUT = 600.0
+"""Seconds. The server loads torch to check the weights, and reads them whole."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 JobT = TypeVar("JobT", bound="JobMethods[Any]")
@@ -141,8 +144,11 @@ class ServerMethods(ABC, Generic[JobT]):
     @method
     def reload_models(self) -> Operation[dict[str, Any]]:
         """Make the server read its folders of models again: the response of `POST /models/reload`, with the names
-        `added`, `changed` and `removed`. Raises Refused if a folder cannot be taken, or the key may not reload."""
-        return (yield from fetch_json(Request("POST", "/models/reload"), self.retry, "added", "changed", "removed"))
+        `added`, `changed` and `removed`. Raises Refused if a folder cannot be taken, or the key may not reload, and
+        ServerUnreachable if the server does not answer within RELOAD_TIMEOUT: a second reload would not say what the
+        first one has changed."""
+        request = Request("POST", "/models/reload", timeout=RELOAD_TIMEOUT, repeat_after_timeout=False)
+        return (yield from fetch_json(request, self.retry, "added", "changed", "removed"))
 
     @method
     def verify(self, file: str | Path) -> Operation[dict[str, Any]]:

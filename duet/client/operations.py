@@ -47,7 +47,8 @@ class RetryPolicy:
 
 
 def send(request: Request, retry: RetryPolicy, stream: bool = False) -> Operation[Response]:
-    """The server's 2xx response. Every request may be repeated, because those that make jobs have an Idempotency-Key.
+    """The server's 2xx response. Every request may be repeated, because those that make jobs have an Idempotency-Key;
+    one without `repeat_after_timeout` not after a timeout.
 
     Raises ServerUnreachable, Refused.
     """
@@ -57,7 +58,7 @@ def send(request: Request, retry: RetryPolicy, stream: bool = False) -> Operatio
         try:
             response: Response = yield effects.OpenStream(request) if stream else effects.Send(request)
         except httpx.TransportError as error:
-            if delay is None:
+            if delay is None or (isinstance(error, httpx.ReadTimeout) and not request.repeat_after_timeout):
                 raise _unreachable(error) from error
             yield effects.Sleep(delay)
             continue
@@ -66,6 +67,7 @@ def send(request: Request, retry: RetryPolicy, stream: bool = False) -> Operatio
         refused = Refused.read(response.status, response.headers, response.body)
         wanted = _retry_after(response)
         repeatable = refused.status in _UNAVAILABLE or refused.code == "idempotency_in_progress"
+        repeatable &= refused.status != 504 or request.repeat_after_timeout
         if delay is None or not repeatable or wanted > MAX_DELAY:
             raise refused
         yield effects.Sleep(max(delay, wanted))

@@ -30,7 +30,8 @@ class Request:
     `path` is relative to the server's URL; an absolute URL names another server. With `upload` the body is a multipart
     form: that file, `mask` if there is one, and `body` as JSON in the field `params`, if there is one. Otherwise it is
     `body` as JSON.
-    `timeout` is the longest time in seconds without data from the server.
+    `timeout` is the longest time in seconds without data from the server. `repeat_after_timeout`: whether to send it
+    again where that time has passed here or at a proxy, and the server may have done what was asked.
     """
 
     method: str
@@ -42,6 +43,7 @@ class Request:
     on_upload: OnUpload | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout: float = READ_TIMEOUT
+    repeat_after_timeout: bool = True
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from httpx_sse import ServerSentEvent
 
-from duet.client import AsyncDuet, Duet, Job, Refused, RetryPolicy, operations
+from duet.client import AsyncDuet, Duet, Job, Refused, RetryPolicy, ServerUnreachable, operations
 from duet.client.asynchronous import AsyncJob
-from duet.client.effects import Done, Execution, Notify, OpenStream, ReadEvent, Send, Sleep
+from duet.client.effects import Done, Execution, Notify, OpenStream, Operation, ReadEvent, Send, Sleep
 from duet.client.requests import Response
 
 ONCE = RetryPolicy(())
@@ -147,3 +148,37 @@ def test_asyncio_saves_in_another_thread(tmp_path: Path) -> None:
     assert (tmp_path / "clip.mp4").read_bytes() == BODY
     assert len(threads) == 2
     assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize(
+    ("outcome", "repeated"),
+    [(httpx.ReadTimeout(""), False), (504, False), (httpx.ConnectError(""), True), (503, True)],
+)
+def test_a_reload_is_not_repeated_after_a_timeout(outcome: httpx.TransportError | int, repeated: bool) -> None:
+    """The server may have done it: the second answer would be that nothing has changed."""
+    execution = Execution(reload_models(RetryPolicy((0.1,))))
+    sent = execution.next()
+    assert isinstance(sent, Send)
+    assert sent.request.timeout >= 300
+    if isinstance(outcome, int):
+        execution.resume(Response(outcome, {}))
+    else:
+        execution.fail(outcome)
+    if repeated:
+        assert execution.next() == Sleep(0.1)
+    else:
+        with pytest.raises((ServerUnreachable, Refused)):
+            execution.next()
+
+
+def reload_models(retry: RetryPolicy) -> Operation[dict[str, Any]]:
+    """The operation of `Duet.reload_models`, before it is performed."""
+    operations_of: list[Operation[dict[str, Any]]] = []
+
+    class Recorder(Duet):
+        def run(self, operation: Operation[Any]) -> Any:
+            operations_of.append(operation)
+
+    with Recorder("http://127.0.0.1:1", retry=retry) as duet:
+        duet.reload_models()
+    return operations_of[0]
