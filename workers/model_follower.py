@@ -39,6 +39,7 @@ class ModelFollower:
         self._reloaded = reloaded
         self._taken: int | None = None
         self._refused_at = float("-inf")
+        self._refusal = ""
         self._asked = False
         self._lock = threading.Lock()
         self._thread = Periodic(
@@ -74,21 +75,32 @@ class ModelFollower:
         with self._lock:
             asked = self._asked
             if asked:
-                self._asked, self._taken, self._refused_at = False, None, float("-inf")
+                self._asked, self._taken, self._refused_at, self._refusal = False, None, float("-inf"), ""
             if number == self._taken or time.monotonic() < self._refused_at + REFUSED_RETRY:
                 return
             try:
                 changes = self._maker.reload()
-            except BrokenModel as error:
+            except Exception as error:
                 self._refused_at = time.monotonic()
                 self._reloaded(False)
-                log.error(
-                    "models not reloaded: this worker keeps those that it has", folder=error.folder, reason=error.reason
-                )
+                self._log_refusal(error)
                 return
-            self._taken, self._refused_at = number, float("-inf")
+            self._taken, self._refused_at, self._refusal = number, float("-inf"), ""
             self._reloaded(True)
             if changes:
                 log.info("models reloaded", **asdict(changes))
             elif asked:
                 log.info("models reloaded: nothing has changed")
+
+    def _log_refusal(self, error: Exception) -> None:
+        """Once, as long as it stays the same."""
+        known, self._refusal = self._refusal, repr(error)
+        if self._refusal == known:
+            return
+        folder, reason = (error.folder, error.reason) if isinstance(error, BrokenModel) else (None, str(error))
+        log.error(
+            "models not reloaded: this worker keeps those that it has",
+            folder=folder,
+            reason=reason,
+            exc_info=not isinstance(error, BrokenModel),
+        )

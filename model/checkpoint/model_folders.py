@@ -6,6 +6,7 @@ tensors with the architecture.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,17 @@ Stamp = tuple[int, int, int, int, int]
 """Device, inode, size, and the times in nanoseconds at which the contents and the inode changed."""
 
 
+MODELS = "DUET_MODELS"
+"""The setting that names the folder of all models."""
+
+
 class BrokenModel(ValueError):
-    """A folder that cannot be taken. `folder` is its name, without the path; the message is the reason."""
+    """A folder that cannot be taken. `folder` is its name, without the path, or MODELS for the folder of all models.
+    The message is the reason."""
 
     def __init__(self, folder: str, reason: str) -> None:
-        super().__init__(f"the model folder {folder!r} cannot be taken: {reason}")
+        which = f"the folder of {MODELS}" if folder == MODELS else f"the model folder {folder!r}"
+        super().__init__(f"{which} cannot be taken: {reason}")
         self.folder = folder
         self.reason = reason
 
@@ -68,10 +75,14 @@ def read_folders(folder: Path | None) -> dict[str, Version]:
     Raises BrokenModel for the first folder that is not whole: an unreadable manifest, a weight file that is missing or
     incomplete, weights without a manifest, or a name that two folders claim.
     """
-    if folder is not None and not folder.is_dir():
-        raise BrokenModel("DUET_MODELS", "there is no such folder")
+    if folder is not None and not os.path.isdir(folder):
+        raise BrokenModel(MODELS, "there is no such folder")
+    try:
+        paths = _folders(folder) if folder is not None else []
+    except OSError as error:
+        raise BrokenModel(MODELS, error.strerror or "cannot be read") from error
     own: dict[str, Version] = {}
-    for path in _folders(folder) if folder is not None else ():
+    for path in paths:
         version = _read(path)
         name = version.manifest.name
         if name in own:
@@ -84,7 +95,7 @@ def read_folders(folder: Path | None) -> dict[str, Version]:
 def merge(before: Mapping[str, Version], read: Mapping[str, Version]) -> tuple[dict[str, Version], Changes]:
     """The models of `read`, with the versions of `before` where neither manifest nor weights have changed.
 
-    Weights are compared by hash where their files look different.
+    Weights are compared by hash where their files look different. Raises BrokenModel if they cannot be read.
     """
     merged = {name: _unless_changed(before[name], each) if name in before else each for name, each in read.items()}
     changes = Changes(
@@ -113,17 +124,23 @@ def broken(folder: Path, error: Exception) -> BrokenModel:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """The folders with a manifest, and those with weights only, in which it is missing."""
-    return [path for path in sorted(folder.iterdir()) if (path / FILE_NAME).exists() or _has_weights(path)]
+    """The folders with a manifest, and those with weights only, in which it is missing. Those that this process may not
+    search, such as lost+found, are skipped."""
+    return [path for path in sorted(folder.iterdir()) if os.path.exists(path / FILE_NAME) or _has_weights(path)]
 
 
 def _has_weights(folder: Path) -> bool:
     """Hidden folders do not count: copying tools keep unfinished files there."""
-    return not folder.name.startswith(".") and folder.is_dir() and any(folder.glob("*.safetensors"))
+    if folder.name.startswith("."):
+        return False
+    try:
+        return any(name.endswith(".safetensors") for name in os.listdir(folder))
+    except OSError:  # no folder, or one that may not be searched
+        return False
 
 
 def _read(folder: Path) -> Version:
-    if not (folder / FILE_NAME).exists():
+    if not os.path.exists(folder / FILE_NAME):
         raise BrokenModel(folder.name, f"it has weights and no {FILE_NAME}")
     try:
         manifest = read_manifest(folder / FILE_NAME)
@@ -154,4 +171,10 @@ def _unless_changed(before: Version, read: Version) -> Version:
         return before
     # A hash that was not taken while the files were there cannot be taken any more: the model counts as changed.
     known = before.manifest.__dict__.get("weights_hash")
-    return Version(before.manifest, read.stamps) if known == read.manifest.weights_hash else read
+    if known is None:
+        return read
+    try:
+        found = read.manifest.weights_hash
+    except OSError as error:
+        raise broken(read.manifest.folder, error) from error
+    return Version(before.manifest, read.stamps) if known == found else read

@@ -14,7 +14,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from model.checkpoint.manifest import Manifest
-from model.checkpoint.model_folders import BrokenModel, Changes, Version, broken, check_tuned, merge, read_folders
+from model.checkpoint.model_folders import (
+    MODELS,
+    BrokenModel,
+    Changes,
+    Version,
+    broken,
+    check_tuned,
+    merge,
+    read_folders,
+)
 from service.api.problems import FieldError, Problem
 from service.log import log
 
@@ -23,6 +32,9 @@ CHECK_TIMEOUT_S = 120.0
 
 REFUSED_RETRY_S = 10.0
 """Seconds until folders that were refused after a reload elsewhere are read again."""
+
+FOLLOW_WAIT_S = 2.0
+"""Seconds that a request waits for another one that reads the folders, before it uses the models there are."""
 
 
 class Catalogue:
@@ -38,6 +50,7 @@ class Catalogue:
         self._versions = {name: Version.of(manifest) for name, manifest in manifests.items()}
         self._generation: int | None = None
         self._refused_at = float("-inf")
+        self._refusal = ""
         self._hashing = threading.Lock()
         self._reloading = threading.Lock()
 
@@ -55,9 +68,17 @@ class Catalogue:
         return version.manifest
 
     def weights_hash(self, manifest: Manifest) -> str:
-        """SHA-256 of the model's weights, computed once: gigabytes take seconds to read."""
+        """SHA-256 of the model's weights, computed once: gigabytes take seconds to read. Raises OSError.
+
+        It is not kept if the files are no longer those that were taken: the next reload would call them unchanged.
+        """
         with self._hashing:
-            return manifest.weights_hash
+            known = "weights_hash" in manifest.__dict__
+            found = manifest.weights_hash
+            taken = self._versions.get(manifest.name)
+            if not known and taken is not None and taken.manifest is manifest and not taken.intact:
+                del manifest.__dict__["weights_hash"]
+            return found
 
     def read(self, thorough: bool = True) -> Reading:
         """Read the folders of models and check them, without taking them; `thorough`: also whether the weights fit.
@@ -67,14 +88,17 @@ class Catalogue:
         before = self._versions
         merged, changes = merge(before, read_folders(self._folder))
         if self.default not in merged:
-            raise BrokenModel("DUET_MODELS", f"the default model {self.default!r} is not in it")
+            raise BrokenModel(MODELS, f"the default model {self.default!r} is not in it")
         fresh = [merged[name] for name in (*changes.added, *changes.changed)]
         if thorough:
             for version in fresh:
                 check_tuned(version)
             _check_layouts(fresh)
             for version in fresh:
-                self.weights_hash(version.manifest)
+                try:
+                    self.weights_hash(version.manifest)
+                except OSError as error:
+                    raise broken(version.manifest.folder, error) from error
                 if not version.intact:
                     raise BrokenModel(version.manifest.folder.name, "its weight files are being changed")
         return Reading(merged, changes)
@@ -87,7 +111,7 @@ class Catalogue:
 
     def take(self, reading: Reading, generation: int | None = None) -> Changes:
         """Use these models from now on; `generation`: the number of the reload, which need not be followed then."""
-        self._versions, self._refused_at = reading.versions, float("-inf")
+        self._versions, self._refused_at, self._refusal = reading.versions, float("-inf"), ""
         self._generation = self._generation if generation is None else generation
         if reading.changes:
             changes = reading.changes
@@ -97,6 +121,7 @@ class Catalogue:
     def reload(self) -> None:
         """Read the folders and take them; where they cannot be taken, log why and change nothing."""
         with self._reloading:
+            self._refusal = ""
             if self._reload() == Changes():
                 log.info("models reloaded: nothing has changed")
 
@@ -105,19 +130,30 @@ class Catalogue:
         has compared the weights with their architecture."""
         if generation == self._generation or time.monotonic() < self._refused_at + REFUSED_RETRY_S:
             return
-        with self._reloading:
-            if generation != self._generation and self._reload(thorough=False) is not None:
+        if not self._reloading.acquire(timeout=FOLLOW_WAIT_S):
+            return
+        try:
+            late = time.monotonic() < self._refused_at + REFUSED_RETRY_S  # refused while this request waited
+            if generation != self._generation and not late and self._reload(thorough=False) is not None:
                 self._generation = generation
+        finally:
+            self._reloading.release()
 
     def _reload(self, thorough: bool = True) -> Changes | None:
-        """What has changed; None if the folders cannot be taken."""
+        """What has changed; None if the folders cannot be taken. The same refusal is logged once."""
         try:
             return self.take(self.read(thorough))
-        except BrokenModel as error:
+        except Exception as error:
             self._refused_at = time.monotonic()
-            log.error(
-                "models not reloaded: this process keeps those that it has", folder=error.folder, reason=error.reason
-            )
+            known, self._refusal = self._refusal, repr(error)
+            if self._refusal != known:
+                folder, reason = (error.folder, error.reason) if isinstance(error, BrokenModel) else (None, str(error))
+                log.error(
+                    "models not reloaded: this process keeps those that it has",
+                    folder=folder,
+                    reason=reason,
+                    exc_info=not isinstance(error, BrokenModel),
+                )
             return None
 
 

@@ -205,7 +205,8 @@ def reload(services: ServicesHere, caller: AdminHere) -> ReloadView:
     try:
         with services.catalogue.reloading():
             reading = services.catalogue.read()
-            # Told before taken: if Redis is away, no process changes anything.
+            # Redis is asked before anything is taken: if it is away, no process changes anything.
+            workers = len(services.store.workers())
             generation = services.generation.advance()
             changes = services.catalogue.take(reading, generation)
     except BrokenModel as error:
@@ -217,5 +218,5 @@ def reload(services: ServicesHere, caller: AdminHere) -> ReloadView:
         changed=list(changes.changed),
         removed=list(changes.removed),
         generation=generation,
-        workers=len(services.store.workers()),
+        workers=workers,
     )

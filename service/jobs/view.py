@@ -262,7 +262,7 @@ def _waiting(job: Job) -> WaitingView | None:
     if job.status is not Status.QUEUED:
         return None
     if job.model_loading_since is not None:
-        message = f"A worker has taken the job and is loading the model {job.model!r}."
+        message = f"A worker has taken the job and is loading the model {job.model!r}, or waiting for room for it."
         return WaitingView(code="model_loading", message=message, since=job.model_loading_since)
     if job.model_missing_since is not None:
         message = f"No worker with the model {job.model!r} has taken the job yet; it waits for one."

@@ -22,4 +22,4 @@ def with_keys(settings: Settings, **changes: object) -> Settings:
 def client_of(api: RunningApi, name: str | None) -> httpx.Client:
     """An HTTP client with this user's key, or without one."""
     headers = {"Authorization": f"Bearer {KEYS[name]}"} if name else {}
-    return httpx.Client(base_url=api.url, headers=headers, timeout=30, trust_env=False)
+    return httpx.Client(base_url=api.url, headers=headers, timeout=120, trust_env=False)

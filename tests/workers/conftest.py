@@ -26,6 +26,9 @@ from tests.waiting import until
 
 TINY = PRESETS["tiny"].clip
 
+SECONDS = 180
+"""Limit for the start of a worker and for a job, on a busy machine."""
+
 
 class Stack:
     """What an API would do: uploads to storage, records to Redis, messages to the queue."""
@@ -66,7 +69,7 @@ class Stack:
 
     def ended(self, job: Job) -> Job:
         """Wait until the job has ended; return its record."""
-        until(lambda: self.store.get(job.id).status.ended, f"{job.id} has ended", 60)
+        until(lambda: self.store.get(job.id).status.ended, f"{job.id} has ended", SECONDS)
         return self.store.get(job.id)
 
     def files(self, job: Job) -> list[str]:
@@ -149,7 +152,7 @@ def running_worker(stack: Stack, log: Path) -> Iterator[WorkerProcess]:
         return bool(set(stack.store.workers()) - known)
 
     try:
-        until(there, "the worker is there", 60)
+        until(there, "the worker is there", SECONDS)
         yield worker
     finally:
         worker.stop()

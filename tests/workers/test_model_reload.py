@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ from model.checkpoint.model_folders import BrokenModel
 from model.networks.config import PRESETS
 from model.networks.coupled_unet import CoupledUNet
 from model.request import SamplingParams
+from model.runtime.pipeline import Pipeline
 from service.jobs.connection import connect
 from service.jobs.model_generation import ModelGeneration
 from service.jobs.reaper import Reaper
@@ -31,15 +33,14 @@ from tests.conftest import RunningApi
 from tests.processes import ModuleProcess
 from tests.tiny_model import add_tiny_model
 from tests.waiting import until
-from tests.workers.conftest import Stack, running_worker
+from tests.workers.conftest import SECONDS, Stack
 from tests.workers.fake import parts
-from tests.workers.slow_worker import HOLD
+from tests.workers.slow_worker import HOLD, HOLD_JOBS
 from workers.app import process_name
 from workers.model_follower import ModelFollower
 from workers.model_maker import ModelMaker
-
-SECONDS = 180
-"""Limit for a worker's start and its first job on a busy machine."""
+from workers.model_pool import ModelUnavailable
+from workers.runner import Maker
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,9 +81,12 @@ def models_of(stack: Stack) -> Path:
     return stack.settings.models
 
 
-def queued(stack: Stack, model: str, steps: int = 2) -> Job:
-    params = SamplingParams(seed=1, steps=steps)
+def queued(stack: Stack, model: str, held: Path | None = None) -> Job:
+    """`held`: see HOLD_JOBS."""
+    params = SamplingParams(seed=1, steps=2)
     job = new_job("generate", model, params, priority="normal", metadata={}, retention=timedelta(hours=1))
+    if held is not None:
+        (held / job.id).touch()
     stack.store.create(job)
     stack.queue.enqueue(job)
     return job
@@ -99,49 +103,57 @@ def hash_of(stack: Stack, model: str) -> str:
     return read_manifest(models_of(stack) / model / FILE_NAME).weights_hash
 
 
+def patient(api: RunningApi) -> httpx.Client:
+    """Answers may take long on a busy machine: a reload starts a process that loads torch."""
+    return httpx.Client(base_url=api.url, timeout=SECONDS)
+
+
 def test_a_reload_while_jobs_run(stack: Stack, run_api: Callable[[Settings], RunningApi], tmp_path: Path) -> None:
     """A running job keeps its weights, the next one has the new ones, a new model works, a removed one waits."""
-    api = run_api(stack.settings)
-    with running_worker(stack, tmp_path / "worker.log"):
+    api = patient(run_api(stack.settings))
+    worker = SlowWorker(stack.settings, {HOLD_JOBS: str(tmp_path)}, tmp_path / "worker.log")
+    try:
         old = hash_of(stack, "first")
-        running = queued(stack, "first", steps=60)
-        until(lambda: stack.store.look(running.id).progress, "it runs")
+        running = queued(stack, "first", held=tmp_path)
+        until(lambda: stack.store.look(running.id).progress, "it runs", SECONDS)
+        until(stack.store.workers, "the worker is there", SECONDS)
         add_model(models_of(stack), "first", seed=2)
         add_model(models_of(stack), "second", seed=3)
-        answer = httpx.post(f"{api.url}/models/reload", timeout=120).json()
+        answer = api.post("/models/reload").json()
         assert (answer["added"], answer["changed"], answer["workers"]) == (["second"], ["first"], 1)
-        jobs = [
-            httpx.post(f"{api.url}/generate", json={"model": name, "steps": 2}).json() for name in ("first", "second")
-        ]
+        jobs = [api.post("/generate", json={"model": name, "steps": 2}).json() for name in ("first", "second")]
         changed, added = (stack.ended(stack.store.get(job["id"])) for job in jobs)
         assert (changed.status, added.status) == (Status.COMPLETED, Status.COMPLETED)
         assert weights_of(stack, changed) == hash_of(stack, "first") != old
+        assert stack.store.get(running.id).status is Status.IN_PROGRESS
+        (tmp_path / running.id).unlink()
         assert stack.ended(running).status is Status.COMPLETED
         assert weights_of(stack, running) == old
 
         (models_of(stack) / "second").rename(tmp_path / "second")
-        assert httpx.post(f"{api.url}/models/reload").json()["removed"] == ["second"]
+        assert api.post("/models/reload").json()["removed"] == ["second"]
         waiting = queued(stack, "second")
-        until(lambda: stack.store.get(waiting.id).model_missing_since, "it waits for a worker that has its model")
+        until(lambda: stack.store.get(waiting.id).model_missing_since, "it waits for a worker that has it", SECONDS)
         (tmp_path / "second").rename(models_of(stack) / "second")
-        httpx.post(f"{api.url}/models/reload", timeout=120).raise_for_status()
+        api.post("/models/reload").raise_for_status()
         assert stack.ended(waiting).strikes == 0
+    finally:
+        worker.stop(signal.SIGKILL)
 
 
 class SlowWorker(ModuleProcess):
-    """See `tests.workers.slow_worker`; it has room for one model."""
+    """See `tests.workers.slow_worker`, for the variables `held` too."""
 
-    def __init__(self, settings: Settings, hold: Path, log: Path) -> None:
+    def __init__(self, settings: Settings, held: dict[str, str], log: Path) -> None:
         environment = {
             "DUET_REDIS_URL": settings.redis_url,
             "DUET_DATA": str(settings.data),
             "DUET_MODELS": str(settings.models),
             "DUET_DEFAULT_MODEL": "tiny",
             "DUET_BUCKETS": "1",
-            "DUET_MODEL_MEMORY": "1",
             "DUET_PROVENANCE": "off",
             "OMP_NUM_THREADS": "1",
-            HOLD: str(hold),
+            **held,
         }
         super().__init__(["tests.workers.slow_worker"], environment, log)
 
@@ -153,8 +165,9 @@ def test_a_job_says_that_its_model_is_loaded_and_outlives_its_worker(
     replace(read_manifest(models / "tiny" / FILE_NAME), name="other", init_seed=8).write(_made(models / "other"))
     settings = Settings(redis_url=redis_url, data=tmp_path / "data", models=models, default_model="tiny")
     stack, hold = Stack(settings), tmp_path / "hold"
-    api = run_api(settings)
-    worker = SlowWorker(settings, hold, tmp_path / "worker.log")
+    held = {HOLD: str(hold), "DUET_MODEL_MEMORY": "1"}  # room for one model
+    api = patient(run_api(settings))
+    worker = SlowWorker(settings, held, tmp_path / "worker.log")
     try:
         first = queued(stack, "tiny")
         until(lambda: stack.store.get(first.id).status is Status.COMPLETED, "the worker works", SECONDS)
@@ -162,7 +175,7 @@ def test_a_job_says_that_its_model_is_loaded_and_outlives_its_worker(
         job = queued(stack, "other")
 
         def shown() -> dict[str, Any]:
-            found: dict[str, Any] = httpx.get(f"{api.url}/jobs/{job.id}").json()
+            found: dict[str, Any] = api.get(f"/jobs/{job.id}").json()
             return found
 
         seen = until(lambda: (view := shown())["waiting_for"] and view, "it says that it waits", SECONDS)
@@ -171,7 +184,7 @@ def test_a_job_says_that_its_model_is_loaded_and_outlives_its_worker(
         worker.stop(signal.SIGKILL)
         hold.unlink()
         Reaper(stack.store, stack.queue).worker_died(process_name(worker.process.pid))  # as `duet serve` does
-        worker = SlowWorker(settings, hold, tmp_path / "worker.log")
+        worker = SlowWorker(settings, held, tmp_path / "worker.log")
         until(lambda: stack.store.get(job.id).status.ended, "it runs after all", SECONDS)
         ended = stack.store.get(job.id)
         assert (ended.status, ended.strikes) == (Status.COMPLETED, 0)
@@ -253,6 +266,30 @@ def test_a_worker_refuses_broken_folders_whole_and_takes_them_once_they_are_repa
     assert maker.serves("first")
 
 
+@pytest.mark.parametrize("error", [BrokenModel("first", "incomplete"), PermissionError(13, "Permission denied")])
+def test_a_refusal_is_logged_until_it_changes_and_retried_later(
+    redis_url: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing:
+        def reload(self) -> None:
+            raise error
+
+    logged: list[str] = []
+    outcomes: list[bool] = []
+    monkeypatch.setattr("workers.model_follower.log", SimpleNamespace(error=lambda text, **_: logged.append(text)))
+    generation = ModelGeneration(connect(Settings(redis_url=redis_url)))
+    follower = ModelFollower(generation, cast("Maker", Failing()), outcomes.append)
+    follower.look()
+    follower.look()
+    assert outcomes == [False], "it waits before it reads again"
+    monkeypatch.setattr("workers.model_follower.REFUSED_RETRY", 0)
+    follower.look()
+    assert (outcomes, len(logged)) == ([False, False], 1)
+    error.args = ("another reason",)
+    follower.look()
+    assert len(logged) == 2
+
+
 def test_weights_that_do_not_fit_are_refused(stack: Stack, maker: ModelMaker) -> None:
     add_model(models_of(stack), "second", seed=3)
     manifest = read_manifest(models_of(stack) / "second" / FILE_NAME)
@@ -278,3 +315,17 @@ def test_weights_that_were_replaced_without_a_reload_are_not_loaded(stack: Stack
     maker.reload()
     runner.run(job.id)
     assert stack.store.get(job.id).status is Status.COMPLETED
+
+
+def test_a_model_that_cannot_be_warmed_up_is_released(maker: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = []
+
+    def warm_up(pipeline: Pipeline, *arguments: object) -> int:
+        assert pipeline.evaluator.base is not None
+        released.append(weakref.ref(next(pipeline.evaluator.base.parameters())))
+        raise MemoryError("the device is full")
+
+    monkeypatch.setattr("workers.model_maker.warm_up", warm_up)
+    with pytest.raises(ModelUnavailable, match="the device is full"), maker.models.use("first"):
+        pass
+    assert released[0]() is None

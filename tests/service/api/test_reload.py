@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -12,9 +13,10 @@ import pytest
 from pydantic import ValidationError
 
 from model.checkpoint.loading import build, save_model, seeded_weights
-from model.checkpoint.manifest import FILE_NAME, Manifest, read_manifest
+from model.checkpoint.manifest import FILE_NAME, Manifest, find_models, read_manifest
 from model.networks.config import PRESETS
 from model.networks.coupled_unet import CoupledUNet
+from service.api.catalogue import Catalogue
 from service.jobs.connection import StoreUnavailable
 from service.settings import Settings
 from tests.conftest import RunningApi
@@ -207,6 +209,77 @@ def test_without_redis_no_process_changes_anything(
     monkeypatch.setattr(running.app.state.services.generation, "advance", away)
     problem(api.post("/models/reload"), 503, "queue_unavailable")
     assert "words" not in shown(api)
+
+
+def test_redis_that_goes_away_during_a_reload_stops_it_before_anything_is_taken(
+    start: Callable[[], RunningApi], models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start()
+    api = client_of(running, None)
+    add_words_model(models / "more")
+    (models / "more" / "words").rename(models / "words")
+
+    def away() -> list[str]:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(running.app.state.services.store, "workers", away)
+    problem(api.post("/models/reload"), 503, "queue_unavailable")
+    assert "words" not in shown(api)
+    monkeypatch.undo()
+    assert api.post("/models/reload").json()["generation"] == 1
+
+
+def test_a_hash_of_weights_that_were_replaced_before_it_was_computed_is_not_kept(
+    start: Callable[[], RunningApi], models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.catalogue._check_layouts", lambda versions: None)
+    add_with_weights(models, seed=1)
+    api = client_of(start(), None)
+    add_with_weights(models, seed=2)
+    shown(api)
+    assert api.post("/models/reload").json()["changed"] == ["heavy"]
+
+
+def test_weights_that_vanish_while_they_are_hashed_are_refused(
+    api: httpx.Client, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = add_with_weights(models)
+
+    def vanish(versions: object) -> None:
+        (folder / "base.safetensors").unlink()
+
+    monkeypatch.setattr("service.api.catalogue._check_layouts", vanish)
+    answer = problem(api.post("/models/reload"), 409, "models_refused")
+    assert (answer["folder"], answer["reason"]) == ("heavy", "No such file or directory")
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("unforeseen")])
+def test_any_error_of_a_reload_leaves_the_models_as_they_are_and_is_logged_once(
+    error: Exception, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = Catalogue(find_models(models), "tiny", models)
+    logged: list[str] = []
+
+    def failing(folder: Path) -> None:
+        raise error
+
+    monkeypatch.setattr("service.api.catalogue.read_folders", failing)
+    monkeypatch.setattr("service.api.catalogue.REFUSED_RETRY_S", 0)
+    monkeypatch.setattr("service.api.catalogue.log", SimpleNamespace(error=lambda text, **facts: logged.append(text)))
+    for _ in range(3):
+        catalogue.follow(1)
+    assert len(logged) == 1
+    catalogue.reload()
+    assert len(logged) == 2, "SIGHUP is answered"
+    assert "tiny" in catalogue.manifests
+
+
+def test_requests_do_not_wait_for_a_long_reload(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = Catalogue(find_models(models), "tiny", models)
+    monkeypatch.setattr("service.api.catalogue.FOLLOW_WAIT_S", 0)
+    with catalogue.reloading():
+        catalogue.follow(1)
+    assert "tiny" in catalogue.manifests
 
 
 def test_only_the_keys_of_operators_may_reload(run_api: Callable[[Settings], RunningApi], settings: Settings) -> None:
