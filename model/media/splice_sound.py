@@ -10,6 +10,7 @@ import numpy as np
 
 from model.media.edits import Span
 from model.media.linear_prediction import continue_sound
+from model.media.loudness import pieces
 from model.media.mix_levels import Mix, MixReport
 from model.media.mix_sound import middle, mix_sounds, to_format
 from model.media.source import Sound
@@ -54,30 +55,51 @@ def splice_sound(
         return own, alone, report
     samples = filled(own.samples.shape, own.samples.dtype.str, 0, folder)
     _copy(own, samples)
-    inside = np.concatenate([new[:, cut] for cut in cuts], axis=1)
-    kept = replace(own, samples=np.concatenate([own.samples[cut] for cut in cuts]))
-    if mix.changes_nothing:
-        heard = middle(own.layout)[:, None] * inside
-    else:
-        mixed, inside, report = mix_sounds(kept, inside, mix)
-        heard = mixed.to_float()
-    own_inside = kept.to_float()
+    place, mixed, inside = middle(own.layout)[:, None], None, new
+    if not mix.changes_nothing:
+        mixed, inside, report = mix_sounds(*_gathered(own, new, cuts, folder), mix, folder)
     position = 0
     for cut in cuts:
         count = cut.stop - cut.start
-        part = slice(position, position + count)
-        share = fade(count, own.sample_rate, begins=cut.start > 0, ends=cut.stop < total)
+        share = fade(count, own.sample_rate, begins=cut.start > 0, ends=cut.stop < total, folder=folder)
+        rings = np.empty((own.samples.shape[1], 0), np.float32)
         if cut.start and not mix.keeps_own:
             goes_on = ringing(own, cut.start, count // 2)
             length = goes_on.shape[1]
             if length > round(FADE * own.sample_rate):
                 share[:length] = fade_in(length)
-                own_inside[:, position : position + length] = goes_on
-        samples[cut] = to_format(share * heard[:, part] + (1 - share) * own_inside[:, part], own.format)
-        alone[:, cut] = share * inside[:, part]
+                rings = goes_on
+        offset = cut.start if mixed is None else position  # of the span in `inside`
+        for part in pieces(count):
+            at = slice(cut.start + part.start, cut.start + part.stop)
+            made = inside[:, offset + part.start : offset + part.stop]
+            heard = place * made if mixed is None else mixed.to_float(offset + part.start, offset + part.stop)
+            before = own.to_float(at.start, at.stop)
+            continued = rings[:, part]
+            before[:, : continued.shape[1]] = continued
+            samples[at] = to_format(share[part] * heard + (1 - share[part]) * before, own.format)
+            alone[:, at] = share[part] * made
+            for array in (samples, alone, inside, share):
+                release(array)
         position += count
-    release(alone)
     return replace(own, samples=samples), alone, report
+
+
+def _gathered(own: Sound, new: np.ndarray, cuts: Sequence[slice], folder: Path | None) -> tuple[Sound, np.ndarray]:
+    """Both sounds in all `cuts`, one after the other."""
+    total = sum(cut.stop - cut.start for cut in cuts)
+    samples = filled((total, own.samples.shape[1]), own.samples.dtype.str, 0, folder)
+    made = filled((1, total), "f4", 0, folder)
+    position = 0
+    for cut in cuts:
+        for part in pieces(cut.stop - cut.start):
+            at = slice(cut.start + part.start, cut.start + part.stop)
+            to = slice(position + part.start, position + part.stop)
+            samples[to], made[:, to] = own.samples[at], new[:, at]
+            for array in (own.samples, new, samples, made):
+                release(array)
+        position += cut.stop - cut.start
+    return replace(own, samples=samples), made
 
 
 def _copy(own: Sound, target: np.ndarray) -> None:
@@ -107,26 +129,30 @@ def extend_sound(
     for added, at in ((before, 0), (after, before + length)):
         if not added:
             continue
-        made = new[:, at : at + added]
-        made = np.pad(made, ((0, 0), (0, added - made.shape[1])))
         fading = min(count, added)
-        share = np.ones(added, np.float32)
-        goes_on = np.zeros((own.samples.shape[1], added), np.float32)
         context = min(length, round(CONTEXT * own.sample_rate))
         if at == 0:
             edge = replace(own, samples=own.samples[:context][::-1]).to_float()
-            goes_on[:, added - fading :] = continue_sound(edge, fading)[:, ::-1]
-            share[added - fading :] = fade_in(fading)[::-1]
+            rings, rise, first = continue_sound(edge, fading)[:, ::-1], fade_in(fading)[::-1], added - fading
         else:
             rings = ringing(own, length, added)
             if rings.shape[1] < fading:
                 rings = continue_sound(own.to_float(length - context), fading)
-            fading = rings.shape[1]
-            goes_on[:, :fading], share[:fading] = rings, fade_in(fading)
-        samples[at : at + added] = to_format(share * (place * made) + (1 - share) * goes_on, own.format)
-        alone[:, at : at + added] = share * made
-    release(samples)
-    release(alone)
+            rise, first = fade_in(rings.shape[1]), 0
+        for part in pieces(added):
+            made = new[:, at + part.start : at + part.stop]
+            size = part.stop - part.start
+            made = np.pad(made, ((0, 0), (0, size - made.shape[1])))
+            share, goes_on = np.ones(size, np.float32), np.zeros((own.samples.shape[1], size), np.float32)
+            begin, end = max(first, part.start), min(first + len(rise), part.stop)
+            if begin < end:
+                inside, of_edge = slice(begin - part.start, end - part.start), slice(begin - first, end - first)
+                share[inside], goes_on[:, inside] = rise[of_edge], rings[:, of_edge]
+            to = slice(at + part.start, at + part.stop)
+            samples[to] = to_format(share * (place * made) + (1 - share) * goes_on, own.format)
+            alone[:, to] = share * made
+            for array in (samples, alone, new):
+                release(array)
     return replace(own, samples=samples), alone
 
 
@@ -147,10 +173,10 @@ def ringing(own: Sound, end: int, count: int) -> np.ndarray:
     return goes_on[:, : goes_on.shape[1] if held == len(loud) else held * block]
 
 
-def fade(count: int, sample_rate: int, begins: bool, ends: bool) -> np.ndarray:
+def fade(count: int, sample_rate: int, begins: bool, ends: bool, folder: Path | None = None) -> np.ndarray:
     """Share of the new sound in each of `count` samples of a span. Nothing fades at the upload's own ends."""
     fading = min(round(FADE * sample_rate), count // 2)
-    share = np.ones(count, np.float32)
+    share = filled((count,), "f4", 1, folder)
     if begins:
         share[:fading] = fade_in(fading)
     if ends and fading:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from model.evaluation.audio_features import HOP, flux
-from model.media import spooled
+from model.media import loudness, spooled
 from model.media.decode import upright_rgb
 from model.media.edits import Edit, Extend, Made, Region, Retake
 from model.media.frames import TimedFrame, video_frames
@@ -279,6 +279,31 @@ def test_a_mix_is_made_in_the_span_alone() -> None:
     correlation = np.corrcoef(got.samples[inner, 0], own.samples[inner, 0])[0, 1]
     assert correlation > 0.95, "the own sound is still heard"
     assert alone[:, :24_000].any() == alone[:, 72_000:].any() == False  # noqa: E712
+
+
+@pytest.mark.parametrize("mix", [REPLACE, Mix("under")])
+def test_long_spans_are_spliced_piece_by_piece(mix: Mix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.random.default_rng(4)
+    own = Sound(draws.integers(-9000, 9000, (80_000, 2), dtype=np.int16), 8000, "stereo", "s16")
+    new = draws.uniform(-0.3, 0.3, (1, 100_000)).astype(np.float32)
+    spans = [(0.5, 4.0), (5.0, 9.5)]
+    whole, alone, _ = splice_sound(own, new[:, :80_000], spans, mix)
+    longer = extend_sound(own, new, 9000, 11_000)
+    monkeypatch.setattr(loudness, "PIECE", 999)
+    monkeypatch.setattr(spooled, "LARGE", 0)
+    tracemalloc.start()
+    try:
+        parts, of_parts, _ = splice_sound(own, new[:, :80_000], spans, mix, tmp_path)
+        also = extend_sound(own, new, 9000, 11_000, tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    rounding = 0 if mix is REPLACE else 1  # loudness is summed in another order
+    assert np.abs(parts.samples.astype(int) - whole.samples).max() <= rounding
+    np.testing.assert_allclose(of_parts, alone, rtol=0, atol=1e-6 * rounding)
+    assert np.array_equal(also[0].samples, longer[0].samples)
+    assert np.array_equal(also[1], longer[1])
+    assert peak < own.to_float().nbytes
 
 
 def test_a_sound_becomes_float_in_twice_its_memory() -> None:
