@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.kept_clips import open_folder
 from benchmarks.report import processor
 from model.checkpoint.manifest import find_models
 from model.evaluation.alignment import detect
@@ -76,11 +77,12 @@ def main() -> None:
 
 
 def run(model: str, folder: Path, rows: Sequence[Row], clips: int, until: float) -> dict[str, Any]:
-    """Make the clips that are missing and measure all rows. Raises RuntimeError if a row has no clips yet."""
+    """Make the clips that are missing and measure all rows. Raises RuntimeError if a row has no clips yet, or the
+    folder has clips of other weights."""
     manifest = find_models()[model]
     base_only = replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None)
+    open_folder(folder, base_only.weights_hash)
     generator = ClipGenerator(Pipeline.load(base_only, "cpu", "float32"))
-    folder.mkdir(parents=True, exist_ok=True)
     for row in rows:
         for first in range(0, clips, GROUP):
             path = _path(folder, row, first)

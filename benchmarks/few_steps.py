@@ -15,6 +15,7 @@ clips; `floor` is that of real clips. All have 95 % intervals.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 from dataclasses import asdict, replace
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.kept_clips import open_folder
 from model.checkpoint.manifest import FILE_NAME, Manifest, find_models, read_manifest
 from model.evaluation.alignment import detect
 from model.evaluation.bootstrap import scores
@@ -61,7 +63,6 @@ def main() -> None:
     folder = Path(options.model)
     manifest = read_manifest(folder / FILE_NAME) if folder.is_dir() else find_models()[options.model]
     rows = options.rows or _all_rows(manifest)
-    options.folder.mkdir(parents=True, exist_ok=True)
     bench = _Bench(manifest, options.clips, options.folder)
     measured = {row: bench.measure(row) for row in rows}
     if options.figure:
@@ -83,8 +84,9 @@ def _all_rows(manifest: Manifest) -> list[str]:
 class _Bench:
     def __init__(self, manifest: Manifest, clips: int, folder: Path) -> None:
         self.folder = folder
-        self.config = manifest.config
+        self.config, self.tuned = manifest.config, manifest.tuned
         base_only = replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None)
+        open_folder(folder, base_only.weights_hash)
         self.generator = ClipGenerator(Pipeline.load(base_only, "cpu", "float32"))
         self.real = real_clips(manifest.config.clip, "train", clips)
         self.found_real = detect(self.real, manifest.config.clip)
@@ -94,7 +96,7 @@ class _Bench:
         )
 
     def measure(self, row: str) -> dict[str, Any]:
-        path = self.folder / f"{row.replace(' ', '-')}-{self.real.batch}.json"
+        path = self.folder / f"{row.replace(' ', '-')}-{self.real.batch}{self._solver(row)}.json"
         if path.exists():
             return json.loads(path.read_text())
         job, sampler, steps = row.rsplit(maxsplit=2)
@@ -118,6 +120,15 @@ class _Bench:
             found[name] = {"value": mean, "low": mean - reach, "high": mean + reach}
         path.write_text(json.dumps(found))
         return found
+
+    def _solver(self, row: str) -> str:
+        """A part of the file's name that tells one tuned solver of these weights from another."""
+        job, sampler, steps = row.rsplit(maxsplit=2)
+        if sampler != "tuned" or self.tuned is None:
+            return ""
+        kind, method = JOBS[job]
+        solver = self.tuned.find("generate" if kind == "joint" else kind, method).get(int(steps))
+        return f"-{hashlib.sha256(repr(solver).encode()).hexdigest()[:8]}"
 
     def _make(self, job: str, sampler: str, steps: int, real: Latents) -> Latents:
         run = EvaluationRun(*JOBS[job], "train")

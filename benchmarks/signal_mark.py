@@ -1,11 +1,13 @@
 """Measures the mark in the signal: false positives, what it survives, and how faint it is. Prints JSON.
 
-    python -m benchmarks.signal_mark PART [--clips N] [--real FOLDER] [--json docs/figures/signal_mark.json]
+    python -m benchmarks.signal_mark PART [--clips N] [--real FOLDER] [--folder DIR] [--seconds S]
+        [--json docs/figures/signal_mark.json]
 
 `null-pictures`, `null-sounds`: the scores of N clips without a mark, each of its own scene of `bounce` or `scenes` (4
-frames of 64×64; 1.6 s at 8 kHz), the last twentieth of them overlapping windows of a real clip where FOLDER has one.
-`marked`: N clips of each kind with the mark, after each attack, and what the mark costs. With --json the part is added
-to the file.
+frames of 64×64; 1.6 s at 8 kHz). Every twentieth is a window of a real clip where FOLDER has one; the windows overlap.
+With DIR each finding is kept there once it is known, so that a run that was stopped, or has used up its seconds, goes
+on. `marked`: N clips of each kind with the mark, after each attack, and what the mark costs. With --json the part is
+added to the file.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -26,6 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.report import processor
 from model.checkpoint.manifest import find_models
 from model.marking.keys import PUBLISHED_KEY
 from model.marking.pictures import PictureDetector, PictureMark
@@ -47,30 +52,77 @@ REAL_SHARE = 20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("part", choices=(*NULL, "marked"))
     parser.add_argument("--clips", type=int, default=10_000)
     parser.add_argument("--real", type=Path, default=os.environ.get("DUET_CLIPS_DIR"))
+    parser.add_argument("--folder", type=Path, help="keep the findings in clips without a mark here")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="score no clip without a mark after this")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    measured = {"date": datetime.now(UTC).date().isoformat(), **PARTS[arguments.part](arguments.clips, arguments.real)}
+    surroundings = {"date": datetime.now(UTC).date().isoformat(), "processor": processor()}
+    if arguments.part == "marked":
+        found = marked(arguments.clips, arguments.real)
+    else:
+        until = time.monotonic() + arguments.seconds
+        found = NULL[arguments.part](arguments.clips, arguments.real, arguments.folder, until)
+    measured = surroundings | found
     print(json.dumps(measured, indent=1))
     if arguments.json is not None:
         known = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
         arguments.json.write_text(json.dumps(known | {arguments.part: measured}, indent=1) + "\n")
 
 
-def null_pictures(count: int, real: Path | None) -> dict[str, Any]:
+def null_pictures(
+    count: int, real: Path | None, folder: Path | None = None, until: float = float("inf")
+) -> dict[str, Any]:
     spec = ClipSpec(frames=4, fps=FPS, height=64, width=64, sample_rate=1280)
     windows = _real_pictures(real, count // REAL_SHARE) if real is not None else []
-    clips = islice(_synthetic(spec, count - len(windows)), count - len(windows))
-    return _null([_in_pictures(pictures) for pictures, _ in clips] + [_in_pictures(each) for each in windows])
+    clips = _mixed((pictures for pictures, _ in _synthetic(spec, count)), windows, count)
+    path = _path(folder, "null-pictures", count, real)
+    return _null(_scored(clips, _in_pictures, path, until), count, len(windows))
 
 
-def null_sounds(count: int, real: Path | None) -> dict[str, Any]:
+def null_sounds(
+    count: int, real: Path | None, folder: Path | None = None, until: float = float("inf")
+) -> dict[str, Any]:
     spec = ClipSpec(frames=16, fps=FPS, height=16, width=16, sample_rate=RATE)
     windows = _real_sounds(real, count // REAL_SHARE) if real is not None else []
-    clips = islice(_synthetic(spec, count - len(windows)), count - len(windows))
-    return _null([_in_sound(sound, RATE) for _, sound in clips] + [_in_sound(each, RATE) for each in windows])
+    clips = _mixed((sound for _, sound in _synthetic(spec, count)), windows, count)
+    path = _path(folder, "null-sounds", count, real)
+    return _null(_scored(clips, lambda sound: _in_sound(sound, RATE), path, until), count, len(windows))
+
+
+def _mixed(synthetic: Iterator[np.ndarray], windows: list[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """`count` clips, of which every REAL_SHARE-th is one of `windows`, if there are any."""
+    real = iter(windows)
+    for number in range(1, count + 1):
+        yield next(real) if windows and number % REAL_SHARE == 0 else next(synthetic)
+
+
+def _path(folder: Path | None, part: str, count: int, real: Path | None) -> Path | None:
+    return None if folder is None else folder / f"{part}-{count}{'-real' if real is not None else ''}.jsonl"
+
+
+def _scored(
+    clips: Iterator[np.ndarray], find: Callable[[np.ndarray], Finding], path: Path | None, until: float
+) -> list[Finding]:
+    """The findings in `clips`, at least one and none after `until`. Those that `path` has are not made again."""
+    found: list[Finding] = []
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]
+        found = [Finding(**json.loads(line)) for line in whole]
+        path.write_text("".join(whole))
+    with nullcontext() if path is None else path.open("a") as file:
+        for clip in islice(clips, len(found), None):
+            if found and time.monotonic() >= until:
+                break
+            found.append(find(clip))
+            if file is not None:
+                file.write(json.dumps(asdict(found[-1])) + "\n")
+                file.flush()
+    return found
 
 
 def marked(count: int, real: Path | None) -> dict[str, Any]:
@@ -86,23 +138,28 @@ def marked(count: int, real: Path | None) -> dict[str, Any]:
     return {name: attacked(list(islice(clips, count))) for name, clips in kinds.items()}
 
 
-PARTS: dict[str, Callable[[int, Path | None], dict[str, Any]]] = {
-    "null-pictures": null_pictures,
-    "null-sounds": null_sounds,
-    "marked": marked,
-}
+NULL = {"null-pictures": null_pictures, "null-sounds": null_sounds}
 
 
-def _null(findings: list[Finding]) -> dict[str, Any]:
-    """How often clips without a mark reach a chance of at most each of LEVELS, which theory bounds by that level."""
+def _null(findings: list[Finding], wanted: int, windows: int) -> dict[str, Any]:
+    """How often clips without a mark reach a chance of at most each of LEVELS, which theory bounds by that level.
+    `score_at_level` has the levels of which so many clips can tell."""
+    note = f"every {REAL_SHARE}th clip is a window of a real one" if windows else "no real clips"
+    if len(findings) < wanted:
+        note += f"; stopped before {wanted:,} clips"
     chances, scores = np.array([each.chance for each in findings]), np.array([each.score for each in findings])
     return {
+        "note": note,
         "clips": len(findings),
         "threshold": findings[0].threshold,
         "nominal_rate": NOMINAL_RATE,
         "found": int(sum(each.found for each in findings)),
         "measured_at_level": {f"{level:g}": float((chances <= level).mean()) for level in LEVELS},
-        "score_at_level": {f"{level:g}": float(np.quantile(scores, 1 - level, method="higher")) for level in LEVELS},
+        "score_at_level": {
+            f"{level:g}": float(np.quantile(scores, 1 - level, method="higher"))
+            for level in LEVELS
+            if level * len(findings) >= 1
+        },
         "greatest_score": float(scores.max()),
     }
 

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import ddpm
 from benchmarks.ddpm import Row, run, table
+from benchmarks.kept_clips import open_folder
 
 ROWS = (Row("solver", "dpmpp_2m", 2, evaluations=2), Row("ancestral", "ddpm", 3, evaluations=3))
 
@@ -31,6 +32,18 @@ def test_rows_are_made_once_and_measured_on_equal_numbers_of_clips(
     shown = table(shorter)
     assert "| ancestral | 3 |" in shown
     assert "other real clips" in shown
+
+
+def test_clips_of_other_weights_are_refused(tmp_path: Path) -> None:
+    open_folder(tmp_path / "new", "a")
+    open_folder(tmp_path / "new", "a")
+    with pytest.raises(RuntimeError, match="made with the weights a, not with b"):
+        open_folder(tmp_path / "new", "b")
+    (tmp_path / "clip").touch()
+    with pytest.raises(RuntimeError, match="does not say"):
+        open_folder(tmp_path, "a")
+    with pytest.raises(RuntimeError, match="made with the weights a"):
+        run("demo", tmp_path / "new", ROWS, 8, until=0.0)
 
 
 def test_a_row_without_clips_is_named(tmp_path: Path) -> None:
