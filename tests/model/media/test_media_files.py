@@ -187,7 +187,8 @@ def test_v2a_keeps_the_frame_rate_exactly(tmp_path: Path, rate: Fraction, b_fram
         assert video.frames == count
         assert video.average_rate == rate
         assert lasts(video) == count / rate
-        assert lasts(audio) == Fraction(8, 5)
+        # It ends with the last frame; the movie counts milliseconds.
+        assert 0 <= lasts(audio) - count / rate <= Fraction(1, 1000)
 
 
 @pytest.mark.parametrize("b_frames", [0, 2])
