@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     )
     signal_mark: Literal["off", "on"] = Field(
         default="off",
-        description="add an inaudible and hardly visible mark to the pictures and the sound that are generated, which "
+        description="add a faint mark to the pictures and the sound that are generated, which "
         "`duet verify --mark` finds after a re-encode too",
     )
     signal_mark_key: SecretStr = Field(
