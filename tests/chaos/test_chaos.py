@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_every_accepted_job_has_one_end_whatever_fails() -> None:
     counts = dict.fromkeys(FAULTS, 1) | {"worker": 5, "API": 2}
     times = {"refusing_seconds": (1.0, 2.0), "stopped_seconds": 2.0, "unavailable_seconds": 2.0}
