@@ -156,6 +156,7 @@ class System:
             "DUET_DISK_RESERVE_MIB": "8",
             "DUET_WEBHOOK_ALLOW_PRIVATE": "true",
             "DUET_MAX_REQUESTS_PER_MINUTE": "100000",
+            "DUET_MAX_UPLOADS_PER_KEY": "1000",
             "DUET_MAX_QUEUED_PER_KEY": "10000",
             "DUET_MAX_QUEUED": "10000",
             "DUET_CHAOS_STEP": str(self._step_seconds),
