@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 FILE = "weights.txt"
 
 
 def open_folder(folder: Path, weights: str) -> None:
-    """Make the folder, and write down the hash of the weights that it belongs to.
+    """Make the folder, and record the hash of the weights that its files were made with.
 
-    Raises RuntimeError if what it has is of other weights, or nobody knows of which.
+    Raises RuntimeError if it has files of other weights, or files and no record.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
@@ -19,6 +20,9 @@ def open_folder(folder: Path, weights: str) -> None:
         if known != weights:
             raise RuntimeError(f"{folder} was made with the weights {known}, not with {weights}: use another folder")
     elif any(folder.iterdir()):
-        raise RuntimeError(f"{folder} does not say in {FILE} which weights it was made with: use another folder")
+        raise RuntimeError(
+            f"{folder} has files but no {FILE}, so they may have been made with other weights. Use another folder, or, "
+            f"if you know that they were made with these, keep them: echo {weights} > {shlex.quote(str(path))}"
+        )
     else:
         path.write_text(weights + "\n", encoding="utf-8")

@@ -169,7 +169,10 @@ class Settings(BaseSettings):
         default=500, ge=1, description="most open event streams (/jobs/{id}/events) of one API process"
     )
     max_event_streams_per_key: int = Field(
-        default=100, ge=1, description="most open event streams of one API key, over all API processes"
+        default=100,
+        ge=1,
+        description="most open event streams and requests waiting for a job (`Prefer: wait`, /v1/videos/sync) of one "
+        "API key, over all API processes",
     )
     public_url: PublicUrl = Field(
         default="",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -51,6 +52,7 @@ class Catalogue:
         self._generation: int | None = None
         self._refused_at = float("-inf")
         self._refusal = ""
+        self._unreadable: set[str] = set()
         self._hashing = threading.Lock()
         self._reloading = threading.Lock()
 
@@ -59,13 +61,31 @@ class Catalogue:
         return {name: version.manifest for name, version in self._versions.items()}
 
     def find(self, name: str | None) -> Manifest:
-        """The model of this name, or the default one. Raises Problem 422 for an unknown name."""
+        """The model of this name, or the default one. Raises Problem 422 for an unknown name, 503 if its weights cannot
+        be read."""
         versions = self._versions
         version = versions.get(self.default if name is None else name)
         if version is None:
             wrong = FieldError("model", name, f"one of {', '.join(versions)}")
             raise Problem(422, "unknown_model", "This service has no model of this name.", [wrong])
-        return version.manifest
+        manifest = version.manifest
+        if not _hash_known(manifest) and not all(os.access(path, os.R_OK) for path in manifest.weight_files):
+            detail = f"The weight files of the model {manifest.name!r} cannot be read on this server."
+            raise Problem(503, "model_unavailable", detail, headers={"Retry-After": "10"})
+        return manifest
+
+    def readable(self) -> list[tuple[Manifest, str]]:
+        """The models whose weights can be read, each with their hash. Others are logged, once until they are back."""
+        found, unreadable = [], set()
+        for name, manifest in self.manifests.items():
+            try:
+                found.append((manifest, self.weights_hash(manifest)))
+            except OSError as error:
+                unreadable.add(name)
+                if name not in self._unreadable:
+                    log.error("a model is not listed: its weights cannot be read", model=name, error=str(error))
+        self._unreadable = unreadable
+        return found
 
     def weights_hash(self, manifest: Manifest) -> str:
         """SHA-256 of the model's weights, computed once: gigabytes take seconds to read. Raises OSError.
@@ -73,7 +93,7 @@ class Catalogue:
         It is not kept if the files are no longer those that were taken: the next reload would call them unchanged.
         """
         with self._hashing:
-            known = "weights_hash" in manifest.__dict__
+            known = _hash_known(manifest)
             found = manifest.weights_hash
             taken = self._versions.get(manifest.name)
             if not known and taken is not None and taken.manifest is manifest and not taken.intact:
@@ -163,6 +183,10 @@ class Reading:
 
     versions: dict[str, Version]
     changes: Changes
+
+
+def _hash_known(manifest: Manifest) -> bool:
+    return "weights_hash" in manifest.__dict__
 
 
 def _check_layouts(versions: Iterable[Version]) -> None:

@@ -1,4 +1,5 @@
-"""Limits on queued jobs, per caller and in all, checked before the body of a request is read; and on event streams."""
+"""Limits on queued jobs, per caller and in all, checked before the body of a request is read; and on event
+streams and requests that wait."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def check_room(services: Services, caller: Caller) -> None:
 
 @asynccontextmanager
 async def stream_slot(services: Services, caller: Caller) -> AsyncIterator[None]:
-    """Count one more event stream of the caller as long as the context is open. Callers without a key have no limit.
+    """Count one more event stream, or request that waits for a job, of the caller as long as the context is open.
+    Callers without a key have no limit.
 
     Raises Problem 429, StoreUnavailable.
     """

@@ -179,18 +179,18 @@ def _text(text: TextEncoding | None) -> TextView | None:
 @router.get("/models")
 @router.head("/models", include_in_schema=False)
 def models(services: ServicesHere, caller: CallerHere) -> ModelList:
-    """The models that jobs can use, with their capabilities."""
+    """The models that jobs can use, with their capabilities. One whose weights cannot be read is left out."""
     services.follow_models()
     catalogue, longest = services.catalogue, services.settings.max_output_s
-    manifests = catalogue.manifests
+    readable = catalogue.readable()
     try:
-        speeds = services.store.speeds.of(manifests)
+        speeds = services.store.speeds.of([manifest.name for manifest, _ in readable])
     except StoreUnavailable:
         speeds = {}  # the models are known without Redis
     return ModelList(
         data=[
-            view(each, catalogue.default, catalogue.weights_hash(each), longest, speeds.get(name, {}))
-            for name, each in manifests.items()
+            view(manifest, catalogue.default, weights_hash, longest, speeds.get(manifest.name, {}))
+            for manifest, weights_hash in readable
         ]
     )
 

@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from model.checkpoint.manifest import Manifest
 from model.media.mix_levels import REPLACE
 from service.api.auth import Caller, CallerHere
 from service.api.edit_parameters import EditFields
-from service.api.limits import check_room
+from service.api.limits import check_room, stream_slot
 from service.api.lookup import Viewer, find
 from service.api.media_types import content_type
 from service.api.mix_parameters import MixParameters
@@ -203,8 +203,8 @@ class Submission:
         if accepted.replayed:
             headers["Idempotency-Replayed"] = "true"
         if self._wait is not None:
-            headers["Preference-Applied"] = f"wait={self._wait:g}"
-            job = await self.until_ended(job, self._wait)
+            job, granted = await self._until_ended_if_free(job, self._wait)
+            headers["Preference-Applied"] = f"wait={granted:g}"
         status = 200 if self._wait is not None and job.status.ended else 202
         if status == 202:
             headers["Retry-After"] = "2"
@@ -218,6 +218,19 @@ class Submission:
         except StoreUnavailable as error:
             log.warning("Redis is unavailable after a job was accepted", job=job.id, error=str(error))
             return job_view(job, None, None, prefix(self._request), lambda path: path)
+
+    async def _until_ended_if_free(self, job: Job, seconds: float) -> tuple[Job, float]:
+        """The job after the wait, and the seconds that were granted: none if the caller has all its streams open, or if
+        they cannot be counted. The job was accepted, so that is no reason to refuse the request."""
+        if job.status.ended or not seconds:
+            return job, seconds
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(stream_slot(self.services, self.caller))
+            except (Problem, StoreUnavailable) as error:
+                log.info("a client does not wait for its job", job=job.id, reason=str(error))
+                return job, 0.0
+            return await self.until_ended(job, seconds), seconds
 
     async def until_ended(self, job: Job, seconds: float) -> Job:
         """The job once it has ended, the time is over, the client has disconnected or this process stops."""

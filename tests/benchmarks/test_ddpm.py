@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,21 @@ def test_clips_of_other_weights_are_refused(tmp_path: Path) -> None:
     open_folder(tmp_path / "new", "a")
     with pytest.raises(RuntimeError, match="made with the weights a, not with b"):
         open_folder(tmp_path / "new", "b")
-    (tmp_path / "clip").touch()
-    with pytest.raises(RuntimeError, match="does not say"):
-        open_folder(tmp_path, "a")
     with pytest.raises(RuntimeError, match="made with the weights a"):
         run("demo", tmp_path / "new", ROWS, 8, until=0.0)
+
+
+def test_clips_without_a_record_of_their_weights_are_kept_by_the_command_in_the_message(tmp_path: Path) -> None:
+    kept = tmp_path / "clips of autumn"
+    kept.mkdir()
+    (kept / "clip").touch()
+    with pytest.raises(RuntimeError, match=r"no weights\.txt") as refused:
+        open_folder(kept, "a")
+    command = str(refused.value).partition("keep them: ")[2]
+    subprocess.run(command, shell=True, check=True)
+    open_folder(kept, "a")
+    with pytest.raises(RuntimeError, match="made with the weights a, not with b"):
+        open_folder(kept, "b")
 
 
 def test_a_row_without_clips_is_named(tmp_path: Path) -> None:

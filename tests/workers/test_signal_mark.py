@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import SecretStr
@@ -16,14 +18,19 @@ from model.checkpoint.manifest import find_models
 from model.marking.keys import PUBLISHED_KEY
 from model.marking.mark import SignalMark
 from model.media import marks
+from model.media.decode import upright_rgb
+from model.media.edits import Edit, Retake
 from model.media.encode import write_clip
+from model.media.frames import window_frames
 from model.media.marks import find_marks
 from model.media.opening import MediaError
-from model.media.streams import VideoStream
+from model.media.source import read_sound
+from model.media.streams import AudioStream, VideoStream
 from model.networks.config import ClipSpec
 from model.request import SamplingParams
 from model.runtime.pipeline import Clip, ClipPart, Pipeline
 from model.training.bounce import Bounce
+from service.jobs.edit_plan import plan_edit
 from service.jobs.record import Window, claim, new_job
 from service.settings import Settings
 from tests.service.new_jobs import upload_of
@@ -83,6 +90,67 @@ def test_what_is_generated_has_the_mark_and_what_is_the_users_has_not(
     assert audio["sound"]["found"] == ("sound" in marked)
     assert audio["picture"] is None
     assert manifest["signal_mark"] == marked
+
+
+SPAN = (1.0, 3.0)
+
+
+def edited(edit: Edit, pipeline: Pipeline, folder: Path, mark: SignalMark | None) -> tuple[Path, dict[str, Path]]:
+    """The upload of an edit of four seconds, and the files of its output."""
+    folder.mkdir()
+    bounce = Bounce(ClipSpec(40, 10, 128, 128, RATE), 3, "train")
+    own, new = (bounce.batch(torch.tensor([number])) for number in (5, 6))
+    frames, new_frames = (((made["video"][0] + 1) * 127.5).byte().permute(0, 2, 3, 1) for made in (own, new))
+    source = folder / "upload.mp4"
+    write_clip(source, frames.contiguous(), 10, own["audio"][0], RATE, "not marked")
+    planned, seconds = plan_edit(edit, 4.0, pipeline.manifest.config.clip, 60.0)
+    assert (planned.start, seconds) == (0, 4.0)
+    upload = upload_of(
+        source, duration=4.0, video=VideoStream(128, 128, 10.0), audio=AudioStream(RATE, 1), used=Window(0.0, 4.0)
+    )
+    params = SamplingParams(5, steps=2, guidance="replacement", duration=4.0).resolve("edit", pipeline.manifest)
+    given = {"priority": "normal", "metadata": {}, "retention": timedelta(hours=1), "input": upload, "edit": planned}
+    job = claim(new_job("edit", "demo", params, **given), "a worker")
+    with OutputWriter(job, pipeline, 0, source, folder, mark=mark) as writer:
+        writer.add(ClipPart(0, new_frames.contiguous(), new["audio"][0]))
+        return source, writer.finish(Clip(None, 10, new["audio"][0], RATE))
+
+
+def pictures(path: Path) -> np.ndarray:
+    """All frames (frames, height, width, 3)."""
+    return np.stack([upright_rgb(frame) for frame in window_frames(path, 0, 60)])
+
+
+def sound(path: Path) -> np.ndarray:
+    """All samples (samples, channels)."""
+    return read_sound(path, Fraction(0), Fraction(60)).samples
+
+
+@pytest.mark.parametrize("sides", [("picture", "sound"), ("picture",), ("sound",)])
+def test_an_edit_has_the_mark_in_what_is_made_anew_only(
+    sides: tuple[str, ...], pipeline: Pipeline, tmp_path: Path
+) -> None:
+    edit = Edit(retake=Retake(*((SPAN,) if side in sides else () for side in ("sound", "picture"))))
+    source, files = edited(edit, pipeline, tmp_path / "on", SignalMark())
+    _, unmarked = edited(edit, pipeline, tmp_path / "off", None)
+
+    found = json.loads(find_marks(files["video.mp4"], PUBLISHED_KEY))
+    exact = json.loads(find_marks(files["audio.wav"], PUBLISHED_KEY))
+    for finding, side in ((found["picture"], "picture"), (found["sound"], "sound"), (exact["sound"], "sound")):
+        assert finding["found"] == (side in sides)
+    assert json.loads(files["manifest.json"].read_text())["signal_mark"] == list(sides)
+
+    new = np.zeros(4 * RATE, bool)
+    new[round(SPAN[0] * RATE) : round(SPAN[1] * RATE)] = "sound" in sides
+    own, marked, plain = (sound(path)[: 4 * RATE] for path in (source, files["audio.wav"], unmarked["audio.wav"]))
+    assert np.array_equal(marked[~new], own[~new])
+    assert np.array_equal(plain[~new], own[~new])
+    new = np.zeros(40, bool)
+    new[round(SPAN[0] * 10) : round(SPAN[1] * 10)] = "picture" in sides
+    seen, bare = (pictures(path).astype(float) for path in (files["video.mp4"], unmarked["video.mp4"]))
+    changes = np.abs(seen - bare).mean((1, 2, 3))
+    assert changes[~new].max() < 0.1, "only the encoder may tell them apart"
+    assert changes[new].min(initial=255) > 1
 
 
 def test_without_the_setting_nothing_is_marked(pipeline: Pipeline, clip: Clip, tmp_path: Path) -> None:

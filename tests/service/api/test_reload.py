@@ -240,6 +240,43 @@ def test_a_hash_of_weights_that_were_replaced_before_it_was_computed_is_not_kept
     assert api.post("/models/reload").json()["changed"] == ["heavy"]
 
 
+def test_a_model_whose_weights_vanish_before_they_are_hashed_is_left_out_and_refused_until_they_are_back(
+    start: Callable[[], RunningApi], models: Path
+) -> None:
+    folder, elsewhere = add_with_weights(models), models.parent / "elsewhere"
+    api = client_of(start(), None)
+    folder.rename(elsewhere)
+    assert "heavy" not in shown(api)
+    assert "tiny" in shown(api)
+    refused = problem(api.post("/generate", json={"model": "heavy"}), 503, "model_unavailable")
+    assert "'heavy'" in refused["detail"]
+    assert str(models) not in refused["detail"]
+    refused = api.post("/v1/videos", json={"model": "heavy", "prompt": ""}).json()["error"]
+    assert (refused["code"], "'heavy'" in refused["message"]) == ("model_unavailable", True), refused
+
+    elsewhere.rename(folder)
+    assert api.post("/generate", json={"model": "heavy"}).status_code == 202
+    assert "heavy" in shown(api)
+    folder.rename(elsewhere)
+    assert "heavy" in shown(api), "its hash is known, and workers may have it loaded"
+    assert api.post("/generate", json={"model": "heavy"}).status_code == 202
+
+
+def test_an_unreadable_model_is_logged_once_until_it_is_back(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = add_with_weights(models) / "base.safetensors"
+    catalogue = Catalogue(find_models(models), "tiny", models)
+    logged: list[str] = []
+    monkeypatch.setattr(
+        "service.api.catalogue.log", SimpleNamespace(error=lambda text, **facts: logged.append(facts["model"]))
+    )
+    weights.rename(models / "elsewhere")
+    for _ in range(3):
+        assert "heavy" not in [manifest.name for manifest, _ in catalogue.readable()]
+    assert logged == ["heavy"]
+    (models / "elsewhere").rename(weights)
+    assert "heavy" in [manifest.name for manifest, _ in catalogue.readable()]
+
+
 def test_weights_that_vanish_while_they_are_hashed_are_refused(
     api: httpx.Client, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

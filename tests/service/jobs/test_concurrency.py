@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -71,6 +72,26 @@ def test_event_streams_of_a_key_are_limited_over_all_processes(
         until(free, "the closed stream no longer counts", 5)
         for stream in streams:
             stream.close()
+
+
+def test_requests_that_wait_count_as_event_streams_and_are_answered_at_once_beyond_the_limit(
+    settings: Settings, run_api: Callable[[Settings], RunningApi], redis_client: redis.Redis
+) -> None:
+    keyed = with_keys(settings, max_event_streams_per_key=1)
+    first, second = run_api(keyed), run_api(keyed)
+    wait = {"Prefer": "wait=50"}
+    with client_of(first, "alice") as here, client_of(second, "alice") as there, ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(here.post, "/generate", headers=wait)
+        until(lambda: redis_client.zcard("duet:open:streams:alice"), "the request counts")
+        url = here.get("/jobs").json()["data"][0]["urls"]["self"]
+        problem(there.get(f"{url}/events"), 429, "too_many_streams_of_key")
+        at_once = there.post("/generate", headers=wait)
+        assert (at_once.status_code, at_once.json()["status"]) == (202, "queued")
+        assert (at_once.headers["preference-applied"], at_once.headers["retry-after"]) == ("wait=0", "2")
+
+        here.post(f"{url}/cancel").raise_for_status()
+        assert waiting.result().json()["status"] == "canceled"
+        until(lambda: not redis_client.zcard("duet:open:streams:alice"), "the answered request no longer counts")
 
 
 def test_uploads_of_a_key_are_limited_over_all_processes(
