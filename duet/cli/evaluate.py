@@ -20,6 +20,7 @@ from duet.cli.evaluate_paper import CLIPS as PAPER_CLIPS
 from duet.cli.evaluate_paper import PaperOptions, evaluate_paper
 from duet.cli.exit_status import FAILED, USAGE, evaluation_errors, fail
 from duet.cli.options import DEVICES, DTYPES, option, within
+from duet.cli.output import table_console
 
 if TYPE_CHECKING:
     from model.checkpoint.manifest import Manifest
@@ -37,9 +38,6 @@ CLIPS = 256
 MAX_CLIPS = 100_000
 
 PAPER = PaperOptions()
-
-PIPED_WIDTH = 160
-"""Line length in characters without a terminal."""
 
 
 def evaluate(
@@ -96,8 +94,9 @@ def evaluate(
     manifest = read_model(model)
     params = SamplingParams(seed, sampler=sampler, steps=steps, spacing=spacing, duration=duration)
     if paper.protocol == "paper":
-        if duration is not None:
-            raise fail(USAGE, "--duration does not apply with --protocol paper, which measures clips of one window")
+        further = {"--duration": duration, "--edit": edit or None, "--data": data, "--out": out}
+        if other := [name for name, value in further.items() if value is not None]:
+            raise fail(USAGE, f"{', '.join(other)} cannot be combined with --protocol paper")
         evaluate_paper(manifest, paper, clips or PAPER_CLIPS, params, json, progress_bar(), device, dtype)
         return
     if edit:
@@ -245,9 +244,7 @@ def _print(title: str, columns: Sequence[str], runs: Sequence[tuple[str, Sequenc
     for name, lines in runs:
         for number, line in enumerate(lines):
             table.add_row("" if number else name, *line, end_section=number == len(lines) - 1)
-    console = Console()
-    # Without a terminal, lines need not be broken.
-    (console if console.is_terminal else Console(width=PIPED_WIDTH)).print(table)
+    table_console().print(table)
 
 
 def _shown(interval: Interval) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from duet.cli.exit_status import evaluation_errors
+from duet.cli.output import table_console
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -23,9 +23,6 @@ CLIPS = 64
 
 SHOWN = 8
 """Clips on the contact sheet of a row."""
-
-WIDTH = 140
-"""Line length in characters without a terminal."""
 
 
 def evaluate_edits(
@@ -84,5 +81,4 @@ def _show(found: EditEvaluation) -> None:
                 label = "" if number else LABELS[measure]
                 value = f"{score.value:.3f} ({score.low:.3f} … {score.high:.3f})"
                 table.add_row(task if not number else "", label, row.method, value, end_section=row is rows[-1])
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDTH)).print(table)
+    table_console().print(table)

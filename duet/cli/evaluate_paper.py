@@ -13,6 +13,7 @@ from rich.table import Table
 
 from duet.cli.exit_status import FAILED, USAGE, fail
 from duet.cli.options import option, within
+from duet.cli.output import table_console
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -66,17 +67,20 @@ def evaluate_paper(
     from model.checkpoint.loading import CheckpointError
     from model.evaluation.generation import EvaluationError
     from model.evaluation.paper import PaperPlan, evaluate
-    from model.evaluation.published.weights import WeightsMissing
+    from model.evaluation.published.weights import AUDIOCLIP_FILE, I3D_FILE, WeightsMissing
     from model.evaluation.reference_clips import NoReference
     from model.request import RequestError
 
-    for name, folder in (("--reference", options.reference), ("--weights", options.weights)):
-        if folder is None:
-            raise fail(USAGE, f"--protocol paper needs {name} FOLDER; see docs/evaluation.md")
-    assert options.reference is not None
-    assert options.weights is not None
+    if options.reference is None or options.weights is None:
+        raise fail(
+            USAGE,
+            "--protocol paper needs --reference FOLDER, real films with sound, and --weights FOLDER with "
+            f"{I3D_FILE.name} and {AUDIOCLIP_FILE.name}; see docs/evaluation.md",
+        )
     try:
         plan = PaperPlan(params, clips, options.runs)
+        if json is not None:
+            json.parent.mkdir(parents=True, exist_ok=True)
         with progress:
             task = progress.add_task("real and made clips", total=2 * clips * options.runs)
             found = evaluate(
@@ -90,7 +94,6 @@ def evaluate_paper(
                 dtype,
             )
         if json is not None:
-            json.parent.mkdir(parents=True, exist_ok=True)
             json.write_text(found.to_json(), encoding="utf-8")
     except (EvaluationError, RequestError, NoReference, WeightsMissing) as error:
         raise fail(USAGE, str(error)) from error
@@ -98,7 +101,11 @@ def evaluate_paper(
         raise fail(FAILED, str(error)) from error
     except OSError as error:
         raise fail(FAILED, f"{error.filename or 'a file'}: {error.strerror or error}") from error
-    _show(found, Console())
+    _show(found, table_console())
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _show(found: PaperEvaluation, console: Console) -> None:
@@ -108,20 +115,24 @@ def _show(found: PaperEvaluation, console: Console) -> None:
     title = f"{protocol['model']}: {protocol['clips']} clips a run, {protocol['runs']} runs"
     table = Table("measure", "mean", "95 % interval", "deviation", title=title, title_justify="left")
     for name, measure in found.measures.items():
-        deviation = "" if measure.deviation is None else f"{measure.deviation:.3f}"
+        deviation = "" if measure.deviation is None else _number(measure.deviation)
         scale = MEASURES[name].scale
-        interval = "" if measure.interval is None else f"{measure.interval[0]:.3f} … {measure.interval[1]:.3f}"
-        table.add_row(name if scale == 1 else f"{name}, × {scale:g}", f"{measure.mean:.3f}", interval, deviation)
+        interval = "" if measure.interval is None else " … ".join(map(_number, measure.interval))
+        table.add_row(name if scale == 1 else f"{name}, × {scale:,}", _number(measure.mean), interval, deviation)
     console.print(table)
     height, width = protocol["size"]
     reference = protocol["reference"]
     lines = [
         f"clips: {protocol['frames']} frames of {width}x{height} at {protocol['fps']} Hz, {protocol['sample_rate']} Hz;"
-        f" {protocol['params']['sampler']}, {protocol['params']['steps']} steps, seed {protocol['params']['seed']}",
-        f"real: {reference['windows']} windows of {reference['films']} films,"
-        f" SHA-256 of their names and sizes {reference['sha256_of_names_and_sizes']}",
+        f" {protocol['params']['sampler']}, {protocol['params']['steps']} steps, seed {protocol['params']['seed']},"
+        f" {protocol['dtype'].removeprefix('torch.')}",
+        f"real: {protocol['clips']} of {reference['windows']} windows of {reference['films']} films in"
+        f" {reference['folder']}, SHA-256 of their names and sizes {reference['sha256_of_names_and_sizes']}",
+        *(f"{name}: {each.what}" for name, each in MEASURES.items()),
+        f"I3D sees {protocol['size_of_i3d']}x{protocol['size_of_i3d']} pixels, AudioCLIP hears"
+        f" {protocol['sample_rate_of_audioclip']} Hz; distances in {protocol['precision_of_distances']}",
         *(
-            f"{name}: SHA-256 {each['sha256']}, {'the published file' if each['known_hash'] else 'not a hash we know'}"
+            f"{name}: SHA-256 {each['sha256']}, {'' if each['known_hash'] else 'not '}{each['known_copy']}"
             for name, each in protocol["extractors"].items()
         ),
     ]

@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPED_WIDTH = 160
+"""Line length of tables in characters without a terminal, where lines need not be broken."""
 
 
 def echo(text: object = "", *, err: bool = False) -> None:
@@ -16,6 +22,14 @@ def echo(text: object = "", *, err: bool = False) -> None:
     except BrokenPipeError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or Python complains when it flushes at exit
         raise SystemExit(1) from error
+
+
+def table_console() -> Console:
+    """Where tables are printed: as wide as the terminal, or PIPED_WIDTH without one."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPED_WIDTH)
 
 
 def echo_json(data: Any) -> None:

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from duet.cli.exit_status import FAILED, USAGE, fail, usage_error
 from duet.cli.options import option, within
-from duet.cli.output import echo
+from duet.cli.output import echo, table_console
 from service.study.record import MAX_RATERS, NAME
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 MAX_CHECKS = 20
 
 NO_REAL = "No label is of real clips (--real): the rates of Turing tests mean nothing."
-
-PIPED_WIDTH = 160
-"""Line length in characters without a terminal."""
 
 app = App(name="study", help="Blind studies: people rate clips and tell real ones from made ones.")
 
@@ -322,6 +319,4 @@ def _progress() -> Progress:
 
 
 def _print(table: Table) -> None:
-    console = Console()
-    # Without a terminal, lines need not be broken.
-    (console if console.is_terminal else Console(width=PIPED_WIDTH)).print(table)
+    table_console().print(table)

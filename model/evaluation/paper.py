@@ -1,16 +1,16 @@
 """The paper's evaluation (Ruan et al., 2023, section 4): FVD, KVD and FAD of joint clips against real ones.
 
-Clips have the size of the base network; the published evaluation shrinks super-resolved ones to it. Each run makes new
-clips and draws new windows of the real films; the result is the mean over runs, their standard deviation, and a
-bootstrap interval of the mean. Features
-are kept in a folder as they come, so that an evaluation that was interrupted goes on.
+Clips have the size of the base network, and of a film with several channels the first is heard, as in the published
+evaluation. Each run makes new clips and draws new windows of the real films; the result is the mean over runs, their
+standard deviation, and a bootstrap interval of the mean. Features are kept in a folder as they come, so that an
+evaluation that was interrupted goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from model.evaluation.distances import RESAMPLES, estimate, frechet_distance, ke
 from model.evaluation.generation import ClipGenerator, EvaluationError
 from model.evaluation.published.audioclip import PUBLISHED_BATCH, RATE, AudioClipHead
 from model.evaluation.published.i3d import I3D, MIN_FRAMES, RESOLUTION, preprocess
-from model.evaluation.published.weights import AUDIOCLIP_FILE, I3D_FILE, Loaded, load, require
+from model.evaluation.published.weights import AUDIOCLIP_FILE, I3D_FILE, Loaded, WeightFile, load, require
 from model.evaluation.reference_clips import FilmWindow, ReferenceClips
 from model.media.resampling import resample
 from model.networks.config import ClipSpec
@@ -191,7 +191,7 @@ def evaluate(
     if manifest.config.clip.frames < MIN_FRAMES:
         raise EvaluationError(f"I3D takes {MIN_FRAMES} frames or more; clips of {manifest.name} have fewer")
     require(weights, I3D_FILE, AUDIOCLIP_FILE)
-    real = ReferenceClips(reference, replace(manifest.config.clip, sample_rate=RATE))
+    real = ReferenceClips(reference, replace(manifest.config.clip, sample_rate=RATE), first_channel=True)
     _ = real.windows  # before anything is computed
     params = replace(plan.params, super_resolution=False)
     params.resolve("generate", manifest)
@@ -280,9 +280,9 @@ def _stacked(clips: Iterator[tuple[Tensor, Tensor]]) -> Clips:
     return torch.stack(frames), torch.stack(sounds)
 
 
-def not_as_published(clip: ClipSpec, clips: int, audioclip_published: bool) -> list[str]:
-    """What makes the measures incomparable with the paper's: empty if nothing does. I3D's published hash is not known,
-    so its file is not judged; the number of runs changes the spread only."""
+def not_as_published(clip: ClipSpec, clips: int, loaded: Mapping[WeightFile[Any], bool]) -> list[str]:
+    """What makes the measures incomparable with the paper's: empty if nothing does. `loaded`: the weight files, and
+    whether each has the known hash. The number of runs changes the spread only."""
     found = []
     if (clip.frames, clip.fps, clip.height, clip.width) != (FRAMES, FPS, 64, 64):
         found.append(f"the paper's clips are {FRAMES} frames of 64x64 at {FPS} Hz")
@@ -290,8 +290,7 @@ def not_as_published(clip: ClipSpec, clips: int, audioclip_published: bool) -> l
         found.append(
             f"the paper's runs have {PUBLISHED_CLIPS:,} clips, and the bias of FVD and FAD depends on their number"
         )
-    if not audioclip_published:
-        found.append(f"{AUDIOCLIP_FILE.name} is not the published file")
+    found += [f"{file.name} is not {file.copy}" for file, known in loaded.items() if not known]
     return found
 
 
@@ -301,6 +300,7 @@ def _protocol(
     clip = manifest.config.clip
     films = sorted({window.path for window in real.windows})
     listing = "\n".join(f"{path.relative_to(real.folder)} {path.stat().st_size}" for path in films)
+    files: dict[WeightFile[Any], Loaded[Any]] = {I3D_FILE: extractors.i3d, AUDIOCLIP_FILE: extractors.audioclip}
     return {
         "model": manifest.name,
         "weights": manifest.weights_hash,
@@ -314,15 +314,18 @@ def _protocol(
         "size_of_i3d": RESOLUTION,
         "sample_rate": clip.sample_rate,
         "sample_rate_of_audioclip": RATE,
-        "not_as_published": not_as_published(clip, plan.clips, extractors.audioclip.published),
+        "not_as_published": not_as_published(
+            clip, plan.clips, {file: loaded.published for file, loaded in files.items()}
+        ),
         "reference": {
+            "folder": real.folder.resolve().name,
             "films": len(films),
             "windows": len(real.windows),
             "sha256_of_names_and_sizes": hashlib.sha256(listing.encode()).hexdigest(),
         },
         "extractors": {
-            file.name: {"sha256": loaded.sha256, "known_hash": loaded.published}
-            for file, loaded in ((I3D_FILE, extractors.i3d), (AUDIOCLIP_FILE, extractors.audioclip))
+            file.name: {"sha256": loaded.sha256, "known_hash": loaded.published, "known_copy": file.copy}
+            for file, loaded in files.items()
         },
         "precision_of_distances": "float64",
     }

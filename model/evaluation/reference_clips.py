@@ -30,10 +30,12 @@ class FilmWindow:
 
 @dataclass(frozen=True)
 class ReferenceClips:
-    """The films below `folder`, as clips of `clip`'s length, size and rates."""
+    """The films below `folder`, as clips of `clip`'s length, size and rates, with the mean of their channels as sound
+    or with the first."""
 
     folder: Path
     clip: ClipSpec
+    first_channel: bool = False
 
     @cached_property
     def windows(self) -> tuple[FilmWindow, ...]:
@@ -75,6 +77,7 @@ class ReferenceClips:
         file."""
         start = window.first / self.clip.fps
         try:
-            return decode_frames(window.path, self.clip, start), decode_audio(window.path, self.clip, start)[0]
+            sound = decode_audio(window.path, self.clip, start, first_channel=self.first_channel)
+            return decode_frames(window.path, self.clip, start), sound[0]
         except MediaError as error:
             raise NoReference(f"{window.path} cannot be read at {start:g} s: {error}") from error

@@ -71,16 +71,19 @@ def network_frames(path: str | Path, clip: ClipSpec, start: float = 0.0) -> Iter
     yield from repeat(view, clip.frames - given)
 
 
-def decode_audio(path: str | Path, clip: ClipSpec, start: float = 0.0, folder: Path | None = None) -> Tensor:
+def decode_audio(
+    path: str | Path, clip: ClipSpec, start: float = 0.0, folder: Path | None = None, first_channel: bool = False
+) -> Tensor:
     """Sound (1, samples) float32 from `start` seconds on, at `clip.sample_rate`; silence after the source's end.
 
-    `folder`: see `read_sound`. Raises MediaError if there is no audio track or it ends before `start`.
+    The mean of the channels, or only the first. `folder`: see `read_sound`. Raises MediaError if there is no audio
+    track or it ends before `start`.
     """
     first = Fraction(start)
     lead = min(LEAD, first // LEAD_STEP * LEAD_STEP)
     sound = read_sound(path, first - lead, lead + Fraction(clip.samples, clip.sample_rate) + LEAD, folder)
     resampler = Resampler(sound.sample_rate, clip.sample_rate, BLOCK)
-    parts = [resampler.add(_mono(sound, begin)) for begin in range(0, len(sound.samples), BLOCK)]
+    parts = [resampler.add(_mono(sound, begin, first_channel)) for begin in range(0, len(sound.samples), BLOCK)]
     resampled = np.concatenate([*parts, resampler.finish()], axis=1)[:, round(lead * clip.sample_rate) :]
     if not resampled.shape[1]:
         raise MediaError(f"the window begins at {start:.3f} s, where the sound has ended")
@@ -88,9 +91,10 @@ def decode_audio(path: str | Path, clip: ClipSpec, start: float = 0.0, folder: P
     return torch.from_numpy(np.pad(resampled, ((0, 0), (0, missing)))[:, : clip.samples].copy())
 
 
-def _mono(sound: Sound, begin: int) -> np.ndarray:
-    """(1, samples): the mean of the channels in the block that begins at sample `begin`."""
-    return torch.from_numpy(sound.to_float(begin, begin + BLOCK)).mean(dim=0, keepdim=True).numpy()
+def _mono(sound: Sound, begin: int, first_channel: bool) -> np.ndarray:
+    """(1, samples): the first channel or the mean of all, in the block that begins at sample `begin`."""
+    block = torch.from_numpy(sound.to_float(begin, begin + BLOCK))
+    return (block[:1] if first_channel else block.mean(dim=0, keepdim=True)).numpy()
 
 
 def letterbox(rgb: np.ndarray, height: int, width: int, aspect: Fraction = Fraction(1)) -> Tensor:

@@ -1,4 +1,9 @@
-"""Weight files of the networks that measure: read strictly, and known by their SHA-256."""
+"""Weight files of the networks that measure: read strictly, and identified by their SHA-256.
+
+The hashes are those of pointer files in public repositories, which record a file's SHA-256 and size without the file:
+AudioCLIP's authors committed theirs as `assets/AudioCLIP-Full-Training.pt`. I3D's is of the copy in Open-Sora-Plan
+v1.0.0; the file behind the link of VideoGPT and MM-Diffusion has the same name and layout, but no recorded hash.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass(frozen=True)
 class WeightFile(Generic[N]):
-    """A file that users bring. `sha256` is that of the published file, None where it is not known.
+    """A file that users bring. `sha256` is that of `copy`, a published copy of the file.
 
     The names of the network's tensors begin with `prefix`; other tensors of the file are left alone.
     """
@@ -27,15 +32,18 @@ class WeightFile(Generic[N]):
     network: type[N]
     what: str
     source: str
-    sha256: str | None = None
+    sha256: str
+    copy: str
     prefix: str = ""
 
 
 I3D_FILE = WeightFile(
     "i3d_pretrained_400.pt",
     I3D,
-    "I3D on Kinetics-400, for FVD and KVD; 51 MB",
-    "the weights that VideoGPT and MM-Diffusion download for FVD",
+    "I3D on Kinetics-400, for FVD and KVD; 50,939,526 bytes",
+    "the file that MM-Diffusion's evaluations/fvd/download.py fetches, originally from VideoGPT",
+    "55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343",
+    "the copy in Open-Sora-Plan v1.0.0",
 )
 AUDIOCLIP_FILE = WeightFile(
     "AudioCLIP-Full-Training.pt",
@@ -43,6 +51,7 @@ AUDIOCLIP_FILE = WeightFile(
     "AudioCLIP, for FAD; 537,302,068 bytes",
     "release v0.1 of AudioCLIP by its authors (AndreyGuzhov/AudioCLIP on GitHub)",
     "2441d35b353352c8b1bbfb8f7c687f46314c3d2909e940eaf763b8c17f632c44",
+    "its authors' release",
     prefix="audio.",
 )
 
@@ -53,7 +62,7 @@ class WeightsMissing(FileNotFoundError):
 
 @dataclass(frozen=True)
 class Loaded(Generic[N]):
-    """A network with its weights, and the hash of their file. `published`: the file is the one that is known."""
+    """A network with its weights, and the hash of their file. `published`: the hash is that of the published copy."""
 
     network: N
     sha256: str

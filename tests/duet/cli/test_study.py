@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duet.cli import app, study
+from duet.cli import app, output, study
 from model.evaluation.study_clips import TARGET, measure
 from model.media.encode import write_clip
 from service.settings import Settings
@@ -139,7 +139,7 @@ def test_links_are_whole_on_a_narrow_terminal(
     here: None, folders: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     links = invited(capsys, folders)
-    monkeypatch.setattr(study, "PIPED_WIDTH", 80)
+    monkeypatch.setattr(output, "PIPED_WIDTH", 80)
     study.status("pilot")
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "https://" in line] == links
 

@@ -114,9 +114,10 @@ def test_a_clip_names_the_borders_of_its_last_evaluation() -> None:
         (["tiny", "--sampler", "euler"], "sampler must be one of"),
         (["tiny", "--duration", "0"], "duration must be"),
         (["tiny", "--duration", "0.4"], "duration must be at least 0.8, a window of tiny"),
-        (["tiny", "--protocol", "paper", "--duration", "3"], "--duration does not apply with --protocol paper"),
+        (["tiny", "--protocol", "paper", "--duration", "3"], "--duration cannot be combined with --protocol paper"),
+        (["tiny", "--protocol", "paper", "--edit", "--out", "o"], "--edit, --out cannot be combined with"),
         (["tiny", "--protocol", "paper", "--weights", "w"], "--protocol paper needs --reference FOLDER"),
-        (["tiny", "--protocol", "paper", "--reference", "r"], "--protocol paper needs --weights FOLDER"),
+        (["tiny", "--protocol", "paper", "--reference", "r"], "i3d_pretrained_400.pt and AudioCLIP-Full-Training.pt"),
         (["tiny", "--protocol", "paper", "--reference", "r", "--weights", "w"], "clips must be a multiple of 8"),
     ],
 )

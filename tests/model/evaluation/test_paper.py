@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ from model.evaluation.published.weights import AUDIOCLIP_FILE, I3D_FILE, Weights
 from model.evaluation.reference_clips import FilmWindow, NoReference, ReferenceClips
 from model.networks.config import PRESETS, ClipSpec
 from model.request import SamplingParams
-from tests.clips import Film, Track, make, read_number
+from tests.clips import Film, Track, make, read_number, tone
 from tests.model.evaluation.test_published import fill
 
 CLIP = ClipSpec(frames=9, fps=10, height=48, width=64, sample_rate=44_100)
@@ -44,6 +45,16 @@ def test_windows_begin_at_every_frame_of_the_clips_rate(films: Path) -> None:
     frames, sound = clips.load(FilmWindow(films / "a.mp4", 10))
     assert (frames.dtype, frames.shape, sound.shape) == (torch.uint8, (9, 3, 48, 64), (39_690,))
     assert read_number(frames[0].permute(1, 2, 0).numpy()) == 30  # what is shown at 1.0 s
+
+
+def test_the_first_channel_of_a_film_is_heard_as_published(films: Path) -> None:
+    """The channels of the film are sweeps of different pitch."""
+    window = FilmWindow(films / "a.mp4", 5)
+    _, sound = ReferenceClips(films, CLIP, first_channel=True).load(window)
+    expected = tone(0.5 + np.arange(len(sound)) / CLIP.sample_rate)
+    assert np.abs(sound.numpy() - expected).mean() < 0.02
+    _, mean = ReferenceClips(films, CLIP).load(window)
+    assert np.abs(mean.numpy() - expected).mean() > 0.1
 
 
 def test_windows_are_drawn_without_repeats_while_there_are_new_ones(films: Path) -> None:
@@ -98,15 +109,22 @@ def test_models_that_have_no_such_clips_are_refused(tmp_path: Path) -> None:
 
 def test_a_protocol_says_why_its_measures_do_not_compare_with_the_papers() -> None:
     clip = replace(PRESETS["tiny"].clip, frames=16, fps=10, height=64, width=64)
-    assert not_as_published(clip, 2048, audioclip_published=True) == []
+    known = {I3D_FILE: True, AUDIOCLIP_FILE: True}
+    assert not_as_published(clip, 2048, known) == []
     assert [
         reason
-        for frames, clips, published in ((8, 2048, True), (16, 64, True), (16, 2048, False))
-        for reason in not_as_published(replace(clip, frames=frames), clips, published)
+        for frames, clips, loaded in (
+            (8, 2048, known),
+            (16, 64, known),
+            (16, 2048, {**known, I3D_FILE: False}),
+            (16, 2048, {**known, AUDIOCLIP_FILE: False}),
+        )
+        for reason in not_as_published(replace(clip, frames=frames), clips, loaded)
     ] == [
         "the paper's clips are 16 frames of 64x64 at 10 Hz",
         "the paper's runs have 2,048 clips, and the bias of FVD and FAD depends on their number",
-        "AudioCLIP-Full-Training.pt is not the published file",
+        "i3d_pretrained_400.pt is not the copy in Open-Sora-Plan v1.0.0",
+        "AudioCLIP-Full-Training.pt is not its authors' release",
     ]
 
 
@@ -159,7 +177,7 @@ def test_an_evaluation_that_was_interrupted_goes_on(
         I3D_FILE.name: False,
         AUDIOCLIP_FILE.name: False,
     }
-    assert len(found.protocol["not_as_published"]) == 3
+    assert len(found.protocol["not_as_published"]) == 4
     made, real = (
         [paper.load_file(work / f"run-0-{what}-{n:05d}.safetensors") for n in (0, 8)] for what in ("made", "real")
     )
