@@ -1,10 +1,13 @@
-"""Quality against evaluations: general samplers and tuned ones, on bounce. Prints JSON, and draws a figure.
+"""Quality against evaluations: general samplers and tuned ones, on bounce. Prints JSON.
 
-    python -m benchmarks.few_steps --folder DIR [--clips 256] [--model demo] [--rows ROW …] [--figure FILE]
+    python -m benchmarks.few_steps --folder DIR [--clips 256] [--model demo] [--rows ROW …] [--json FILE] [--label NAME]
 
 A row is a job, a sampler and a number of steps, such as "joint tuned 6" or "v2a clean unipc 10". Its clips are those of
 the same seeds and, for v2a and a2v, the same conditions in every row. Each row's measures are written to the folder as
 soon as they are known, so that a run that was stopped goes on from there; rows that are there are not made again.
+`--json` adds the rows to a report such as docs/figures/few_steps.json, of which `benchmarks.few_steps_report` makes the
+tables and the figure of docs/few-steps.md. `--label` names the rows of another model in it instead of their sampler.
+`--seed` is that of the clips; the report has those of seed 0, and what is chosen by its measures has to be of another.
 
 The measures are those of `duet evaluate`, normalised: 0 for shuffled pairs, 1 for real clips. `distance`: mean distance
 from the clip of the same noise in TEACHER steps of dpmpp_2m, over the deviation of its values, in the first NEAR clips.
@@ -27,6 +30,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.kept_clips import open_folder
+from benchmarks.report import processor
 from model.checkpoint.manifest import FILE_NAME, Manifest, find_models, read_manifest
 from model.evaluation.alignment import detect
 from model.evaluation.bootstrap import scores
@@ -49,7 +53,6 @@ JOBS = {
 STEPS = (4, 6, 8, 10, 20)
 GENERAL = ("dpmpp_2m", "dpmpp_3m", "unipc", "ddim")
 TEACHER, NEAR = 64, 24
-SHOWN = {"onset_f1": "onset F1", "pitch_x": "pitch-x correlation", "distance": "distance from 64 steps"}
 
 
 def main() -> None:
@@ -58,18 +61,37 @@ def main() -> None:
     parser.add_argument("--model", default="demo", help="a folder, or a model that ships with Duet")
     parser.add_argument("--clips", type=int, default=256)
     parser.add_argument("--rows", nargs="+", metavar="ROW")
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--label", help="of rows of another model than that of the report")
     options = parser.parse_args()
     folder = Path(options.model)
     manifest = read_manifest(folder / FILE_NAME) if folder.is_dir() else find_models()[options.model]
-    rows = options.rows or _all_rows(manifest)
-    bench = _Bench(manifest, options.clips, options.folder)
-    measured = {row: bench.measure(row) for row in rows}
-    if options.figure:
-        draw(measured, options.figure)
-    print(
-        json.dumps({"date": datetime.now(UTC).date().isoformat(), "model": manifest.name, "rows": measured}, indent=1)
-    )
+    bench = _Bench(manifest, options.clips, options.folder, options.seed)
+    measured = {}
+    for row in options.rows or _all_rows(manifest):
+        job, _, steps = row.rsplit(maxsplit=2)
+        measured[f"{job} {options.label} {steps}" if options.label else row] = bench.measure(row)
+    report = _report(manifest.name, options.clips, options.seed) | {"rows": measured}
+    if options.json:
+        if options.json.exists():
+            report = added(json.loads(options.json.read_text(encoding="utf-8")), report, options.label)
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=1))
+
+
+def _report(model: str, clips: int, seed: int) -> dict[str, Any]:
+    date = datetime.now(UTC).date().isoformat()
+    return {"date": date, "processor": processor(), "model": model, "clips": clips, "seed": seed}
+
+
+def added(report: dict[str, Any], new: dict[str, Any], label: str | None = None) -> dict[str, Any]:
+    """`report` with the rows of `new`. Raises ValueError if the two were not made from the same noise and conditions,
+    or, without a label, not with the same model."""
+    for name in ("clips", "seed") if label else ("clips", "seed", "model"):
+        if report[name] != new[name]:
+            raise ValueError(f"the report has {name} {report[name]}, and the new rows have {new[name]}")
+    return {**report, "date": new["date"], "rows": {**report["rows"], **new["rows"]}}
 
 
 def _all_rows(manifest: Manifest) -> list[str]:
@@ -82,11 +104,11 @@ def _all_rows(manifest: Manifest) -> list[str]:
 
 
 class _Bench:
-    def __init__(self, manifest: Manifest, clips: int, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, manifest: Manifest, clips: int, folder: Path, seed: int = 0) -> None:
+        self.folder, self.seed = folder, seed
         self.config, self.tuned = manifest.config, manifest.tuned
         base_only = replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None)
-        open_folder(folder, base_only.weights_hash)
+        open_folder(folder, base_only.weights_hash if seed == 0 else f"{base_only.weights_hash} seed {seed}")
         self.generator = ClipGenerator(Pipeline.load(base_only, "cpu", "float32"))
         self.real = real_clips(manifest.config.clip, "train", clips)
         self.found_real = detect(self.real, manifest.config.clip)
@@ -132,7 +154,7 @@ class _Bench:
 
     def _make(self, job: str, sampler: str, steps: int, real: Latents) -> Latents:
         run = EvaluationRun(*JOBS[job], "train")
-        params = SamplingParams(seed=0, sampler=sampler, steps=steps)
+        params = SamplingParams(seed=self.seed, sampler=sampler, steps=steps)
         return self.generator.make(run, params, real, lambda: None)
 
     def _teacher(self, job: str) -> Latents:
@@ -159,45 +181,6 @@ def _distances(made: Latents, teacher: Latents, kind: str) -> dict[str, Tensor]:
         for name in names
     }
     return found | {"distance": torch.stack(list(found.values())).mean(0)}
-
-
-def draw(measured: dict[str, dict[str, Any]], path: Path) -> None:
-    """One row of axes a job, one column a measure, against evaluations."""
-    from matplotlib.figure import Figure
-
-    jobs = [job for job in JOBS if any(row.startswith(f"{job} ") for row in measured)]
-    figure = Figure(figsize=(12, 3.2 * len(jobs)), layout="constrained")
-    axes = figure.subplots(len(jobs), len(SHOWN), squeeze=False)
-    for line, job in zip(axes, jobs, strict=True):
-        curves: dict[str, dict[int, dict[str, Any]]] = {}
-        for row, found in measured.items():
-            own, sampler, steps = row.rsplit(maxsplit=2)
-            if own == job:
-                curves.setdefault(sampler, {})[int(steps)] = found
-        for axis, (measure, label) in zip(line, SHOWN.items(), strict=True):
-            for sampler, curve in sorted(curves.items()):
-                counts = sorted(curve)
-                values = [curve[count][measure] for count in counts]
-                middle = [value["value"] for value in values]
-                reach = [
-                    [max(0.0, value["value"] - value["low"]) for value in values],
-                    [max(0.0, value["high"] - value["value"]) for value in values],
-                ]
-                bold = sampler == "tuned"
-                axis.errorbar(
-                    counts,
-                    middle,
-                    reach,
-                    marker="o",
-                    markersize=4,
-                    capsize=2,
-                    linewidth=2.4 if bold else 1,
-                    label=sampler,
-                )
-            axis.set(title=f"{job}: {label}", xlabel="evaluations of the network")
-            axis.grid(alpha=0.3)
-        line[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

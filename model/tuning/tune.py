@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ from model.checkpoint.manifest import FILE_NAME, Manifest, read_manifest
 from model.request import allowed_guidance
 from model.runtime.condition import GIVEN
 from model.runtime.pipeline import Pipeline
-from model.sampling.latents import Latents
+from model.sampling.latents import Latents, State
 from model.sampling.tuned import multistep_weights
 from model.sampling.tuned_solver import TunedSolver, TunedSolvers, solver_name
 from model.tuning.features import parts
@@ -77,12 +78,28 @@ def find(
     earlier: TunedSolver | None = None,
 ) -> TunedSolver:
     """The solver of `count` evaluations, with its distances and those of `dpmpp_2m` on the held-out noise. `earlier`:
-    one to start from, if that is nearer than general ones."""
-    solver = Search(*halves, count, earlier).run(tuning.rounds, say)
+    one to start from, if that is nearer than general ones. Says how many evaluations the search took."""
+    begin, counts = time.monotonic(), [_Counted(half.predict) for half in halves]
+    first, second = (replace(half, predict=own) for half, own in zip(halves, counts, strict=True))
+    solver = Search(first, second, count, earlier).run(tuning.rounds, say)
+    taken = sum(own.evaluations for own in counts)
+    say(f"{taken} evaluations of one clip or frame in {time.monotonic() - begin:.0f} s")
     held_out = halves[1]
     compared = {f"dpmpp_2m {steps}": plain(held_out, steps) for steps in (count, tuning.compared)}
     distances = {name: distance(held_out, each) for name, each in {"tuned": solver, **compared}.items()}
     return replace(solver, distance=distances)
+
+
+@dataclass
+class _Counted:
+    """Predicts, and counts the evaluations: a batch counts as many as it has clips or, in super-resolution, frames."""
+
+    predict: Callable[[State, float, float, int], State]
+    evaluations: int = 0
+
+    def __call__(self, x: State, t: float, s: float, k: int) -> State:
+        self.evaluations += x.batch if isinstance(x, Latents) else len(x)
+        return self.predict(x, t, s, k)
 
 
 def plain(problem: Problem, count: int) -> TunedSolver:

@@ -47,7 +47,15 @@ def test_every_kind_gets_its_solvers(folder: Path) -> None:
         assert all(set(found) == compared for found in solver.distance.values())
         assert solver.distance["tuned"] != solver.distance["dpmpp_2m 2"]
     assert any("v2a pigdm, 2 evaluations: tuned" in line for line in said)
+    assert sum("evaluations of one clip or frame in" in line for line in said) == 4
     manifest.check_tuned()
+
+
+def test_a_search_says_how_many_evaluations_it_takes(folder: Path) -> None:
+    """Without a step of the search: four grids on two clips, and the nearest one on the two held out."""
+    said: list[str] = []
+    tune(folder, replace(QUICK, rounds=0, only=("generate",)), "cpu", say=said.append)
+    assert any(line.startswith(f"{4 * 2 * 2 + 2 * 2} evaluations of one clip or frame in ") for line in said), said
 
 
 def test_the_manifest_is_replaced_not_overwritten(folder: Path) -> None:
