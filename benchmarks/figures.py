@@ -1,4 +1,5 @@
-"""Pictures of docs/jobs.md: a synthetic clip and the demo model's results for it. Prints JSON of the jobs.
+"""Pictures of docs/jobs.md: a synthetic clip (ball.webp) and the demo model's results for it (generate.webp, v2a.webp,
+a2v.webp, and spectrogram.png of the last). Prints JSON of the jobs.
 
     python -m benchmarks.figures [--out docs/figures]
 
