@@ -33,21 +33,24 @@ class Gradients:
         self.predict, self._network, self._processes = predict, network, processes
         self._recorder = recorder
         self._recording: Recording | None = None
+        self._failed = False
         self._static: Inputs = {}
 
     def __call__(self, objective: Objective, config: TrainingConfig, inputs: Iterator[Inputs], seed: int) -> Tensor:
         """Gradients of the mean loss of the batch, from the `inputs` of each accumulation part; `seed` is that of
         dropout. Returns the norm before clipping, then sum and count of each loss term: a tensor (1 + 2 · terms,)."""
-        if self._recorder is not None and config.accumulate == 1:
+        if self._recorder is not None and config.accumulate == 1 and not self._failed:
             return self._replayed(objective, config, next(inputs), seed)
         torch.manual_seed(seed)
         return self._eager(objective, config, inputs)
 
     def release(self) -> None:
-        """Drop the recording, before the batch size changes."""
+        """Drop the recording, before the batch size changes. The next batch size is recorded even if this one could
+        not be: it may have been too large."""
+        self._failed, self._static = False, {}
         if self._recording is not None and self._recorder is not None:
             self._recording.release()
-            self._recording, self._static = None, {}
+            self._recording = None
             self._recorder.renew()
 
     def _eager(self, objective: Objective, config: TrainingConfig, inputs: Iterator[Inputs]) -> Tensor:
@@ -86,18 +89,19 @@ class Gradients:
         return values.clone()
 
     def _recorded(self, objective: Objective, config: TrainingConfig, inputs: Inputs) -> bool:
-        """Record a step; if that fails, steps are eager from now on."""
+        """Record a step; if that fails, steps of this batch size are eager from now on."""
         assert self._recorder is not None
         self._static = {name: None if value is None else value.clone() for name, value in inputs.items()}
         parameters = list(self._network.parameters())
 
         def run() -> Outputs:
-            terms = objective.losses(self.predict, self._static)
-            found = torch.autograd.grad(self._loss(terms, config), parameters, allow_unused=True)
-            for parameter, gradient in zip(parameters, found, strict=True):
-                parameter.grad = gradient
-            norm = self._clipped(config)
-            return torch.cat([norm[None], _values(terms)]), *(parameter.grad for parameter in parameters)
+            # The gradients of a run are tensors of their own, each with the layout of its parameter. Those that
+            # `torch.autograd.grad` returns need not be: two biases that are added share one, and it would be clipped
+            # twice.
+            for parameter in parameters:
+                parameter.grad = None
+            values = self._eager(objective, config, iter([self._static]))
+            return values, *(parameter.grad for parameter in parameters)
 
         self._recorder.warm_up(run)
         try:
@@ -109,7 +113,7 @@ class Gradients:
             parameter.grad = None
         if self._recording is None:
             _log.warning("training runs without a CUDA graph: %s", reason)
-            self._recorder, self._static = None, {}
+            self._failed, self._static = True, {}
         return self._recording is not None
 
 

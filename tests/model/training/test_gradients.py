@@ -14,6 +14,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from model.networks import ops
+from model.networks.ops import add_bias
 from model.networks.pair import Pair
 from model.training import loop
 from model.training.configuration import TrainingConfig
@@ -66,6 +68,20 @@ def test_replayed_steps_train_as_eager_ones(kind: str, teacher: Path, tmp_path: 
     assert all(torch.equal(one, other) for one, other in weights)
 
 
+@pytest.mark.parametrize("kind", ["coupled", "super-resolution"])
+def test_replayed_steps_in_a_gpus_order_of_work_clip_each_gradient_once(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the biases of a block's two branches are added, and have the same gradient."""
+    monkeypatch.setattr(ops, "fused", lambda x: True)
+    monkeypatch.setattr(add_bias, "_add_bias", add_bias._add_bias_cpu)
+    config = small(steps=2, batch=2, optimizer={"clip_gradient": 0.01}, **KINDS[kind])
+    replayed = trained(config, tmp_path / "replayed", ReplayOnCpu())
+    eager = trained(config, tmp_path / "eager", None)
+    weights = zip(replayed.state.network.parameters(), eager.state.network.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in weights)
+
+
 def test_accumulated_steps_are_not_recorded(tmp_path: Path) -> None:
     recorder = ReplayOnCpu()
     trained(small(steps=1, batch=2, accumulate=2), tmp_path, recorder)
@@ -83,6 +99,17 @@ def test_a_failed_recording_is_reported_once_and_steps_stay_eager(
     ]
     trained(config, tmp_path / "eager", None)
     assert read_rows(tmp_path / "failed" / LOSSES) == read_rows(tmp_path / "eager" / LOSSES)
+
+
+def test_a_batch_that_cannot_be_recorded_does_not_keep_the_next_one_from_it(tmp_path: Path) -> None:
+    recorder = ReplayOnCpu(torch.OutOfMemoryError("out of memory"))
+    run = trained(small(steps=1, **KINDS["sound"]), tmp_path, recorder)
+    assert recorder.captures == 0
+    run.gradients.release()
+    run.config = small(steps=10, batch=2, **KINDS["sound"])
+    run.objective = make_objective(run.config, torch.device("cpu"))
+    loop.one_step(run, run.source, range(2))
+    assert (recorder.captures, recorder.replays) == (1, 1)
 
 
 def test_another_batch_needs_a_release(tmp_path: Path) -> None:
