@@ -3,7 +3,8 @@
     python -m benchmarks.demo_model
 
 Writes the tables into docs/demo-model.md and draws docs/figures/demo-training.png. The scores come from `duet evaluate
-demo --json model/weights/demo/evaluation.json`.
+demo --json model/weights/demo/evaluation.json`; for a model trained on `scenes`, those on that data set come from
+`evaluation-scenes.json` beside it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from safetensors import safe_open
 
 from model.checkpoint.manifest import BUILTIN, FILE_NAME, Manifest, read_manifest
 from model.evaluation.generation import possible_methods
-from model.evaluation.report import LABELS
+from model.evaluation.report import LABELS, SCENE_LABELS
 
 FOLDER = BUILTIN / "demo"
 COUPLING = FOLDER / "coupling-base.csv"
+BOUNCE, SCENES = "evaluation.json", "evaluation-scenes.json"
+"""Evaluations beside the weights, by data set."""
 PAGE = Path(__file__).parents[1] / "docs" / "demo-model.md"
 COLOURS = {"video": "#2a6f97", "audio": "#c8553d"}
 
@@ -35,9 +38,10 @@ def columns(path: Path) -> dict[str, list[float]]:
 
 def table(evaluation: dict[str, Any]) -> str:
     """Normalised scores: one row per run, one column per measure."""
-    measures = [name for name in LABELS if name in evaluation["runs"][0]["scores"]]
+    labels = SCENE_LABELS if evaluation.get("data") == "scenes" else LABELS
+    measures = [name for name in labels if name in evaluation["runs"][0]["scores"]]
     lines = [
-        f"| {evaluation['clips']} clips per run | {' | '.join(LABELS[name] for name in measures)} |",
+        f"| {evaluation['clips']} clips per run | {' | '.join(labels[name] for name in measures)} |",
         f"|---|{'---|' * len(measures)}",
     ]
     for run in evaluation["runs"]:
@@ -137,8 +141,20 @@ def training(manifest: Manifest) -> str:
 
 def tables(manifest: Manifest) -> dict[str, str]:
     """The generated parts of the page, by name."""
-    evaluation = json.loads((manifest.folder / "evaluation.json").read_text(encoding="utf-8"))
-    return {"facts": facts(manifest), "scores": table(evaluation), "training": training(manifest)}
+    return {
+        "facts": facts(manifest),
+        "scores": table(json.loads((manifest.folder / BOUNCE).read_text(encoding="utf-8"))),
+        "scenes": scenes(manifest),
+        "training": training(manifest),
+    }
+
+
+def scenes(manifest: Manifest) -> str:
+    """Scores on the data set `scenes`, of a model that was trained on it."""
+    path = manifest.folder / SCENES
+    if not path.exists():
+        return "The data set [`scenes`](scenes.md) is not part of what this model was trained on."
+    return table(json.loads(path.read_text(encoding="utf-8")))
 
 
 def marks(name: str) -> tuple[str, str]:

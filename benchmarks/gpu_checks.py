@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -14,6 +15,8 @@ from typing import Any
 from benchmarks.gpu_run import Run
 
 TESTS = Path(__file__).parents[1] / "tests"
+REPORT_SECONDS = 1.0
+"""Between two reports of a part that runs for long."""
 GOLDEN = "DUET_GOLDEN_DIR"
 """Variable that names the folder of the reference's recorded numbers; Duet's own are always checked."""
 
@@ -43,9 +46,16 @@ def tests(run: Run) -> Iterator[dict[str, Any]]:
     if not run.on_gpu:
         yield {"skipped": "they need a GPU"}
         return
-    outcomes = _Outcomes()
-    status = pytest.main(["-q", "-m", "gpu", "-p", "no:cacheprovider", str(TESTS / "gpu")], plugins=[outcomes])
-    yield {"status": int(status), **outcomes.counts, "failures": outcomes.failures}
+    outcomes, statuses = _Outcomes(), []
+    command = ["-q", "-m", "gpu", "-p", "no:cacheprovider", str(TESTS / "gpu")]
+    # Signals belong to the main thread. Here it reports, so that a run that is stopped leaves what it has found.
+    thread = threading.Thread(target=lambda: statuses.append(pytest.main(command, plugins=[outcomes])), daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(REPORT_SECONDS)
+        yield outcomes.found()
+    (status,) = statuses
+    yield {"status": int(status)}
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise AssertionError(f"pytest ended with status {status!r}")
 
@@ -56,6 +66,10 @@ class _Outcomes:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
+
+    def found(self) -> dict[str, Any]:
+        """Everything so far."""
+        return {**self.counts, "failures": dict(self.failures)}
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call" or report.outcome != "passed":

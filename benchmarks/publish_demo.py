@@ -2,9 +2,10 @@
 
     python -m benchmarks.publish_demo FOLDER [--clips 256] [--methods clean,pigdm] [--tune]
 
-Replaces model/weights/demo, evaluates the model unless FOLDER holds an evaluation of as many clips, records the clip of
-tests/data, and writes the tables and figures of docs/demo-model.md and the pictures of docs/jobs.md. With `--tune` it
-also searches for solvers of few steps. The prose of the pages stays: read it again.
+Replaces model/weights/demo, evaluates the model on `bounce` unless FOLDER holds an evaluation of as many clips, and on
+`scenes` if it was trained on them, records the clip of tests/data, and writes the tables and figures of
+docs/demo-model.md and the pictures of docs/jobs.md. With `--tune` it also searches for solvers of few steps. The prose
+of the pages stays: read it again.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.demo_model import FOLDER
+from benchmarks.demo_model import BOUNCE, FOLDER, SCENES
 from model.checkpoint.manifest import FILE_NAME, read_manifest
+from model.evaluation.scene_report import data_of
 from model.training.packing import unpack
+from model.training.scenes.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
-EVALUATION = "evaluation.json"
-
 
 PICTURES = ("joint-frames.png", "joint-sounds.png", "scores.png")
 """Of an evaluation, for docs/demo-model.md. The last needs matplotlib, which a training machine may not have."""
@@ -48,10 +49,10 @@ def main() -> None:
         if options.tune:
             run("-m", "duet", "tune", FOLDER)
         if clips_evaluated(FOLDER) < options.clips or not all((samples / name).exists() for name in PICTURES):
-            run(
-                *("-m", "duet", "evaluate", FOLDER, "--data", "bounce", "--methods", options.methods, "--no-held-out"),
-                *("--clips", options.clips, "--json", FOLDER / EVALUATION, "--out", samples),
-            )
+            evaluate("bounce", options.clips, options.methods, FOLDER / BOUNCE, samples)
+        if data_of(read_manifest(FOLDER / FILE_NAME)) == "scenes":
+            clips = max(2, options.clips // len(KINDS)) * len(KINDS)
+            evaluate("scenes", clips, options.methods, FOLDER / SCENES, samples / "scenes")
         figures(samples, FIGURES)
     run("-m", "tests.model.checkpoint.demo_clip")
     run("-m", "benchmarks.demo_model")
@@ -72,12 +73,18 @@ def install(model: Path, folder: Path) -> None:
 
 def clips_evaluated(folder: Path) -> int:
     """Clips of each run of the evaluation beside the weights; 0 if there is none of these weights."""
-    path = folder / EVALUATION
+    path = folder / BOUNCE
     if not path.exists():
         return 0
     evaluation = json.loads(path.read_text(encoding="utf-8"))
     current = evaluation["weights"] == read_manifest(folder / FILE_NAME).weights_hash
     return int(evaluation["clips"]) if current else 0
+
+
+def evaluate(data: str, clips: int, methods: str, report: Path, samples: Path) -> None:
+    """Measure the installed model on `clips` clips of a data set for each run; `samples` is for pictures."""
+    command = ("-m", "duet", "evaluate", FOLDER, "--data", data, "--methods", methods, "--no-held-out")
+    run(*command, "--clips", clips, "--json", report, "--out", samples)
 
 
 def figures(samples: Path, out: Path) -> None:

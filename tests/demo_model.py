@@ -12,3 +12,6 @@ SMALL = (CLIP.width, CLIP.height)
 
 LARGE = DEMO.config.output_size[::-1]
 """The same after super-resolution."""
+
+SMALL_SIZE, LARGE_SIZE = (f"{width}x{height}" for width, height in (SMALL, LARGE))
+"""Both as the `size` of a request to /v1/videos."""

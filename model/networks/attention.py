@@ -68,18 +68,16 @@ class CrossModalAttention(nn.Module):
         self.audio = CrossModalBranch(channels, norm_groups)
 
     def forward(self, x: Pair, shift: Tensor | None = None) -> Pair:
-        """`shift` (batch,) whole frames, 0 … frames − window; None is 0."""
+        """`shift` (batch,) whole frames, 0 … frames − window; None is 0: a window of one frame then copies nothing."""
         video, audio = x
         assert video is not None and audio is not None  # noqa: PT018
         frames, tokens = video.shape[1], video.shape[2] * video.shape[3]
         window = self.window or frames
-        q_video, kv_video = self.video.project(video.flatten(1, 3), self.heads)
-        q_audio, kv_audio = self.audio.project(audio, self.heads)
+        q_video, *kv_video = self.video.project(video.flatten(1, 3), self.heads)
+        q_audio, *kv_audio = self.audio.project(audio, self.heads)
         per_frame = audio.shape[1] // frames  # audio samples in a segment; the remainder joins the last segment
-        if shift is None:
-            shift = torch.zeros(video.shape[0], dtype=torch.long, device=video.device)
-        from_audio = attend_windows(q_video, kv_audio, frames, tokens, per_frame, window, shift)
-        from_video = attend_windows(q_audio, kv_video, frames, per_frame, tokens, window, shift)
+        from_audio = attend_windows(q_video, *kv_audio, frames, tokens, per_frame, window, shift)
+        from_video = attend_windows(q_audio, *kv_video, frames, per_frame, tokens, window, shift)
         return Pair(video + self.video.proj(from_audio).view(video.shape), audio + self.audio.proj(from_video))
 
 
@@ -92,10 +90,9 @@ class CrossModalBranch(nn.Module):
         self.qkv = PointConv(channels, 3 * channels)
         self.proj = zero_init(PointConv(channels, channels))
 
-    def project(self, x: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-        """Queries (batch, tokens, heads, d) and keys with values (batch, tokens, 2, heads, d)."""
-        qkv = self.qkv(self.norm(x)).unflatten(2, (3, heads, -1))
-        return qkv[:, :, 0], qkv[:, :, 1:]
+    def project(self, x: Tensor, heads: int) -> tuple[Tensor, ...]:
+        """Queries, keys and values (batch, tokens, heads, d), taken apart at once, and so their gradients joined."""
+        return self.qkv(self.norm(x)).unflatten(2, (3, heads, -1)).unbind(2)
 
 
 def window_keys(length: int, frames: int, per_frame: int, window: int, shift: Tensor) -> Tensor:
@@ -126,25 +123,37 @@ def _attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attend_windows(
-    q: Tensor, kv: Tensor, frames: int, q_per_frame: int, k_per_frame: int, window: int, shift: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    frames: int,
+    q_per_frame: int,
+    k_per_frame: int,
+    window: int,
+    shift: Tensor | None,
 ) -> Tensor:
-    """Queries (batch, Q, heads, d) of one modality to the windows of the other's `kv` (batch, K, 2, heads, d).
+    """Queries (batch, Q, heads, d) of one modality to the windows of the other's keys and values (batch, K, heads, d).
 
     Query tokens beyond frames · q_per_frame use the last frame's window. Returns (batch, Q, heads · d).
     """
-    batch, length = kv.shape[:2]
+    batch, length = k.shape[:2]
     if window * k_per_frame == length:  # every window is the whole clip, and the order of keys does not matter
-        return attend(q, *kv.unbind(2)).flatten(2)
+        return attend(q, k, v).flatten(2)
+    in_place = shift is None and window == 1 and length == frames * k_per_frame
+    if shift is None:
+        shift = torch.zeros(batch, dtype=torch.long, device=q.device)
     if ops.direct_attention(q):
-        key, value = kv.unbind(2)
-        return window_attention.windows(q, key, value, frames, q_per_frame, k_per_frame, window, shift).flatten(2)
-    keys = window_keys(length, frames, k_per_frame, window, shift)
-    rows = (keys + length * torch.arange(batch, device=keys.device)[:, None, None]).flatten()
-    windows = kv.flatten(0, 1).index_select(0, rows).unflatten(0, (batch * frames, -1))
+        return window_attention.windows(q, k, v, frames, q_per_frame, k_per_frame, window, shift).flatten(2)
+    if in_place:
+        keys, values = (each.unflatten(1, (frames, k_per_frame)).flatten(0, 1) for each in (k, v))
+    else:
+        tokens = window_keys(length, frames, k_per_frame, window, shift)
+        rows = (tokens + length * torch.arange(batch, device=tokens.device)[:, None, None]).flatten()
+        keys, values = (each.flatten(0, 1).index_select(0, rows).unflatten(0, (batch * frames, -1)) for each in (k, v))
     whole = frames * q_per_frame
     segments = q[:, :whole].unflatten(1, (frames, q_per_frame)).flatten(0, 1)
-    out = attend(segments, *windows.unbind(2)).reshape(batch, whole, -1)
+    out = attend(segments, keys, values).reshape(batch, whole, -1)
     if whole < q.shape[1]:
-        last = windows.unflatten(0, (batch, frames))[:, -1]
-        out = torch.cat([out, attend(q[:, whole:], *last.unbind(2)).flatten(2)], dim=1)
+        last = (each.unflatten(0, (batch, frames))[:, -1] for each in (keys, values))
+        out = torch.cat([out, attend(q[:, whole:], *last).flatten(2)], dim=1)
     return out

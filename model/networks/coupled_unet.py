@@ -88,6 +88,8 @@ class CoupledUNet(UNet):
             None if x.audio is None else to_audio_patches(x.audio, self.config.audio_patch).to(self.dtype),
         )
         blocks = len(self.config.block_windows)
+        if shifts is not None and not self.config.window_shift:
+            shifts = None  # all are zero
         shift = iter([None] * blocks if shifts is None else shifts.to(next(self.parameters()).device).unbind(1))
 
         def run(stage: nn.Module, h: Pair, skip: Pair | None = None) -> Pair:

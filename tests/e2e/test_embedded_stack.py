@@ -17,7 +17,7 @@ from mcp import Client
 
 from duet.client import AsyncDuet
 from duet.mcp.server import Options, create_server
-from tests.demo_model import CLIP, LARGE
+from tests.demo_model import CLIP, LARGE, SMALL, SMALL_SIZE
 from tests.e2e.conftest import finished
 
 CLIP_SECONDS = CLIP.duration
@@ -151,11 +151,11 @@ def test_openais_client_makes_a_video_and_a_sound_for_one(served: httpx.Client, 
         client = openai.OpenAI(base_url=f"{served.base_url}/v1", api_key="none", http_client=http)
         video = client.videos.create_and_poll(
             prompt="",
-            size="16x16",  # type: ignore[arg-type]
+            size=SMALL_SIZE,  # type: ignore[arg-type]
             extra_body=quick,
             poll_interval_ms=100,
         )
-        assert (video.status, video.seconds, video.size) == ("completed", "1.6", "16x16"), video.error
+        assert (video.status, video.seconds, video.size) == ("completed", "1.6", SMALL_SIZE), video.error
         client.videos.download_content(video.id).write_to_file(tmp_path / "new.mp4")
         sounding = client.videos.create_and_poll(
             prompt="",
@@ -171,7 +171,7 @@ def test_openais_client_makes_a_video_and_a_sound_for_one(served: httpx.Client, 
             client.videos.download_content(video.id)
     made = decode(tmp_path / "new.mp4")
     assert made.codecs == {"video": "h264", "audio": "aac"}
-    assert made.frames.shape == (CLIP.frames, 16, 16, 3)
+    assert made.frames.shape == (CLIP.frames, *SMALL[::-1], 3)
     assert "seed 42" in made.comment
     kept, upload = decode(tmp_path / "sounding.mp4"), decode(film)
     assert kept.frames.shape[1:] == upload.frames.shape[1:]
@@ -179,7 +179,7 @@ def test_openais_client_makes_a_video_and_a_sound_for_one(served: httpx.Client, 
 
 
 def test_the_synchronous_form_returns_a_video_for_a_sound(served: httpx.Client, music: Path, tmp_path: Path) -> None:
-    fields = {"seconds": "1.6", "size": "16x16", "num_inference_steps": "2"}
+    fields = {"seconds": "1.6", "size": SMALL_SIZE, "num_inference_steps": "2"}
     answer = served.post(
         "/v1/videos/sync", data=fields, files={"input_reference": (music.name, music.read_bytes())}, timeout=120
     )
@@ -187,7 +187,7 @@ def test_the_synchronous_form_returns_a_video_for_a_sound(served: httpx.Client, 
     assert float(answer.headers["x-inference-time-s"]) > 0
     (tmp_path / "video.mp4").write_bytes(answer.content)
     made = decode(tmp_path / "video.mp4")
-    assert made.frames.shape == (CLIP.frames, 16, 16, 3)
+    assert made.frames.shape == (CLIP.frames, *SMALL[::-1], 3)
     assert made.sample_rate == decode(music).sample_rate
 
 

@@ -109,5 +109,5 @@ def test_windows_equal_gathered_keys(q_per_frame: int, k_per_frame: int, window:
     kv = torch.randn(2, frames * k_per_frame, 3, 4, 64, device="cuda").bfloat16()[:, :, 1:]
     actual = windows(q, *kv.unbind(2), frames, q_per_frame, k_per_frame, window, shift)
     with torch.enable_grad():  # which gathers the keys, and leaves attention to PyTorch
-        expected = attend_windows(q.float(), kv.float(), frames, q_per_frame, k_per_frame, window, shift)
+        expected = attend_windows(q.float(), *kv.float().unbind(2), frames, q_per_frame, k_per_frame, window, shift)
     assert distance(actual.flatten(2), expected.double()) < 5e-3

@@ -74,8 +74,9 @@ def test_rs_mma_is_the_loop_over_frames_for_every_sample_s_own_shift(
     video, audio = drawn(batch, frames, height, width, heads * d), drawn(batch, samples, heads * d, seed=1)
     with torch.no_grad():
         out_video, out_audio = module(Pair(video, audio), torch.tensor(shifts))
-        q_v, kv_v = module.video.project(video.flatten(1, 3), heads)
-        q_a, kv_a = module.audio.project(audio, heads)
+        q_v, *kv_v = module.video.project(video.flatten(1, 3), heads)
+        q_a, *kv_a = module.audio.project(audio, heads)
+        kv_v, kv_a = torch.stack(kv_v, dim=2), torch.stack(kv_a, dim=2)
         for b, shift in enumerate(shifts):
             of_heads = [
                 slow_rs_mma(q_v[b, :, h], kv_v[b, :, :, h], q_a[b, :, h], kv_a[b, :, :, h], frames, window, shift)
@@ -85,6 +86,20 @@ def test_rs_mma_is_the_loop_over_frames_for_every_sample_s_own_shift(
             seen_audio = module.audio.proj(torch.cat([a for _, a in of_heads], dim=1))
             torch.testing.assert_close(out_video[b], video[b] + seen_video.view(video[b].shape), atol=2e-5, rtol=1e-4)
             torch.testing.assert_close(out_audio[b], audio[b] + seen_audio, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("window", "samples"), [(1, 12), (1, 14), (2, 12)])
+def test_no_shift_is_a_shift_of_zero(window: int, samples: int) -> None:
+    """A window of one frame is read in place then, unless samples are left over at the end."""
+    module = with_weights(CrossModalAttention(16, 2, window))
+    found = []
+    for shift in (None, torch.zeros(2, dtype=torch.long)):
+        clip = Pair(drawn(2, 4, 2, 3, 16).requires_grad_(), drawn(2, samples, 16, seed=1).requires_grad_())
+        out = module(clip, shift)
+        gradients = torch.autograd.grad(sum(value.square().sum() for value in out), [*clip, *module.parameters()])
+        found.append([*out, *gradients])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def test_windows_wrap_from_the_last_frame_to_the_first() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,25 @@ def test_super_resolution_copies_only_to_cast_and_to_enlarge(as_on_a_gpu: None) 
         "aten::clone": 2,  # the enlargement of both branches
         "aten::cat": 2,  # the frames, which are side by side; sines and cosines of the time
     }
+
+
+def test_a_training_step_of_the_coupled_network_gathers_only_where_windows_overlap(
+    as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries, keys and values are taken apart, and their gradients joined, in one piece each. A window of one frame
+    that is never shifted is read where it is."""
+    config = replace(TINY.base, window_shift=False)
+    gathered = sum(window not in (1, TINY.clip.frames) for window in config.block_windows)
+    assert 0 < gathered < len(config.block_windows)
+    network = build(CoupledUNet, config)
+    x, t = Pair(torch.zeros(1, *TINY.clip.video_shape), torch.zeros(1, *TINY.clip.audio_shape)), torch.zeros(1)
+    shifts = torch.zeros(1, len(config.block_windows), dtype=torch.long)
+    monkeypatch.setattr(ops, "direct_attention", lambda x: False)  # it has no gradients
+    with CountCopies() as counted:
+        sum(value.square().sum() for value in network(x, Pair(t, t), shifts)).backward()
+    assert counted.counts["aten::index_select"] == counted.counts["aten::index_add"] == 4 * gathered
+    assert counted.counts["aten::select_backward"] == 0
+    assert counted.counts["aten::slice_backward"] == 2  # of the head, for the frames before and after
 
 
 def test_a_copy_would_be_counted(as_on_a_gpu: None) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import openai
 import pytest
@@ -15,9 +16,11 @@ from service.jobs.record import JobError, Status
 from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RunningApi
+from tests.demo_model import LARGE_SIZE, SMALL_SIZE
 from tests.service import media
 from tests.service.completed import complete, completing
 from tests.service.keys import KEYS, client_of, with_keys
+from tests.tiny_model import add_tiny_model
 
 RunApi = Callable[[Settings], RunningApi]
 FILES = {"video.mp4": b"a video of some bytes", "poster.webp": b"a frame"}
@@ -56,12 +59,12 @@ def test_a_video_is_created_polled_downloaded_listed_and_deleted(
             prompt="",
             model="demo",
             seconds="3.2",  # type: ignore[arg-type]
-            size="16x16",  # type: ignore[arg-type]
+            size=SMALL_SIZE,  # type: ignore[arg-type]
             extra_body={"seed": 7, "num_inference_steps": 4, "user": "me", "extra_params": '{"quality": "fast"}'},
             poll_interval_ms=20,
         )
     assert (video.status, video.progress, video.error) == ("completed", 100, None)
-    assert (video.model, video.seconds, video.size, video.object) == ("demo", "3.2", "16x16", "video")
+    assert (video.model, video.seconds, video.size, video.object) == ("demo", "3.2", SMALL_SIZE, "video")
     assert video.id.startswith("video_")
     assert video.created_at <= (video.completed_at or 0) <= (video.expires_at or 0)
     assert alice.videos.download_content(video.id).read() == FILES["video.mp4"]
@@ -88,7 +91,7 @@ def test_a_video_is_created_polled_downloaded_listed_and_deleted(
 
 @pytest.mark.parametrize(
     ("name", "upload", "kind", "size"),
-    [("a.mp4", media.video, "v2a", "64x48"), ("a.wav", media.sound, "a2v", "128x128")],
+    [("a.mp4", media.video, "v2a", "64x48"), ("a.wav", media.sound, "a2v", LARGE_SIZE)],
 )
 def test_a_video_gets_a_sound_and_a_sound_gets_a_video(
     alice: openai.OpenAI, api: RunningApi, name: str, upload: Callable[[], bytes], kind: str, size: str
@@ -128,11 +131,19 @@ def test_a_repeated_request_with_an_idempotency_key_returns_the_same_video(alice
     assert refused.value.code == "idempotency_key_reused"
 
 
+def test_a_prompt_for_a_model_without_words_is_a_bad_request(run_api: RunApi, keyed: Settings, tmp_path: Path) -> None:
+    api = run_api(keyed.model_copy(update={"models": add_tiny_model(tmp_path / "models")}))
+    with client_with(api, KEYS["alice"]) as client, pytest.raises(openai.BadRequestError) as bad:
+        client.videos.create(prompt="rain", model="tiny")
+    assert (bad.value.param, bad.value.code, bad.value.type) == ("prompt", "invalid_parameter", "invalid_request_error")
+    assert "the model tiny knows no words. Send an empty prompt." in bad.value.message
+
+
 def test_errors_are_the_clients_exceptions_with_our_messages(alice: openai.OpenAI, api: RunningApi) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
-        alice.videos.create(prompt="rain")
+        alice.videos.create(prompt="x" * 301)
     assert (bad.value.param, bad.value.code, bad.value.type) == ("prompt", "invalid_parameter", "invalid_request_error")
-    assert "the model demo knows no words. Send an empty prompt." in bad.value.message
+    assert "at most 300 characters" in bad.value.message
     assert bad.value.request_id
 
     with pytest.raises(openai.BadRequestError, match="one of demo") as bad:

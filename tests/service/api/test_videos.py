@@ -17,6 +17,7 @@ from service.jobs.record import JobError, Status
 from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RunningApi
+from tests.demo_model import CLIP, LARGE_SIZE, SMALL, SMALL_SIZE
 from tests.service import media
 from tests.service.completed import complete, completing
 from tests.service.keys import client_of, with_keys
@@ -25,6 +26,7 @@ from tests.waiting import until
 
 RunApi = Callable[[Settings], RunningApi]
 VIDEO = {"video.mp4": b"a video of some bytes"}
+SIDES = {"width": str(SMALL[0]), "height": str(SMALL[1])}
 
 REFUSED_FIELDS: list[tuple[dict[str, str], str | None, str]] = [
     ({"seconds": "soon"}, "seconds", "a number 0.1 … 600"),
@@ -32,10 +34,10 @@ REFUSED_FIELDS: list[tuple[dict[str, str], str | None, str]] = [
     ({"seconds": "nan"}, "seconds", "a number 0.1 … 600"),
     ({"seconds": "61"}, "seconds", "seconds must be at most 60 s here; got 61"),
     ({"size": "huge"}, "size", "width and height in pixels"),
-    ({"size": "1280x720"}, "size", "one of 16x16, 128x128 for the model demo"),
+    ({"size": "1280x720"}, "size", f"one of {SMALL_SIZE}, {LARGE_SIZE} for the model demo"),
     ({"width": "16"}, "width", "given together with height"),
-    ({"width": "16", "height": "17"}, "width", "one of 16x16"),
-    ({"width": "16", "height": "16", "size": "16x16"}, "width", "left out with size"),
+    ({**SIDES, "height": str(SMALL[1] + 1)}, "width", f"one of {SMALL_SIZE}"),
+    ({**SIDES, "size": SMALL_SIZE}, "width", "left out with size"),
     ({"num_frames": "0"}, "num_frames", "an integer 1 … 600000"),
     ({"num_frames": "16", "seconds": "1"}, "num_frames", "left out with seconds"),
     ({"num_frames": "6000"}, "num_frames", "must be at most 60 s here"),
@@ -43,10 +45,7 @@ REFUSED_FIELDS: list[tuple[dict[str, str], str | None, str]] = [
     ({"seed": "-1"}, "seed", "an integer 0 …"),
     ({"seed": "x"}, "seed", "an integer 0 …"),
     ({"model": "sora-2"}, "model", "one of demo"),
-    ({"prompt": "rain"}, "prompt", "knows no words. Send an empty prompt"),
     ({"prompt": "x" * 301}, "prompt", "at most 300 characters"),
-    ({"negative_prompt": "rain"}, "negative_prompt", "knows no words"),
-    ({"guidance_scale": "2"}, "guidance_scale", "knows no words"),
     ({"guidance_scale": "-2"}, "guidance_scale", "a number 0 …"),
     ({"num_inference_steps": "0"}, "num_inference_steps", "an integer 1 … 1000"),
     ({"generate_sound": "false"}, "generate_sound", "no video without sound"),
@@ -59,7 +58,7 @@ REFUSED_FIELDS: list[tuple[dict[str, str], str | None, str]] = [
     ({"extra_params": '{"duration": 3}', "seconds": "3"}, "seconds", "only once, here or as extra_params.duration"),
     ({"extra_params": '{"duration": 3}', "num_frames": "30"}, "num_frames", "here or as extra_params.duration"),
     (
-        {"extra_params": '{"super_resolution": true}', "width": "16", "height": "16"},
+        {"extra_params": '{"super_resolution": true}', **SIDES},
         "width",
         "here or as extra_params.super_resolution",
     ),
@@ -78,6 +77,13 @@ REFUSED_FIELDS: list[tuple[dict[str, str], str | None, str]] = [
     ({"flow_shift": "5"}, "flow_shift", "only prompt, model, seconds"),
 ]
 """Fields, the one at fault, and words of the message."""
+
+REFUSED_WITHOUT_WORDS = [
+    ({"prompt": "rain"}, "prompt", "the model tiny knows no words. Send an empty prompt"),
+    ({"negative_prompt": "rain"}, "negative_prompt", "knows no words"),
+    ({"guidance_scale": "2"}, "guidance_scale", "knows no words"),
+]
+"""The same, of a model that takes no prompts."""
 
 REFUSED_JSON: list[tuple[str, str | None]] = [
     ("[]", None),
@@ -163,20 +169,26 @@ def test_the_three_kinds_of_body_ask_for_the_same(words: httpx.Client) -> None:
 
 def test_without_a_body_the_defaults_hold(client: httpx.Client) -> None:
     video = client.post("/v1/videos").json()
-    assert (video["status"], video["seconds"], video["size"], video["prompt"]) == ("queued", "1.6", "128x128", None)
+    assert (video["status"], video["seconds"], video["size"], video["prompt"]) == ("queued", "1.6", LARGE_SIZE, None)
     assert client.get(f"/v1/videos/{video['id']}").json() == video
 
 
 def test_width_height_frames_and_rate_stand_for_size_and_seconds(client: httpx.Client) -> None:
-    fields = {"width": 16, "height": 16, "num_frames": 32, "fps": 10}
+    fields = {**SIDES, "num_frames": 2 * CLIP.frames, "fps": CLIP.fps}
     video = client.post("/v1/videos", data=fields).json()
-    assert (video["size"], video["seconds"]) == ("16x16", "3.2")
+    assert (video["size"], video["seconds"]) == (SMALL_SIZE, f"{2 * CLIP.duration:g}")
 
 
 def test_an_invalid_field_is_refused_by_name(client: httpx.Client) -> None:
     for fields, param, words in REFUSED_FIELDS:
         assert words in refused(client.post("/v1/videos", data=fields), param)
     assert client.get("/jobs").json()["data"] == []
+
+
+def test_words_for_a_model_that_knows_none_are_refused_by_name(words: httpx.Client) -> None:
+    for fields, param, message in REFUSED_WITHOUT_WORDS:
+        assert message in refused(words.post("/v1/videos", data={**fields, "model": "tiny"}), param)
+    assert words.get("/jobs").json()["data"] == []
 
 
 def test_invalid_json_is_refused(client: httpx.Client) -> None:
