@@ -86,7 +86,7 @@ def training(run: Run) -> Iterator[dict[str, Any]]:
     with join_processes(run.device) as processes:
         prepared = prepare(config, run.folder / "training", processes, Start(), lambda _: None)
         parameters = sum(parameter.numel() for parameter in prepared.state.network.parameters())
-        flop = 3 * _operations(config.model)
+        flop = 3 * operations(config.model)
         yield {
             "dtype": str(prepared.dtype),
             "million_parameters": round(parameters / 1e6, 1),
@@ -127,7 +127,7 @@ def _gradients(run: Run, prepared: TrainingRun) -> Iterator[dict[str, Any]]:
     yield {"training step": profile(run, partial(step, prepared.gradients))}
 
 
-def _operations(config: ModelConfig) -> int:
+def operations(config: ModelConfig) -> int:
     """Floating point operations of one forward of the base network, counted on the meta device."""
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         clip, t = config.clip, torch.empty(1)

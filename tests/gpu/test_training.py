@@ -47,7 +47,7 @@ def test_dropout_differs_from_step_to_step(tmp_path: Path) -> None:
     run = trained(config, tmp_path, eager=False)
     torch.manual_seed(0)
     for parameter in run.state.network.parameters():  # a new network ends in zeros, and hides dropout
-        parameter.data.normal_(std=0.1)
+        parameter.data.normal_(std=0.3)
     inputs = next(run.objective.inputs(run.source, 0, range(config.batch)))
     values = []
     for seed in (1, 2, 1):
@@ -55,7 +55,7 @@ def test_dropout_differs_from_step_to_step(tmp_path: Path) -> None:
         values.append(run.gradients(run.objective, config, iter([inputs]), seed))
     # Some gradients are sums in any order.
     torch.testing.assert_close(values[0], values[2], rtol=1e-4, atol=0)
-    assert not torch.allclose(values[0], values[1], rtol=1e-2, atol=0)
+    assert not torch.allclose(values[0], values[1], rtol=1e-3, atol=0)
 
 
 def test_gradients_of_a_recorded_step_do_not_wait(tmp_path: Path) -> None:
