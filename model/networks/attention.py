@@ -73,11 +73,11 @@ class CrossModalAttention(nn.Module):
         assert video is not None and audio is not None  # noqa: PT018
         frames, tokens = video.shape[1], video.shape[2] * video.shape[3]
         window = self.window or frames
-        q_video, *kv_video = self.video.project(video.flatten(1, 3), self.heads)
-        q_audio, *kv_audio = self.audio.project(audio, self.heads)
+        q_video, k_video, v_video = self.video.project(video.flatten(1, 3), self.heads)
+        q_audio, k_audio, v_audio = self.audio.project(audio, self.heads)
         per_frame = audio.shape[1] // frames  # audio samples in a segment; the remainder joins the last segment
-        from_audio = attend_windows(q_video, *kv_audio, frames, tokens, per_frame, window, shift)
-        from_video = attend_windows(q_audio, *kv_video, frames, per_frame, tokens, window, shift)
+        from_audio = attend_windows(q_video, k_audio, v_audio, frames, tokens, per_frame, window, shift)
+        from_video = attend_windows(q_audio, k_video, v_video, frames, per_frame, tokens, window, shift)
         return Pair(video + self.video.proj(from_audio).view(video.shape), audio + self.audio.proj(from_video))
 
 

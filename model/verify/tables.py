@@ -128,10 +128,10 @@ def _check_rs_mma(golden: GoldenSet, device: torch.device) -> Iterator[Check]:
             heads = case["attention"]["heads"]
             qkv = golden[f"{prefix}/qkv"].to(device).transpose(1, 2).unflatten(2, (3, heads, -1))
             both = qkv[:, : frames * tokens], qkv[:, frames * tokens :]
-            (q_video, *kv_video), (q_audio, *kv_audio) = (each.unbind(2) for each in both)
+            (q_video, k_video, v_video), (q_audio, k_audio, v_audio) = (each.unbind(2) for each in both)
             shift = shift.expand(qkv.shape[0])
-            out_video = attend_windows(q_video, *kv_audio, frames, tokens, per_frame, window, shift)
-            out_audio = attend_windows(q_audio, *kv_video, frames, per_frame, tokens, window, shift)
+            out_video = attend_windows(q_video, k_audio, v_audio, frames, tokens, per_frame, window, shift)
+            out_audio = attend_windows(q_audio, k_video, v_video, frames, per_frame, tokens, window, shift)
             for name, out in (("out_video", out_video), ("out_audio", out_audio)):
                 yield compare(
                     f"{golden.name}/{prefix}/{name}", out.transpose(1, 2), golden[f"{prefix}/{name}"], 1e-5, 1e-4
