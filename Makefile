@@ -15,20 +15,23 @@ serve: install
 	@exec $(BIN)/duet serve
 
 # Tests with a limit on the clock run alone. The others run several at a time, on two cores too: most of them wait for
-# processes, and those that compute take one thread each. On a large machine: `make test TESTERS=8`.
+# processes, and networks as small as those of tests compute best with one thread each. On a large machine:
+# `make test TESTERS=8`.
 TESTERS := 4
 IN_PARALLEL := --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 # A test that fails is run once more, since a busy machine can stop a process for seconds; both results are printed. A
 # test that needs it has a race, or its subject has: mend it.
-PYTEST := $(BIN)/python -m pytest --reruns 1 --reruns-delay 2 --max-suite-reruns 5 --rerun-show-tracebacks
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --reruns 1 --reruns-delay 2 --max-suite-reruns 5 --rerun-show-tracebacks
+# The files with a mark: to import all others takes pytest longer than many of these tests.
+MARKED = $(shell grep -rlE 'mark\.$(1)\b' tests --include='test_*.py' | sort)
 test: install-dev
-	$(PYTEST) -m 'timed and not slow'
-	OMP_NUM_THREADS=1 $(PYTEST) -m 'not browser and not timed and not slow' $(IN_PARALLEL)
+	$(PYTEST) -m 'timed and not slow' $(call MARKED,timed)
+	$(PYTEST) -m 'not browser and not timed and not slow' $(IN_PARALLEL)
 
 # The slowest tests, some ten to fifty seconds each: whole stacks that are killed, hostile uploads, RabbitMQ, the demo model.
 test-slow: install-dev
-	$(PYTEST) -m 'timed and slow'
-	OMP_NUM_THREADS=1 $(PYTEST) -m 'slow and not timed' $(IN_PARALLEL)
+	$(PYTEST) -m 'timed and slow' $(call MARKED,timed)
+	$(PYTEST) -m 'slow and not timed' $(IN_PARALLEL) $(call MARKED,slow)
 
 # The studio page in the system's Chromium, as people use it; pictures of every state go to build/screenshots.
 test-browser: install-dev

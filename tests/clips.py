@@ -13,6 +13,7 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from model.media.encode import clip_writer
@@ -125,9 +126,11 @@ def make(
         video = _video_stream(container, film) if film else None
         audio = _audio_stream(container, sound) if sound else None
         if film and video:
+            reformatter = VideoReformatter()
             for index in range(film.frames):
                 picture = av.VideoFrame.from_ndarray(film.picture(index), format="rgb24")
-                frame = picture.reformat(format=film.pix_fmt, dst_color_range=film.color_range)
+                # More threads would be started anew for every frame.
+                frame = reformatter.reformat(picture, format=film.pix_fmt, dst_color_range=film.color_range, threads=1)
                 frame.pts = film.times[index] if film.times else index
                 frame.time_base = film.grid or 1 / film.fps
                 container.mux(video.encode(frame))

@@ -1,4 +1,4 @@
-"""Takes the folders of models again after a reload elsewhere, or a signal."""
+"""Reloads the worker's models after a reload by the API or a signal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.periodic import Periodic
 from workers.runner import Maker
 
 INTERVAL = 1.0
-"""Seconds between two looks at the number of the latest reload."""
+"""Seconds between two checks for a reload."""
 
 REFUSED_RETRY = 10.0
 """Seconds until folders that were refused are read again: files may still be on their way to this machine."""
@@ -59,8 +59,7 @@ class ModelFollower:
         self._thread.wake()
 
     def look(self) -> None:
-        """Take the folders if there was a reload since they were taken last. While Redis is unavailable, nothing
-        changes."""
+        """Read the folders if there was a reload since they were read last; do nothing while Redis is unavailable."""
         try:
             self._look()
         except StoreUnavailable:
@@ -93,7 +92,7 @@ class ModelFollower:
                 log.info("models reloaded: nothing has changed")
 
     def _log_refusal(self, error: Exception) -> None:
-        """Once, as long as it stays the same."""
+        """Log the reason, once as long as it stays the same."""
         known, self._refusal = self._refusal, repr(error)
         if self._refusal == known:
             return

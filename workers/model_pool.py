@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from model.runtime.pipeline import Pipeline
 
 POLL_INTERVAL = 0.5
-"""Seconds between two checks whether a waiting job is cancelled."""
+"""Seconds between two checks whether a waiting job was canceled."""
 
 RETRY, LONGEST_RETRY = 30.0, 600.0
-"""Seconds until a model that could not be loaded is tried again: at first, and at most."""
+"""Seconds until a failed load is retried: after the first failure, and at most."""
 
 
 class ModelUnavailable(Exception):
@@ -74,7 +74,7 @@ class PooledModel:
 
 @dataclass(eq=False)
 class _Ticket:
-    """A job that waits for `model`. Neither admitted nor with a model: its model is gone."""
+    """A job that waits for `model`, which is None once the model has been removed."""
 
     model: PooledModel | None
     admitted: bool = False
@@ -189,7 +189,7 @@ class ModelPool:
         self._drop_surplus()
 
     def preload(self) -> None:
-        """Load the models that there is room for while no job waits, and those that could not be loaded before."""
+        """While no job waits, load the models that fit into the budget, and retry those that could not be loaded."""
         while True:
             with self._changed:
                 model = None if self._loading or self._line else self._next_preload()

@@ -133,7 +133,7 @@ class _Calls:
             raise
 
     async def _wait(self, job: AsyncJob, seconds: float, session: ServerSession) -> None:
-        """Wait for the job's end, at most so long, and report its progress."""
+        """Wait for the end of the job for at most `seconds`, and report its progress."""
         if job.ended or not seconds:
             return
         progress = _Progress(session)
@@ -145,7 +145,7 @@ class _Calls:
         return await results.job_result(self._duet, job, self._options.embed_bytes, folder)
 
     def _folder(self, arguments: Arguments) -> Path | None:
-        """The folder of `save_to`, which exists then. Raises InvalidArgument, OSError."""
+        """The folder of `save_to`, created if it does not exist. Raises InvalidArgument, OSError."""
         given = arguments.text("save_to") if self._options.local else None
         if given is None:
             return None

@@ -1,4 +1,4 @@
-"""The mark of one key, for all that a clip is made of."""
+"""The mark of one key in the pictures and the sound of a clip."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SignalMark:
 
 
 class ClipMark:
-    """The mark in the parts of one clip, which come in order."""
+    """Adds the mark to the parts of one clip, in order."""
 
     def __init__(self, mark: SignalMark, sample_rate: int) -> None:
         self._pictures, self._sound = PictureMark(mark.key), SoundMark(mark.key, sample_rate)
@@ -37,9 +37,9 @@ class ClipMark:
         return torch.from_numpy(self._pictures.applied(frames.numpy(force=True)))
 
     def audio(self, audio: Tensor) -> Tensor:
-        """What follows of the marked sound, (1, samples), once `audio` (1, samples) follows."""
+        """Append `audio` (1, samples); return the marked samples that are complete, (1, samples)."""
         return torch.from_numpy(self._sound.add(audio.numpy(force=True)))
 
     def finish(self) -> Tensor:
-        """The end of the marked sound."""
+        """Return the rest of the marked sound, (1, samples)."""
         return torch.from_numpy(self._sound.finish())

@@ -1,4 +1,4 @@
-"""Decides whether a mark is there, at a false-positive rate that counts every alignment that was tried.
+"""Decides whether a mark is present, at a false-positive rate that accounts for every alignment tried.
 
 A score is a sum over many frequencies of the cosine between the phase of the file and that of the key, divided by its
 standard deviation √(n/2). If the file does not depend on the key, the terms are independent with mean zero, whatever
@@ -51,6 +51,6 @@ def judged(scores: list[Score], tests: int) -> Finding:
 
 
 def windows(seconds: int) -> list[tuple[int, int]]:
-    """The windows (first, last) in whole seconds in which a mark is searched: all, and if that is longer than three
-    seconds, every two neighbouring seconds, because only a part of an edited file has a mark."""
+    """The windows (first, last), in whole seconds, that are searched for a mark: the whole file and, if that is longer
+    than three seconds, every two neighbouring seconds, because only a part of an edited file has a mark."""
     return [(0, seconds)] + ([(first, first + 2) for first in range(seconds - 1)] if seconds > 3 else [])

@@ -40,7 +40,7 @@ BLOCK = 16
 
 
 class SoundMark:
-    """Adds the mark of `key` to a mono sound at `sample_rate` that comes in pieces."""
+    """Adds the mark of `key` to a mono sound at `sample_rate`, piece by piece."""
 
     def __init__(self, key: str, sample_rate: int) -> None:
         self._hop = round(HALF_FRAME * sample_rate)
@@ -57,7 +57,7 @@ class SoundMark:
         self._position = -self._hop
 
     def add(self, audio: np.ndarray) -> np.ndarray:
-        """What follows of the marked sound, (1, samples) float32, once `audio` (1, samples) follows."""
+        """Append `audio` (1, samples); return the marked samples that are complete, (1, samples) float32."""
         self._held = np.concatenate([self._held, audio[0]])
         count = len(self._held) // self._hop - 1
         if count < 1:
@@ -73,7 +73,7 @@ class SoundMark:
         return result[None, skipped:].astype(np.float32)
 
     def finish(self) -> np.ndarray:
-        """The end of the marked sound."""
+        """Return the rest of the marked sound, (1, samples) float32."""
         left = len(self._held) - max(0, -self._position)
         return self.add(np.zeros((1, 3 * self._hop)))[:, :left]
 

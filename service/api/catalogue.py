@@ -146,7 +146,7 @@ class Catalogue:
                 log.info("models reloaded: nothing has changed")
 
     def follow(self, generation: int) -> None:
-        """The same if another process has reloaded since: `generation` is the number of the latest reload. That process
+        """Reload if another process has reloaded since: `generation` is the number of the latest reload. That process
         has compared the weights with their architecture."""
         if generation == self._generation or time.monotonic() < self._refused_at + REFUSED_RETRY_S:
             return
@@ -160,7 +160,7 @@ class Catalogue:
             self._reloading.release()
 
     def _reload(self, thorough: bool = True) -> Changes | None:
-        """What has changed; None if the folders cannot be taken. The same refusal is logged once."""
+        """Return the changes; None if the folders cannot be taken. The same refusal is logged once."""
         try:
             return self.take(self.read(thorough))
         except Exception as error:

@@ -1,7 +1,8 @@
-"""Creates the job of a video: reads the request, finds out what the upload is, and submits the job."""
+"""Creates the job of a video: reads the request, examines the upload, and submits the job."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -78,8 +79,9 @@ def _pairs(body: bytes) -> dict[str, str]:
         raise Problem(400, "malformed", f"The form cannot be read: {error}.") from error
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
-        raise Problem(422, "invalid_parameter", f"{twice}: each field once.", [FieldError(twice, None, "each once")])
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        wrong = FieldError(twice, "more than one", "each field once")
+        raise Problem(422, "invalid_parameter", f"Invalid value: {twice}.", [wrong])
     return fields
 
 

@@ -240,6 +240,11 @@ def test_an_id_of_another_form_is_no_video(client: httpx.Client) -> None:
 FORM = "application/x-www-form-urlencoded"
 
 
+def test_a_field_that_is_sent_twice_is_named(client: httpx.Client) -> None:
+    answer = client.post("/v1/videos", content="seed=1&size=128x128&seed=2", headers={"Content-Type": FORM})
+    assert refused(answer, "seed") == "Invalid value: seed. seed: each field once."
+
+
 def test_content_is_served_in_part(client: httpx.Client, store: JobStore, settings: Settings) -> None:
     url = client.post("/v1/videos").headers["location"]
     complete(store, settings, url.replace("/v1/videos/video_", "job_"), VIDEO)
