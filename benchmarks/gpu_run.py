@@ -32,7 +32,7 @@ class Part:
 PARTS = {
     "device": Part("benchmarks.gpu_networks", 30),
     "golden": Part("benchmarks.gpu_checks", 45),
-    "tests": Part("benchmarks.gpu_checks", 60),
+    "tests": Part("benchmarks.gpu_checks", 100),
     "base": Part("benchmarks.gpu_networks", 60),
     "sr": Part("benchmarks.gpu_networks", 45),
     "kernels": Part("benchmarks.gpu_networks", 40),

@@ -53,6 +53,37 @@ def test_the_stack_is_measured_on_a_cpu(tmp_path: Path) -> None:
     assert "clip seconds per s" in gpu_table.tables(report)
 
 
+OUTCOMES = """
+import json, sys
+from pathlib import Path
+from benchmarks import gpu_checks
+from benchmarks.gpu_run import Run
+gpu_checks.TESTS = Path(sys.argv[1])
+found = {}
+try:
+    for piece in gpu_checks.tests(Run("cuda", "tiny", gpu_checks.TESTS)):
+        found |= piece
+except AssertionError as error:
+    found["error"] = str(error)
+Path(sys.argv[1], "found.json").write_text(json.dumps(found))
+"""
+
+
+def test_the_outcomes_of_gpu_tests_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / "test_some.py").write_text(
+        "import pytest\n\npytestmark = pytest.mark.gpu\n\n\ndef test_one():\n    pass\n\n\n"
+        "def test_other():\n    assert False, 'it broke'\n"
+    )
+    subprocess.run([sys.executable, "-c", OUTCOMES, str(tmp_path)], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["passed"], found["failed"], found["status"]) == (1, 1, 1)
+    ((name, text),) = found["failures"].items()
+    assert name.endswith("test_other")
+    assert "it broke" in text
+    assert "status" in found["error"]
+
+
 def sound(run: Run) -> Iterator[dict[str, Any]]:
     yield {"seconds": run.seconds}
 
