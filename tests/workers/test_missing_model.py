@@ -56,14 +56,12 @@ def test_jobs_outlast_a_restart_with_the_wrong_folder_of_models(
         assert shown(api, job_id)["waiting_for"] is None
 
 
-@pytest.mark.timed
 def test_a_job_fails_when_the_patience_is_over_and_can_be_retried(
     stack: Stack, api: RunningApi, start_worker: Callable[[], WorkerProcess]
 ) -> None:
     stack.settings = wrong_folder(stack, model_patience=timedelta(seconds=1))
     start_worker()
     job = stack.submit()
-    until(lambda: shown(api, job.id)["waiting_for"], "it waits for its model first")
     ended = stack.ended(job)
     assert (ended.status, ended.strikes) == (Status.FAILED, 0)
     error = shown(api, job.id)["error"]
