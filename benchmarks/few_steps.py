@@ -7,6 +7,7 @@ the same seeds and, for v2a and a2v, the same conditions in every row. Each row'
 soon as they are known, so that a run that was stopped goes on from there; rows that are there are not made again.
 `--json` adds the rows to a report such as docs/figures/few_steps.json, of which `benchmarks.few_steps_report` makes the
 tables and the figure of docs/few-steps.md. `--label` names the rows of another model in it instead of their sampler.
+`--evaluation` adds the alignment of rows that a JSON of `duet evaluate` has of the same clips, and the report lacks.
 `--seed` is that of the clips; the report has those of seed 0, and what is chosen by its measures has to be of another.
 
 The measures are those of `duet evaluate`, normalised: 0 for shuffled pairs, 1 for real clips. `distance`: mean distance
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--label", help="of rows of another model than that of the report")
+    parser.add_argument("--evaluation", type=Path, help="such as model/weights/demo/evaluation.json")
     options = parser.parse_args()
     folder = Path(options.model)
     manifest = read_manifest(folder / FILE_NAME) if folder.is_dir() else find_models()[options.model]
@@ -76,6 +78,9 @@ def main() -> None:
     if options.json:
         if options.json.exists():
             report = added(json.loads(options.json.read_text(encoding="utf-8")), report, options.label)
+        if options.evaluation:
+            known = evaluated(json.loads(options.evaluation.read_text(encoding="utf-8")))
+            report = added({**known, "date": report["date"], "processor": report["processor"]}, report)
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=1))
 
@@ -92,6 +97,19 @@ def added(report: dict[str, Any], new: dict[str, Any], label: str | None = None)
         if report[name] != new[name]:
             raise ValueError(f"the report has {name} {report[name]}, and the new rows have {new[name]}")
     return {**report, "date": new["date"], "rows": {**report["rows"], **new["rows"]}}
+
+
+def evaluated(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """A report with the rows that `duet evaluate` measured: of the same clips if clips and seed are the same."""
+    params = evaluation["params"]
+    rows = {
+        f"{run['kind']} {run['method'] or ''}".strip() + f" {params['sampler']} {params['steps']}": {
+            name: score["normalised"] for name, score in run["scores"].items()
+        }
+        for run in evaluation["runs"]
+        if run["split"] == "train"
+    }
+    return {"model": evaluation["model"], "clips": evaluation["clips"], "seed": params["seed"], "rows": rows}
 
 
 def _all_rows(manifest: Manifest) -> list[str]:

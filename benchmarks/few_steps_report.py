@@ -1,11 +1,12 @@
-"""Tables and figure of `benchmarks.few_steps`, from the JSON that it wrote; docs/few-steps.md has them.
+"""The tables and the figure of docs/few-steps.md, from the JSON of `benchmarks.few_steps` and the model's manifest.
 
-python -m benchmarks.few_steps_report docs/figures/few_steps.json [--figure docs/figures/few_steps.png]
+    python -m benchmarks.few_steps_report
+
+Writes the tables into the page and draws docs/figures/few_steps.png.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 
 from model.checkpoint.manifest import Manifest, find_models
 from model.sampling.tuned_solver import TunedSolver
+
+PAGE = Path(__file__).parents[1] / "docs" / "few-steps.md"
+REPORT = PAGE.parent / "figures" / "few_steps.json"
 
 ALIGNMENT = {
     "onset_f1": "onset F1",
@@ -27,25 +31,27 @@ SHOWN = {"onset_f1": "onset F1", "pitch_x": "pitch-x correlation", "distance": "
 JOBS = ("joint", "v2a clean", "a2v clean", "v2a pigdm", "a2v pigdm")
 ORDER = ("tuned", "dpmpp_2m", "unipc", "dpmpp_3m", "ddim")
 BEST, FEW = "dpmpp_2m 20", "tuned 6"
-"""Sampler and steps of the qualities `best` and, in a tuned model, `fast`."""
+"""Sampler and steps of the qualities `best` and, where there are solvers, `fast`."""
 
 Row = dict[str, dict[str, float]]
 
 
-def tables(report: dict[str, Any]) -> str:
-    """The figures as Markdown."""
-    first = ["generate", *ALIGNMENT.values(), "distance: picture, sound", "gradients", "log-mel"]
-    second = ["", *ALIGNMENT.values(), "distance"]
-    given = [row for job in JOBS[1:] for row in _rows(report, job)]
-    return "\n\n".join(
-        [
-            _table(first, [[_name(row), *_cells(report, row), *_whole(report, row)] for row in _rows(report, "joint")]),
-            _table(
-                second, [[_name(row, True), *_cells(report, row), _value(report, row, "distance")] for row in given]
-            ),
-            aims(report),
-        ]
-    )
+def tables(report: dict[str, Any], manifest: Manifest) -> dict[str, str]:
+    """The generated parts of the page, by name."""
+    joint = ["", *ALIGNMENT.values(), "distance: picture, sound", "gradients", "log-mel"]
+    given = ["", *ALIGNMENT.values(), "distance"]
+    conditioned = [row for job in JOBS[1:] for row in _rows(report, job)]
+    return {
+        "generate": _table(
+            joint, [[_name(report, row), *_cells(report, row), *_whole(report, row)] for row in _rows(report, "joint")]
+        ),
+        "v2a and a2v": _table(
+            given,
+            [[_name(report, row, True), *_cells(report, row), _value(report, row, "distance")] for row in conditioned],
+        ),
+        "aims": aims(report),
+        "solvers": solver_distances(manifest),
+    }
 
 
 def aims(report: dict[str, Any]) -> str:
@@ -96,10 +102,11 @@ def _rows(report: dict[str, Any], job: str) -> list[str]:
     return sorted((row for row in report["rows"] if row.startswith(f"{job} ")), key=order)
 
 
-def _name(row: str, with_job: bool = False) -> str:
+def _name(report: dict[str, Any], row: str, with_job: bool = False) -> str:
     job, sampler, steps = row.rsplit(maxsplit=2)
+    balanced = "tuned 10" if f"{job} tuned 10" in report["rows"] else "dpmpp_2m 10"
+    quality = {BEST: " (`best`)", FEW: " (`fast`)", balanced: " (`balanced`)"}.get(f"{sampler} {steps}", "")
     own = f"`{sampler}`" if sampler in ORDER else sampler
-    quality = {BEST: " (`best`)", FEW: " (`fast`)"}.get(f"{sampler} {steps}", "")
     return f"{job + ', ' if with_job else ''}{own}, {steps}{quality}"
 
 
@@ -115,7 +122,8 @@ def _whole(report: dict[str, Any], row: str) -> list[str]:
 
 
 def _value(report: dict[str, Any], row: str, measure: str) -> str:
-    return f"{report['rows'][row][measure]['value']:.2f}"
+    found: Row = report["rows"][row]
+    return f"{found[measure]['value']:.2f}" if measure in found else "–"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -124,11 +132,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """One row of axes a job, one column a measure, against evaluations."""
+    """One row of axes for each job with FEW, one column a measure, against evaluations."""
     from matplotlib.figure import Figure
 
-    jobs = [job for job in JOBS if _rows(report, job)]
-    figure = Figure(figsize=(12, 3.2 * len(jobs)), layout="constrained")
+    jobs = [job for job in JOBS if f"{job} {FEW}" in report["rows"]]
+    figure = Figure(figsize=(12, 3 * len(jobs)), layout="constrained")
     axes = figure.subplots(len(jobs), len(SHOWN), squeeze=False)
     for line, job in zip(axes, jobs, strict=True):
         curves: dict[str, dict[int, Row]] = {}
@@ -137,7 +145,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
             curves.setdefault(sampler, {})[int(steps)] = report["rows"][row]
         for axis, (measure, label) in zip(line, SHOWN.items(), strict=True):
             for sampler, curve in sorted(curves.items()):
-                counts = sorted(curve)
+                counts = sorted(count for count in curve if measure in curve[count])
                 values = [curve[count][measure] for count in counts]
                 middle = [value["value"] for value in values]
                 reach = [
@@ -157,18 +165,31 @@ def draw(report: dict[str, Any], path: Path) -> None:
             axis.set(title=f"{job}: {label}", xlabel="evaluations of the network")
             axis.grid(alpha=0.3)
         line[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=75)
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The comments around the generated part `name` of the page."""
+    return f"<!-- {name}: written by `python -m benchmarks.few_steps_report` -->", f"<!-- end of {name} -->"
+
+
+def written(name: str) -> str:
+    """The part `name` as the page has it. Raises ValueError if it has none."""
+    begin, end = marks(name)
+    text = PAGE.read_text(encoding="utf-8")
+    return text[text.index(begin) + len(begin) : text.index(end)].strip()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("report", type=Path)
-    parser.add_argument("--figure", type=Path)
-    options = parser.parse_args()
-    report = json.loads(options.report.read_text(encoding="utf-8"))
-    if options.figure:
-        draw(report, options.figure)
-    print(tables(report), solver_distances(find_models()[report["model"]]), sep="\n\n")
+    report = json.loads(REPORT.read_text(encoding="utf-8"))
+    draw(report, PAGE.parent / "figures" / "few_steps.png")
+    text = PAGE.read_text(encoding="utf-8")
+    for name, content in tables(report, find_models()[report["model"]]).items():
+        begin, end = marks(name)
+        head, _, rest = text.partition(begin)
+        _, _, tail = rest.partition(end)
+        text = f"{head}{begin}\n\n{content}\n\n{end}{tail}"
+    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

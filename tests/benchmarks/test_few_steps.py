@@ -1,0 +1,72 @@
+"""The report on few steps: rows are added to it, and docs/few-steps.md shows what it holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.few_steps import added, evaluated
+from benchmarks.few_steps_report import aims, draw, tables, written
+from model.checkpoint.manifest import find_models
+
+REPORT = json.loads(Path("docs/figures/few_steps.json").read_text(encoding="utf-8"))
+
+
+def report(rows: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    return {"date": "2026-11-27", "processor": "", "model": "demo", "clips": 256, "seed": 0, **changed, "rows": rows}
+
+
+def test_the_page_has_the_tables_of_the_report_and_of_the_manifest() -> None:
+    for name, content in tables(REPORT, find_models()["demo"]).items():
+        assert written(name) == content, f"run python -m benchmarks.few_steps_report: {name} differs"
+
+
+def test_the_report_has_the_solvers_of_the_manifest() -> None:
+    tuned = find_models()["demo"].tuned
+    assert tuned is not None
+    rows = {f"{name.replace('generate', 'joint')} tuned {steps}" for name, own in tuned.base.items() for steps in own}
+    assert rows - set(REPORT["rows"]) == set()
+    assert (REPORT["model"], REPORT["clips"], REPORT["seed"]) == ("demo", 256, 0)
+
+
+def test_rows_are_added_and_replaced() -> None:
+    both = added(report({"a": 1, "b": 2}), report({"b": 3, "c": 4}, date="2026-11-28"))
+    assert both == report({"a": 1, "b": 3, "c": 4}, date="2026-11-28")
+    assert added(report({"a": 1}), report({"b": 2}, model="student"), "distilled")["model"] == "demo"
+
+
+@pytest.mark.parametrize(
+    ("changed", "label"), [({"clips": 96}, None), ({"seed": 1}, "distilled"), ({"model": "student"}, None)]
+)
+def test_rows_that_cannot_be_compared_are_refused(changed: dict[str, Any], label: str | None) -> None:
+    with pytest.raises(ValueError, match=f"the report has {next(iter(changed))}"):
+        added(report({}), report({}, **changed), label)
+
+
+def test_the_default_of_the_report_is_that_of_the_evaluation() -> None:
+    """It is measured on the same clips: rows of the evaluation may stand in the report."""
+    known = evaluated(json.loads(Path("model/weights/demo/evaluation.json").read_text(encoding="utf-8")))
+    assert set(known["rows"]) <= set(REPORT["rows"])
+    for row, measures in known["rows"].items():
+        for name, score in measures.items():
+            assert REPORT["rows"][row][name] == pytest.approx(score, abs=1e-5)
+
+
+def test_an_aim_is_missed_below_the_interval_of_the_default() -> None:
+    def row(value: float) -> dict[str, Any]:
+        return {
+            name: {"value": value, "low": value - 0.1, "high": value + 0.1}
+            for name in ("onset_f1", "pitch_x", "lag", "av_align")
+        }
+
+    near = aims(report({"joint dpmpp_2m 20": row(0.8), "joint tuned 6": row(0.7001), "joint unipc 6": row(0.8)}))
+    assert near.splitlines()[-1].startswith("| `generate` | 0.700 in 0.700 … 0.900: yes |")
+    assert "**no**" in aims(report({"joint dpmpp_2m 20": row(0.8), "joint tuned 6": row(0.69)}))
+
+
+def test_the_figure_is_drawn(tmp_path: Path) -> None:
+    draw(REPORT, tmp_path / "few_steps.png")
+    assert (tmp_path / "few_steps.png").stat().st_size > 0
