@@ -53,7 +53,7 @@ from model.sampling.schedule import NoiseSchedule
 from service.jobs.edit_plan import plan_edit
 from service.jobs.record import Input, Window, claim, new_job
 from workers.model_maker import ModelMaker
-from workers.runner import StageClock
+from workers.runner import Attempt, StageClock
 
 LIMIT = 300
 """MiB."""
@@ -228,16 +228,9 @@ def _attempt(job: Any, source: Path | None, folder: Path) -> SimpleNamespace:
     def waiting() -> Iterator[None]:
         yield
 
-    return SimpleNamespace(
-        job=job,
-        source=source,
-        folder=folder,
-        clock=StageClock(),
-        afterwards=0.0,
-        scores={},
-        waiting=waiting,
-        **{name: lambda *_: None for name in ("check", "begin", "report", "show", "measured")},
-    )
+    reports = {name: lambda *_: None for name in vars(Attempt) if not name.startswith("_")}
+    own = {"job": job, "source": source, "folder": folder, "clock": StageClock(), "afterwards": 0.0, "scores": {}}
+    return SimpleNamespace(**reports | own | {"waiting": waiting})
 
 
 def _pipeline() -> Pipeline:
