@@ -11,8 +11,10 @@ Rows are a kind (v2a, a2v, joint) and a way to cut:
 `apart`: every window by itself. `fixed half`: windows overlap by half at places that stay. `anew N`: cuts drawn anew
 for every evaluation, windows overlap by N frames. `anew 1 half early`: by half a window while there is more noise than
 signal. `anew 1 shared noise`: the mean of the initial video noise over the frames of a window is the same in all
-windows; `shared noise and sound`: that of the sound's noise too. `continued N`: window after window, each given the
-last N frames and their sound of the one before, by masked ΠGDM.
+windows; `shared noise and sound`: that of the sound's noise too. `anew 1 coupled`: the mean of the video noise is the
+same, and colour and level of x̂_0 are pulled towards those of the clip, which is what Duet does; `until L`: while half
+the log signal-to-noise ratio is below L. `continued N`: window after window, each given the last N frames and their
+sound of the one before, by masked ΠGDM.
 
 The measures are those of `duet evaluate --duration`: over the whole clip, near the borders of windows, and drift.
 """
@@ -45,6 +47,7 @@ from model.runtime.condition import GIVEN, Given
 from model.runtime.engine import Engine
 from model.runtime.pipeline import Pipeline
 from model.runtime.step_progress import Reporter, Stage
+from model.sampling.drift import UNTIL, coupling, reduce_drift
 from model.sampling.error_variance import error_variance
 from model.sampling.latents import Latents, clip
 from model.sampling.masked_guidance import Known, masked
@@ -58,6 +61,9 @@ ROWS = (
     "joint anew 1 shared noise",
     "joint anew 1 shared noise half early",
     "joint anew 1 shared noise and sound",
+    "joint anew 1 coupled",
+    "joint anew 1 coupled until 0",
+    "joint anew 1 coupled until 1.5",
     "joint continued 4",
     "joint continued 8",
 )
@@ -128,8 +134,15 @@ class Experiment(BaseStage):
         return stream.integer if self.way.startswith("anew") else lambda low, high: high
 
     @property
-    def shares_noise(self) -> bool:
-        return "shared noise" in self.way
+    def couples_windows(self) -> bool:
+        return "shared noise" in self.way or "coupled" in self.way
+
+    def _correct(self, x0: Latents, t: float) -> None:
+        if "coupled" in self.way:
+            until = float(self.way.split()[-1]) if "until" in self.way else UNTIL
+            amount = coupling(self.schedule.log_snr(t), until)
+            if amount:
+                reduce_drift(x0, self.windows, amount)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from model.evaluation.seams import LABELS
 
-ROWS = {"joint": "joint anew 1 shared noise", "v2a": "v2a anew 1", "a2v": "a2v anew 1"}
+ROWS = {"joint": "joint anew 1 coupled", "v2a": "v2a anew 1", "a2v": "a2v anew 1"}
 """What Duet does, by kind of job."""
 
 LIMITS = (0.25, 2.0)

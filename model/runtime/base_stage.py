@@ -16,6 +16,7 @@ from model.runtime.condition import GIVEN, Given
 from model.runtime.edit import Section
 from model.runtime.step_progress import MAX_PREVIEW_FRAMES, ClipPreview, Reporter, preview_frames, to_uint8
 from model.sampling import guidance, samplers
+from model.sampling.drift import coupling, reduce_drift
 from model.sampling.error_variance import error_variance
 from model.sampling.guidance import Condition
 from model.sampling.latents import Latents, clip, unchanged
@@ -72,7 +73,8 @@ class BaseStage:
             condition = self.given.condition(start, stream, noisy) if self.given is not None else None
             return self.guided(window, condition, stream)
 
-        return windowed(sampler, self.schedule, self._windows_at, self._draw(stream), guide, report.windows)
+        draw, progress = self._draw(stream), report.windows
+        return windowed(sampler, self.schedule, self._windows_at, draw, guide, progress, self._correct)
 
     def preview(self, request: Evaluate, prediction: Prediction | None) -> Callable[[], ClipPreview]:
         """Shows the clip that a prediction implies, or the noisy one before there is any. Keeps only what is shown."""
@@ -107,10 +109,15 @@ class BaseStage:
         return self.windows.frames == self.windows.window
 
     @property
-    def shares_noise(self) -> bool:
-        """Whether all windows begin with the same mean of their frames' noise: where nothing else holds them together
-        over the whole clip."""
+    def couples_windows(self) -> bool:
+        """Whether all windows begin with the same mean of their frames' noise, and x̂_0 is kept from drifting: where
+        nothing that is given holds them together over the whole clip."""
         return self.kind == "generate" and not self._single
+
+    def _correct(self, x0: Latents, t: float) -> None:
+        amount = coupling(self.schedule.log_snr(t)) if self.couples_windows else 0.0
+        if amount:
+            reduce_drift(x0, self.windows, amount)
 
     def _noise(self, stream: RandomStream) -> Latents:
         """The initial noise. In a clip of several windows, that of the given side is drawn as windows need it."""
@@ -123,7 +130,7 @@ class BaseStage:
         noise = Latents(
             *(stream.normal((1, *shapes[name]), self.device) if name in drawn else None for name in MODALITIES)
         )
-        if self.shares_noise and noise.video is not None:
+        if self.couples_windows and noise.video is not None:
             noise = noise.replace("video", share_mean(noise.video, windows.window))
         return noise if self._single else windows.clipped(noise)
 

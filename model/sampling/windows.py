@@ -139,11 +139,13 @@ def windowed(
     draw: Draw,
     guide: Guide,
     on_progress: Callable[[int, Sequence[int]], None] = lambda evaluations, starts: None,
+    correct: Callable[[Latents, float], None] = lambda x0, t: None,
 ) -> Generator[EvaluateAll, list[Prediction], Latents]:
     """Drive `sampler`, whose state is a whole clip, with a network that sees windows of it.
 
     `windows(t)` says how to cut at time t. `on_progress` is called after each batch of evaluations, with the number
-    made for the current request so far and the first frames of its windows.
+    made for the current request so far and the first frames of its windows. `correct` changes the joined x̂_0 of time t
+    in place.
     """
 
     def answer(request: Evaluate) -> Generator[EvaluateAll, list[Prediction], Prediction]:
@@ -164,6 +166,7 @@ def windowed(
             predictions = yield from together(chains, count)
             for part, prediction, number in zip(parts, predictions, group, strict=True):
                 cut.add(x0, schedule.to_x0(part.x, prediction.eps, request.t), starts, number)
+        correct(x0, request.t)
         return Prediction(_to_eps_in_place(schedule, request.x, x0, request.t))
 
     return respond(sampler, answer)

@@ -314,3 +314,19 @@ def test_a_rate_that_frames_do_not_divide_allows_no_other_length() -> None:
         SamplingParams(seed=1, duration=0.25).resolve("generate", manifest)
     assert refusal.value.field == "duration"
     assert SamplingParams(seed=1, duration=0.5).resolve("generate", manifest).duration == 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "duration", "acts"),
+    [("generate", LONG, True), ("generate", WINDOW, False), ("v2a", LONG, False), ("a2v", LONG, False)],
+)
+def test_colour_and_level_are_coupled_in_joint_clips_of_several_windows(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, kind: str, duration: float, acts: bool
+) -> None:
+    amounts: list[float] = []
+    monkeypatch.setattr("model.runtime.base_stage.reduce_drift", lambda x0, windows, amount: amounts.append(amount))
+    made(pipeline, kind, replace(QUICK, steps=6, duration=duration))
+    assert bool(amounts) == acts
+    assert amounts == sorted(amounts, reverse=True)
+    assert all(0 < amount <= 1 for amount in amounts)
+    assert len(amounts) < 6  # none where the signal is clear
