@@ -47,8 +47,11 @@ def result_path(out: Path, name: str, steps: int) -> Path:
 
 
 def summary(out: Path, steps: int) -> dict[str, Any]:
-    """The figures of every configuration that is measured after `steps` steps. Losses are means over clips; a `change`
-    is the mean difference from FIRST, clip by clip, in percent, and `half` half the width of its interval of 95 %."""
+    """The figures of every configuration that is measured after `steps` steps, `of` those of the whole run.
+
+    Losses are means over clips; a `change` is the mean difference from FIRST, clip by clip, in percent, and `half` half
+    the width of its interval of 95 %.
+    """
     paths = {name: result_path(out, name, steps) for name in ROWS}
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
     rows = {}
@@ -69,9 +72,15 @@ def summary(out: Path, steps: int) -> dict[str, Any]:
             "distances": result["distances"],
             "scores": result.get("scores", {}),
         }
-    batch = next(iter(found.values()))["configuration"]["batch"] if found else None
-    date = datetime.now(UTC).date().isoformat()
-    return {"date": date, "processor": processor(), "steps": steps, "batch": batch, "configurations": rows}
+    trained = next(iter(found.values()))["configuration"] if found else {"steps": steps, "batch": None}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": processor(),
+        "steps": steps,
+        "of": trained["steps"],
+        "batch": trained["batch"],
+        "configurations": rows,
+    }
 
 
 def _mean(values: Tensor) -> dict[str, float]:
@@ -89,7 +98,7 @@ def tables(report: dict[str, Any]) -> str:
         return "nothing is measured yet"
     sampling = next(iter(rows.values()))["sampling"]
     parts = [
-        f"{report['steps']} steps of {report['batch']} clips, {sampling['clips']} generated clips "
+        f"{report['steps']} of {report['of']} steps of {report['batch']} clips, {sampling['clips']} generated clips "
         f"({sampling['sampler']}, {sampling['steps']} steps)"
     ]
     for title, names in TABLES.items():

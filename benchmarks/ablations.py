@@ -5,8 +5,8 @@
 Trains one small network for every configuration below, from the same seed on the same clips, and measures it with
 benchmarks/ablation_measures.py. Everything is kept in the folder: a killed run resumes at its last checkpoint, what is
 measured is not computed again, and the tables, printed as Markdown, show what is there. A run that ended continues with
-a larger --steps. The published code builds the middle RS-MMA block for the windows [1, 4, 8] only, and so do these
-networks. `python -m benchmarks.ddpm` compares the samplers.
+a larger --steps, and --at measures checkpoints on the way. The published code builds the middle RS-MMA block for the
+windows [1, 4, 8] only, and so do these networks. `python -m benchmarks.ddpm` compares the samplers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.ablation_measures import Sampling, measured
 from benchmarks.ablation_report import draw, result_path, summary, tables
 from model.training import loop
 from model.training.checkpoints import checkpoints, read_checkpoint
-from model.training.configuration import TrainingConfig, build_configuration
+from model.training.configuration import TrainingConfig, build_configuration, configuration_from_json
 from model.training.distribution import Processes
 
 CHECKPOINTS = 6
@@ -153,11 +153,14 @@ def main() -> None:
         "--only", nargs="+", choices=names, default=names, metavar="NAME", help="configurations to train"
     )
     parser.add_argument("--measure-only", action="store_true", help="train nothing; measure and show what is there")
+    parser.add_argument("--at", type=int, metavar="STEP", help="train nothing; measure the checkpoints of this step")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--figure", type=Path, help="also draw the results into this file")
     options = parser.parse_args()
-    run(options.out, Sizes(options.steps, options.clips), () if options.measure_only else options.only)
-    report = summary(options.out, options.steps)
+    step = options.at or options.steps
+    wanted = () if options.measure_only or options.at else options.only
+    run(options.out, Sizes(options.steps, options.clips), wanted, step)
+    report = summary(options.out, step)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(tables(report))
@@ -165,16 +168,18 @@ def main() -> None:
         draw(report, options.figure)
 
 
-def run(out: Path, sizes: Sizes, wanted: Collection[str]) -> None:
-    """Train the configurations of the names `wanted`, and measure all that are trained, unless that is done."""
+def run(out: Path, sizes: Sizes, wanted: Collection[str], step: int) -> None:
+    """Train the configurations of the names `wanted`, and measure all that have a checkpoint of `step`, unless that is
+    done."""
     for ablation in ABLATIONS:
         config, folder = configuration(ablation, sizes.steps), out / ablation.name
         if ablation.name in wanted:
             train(config, folder)
-        found = checkpoints(folder / "checkpoints")
-        if found and read_checkpoint(found[-1])["step"] == sizes.steps:
-            sampling = Sampling("dpmpp_2m", 20, sizes.clips)
-            measured(config, found[-1], result_path(out, ablation.name, sizes.steps), sampling, sizes.loss_clips)
+        for checkpoint in checkpoints(folder / "checkpoints"):
+            content = read_checkpoint(checkpoint)
+            if content["step"] == step and configuration_from_json(content["config"]).steps == sizes.steps:
+                sampling = Sampling("dpmpp_2m", 20, sizes.clips)
+                measured(config, checkpoint, result_path(out, ablation.name, step), sampling, sizes.loss_clips)
 
 
 if __name__ == "__main__":

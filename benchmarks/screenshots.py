@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import torch
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from benchmarks.embedded_stack import embedded_stack
@@ -53,6 +54,7 @@ def main() -> None:
             browser = playwright.chromium.launch(executable_path=chromium_program(), args=list(FLAGS))
             for picture in options.only:
                 PICTURES[picture](browser, url, folder, options.out / picture)
+                _compress(options.out / picture)
             browser.close()
 
 
@@ -118,6 +120,13 @@ def _page(browser: Browser, url: str, size: tuple[int, int], scheme: str) -> Pag
 def _scroll(page: Page, place: str) -> None:
     """Scroll until the element is near the upper edge of the page."""
     page.locator(place).evaluate("element => window.scrollTo(0, element.getBoundingClientRect().y + scrollY - 32)")
+
+
+def _compress(picture: Path) -> None:
+    """Reduce the picture to 256 colours."""
+    with Image.open(picture) as full:
+        reduced = full.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    reduced.save(picture, optimize=True)
 
 
 def _real_clips(folder: Path) -> None:

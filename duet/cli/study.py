@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 MAX_CHECKS = 20
 
+LOCAL_LINKS = (
+    "The links begin with {address}, which works on this machine only, and only if the server listens there. "
+    "Set DUET_PUBLIC_URL for raters elsewhere, DUET_PORT for another port."
+)
+
 NO_REAL = "No label is of real clips (--real): the rates of Turing tests mean nothing."
 
 app = App(name="study", help="Blind studies: people rate clips and tell real ones from made ones.")
@@ -53,11 +58,16 @@ class _Place:
     studies: StudyStore
     storage: Storage
 
-    def link(self, token: str) -> str:
-        """Address of a rater's page."""
+    @property
+    def address(self) -> str:
+        """Where raters reach the service: `public_url`, or else this machine."""
         host, port = self.settings.host, self.settings.port
         shown = f"[{host}]" if ":" in host else host
-        return f"{self.settings.link_prefix or f'http://{shown}:{port}'}/study/{token}"
+        return self.settings.link_prefix or f"http://{shown}:{port}"
+
+    def link(self, token: str) -> str:
+        """Address of a rater's page."""
+        return f"{self.address}/study/{token}"
 
     def get(self, name: str) -> Study:
         """Ends the command (exit status 1) if there is no such study."""
@@ -129,6 +139,8 @@ def create(
             f"{total} clips at {loudness:.1f} LUFS; about {each} for each of {raters} raters, {checks} of them checks."
         )
         echo(words, err=True)
+        if not place.settings.link_prefix:
+            echo(LOCAL_LINKS.format(address=place.address), err=True)
         for rater in study.raters:
             echo(place.link(rater.token))
 

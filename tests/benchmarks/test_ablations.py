@@ -34,7 +34,7 @@ def test_configurations_are_those_of_the_paper() -> None:
 def test_configurations_are_trained_measured_and_shown_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [FIRST, "no-shift", "audio-only"]
     monkeypatch.setattr(ablations, "ABLATIONS", tuple(each for each in ABLATIONS if each.name in names))
-    ablations.run(tmp_path, SMALL, names)
+    ablations.run(tmp_path, SMALL, names, 6)
     report = summary(tmp_path, 6)
     found = report["configurations"]
     assert set(found) == set(names)
@@ -48,10 +48,14 @@ def test_configurations_are_trained_measured_and_shown_once(tmp_path: Path, monk
     assert (tmp_path / "ablations.png").stat().st_size > 0
 
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
-    ablations.run(tmp_path, SMALL, names)
+    ablations.run(tmp_path, SMALL, names, 6)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == written
-    ablations.run(tmp_path, Sizes(steps=7, clips=4, loss_clips=16), ["audio-only"])
+    ablations.run(tmp_path, Sizes(steps=7, clips=4, loss_clips=16), ["audio-only"], 7)
     assert list(summary(tmp_path, 7)["configurations"]) == ["audio-only"]
+    earlier = summary(tmp_path, 5)
+    assert earlier["configurations"] == {}
+    ablations.run(tmp_path, Sizes(steps=7, clips=4, loss_clips=16), [], 5)
+    assert not summary(tmp_path, 5)["configurations"], "that checkpoint is of the run of 6 steps"
 
 
 def test_one_configuration_is_measured_from_its_checkpoint(tmp_path: Path) -> None:

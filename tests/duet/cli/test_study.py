@@ -135,6 +135,19 @@ def test_a_study_without_real_clips_is_warned_about(
     assert study.NO_REAL in capsys.readouterr().err
 
 
+def test_links_of_this_machine_are_pointed_out(
+    here: None, folders: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.create("pilot", clips=folders[:1], raters=1, checks=0)
+    assert "DUET_PUBLIC_URL" not in capsys.readouterr().err
+    monkeypatch.delenv("DUET_PUBLIC_URL")
+    monkeypatch.setenv("DUET_PORT", "9100")
+    study.create("other", clips=folders[:1], raters=1, checks=0)
+    shown = capsys.readouterr()
+    assert "http://127.0.0.1:9100, which works on this machine only" in shown.err
+    assert shown.out.startswith("http://127.0.0.1:9100/study/")
+
+
 def test_links_are_whole_on_a_narrow_terminal(
     here: None, folders: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
