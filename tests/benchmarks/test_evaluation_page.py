@@ -16,7 +16,13 @@ DOCS = Path("docs")
 
 @pytest.mark.parametrize(
     ("name", "tables"),
-    [("ablations", ablation_report.tables), ("checkpoint_order", checkpoint_order.tables), ("ddpm", ddpm.table)],
+    [
+        ("ablations", ablation_report.tables),
+        ("ablations-1666", ablation_report.tables),
+        ("ablations-400", ablation_report.tables),
+        ("checkpoint_order", checkpoint_order.tables),
+        ("ddpm", ddpm.table),
+    ],
 )
 def test_tables_of_the_page_are_those_of_the_figures(name: str, tables: Callable[[dict[str, Any]], str]) -> None:
     page = (DOCS / "evaluation.md").read_text(encoding="utf-8").splitlines()
