@@ -33,10 +33,11 @@ from model.training.bounce import Bounce
 from service.jobs.edit_plan import plan_edit
 from service.jobs.record import Window, claim, new_job
 from service.settings import Settings
+from tests.demo_model import CLIP
 from tests.service.new_jobs import upload_of
 from workers.outputs import OutputWriter, mark_key, signal_mark
 
-RATE = 8000
+RATE = CLIP.sample_rate
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
