@@ -18,7 +18,6 @@ DOCS = Path("docs")
     ("name", "tables"),
     [
         ("ablations", ablation_report.tables),
-        ("ablations-1666", ablation_report.tables),
         ("ablations-400", ablation_report.tables),
         ("checkpoint_order", checkpoint_order.tables),
         ("ddpm", ddpm.table),
