@@ -47,7 +47,7 @@ from model.runtime.condition import GIVEN, Given
 from model.runtime.engine import Engine
 from model.runtime.pipeline import Pipeline
 from model.runtime.step_progress import Reporter, Stage
-from model.sampling.drift import UNTIL, coupling, reduce_drift
+from model.sampling.drift import UNTIL, pull_strength, reduce_drift
 from model.sampling.error_variance import error_variance
 from model.sampling.latents import Latents, clip
 from model.sampling.masked_guidance import Known, masked
@@ -134,15 +134,16 @@ class Experiment(BaseStage):
         return stream.integer if self.way.startswith("anew") else lambda low, high: high
 
     @property
-    def couples_windows(self) -> bool:
+    def aligns_windows(self) -> bool:
         return "shared noise" in self.way or "coupled" in self.way
 
-    def _correct(self, x0: Latents, t: float) -> None:
+    def _reduce_drift(self, x0: Latents, t: float) -> None:
         if "coupled" in self.way:
             until = float(self.way.split()[-1]) if "until" in self.way else UNTIL
-            amount = coupling(self.schedule.log_snr(t), until)
-            if amount:
-                reduce_drift(x0, self.windows, amount)
+            strength = pull_strength(self.schedule.log_snr(t), until)
+            if strength:
+                reduce_drift(x0, self.windows, strength)
+                x0.map(lambda value: value.clamp_(-1, 1))
 
 
 def main() -> None:

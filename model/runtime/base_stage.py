@@ -16,7 +16,7 @@ from model.runtime.condition import GIVEN, Given
 from model.runtime.edit import Section
 from model.runtime.step_progress import MAX_PREVIEW_FRAMES, ClipPreview, Reporter, preview_frames, to_uint8
 from model.sampling import guidance, samplers
-from model.sampling.drift import coupling, reduce_drift
+from model.sampling.drift import pull_strength, reduce_drift
 from model.sampling.error_variance import error_variance
 from model.sampling.guidance import Condition
 from model.sampling.latents import Latents, clip, unchanged
@@ -74,7 +74,7 @@ class BaseStage:
             return self.guided(window, condition, stream)
 
         draw, progress = self._draw(stream), report.windows
-        return windowed(sampler, self.schedule, self._windows_at, draw, guide, progress, self._correct)
+        return windowed(sampler, self.schedule, self._windows_at, draw, guide, progress, self._reduce_drift)
 
     def preview(self, request: Evaluate, prediction: Prediction | None) -> Callable[[], ClipPreview]:
         """Shows the clip that a prediction implies, or the noisy one before there is any. Keeps only what is shown."""
@@ -109,15 +109,17 @@ class BaseStage:
         return self.windows.frames == self.windows.window
 
     @property
-    def couples_windows(self) -> bool:
+    def aligns_windows(self) -> bool:
         """Whether all windows begin with the same mean of their frames' noise, and x̂_0 is kept from drifting: where
         nothing that is given holds them together over the whole clip."""
         return self.kind == "generate" and not self._single
 
-    def _correct(self, x0: Latents, t: float) -> None:
-        amount = coupling(self.schedule.log_snr(t)) if self.couples_windows else 0.0
-        if amount:
-            reduce_drift(x0, self.windows, amount)
+    def _reduce_drift(self, x0: Latents, t: float) -> None:
+        strength = pull_strength(self.schedule.log_snr(t)) if self.aligns_windows else 0.0
+        if strength:
+            reduce_drift(x0, self.windows, strength)
+            if self._limit is clip:
+                x0.map(lambda value: value.clamp_(-1, 1))
 
     def _noise(self, stream: RandomStream) -> Latents:
         """The initial noise. In a clip of several windows, that of the given side is drawn as windows need it."""
@@ -130,7 +132,7 @@ class BaseStage:
         noise = Latents(
             *(stream.normal((1, *shapes[name]), self.device) if name in drawn else None for name in MODALITIES)
         )
-        if self.couples_windows and noise.video is not None:
+        if self.aligns_windows and noise.video is not None:
             noise = noise.replace("video", share_mean(noise.video, windows.window))
         return noise if self._single else windows.clipped(noise)
 
@@ -158,12 +160,15 @@ class BaseStage:
         others = {"dpmpp_2m": samplers.dpmpp_2m, "dpmpp_3m": samplers.dpmpp_3m, "unipc": samplers.unipc}
         return others[params.sampler or ""](x, schedule, times)
 
+    @property
+    def _limit(self) -> Callable[[Latents], Latents]:
+        """Limits x̂_0 where nothing is given. The published DPM-Solver runs without any limit."""
+        return unchanged if self.params.sampler == "dpm_solver" else clip
+
     def guided(self, sampler: Sampler, condition: Condition | None, stream: RandomStream) -> Sampler:
         """Add guidance and RS-MMA shifts to the requests of a clip of one window, or of one window of a clip."""
         if condition is None:
-            # The published DPM-Solver runs without any limit on x̂_0.
-            limit = unchanged if self.params.sampler == "dpm_solver" else clip
-            chain = guidance.limited(sampler, self.schedule, limit)
+            chain = guidance.limited(sampler, self.schedule, self._limit)
         else:
             chain = self._conditioned(sampler, condition, stream)
         return self._coupled(chain, stream)

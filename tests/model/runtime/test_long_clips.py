@@ -320,13 +320,13 @@ def test_a_rate_that_frames_do_not_divide_allows_no_other_length() -> None:
     ("kind", "duration", "acts"),
     [("generate", LONG, True), ("generate", WINDOW, False), ("v2a", LONG, False), ("a2v", LONG, False)],
 )
-def test_colour_and_level_are_coupled_in_joint_clips_of_several_windows(
+def test_colour_and_level_are_pulled_together_in_joint_clips_of_several_windows(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, kind: str, duration: float, acts: bool
 ) -> None:
-    amounts: list[float] = []
-    monkeypatch.setattr("model.runtime.base_stage.reduce_drift", lambda x0, windows, amount: amounts.append(amount))
+    strengths: list[float] = []
+    monkeypatch.setattr("model.runtime.base_stage.reduce_drift", lambda x0, windows, pull: strengths.append(pull))
     made(pipeline, kind, replace(QUICK, steps=6, duration=duration))
-    assert bool(amounts) == acts
-    assert amounts == sorted(amounts, reverse=True)
-    assert all(0 < amount <= 1 for amount in amounts)
-    assert len(amounts) < 6  # none where the signal is clear
+    assert bool(strengths) == acts
+    assert strengths == sorted(strengths, reverse=True)
+    assert all(0 < strength <= 1 for strength in strengths)
+    assert len(strengths) < 6  # none where the signal is clear

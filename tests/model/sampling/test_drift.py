@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from model.sampling.drift import UNTIL, coupling, reduce_drift
+from model.sampling.drift import UNTIL, pull_strength, reduce_drift
 from model.sampling.latents import Latents
 from model.sampling.windows import Windows
 
@@ -58,7 +59,31 @@ def test_a_level_that_differs_between_windows_is_pulled_to_that_of_the_clip() ->
     after = power(made["audio"])
     assert float((before[-1] / before[0]).log10()) * 10 == pytest.approx(9.54, abs=0.1)
     assert abs(float((after[-1] / after[0]).log10()) * 10) < 0.5
-    assert float(made["audio"].abs().max()) <= 1
+
+
+@pytest.mark.parametrize("quiet", [0.0, 1e-4])
+@pytest.mark.parametrize("frames", [32, 512])
+def test_a_pause_stays_one_and_changes_no_other_window(quiet: float, frames: int) -> None:
+    windows = replace(WINDOWS, frames=frames)
+    sound = 0.3 * torch.randn(1, 1, frames * windows.samples, generator=torch.Generator().manual_seed(1))
+    pause = 8 * windows.samples
+    sound[..., -pause:] *= quiet / 0.3
+    made = Latents(None, sound.clone())
+    reduce_drift(made, windows, 1.0)
+    assert bool(made["audio"].isfinite().all())
+    assert float(made["audio"][..., -pause // 2 :].abs().max()) <= 2 * float(sound[..., -pause // 2 :].abs().max())
+    loud = slice(0, -2 * pause)
+    change = made["audio"][..., loud].square().mean() / sound[..., loud].square().mean()
+    assert abs(float(change.log10()) * 10) < 0.5
+
+
+def test_a_window_that_is_much_quieter_becomes_at_most_twice_as_loud() -> None:
+    clip = repeated()
+    loud = torch.tensor([0.1, 1.0, 1.0, 1.0]).repeat_interleave(8 * WINDOWS.samples)
+    made = Latents(None, clip["audio"] * loud)
+    before = power(made["audio"])
+    reduce_drift(made, WINDOWS, 1.0)
+    assert 3.5 < float(power(made["audio"])[0] / before[0]) < 4.001
 
 
 def test_silence_stays_silent() -> None:
@@ -67,7 +92,7 @@ def test_silence_stays_silent() -> None:
     assert not bool(made["audio"].any())
 
 
-def test_the_coupling_ends_where_the_signal_is_clear() -> None:
-    assert coupling(-5.0) == pytest.approx(1, abs=1e-6)
-    assert 0 < coupling(UNTIL - 0.1) < 0.2
-    assert coupling(UNTIL) == coupling(4.0) == coupling(math.inf) == 0.0
+def test_the_pull_ends_where_the_signal_is_clear() -> None:
+    assert pull_strength(-5.0) == pytest.approx(1, abs=1e-6)
+    assert 0 < pull_strength(UNTIL - 0.1) < 0.2
+    assert pull_strength(UNTIL) == pull_strength(4.0) == pull_strength(math.inf) == 0.0
