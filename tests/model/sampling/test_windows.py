@@ -273,6 +273,7 @@ def test_guidance_acts_in_windows_as_on_the_whole(name: str, method: str) -> Non
 def test_many_windows_are_requested_in_several_parts_and_all_are_counted() -> None:
     windows = Windows(400, 8, 5, 1)
     counted: list[tuple[int, int]] = []
+    joined: list[Tensor] = []
     x = start(windows).replace("video", None)
     sampler = solver("ddim", x, SCHEDULE.times(2, "log_snr"))
     program = windowed(
@@ -282,6 +283,7 @@ def test_many_windows_are_requested_in_several_parts_and_all_are_counted() -> No
         RandomStream(0).integer,
         plain,
         lambda done, starts: counted.append((done, len(starts))),
+        lambda x0, t: joined.append(x0["audio"].clone()),
     )
     expected, _ = solve(solver("ddim", x, SCHEDULE.times(2, "log_snr")), each_value)
     sizes: list[int] = []
@@ -300,6 +302,8 @@ def test_many_windows_are_requested_in_several_parts_and_all_are_counted() -> No
     steps = sizes[: len(sizes) // 2], sizes[len(sizes) // 2 :]
     ends = [(sum(step), sum(step)) for step in steps]
     assert [counted[len(sizes) // 2 - 1], counted[-1]] == ends
+    assert len(joined) == 2
+    assert all(bool(x0.all()) for x0 in joined)  # complete: the windows are added to zeros
 
 
 def test_cuts_and_shifts_come_from_the_outputs_own_stream() -> None:
