@@ -39,6 +39,6 @@ async def stream_slot(services: Services, caller: Caller) -> AsyncIterator[None]
             try:
                 await stack.enter_async_context(services.concurrency.slot("streams", caller.name, most))
             except TooManyOpen as error:
-                detail = f"{most} event streams of this key are open. Close one, or poll the job."
+                detail = f"This key has {most} event streams and waiting requests open. End one, or poll the job."
                 raise Problem(429, "too_many_streams_of_key", detail, headers={"Retry-After": "5"}) from error
         yield

@@ -346,7 +346,11 @@ async def _submission(
     idempotency_key: IdempotencyKey = None,
     prefer: Annotated[
         str | None,
-        Header(examples=["wait=30"], description="`wait=30`: answer when the job has ended, or after 30 seconds"),
+        Header(
+            examples=["wait=30"],
+            description="`wait=30`: answer when the job has ended, or after 30 seconds, or at once if the key's "
+            "streams are all in use",
+        ),
     ] = None,
 ) -> Submission:
     return Submission(request, services, caller, idempotency_key, preferred_wait(request.headers.getlist("prefer")))

@@ -328,7 +328,7 @@ def test_a_synchronous_wait_counts_as_an_event_stream_of_its_key(
         first = pool.submit(alice.post, "/v1/videos/sync", timeout=60)
         (job,) = until(lambda: store.page(Status.QUEUED)[0], "the first request waits")
         answer = alice.post("/v1/videos/sync")
-        assert "1 event streams of this key are open" in refused(answer, None, 429)
+        assert "This key has 1 event streams and waiting requests open." in refused(answer, None, 429)
         assert answer.headers["retry-after"] == "5"
         assert [each.id for each in store.page()[0]] == [job.id]
         complete(store, keyed, job.id, VIDEO)
