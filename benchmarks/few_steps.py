@@ -6,8 +6,10 @@ A row is a job, a sampler and a number of steps, such as "joint tuned 6" or "v2a
 the same seeds and, for v2a and a2v, the same conditions in every row. Each row's measures are written to the folder as
 soon as they are known, so that a run that was stopped goes on from there; rows that are there are not made again.
 `--json` adds the rows to a report such as docs/figures/few_steps.json, of which `benchmarks.few_steps_report` makes the
-tables and the figure of docs/few-steps.md. `--label` names the rows of another model in it instead of their sampler.
+tables and the figure of docs/few-steps.md. `--label` names the rows of another model in it instead of their sampler,
+and `--teacher` is the folder of the model that it was distilled from, whose clips its distances are to.
 `--evaluation` adds the alignment of rows that a JSON of `duet evaluate` has of the same clips, and the report lacks.
+The report has the date of each row, but for those of an evaluation, which has none.
 `--seed` is that of the clips; the report has those of seed 0, and what is chosen by its measures has to be of another.
 
 The measures are those of `duet evaluate`, normalised: 0 for shuffled pairs, 1 for real clips. `distance`: mean distance
@@ -65,29 +67,32 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--label", help="of rows of another model than that of the report")
+    parser.add_argument(
+        "--teacher", type=Path, metavar="FOLDER", help="with the clips of many steps; default: --folder"
+    )
     parser.add_argument("--evaluation", type=Path, help="such as model/weights/demo/evaluation.json")
     options = parser.parse_args()
+    if options.evaluation and not options.json:
+        parser.error("--evaluation adds rows to a report, and needs --json")
     folder = Path(options.model)
     manifest = read_manifest(folder / FILE_NAME) if folder.is_dir() else find_models()[options.model]
-    bench = _Bench(manifest, options.clips, options.folder, options.seed)
-    measured = {}
+    bench = _Bench(manifest, options.clips, options.folder, options.seed, options.teacher)
+    rows, dates = {}, {}
     for row in options.rows or _all_rows(manifest):
         job, _, steps = row.rsplit(maxsplit=2)
-        measured[f"{job} {options.label} {steps}" if options.label else row] = bench.measure(row)
-    report = _report(manifest.name, options.clips, options.seed) | {"rows": measured}
+        name = f"{job} {options.label} {steps}" if options.label else row
+        rows[name] = bench.measure(row)
+        dates[name] = datetime.fromtimestamp(bench.file(row).stat().st_mtime, UTC).date().isoformat()
+    report = {"processor": processor(), "model": manifest.name, "clips": options.clips, "seed": options.seed}
+    report |= {"dates": dates, "rows": rows}
     if options.json:
         if options.json.exists():
             report = added(json.loads(options.json.read_text(encoding="utf-8")), report, options.label)
         if options.evaluation:
             known = evaluated(json.loads(options.evaluation.read_text(encoding="utf-8")))
-            report = added({**known, "date": report["date"], "processor": report["processor"]}, report)
+            report = added({**known, "processor": report["processor"]}, report)
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=1))
-
-
-def _report(model: str, clips: int, seed: int) -> dict[str, Any]:
-    date = datetime.now(UTC).date().isoformat()
-    return {"date": date, "processor": processor(), "model": model, "clips": clips, "seed": seed}
 
 
 def added(report: dict[str, Any], new: dict[str, Any], label: str | None = None) -> dict[str, Any]:
@@ -96,7 +101,7 @@ def added(report: dict[str, Any], new: dict[str, Any], label: str | None = None)
     for name in ("clips", "seed") if label else ("clips", "seed", "model"):
         if report[name] != new[name]:
             raise ValueError(f"the report has {name} {report[name]}, and the new rows have {new[name]}")
-    return {**report, "date": new["date"], "rows": {**report["rows"], **new["rows"]}}
+    return report | {name: report[name] | new[name] for name in ("dates", "rows")}
 
 
 def evaluated(evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +114,8 @@ def evaluated(evaluation: dict[str, Any]) -> dict[str, Any]:
         for run in evaluation["runs"]
         if run["split"] == "train"
     }
-    return {"model": evaluation["model"], "clips": evaluation["clips"], "seed": params["seed"], "rows": rows}
+    surroundings = {"model": evaluation["model"], "clips": evaluation["clips"], "seed": params["seed"]}
+    return {**surroundings, "dates": {}, "rows": rows}
 
 
 def _all_rows(manifest: Manifest) -> list[str]:
@@ -122,8 +128,10 @@ def _all_rows(manifest: Manifest) -> list[str]:
 
 
 class _Bench:
-    def __init__(self, manifest: Manifest, clips: int, folder: Path, seed: int = 0) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(
+        self, manifest: Manifest, clips: int, folder: Path, seed: int = 0, teacher: Path | None = None
+    ) -> None:
+        self.folder, self.seed, self.teacher = folder, seed, teacher
         self.config, self.tuned = manifest.config, manifest.tuned
         base_only = replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None)
         open_folder(folder, base_only.weights_hash if seed == 0 else f"{base_only.weights_hash} seed {seed}")
@@ -135,8 +143,12 @@ class _Bench:
             real_clips(manifest.config.clip, "train", clips, first=clips), manifest.config.clip
         )
 
+    def file(self, row: str) -> Path:
+        """Where the measures of a row are kept."""
+        return self.folder / f"{row.replace(' ', '-')}-{self.real.batch}{self._solver(row)}.json"
+
     def measure(self, row: str) -> dict[str, Any]:
-        path = self.folder / f"{row.replace(' ', '-')}-{self.real.batch}{self._solver(row)}.json"
+        path = self.file(row)
         if path.exists():
             return json.loads(path.read_text())
         job, sampler, steps = row.rsplit(maxsplit=2)
@@ -176,9 +188,12 @@ class _Bench:
         return self.generator.make(run, params, real, lambda: None)
 
     def _teacher(self, job: str) -> Latents:
-        """Clips of many steps from the noise of every row's first ones."""
-        path = self.folder / f"{job.replace(' ', '-')}-teacher.pt"
+        """Clips of many steps from the noise of every row's first ones. Raises FileNotFoundError if another folder
+        should have them and has not."""
+        path = (self.teacher or self.folder) / f"{job.replace(' ', '-')}-teacher.pt"
         if not path.exists():
+            if self.teacher:
+                raise FileNotFoundError(f"{path} is missing: measure a row of {job!r} of the teacher first")
             few = self.real.map(lambda value: value[:NEAR])
             made = self._make(job, "dpmpp_2m", TEACHER, few)
             torch.save({"video": made["video"], "audio": made["audio"]}, path)

@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 
-from benchmarks.few_steps import added, evaluated
+from benchmarks import few_steps
+from benchmarks.few_steps import added, evaluated, main
 from benchmarks.few_steps_report import aims, draw, tables, written
 from model.checkpoint.manifest import find_models
+from tests.tiny_model import add_tiny_model
 
 REPORT = json.loads(Path("docs/figures/few_steps.json").read_text(encoding="utf-8"))
 
 
 def report(rows: dict[str, Any], **changed: Any) -> dict[str, Any]:
-    return {"date": "2026-11-27", "processor": "", "model": "demo", "clips": 256, "seed": 0, **changed, "rows": rows}
+    """Rows of one day, `date`."""
+    dates = dict.fromkeys(rows, changed.pop("date", "2026-11-27"))
+    return {"processor": "", "model": "demo", "clips": 256, "seed": 0, "dates": dates, **changed, "rows": rows}
 
 
 def test_the_page_has_the_tables_of_the_report_and_of_the_manifest() -> None:
@@ -32,10 +36,44 @@ def test_the_report_has_the_solvers_of_the_manifest() -> None:
     assert (REPORT["model"], REPORT["clips"], REPORT["seed"]) == ("demo", 256, 0)
 
 
-def test_rows_are_added_and_replaced() -> None:
+def test_rows_are_added_and_replaced_each_with_its_date() -> None:
     both = added(report({"a": 1, "b": 2}), report({"b": 3, "c": 4}, date="2026-11-28"))
-    assert both == report({"a": 1, "b": 3, "c": 4}, date="2026-11-28")
+    dates = {"a": "2026-11-27", "b": "2026-11-28", "c": "2026-11-28"}
+    assert both == report({"a": 1, "b": 3, "c": 4}, dates=dates)
     assert added(report({"a": 1}), report({"b": 2}, model="student"), "distilled")["model"] == "demo"
+
+
+def test_an_evaluation_is_refused_without_a_report_to_add_it_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["few_steps", "--folder", "none", "--evaluation", "evaluation.json"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "needs --json" in capsys.readouterr().err
+
+
+def test_a_distilled_model_is_compared_with_the_clips_of_its_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(few_steps, "TEACHER", 2)
+    model = add_tiny_model(tmp_path / "models") / "tiny"
+    report = tmp_path / "report.json"
+
+    def measure(folder: str, steps: int, *more: str) -> dict[str, Any]:
+        own = ["--folder", str(tmp_path / folder), "--model", str(model), "--clips", "4", "--json", str(report)]
+        monkeypatch.setattr("sys.argv", ["few_steps", *own, "--rows", f"joint dpmpp_2m {steps}", *more])
+        main()
+        found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        return found["rows"]
+
+    student = ("--label", "distilled", "--teacher", str(tmp_path / "teacher"))
+    with pytest.raises(FileNotFoundError, match=r"measure a row of 'joint' of the teacher first"):
+        measure("student", 1, *student)
+    measure("teacher", 2)
+    rows = measure("student", 2, *student)
+    assert list(rows) == ["joint dpmpp_2m 2", "joint distilled 2"]
+    assert rows["joint distilled 2"]["distance"]["value"] == 0
+    assert not (tmp_path / "student" / "joint-teacher.pt").exists()
 
 
 @pytest.mark.parametrize(
