@@ -12,6 +12,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,7 +143,11 @@ def _made_clips(url: str, folder: Path) -> None:
     with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
         answer = client.post("/generate", json={"num_outputs": CLIPS, "seed": 0}, headers={"Prefer": f"wait={SECONDS}"})
         job = answer.raise_for_status().json()
+        deadline = time.monotonic() + SECONDS
         while job["status"] in ("queued", "in_progress"):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"the clips of the study were not made within {SECONDS} s")
+            time.sleep(1)
             answer = client.get(job["urls"]["self"], headers={"Prefer": f"wait={SECONDS}"})
             job = answer.raise_for_status().json()
         if job["status"] != "completed":
