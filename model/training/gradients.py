@@ -47,10 +47,11 @@ class Gradients:
     def release(self) -> None:
         """Drop the recording, before the batch size changes. The next batch size is recorded even if this one could
         not be: it may have been too large."""
-        self._failed, self._static = False, {}
-        if self._recording is not None and self._recorder is not None:
+        used = self._recording is not None or self._failed
+        if self._recording is not None:
             self._recording.release()
-            self._recording = None
+        self._recording, self._failed, self._static = None, False, {}
+        if self._recorder is not None and used:  # also a capture that failed leaves its pool behind
             self._recorder.renew()
 
     def _eager(self, objective: Objective, config: TrainingConfig, inputs: Iterator[Inputs]) -> Tensor:

@@ -53,7 +53,7 @@ def test_dropout_differs_from_step_to_step(tmp_path: Path) -> None:
     for seed in (1, 2, 1):
         run.state.optimizer.zero_grad()
         values.append(run.gradients(run.objective, config, iter([inputs]), seed))
-    # Some gradients are sums in any order.
+    # Some gradients are summed in no fixed order.
     torch.testing.assert_close(values[0], values[2], rtol=1e-4, atol=0)
     assert not torch.allclose(values[0], values[1], rtol=1e-3, atol=0)
 

@@ -104,8 +104,9 @@ def test_a_failed_recording_is_reported_once_and_steps_stay_eager(
 def test_a_batch_that_cannot_be_recorded_does_not_keep_the_next_one_from_it(tmp_path: Path) -> None:
     recorder = ReplayOnCpu(torch.OutOfMemoryError("out of memory"))
     run = trained(small(steps=1, **KINDS["sound"]), tmp_path, recorder)
-    assert recorder.captures == 0
+    assert (recorder.captures, recorder.renewed) == (0, 0)
     run.gradients.release()
+    assert recorder.renewed == 1
     run.config = small(steps=10, batch=2, **KINDS["sound"])
     run.objective = make_objective(run.config, torch.device("cpu"))
     loop.one_step(run, run.source, range(2))
