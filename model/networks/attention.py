@@ -68,11 +68,14 @@ class CrossModalAttention(nn.Module):
         self.audio = CrossModalBranch(channels, norm_groups)
 
     def forward(self, x: Pair, shift: Tensor | None = None) -> Pair:
-        """`shift` (batch,) whole frames, 0 … frames − window; None is 0: a window of one frame then copies nothing."""
+        """`shift` (batch,) whole frames, 0 … frames − window; None is 0: a window of one frame then copies nothing,
+        unless samples are left over."""
         video, audio = x
         assert video is not None and audio is not None  # noqa: PT018
         frames, tokens = video.shape[1], video.shape[2] * video.shape[3]
         window = self.window or frames
+        if shift is None and window < frames and ops.direct_attention(video):
+            shift = video.new_zeros(len(video), dtype=torch.long)  # which the kernel reads for both modalities
         q_video, k_video, v_video = self.video.project(video.flatten(1, 3), self.heads)
         q_audio, k_audio, v_audio = self.audio.project(audio, self.heads)
         per_frame = audio.shape[1] // frames  # audio samples in a segment; the remainder joins the last segment
@@ -91,7 +94,8 @@ class CrossModalBranch(nn.Module):
         self.proj = zero_init(PointConv(channels, channels))
 
     def project(self, x: Tensor, heads: int) -> tuple[Tensor, ...]:
-        """Queries, keys and values (batch, tokens, heads, d), taken apart at once, and so their gradients joined."""
+        """Queries, keys and values (batch, tokens, heads, d), split in one operation, so that their gradients are
+        joined in one."""
         return self.qkv(self.norm(x)).unflatten(2, (3, heads, -1)).unbind(2)
 
 
@@ -139,14 +143,14 @@ def attend_windows(
     batch, length = k.shape[:2]
     if window * k_per_frame == length:  # every window is the whole clip, and the order of keys does not matter
         return attend(q, k, v).flatten(2)
-    in_place = shift is None and window == 1 and length == frames * k_per_frame
-    if shift is None:
-        shift = torch.zeros(batch, dtype=torch.long, device=q.device)
-    if ops.direct_attention(q):
-        return window_attention.windows(q, k, v, frames, q_per_frame, k_per_frame, window, shift).flatten(2)
-    if in_place:
+    direct = ops.direct_attention(q)
+    if shift is None and window == 1 and length == frames * k_per_frame and not direct:
         keys, values = (each.unflatten(1, (frames, k_per_frame)).flatten(0, 1) for each in (k, v))
     else:
+        if shift is None:
+            shift = q.new_zeros(batch, dtype=torch.long)
+        if direct:
+            return window_attention.windows(q, k, v, frames, q_per_frame, k_per_frame, window, shift).flatten(2)
         tokens = window_keys(length, frames, k_per_frame, window, shift)
         rows = (tokens + length * torch.arange(batch, device=tokens.device)[:, None, None]).flatten()
         keys, values = (each.flatten(0, 1).index_select(0, rows).unflatten(0, (batch * frames, -1)) for each in (k, v))
