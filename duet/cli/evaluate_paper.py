@@ -138,4 +138,6 @@ def _show(found: PaperEvaluation, console: Console) -> None:
     ]
     if reasons := protocol["not_as_published"]:
         lines.append(f"Not comparable with the paper's figures: {'; '.join(reasons)}.")
+    if reasons := protocol["not_known_to_be_as_published"]:
+        lines.append(f"Not known to be as published: {'; '.join(reasons)}.")
     console.print("\n".join(lines), soft_wrap=True, highlight=False)

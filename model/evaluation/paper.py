@@ -1,6 +1,6 @@
 """The paper's evaluation (Ruan et al., 2023, section 4): FVD, KVD and FAD of joint clips against real ones.
 
-Clips have the size of the base network, and of a film with several channels the first is heard, as in the published
+Clips have the size of the base network, and only the first audio channel of a film is used, as in the published
 evaluation. Each run makes new clips and draws new windows of the real films; the result is the mean over runs, their
 standard deviation, and a bootstrap interval of the mean. Features are kept in a folder as they come, so that an
 evaluation that was interrupted goes on.
@@ -201,6 +201,8 @@ def evaluate(
     extractors = Extractors.load(weights, pipeline.device)
     protocol = _protocol(manifest, plan, params, real, extractors) | {"dtype": str(pipeline.evaluator.dtype)}
     kept = FeatureFolder(work, protocol)
+    # The folder's name is reported, but an evaluation that was interrupted goes on where it has been renamed.
+    protocol["reference"] = {"folder": real.folder.resolve().name, **protocol["reference"]}
     generator = ClipGenerator(pipeline)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in MEASURES}
     for run in range(plan.runs):
@@ -281,8 +283,8 @@ def _stacked(clips: Iterator[tuple[Tensor, Tensor]]) -> Clips:
 
 
 def not_as_published(clip: ClipSpec, clips: int, loaded: Mapping[WeightFile[Any], bool]) -> list[str]:
-    """What makes the measures incomparable with the paper's: empty if nothing does. `loaded`: the weight files, and
-    whether each has the known hash. The number of runs changes the spread only."""
+    """What makes the measures incomparable with the paper's: empty if nothing is known to. `loaded`: the weight files,
+    and whether each has the known hash. The number of runs changes the spread only."""
     found = []
     if (clip.frames, clip.fps, clip.height, clip.width) != (FRAMES, FPS, 64, 64):
         found.append(f"the paper's clips are {FRAMES} frames of 64x64 at {FPS} Hz")
@@ -290,8 +292,17 @@ def not_as_published(clip: ClipSpec, clips: int, loaded: Mapping[WeightFile[Any]
         found.append(
             f"the paper's runs have {PUBLISHED_CLIPS:,} clips, and the bias of FVD and FAD depends on their number"
         )
-    found += [f"{file.name} is not {file.copy}" for file, known in loaded.items() if not known]
+    found += [f"{file.name} is not {file.copy}" for file, known in loaded.items() if file.of_paper and not known]
     return found
+
+
+def not_known(loaded: Mapping[WeightFile[Any], bool]) -> list[str]:
+    """Weight files that may or may not be the paper's; `loaded` as above."""
+    return [
+        f"{file.name} is not {file.copy}, and the hash of the paper's file is not recorded"
+        for file, known in loaded.items()
+        if not file.of_paper and not known
+    ]
 
 
 def _protocol(
@@ -301,6 +312,7 @@ def _protocol(
     films = sorted({window.path for window in real.windows})
     listing = "\n".join(f"{path.relative_to(real.folder)} {path.stat().st_size}" for path in films)
     files: dict[WeightFile[Any], Loaded[Any]] = {I3D_FILE: extractors.i3d, AUDIOCLIP_FILE: extractors.audioclip}
+    known = {file: loaded.published for file, loaded in files.items()}
     return {
         "model": manifest.name,
         "weights": manifest.weights_hash,
@@ -314,11 +326,10 @@ def _protocol(
         "size_of_i3d": RESOLUTION,
         "sample_rate": clip.sample_rate,
         "sample_rate_of_audioclip": RATE,
-        "not_as_published": not_as_published(
-            clip, plan.clips, {file: loaded.published for file, loaded in files.items()}
-        ),
+        "not_as_published": not_as_published(clip, plan.clips, known),
+        "not_known_to_be_as_published": not_known(known),
         "reference": {
-            "folder": real.folder.resolve().name,
+            "audio_channel": "first",
             "films": len(films),
             "windows": len(real.windows),
             "sha256_of_names_and_sizes": hashlib.sha256(listing.encode()).hexdigest(),

@@ -2,7 +2,8 @@
 
 Preparation follows the published data loader (letter-boxed bicubic frames, 16 kHz mono) with three differences: clips
 are not mirrored; frames have square pixels, are deinterlaced and tone-mapped, as a player shows them; and sound is the
-mean of all channels. The loader takes the first channel only, so the network would miss what is panned away from it.
+mean of all channels, unless `first_channel`. The loader takes the first channel only, so the network would miss what is
+panned away from it.
 """
 
 from __future__ import annotations

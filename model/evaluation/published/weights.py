@@ -25,6 +25,8 @@ N = TypeVar("N", bound=nn.Module)
 class WeightFile(Generic[N]):
     """A file that users bring. `sha256` is that of `copy`, a published copy of the file.
 
+    `of_paper`: the paper's code downloads that copy. Otherwise the hash of the file that it downloads is not recorded.
+
     The names of the network's tensors begin with `prefix`; other tensors of the file are left alone.
     """
 
@@ -34,6 +36,7 @@ class WeightFile(Generic[N]):
     source: str
     sha256: str
     copy: str
+    of_paper: bool
     prefix: str = ""
 
 
@@ -44,6 +47,7 @@ I3D_FILE = WeightFile(
     "the file that MM-Diffusion's evaluations/fvd/download.py fetches, originally from VideoGPT",
     "55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343",
     "the copy in Open-Sora-Plan v1.0.0",
+    of_paper=False,
 )
 AUDIOCLIP_FILE = WeightFile(
     "AudioCLIP-Full-Training.pt",
@@ -51,7 +55,8 @@ AUDIOCLIP_FILE = WeightFile(
     "AudioCLIP, for FAD; 537,302,068 bytes",
     "release v0.1 of AudioCLIP by its authors (AndreyGuzhov/AudioCLIP on GitHub)",
     "2441d35b353352c8b1bbfb8f7c687f46314c3d2909e940eaf763b8c17f632c44",
-    "its authors' release",
+    "the file that its authors released",
+    of_paper=True,
     prefix="audio.",
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,16 @@ from model.checkpoint.manifest import Manifest
 from model.evaluation import paper
 from model.evaluation.distances import frechet_distance
 from model.evaluation.generation import EvaluationError
-from model.evaluation.paper import AUDIO, VIDEO, FeatureFolder, PaperPlan, Statistic, evaluate, not_as_published
+from model.evaluation.paper import (
+    AUDIO,
+    VIDEO,
+    FeatureFolder,
+    PaperPlan,
+    Statistic,
+    evaluate,
+    not_as_published,
+    not_known,
+)
 from model.evaluation.published.audioclip import AudioClipHead
 from model.evaluation.published.i3d import I3D
 from model.evaluation.published.weights import AUDIOCLIP_FILE, I3D_FILE, WeightsMissing
@@ -123,8 +133,15 @@ def test_a_protocol_says_why_its_measures_do_not_compare_with_the_papers() -> No
     ] == [
         "the paper's clips are 16 frames of 64x64 at 10 Hz",
         "the paper's runs have 2,048 clips, and the bias of FVD and FAD depends on their number",
-        "i3d_pretrained_400.pt is not the copy in Open-Sora-Plan v1.0.0",
-        "AudioCLIP-Full-Training.pt is not its authors' release",
+        "AudioCLIP-Full-Training.pt is not the file that its authors released",
+    ]
+
+
+def test_another_file_of_i3d_is_not_known_to_be_as_published() -> None:
+    assert not_known({I3D_FILE: True, AUDIOCLIP_FILE: False}) == []
+    assert not_known({I3D_FILE: False, AUDIOCLIP_FILE: True}) == [
+        "i3d_pretrained_400.pt is not the copy in Open-Sora-Plan v1.0.0, "
+        "and the hash of the paper's file is not recorded"
     ]
 
 
@@ -167,7 +184,10 @@ def test_an_evaluation_that_was_interrupted_goes_on(
         evaluate(manifest, plan, films, weights, work, interrupt)
     kept = {path.name: path.stat().st_mtime_ns for path in work.glob("*.safetensors")}
     assert len(kept) == 3
-    found = evaluate(manifest, plan, films, weights, work, lambda count: None)
+    renamed = shutil.copytree(films, tmp_path / "renamed")
+    found = evaluate(manifest, plan, renamed, weights, work, lambda count: None)
+    assert found.protocol["reference"]["folder"] == "renamed"
+    assert found.protocol["reference"]["audio_channel"] == "first"
     assert {name: (work / name).stat().st_mtime_ns for name in kept} == kept
 
     assert set(found.measures) == {"FVD", "KVD", "FAD", "FAD, each clip alone"}
@@ -177,7 +197,8 @@ def test_an_evaluation_that_was_interrupted_goes_on(
         I3D_FILE.name: False,
         AUDIOCLIP_FILE.name: False,
     }
-    assert len(found.protocol["not_as_published"]) == 4
+    assert len(found.protocol["not_as_published"]) == 3
+    assert len(found.protocol["not_known_to_be_as_published"]) == 1
     made, real = (
         [paper.load_file(work / f"run-0-{what}-{n:05d}.safetensors") for n in (0, 8)] for what in ("made", "real")
     )
