@@ -31,7 +31,7 @@ def tune(
         int, option("Steps of the clips that are matched.", validator=within(20, 1000), show_default=True)
     ] = 64,
     rounds: Annotated[
-        int, option("Maximum number of steps of the search.", validator=within(0, 100), show_default=True)
+        int, option("Maximum number of rounds of the search.", validator=within(0, 100), show_default=True)
     ] = 12,
     seed: Annotated[int, option("Seed of the noise.", validator=within(0), show_default=True)] = 0,
     again: Annotated[bool, option("Replace solvers that the manifest has.", "--again")] = False,

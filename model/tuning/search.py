@@ -32,17 +32,17 @@ BENDS = (0.8, 1.0, 1.25)
 """… and the exponent of their spacing, 1 for even."""
 
 DAMPING = (0.001, 0.01, 0.1, 1.0, 10.0)
-"""Multiples of the diagonal that a step tries, while they bring it nearer …"""
+"""Multiples of the diagonal that a move tries, while they bring it nearer …"""
 FIRST_DAMPING = 0.1
-"""… beginning with this one in the first step, and with the last one's in the others."""
+"""… beginning with this one in the first move, and with that of the move before in the others."""
 LEAST_GAIN = 0.005
-"""The search ends when a step gains less than this share of the distance."""
+"""The search ends when a round gains less than this share of the distance, and a round when a move does."""
 PATIENCE = 2
-"""It also ends when so many steps in a row bring nothing on the held-out noise."""
-CHEAP_STEPS = 2
-"""Steps with the derivatives of one before them, which cost a fifth of it."""
+"""It also ends when so many rounds in a row bring nothing on the held-out noise."""
+CHEAP_MOVES = 2
+"""Further moves that reuse the derivatives; each costs about a fifth of computing them."""
 LONGEST = 1.5
-"""No parameter changes more in a step. Weights are differences from those of DPM-Solver++(2M), gaps between times
+"""No parameter changes more in a move. Weights are differences from those of DPM-Solver++(2M), gaps between times
 logarithms."""
 CHANGE = 0.05
 """For finite differences. The network knows whole times only, so less would measure rounding."""
@@ -70,6 +70,11 @@ class Problem:
             columns.append(difference.square().mean(1).sqrt() / teacher.double().std())
         return torch.stack(columns, 1)
 
+    def distance(self, made: State) -> float:
+        """Mean over clips and features; infinite where a value is not finite."""
+        mean = float(self.distances(made).mean())
+        return mean if math.isfinite(mean) else math.inf
+
     @cached_property
     def wanted(self) -> dict[str, Tensor]:
         """The teacher's features."""
@@ -96,7 +101,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Move:
-    """Parameters that a step leads to, with their distance from the teacher and their clips, `made`."""
+    """Parameters that a move leads to, with their distance from the teacher and their clips, `made`."""
 
     distance: float
     parameters: np.ndarray
@@ -104,7 +109,11 @@ class Move:
 
 
 class Search:
-    """Finds a solver of `evaluations`, on the clips of `problem`; `held_out` decides which step is the last."""
+    """Finds a solver of `evaluations`, on the clips of `problem`.
+
+    A round computes the derivatives once and makes up to 1 + CHEAP_MOVES moves with them. The noise that is held out
+    is looked at once a round, and decides which round is the last.
+    """
 
     def __init__(
         self, problem: Problem, held_out: Problem, evaluations: int, earlier: TunedSolver | None = None
@@ -114,12 +123,11 @@ class Search:
         self.held_out = held_out
         self.count = evaluations + bool(problem.start)  # of times
         self.earlier = earlier
-        self._damping = DAMPING.index(FIRST_DAMPING)
         schedule = problem.schedule
         self._noisiest, self._cleanest = schedule.log_snr(schedule.last), schedule.log_snr(0.0)
 
     def run(self, rounds: int, say: Callable[[str], None] = lambda line: None) -> TunedSolver:
-        """The best solver of at most `rounds` steps of the search, by its distance on the held-out noise."""
+        """The best solver of at most `rounds` rounds, by its distance on the held-out noise."""
         self._damping = DAMPING.index(FIRST_DAMPING)
         best = current = self._start()
         if not len(best.parameters):
@@ -128,7 +136,7 @@ class Search:
         worse = 0
         for number in range(1, rounds + 1):
             before, current = current, self._improve(current)
-            say(f"step {number}: {current.distance:.4f}, held out {current.held_out:.4f}")
+            say(f"round {number}: {current.distance:.4f}, held out {current.held_out:.4f}")
             worse = 0 if current.held_out < best.held_out else worse + 1
             best = current if worse == 0 else best
             if before.distance - current.distance <= LEAST_GAIN * before.distance or worse == PATIENCE:
@@ -211,31 +219,32 @@ class Search:
         return Found(parameters, distance, mean_distance(self.held_out, self.solver(parameters)))
 
     def _improve(self, found: Found) -> Found:
-        """One step from `found`, and CHEAP_STEPS more while each gains; itself if nothing does.
+        """One round from `found`: a move, and CHEAP_MOVES more while each gains; itself if nothing does.
 
-        The derivatives take most of the time. The cheap steps use those of the first, corrected by what the steps
-        changed (Broyden, 1965).
+        The derivatives take most of the time. The cheap moves use those of the first, corrected by what the moves
+        changed.
         """
         trace = follow(self.problem, self.solver(found.parameters))
         scale = self._scale(trace.made)
         residual = self._residual(trace.made, scale)
         jacobian = self._jacobian(found.parameters, trace, scale, residual)
         distance, parameters = found.distance, found.parameters
-        for _ in range(1 + CHEAP_STEPS):
+        for left in reversed(range(1 + CHEAP_MOVES)):
             before = distance
             move = self._move(parameters, jacobian, residual)
             if not move.distance < before:
                 break
             change = torch.as_tensor(move.parameters - parameters, dtype=jacobian.dtype, device=jacobian.device)
-            after = self._residual(move.made, scale)
-            jacobian += torch.outer(change, after - residual - change @ jacobian) / change.square().sum()
-            distance, parameters, residual = move.distance, move.parameters, after
-            if before - distance <= LEAST_GAIN * before:
+            distance, parameters = move.distance, move.parameters
+            if not left or before - distance <= LEAST_GAIN * before:
                 break
+            after = self._residual(move.made, scale)
+            update_jacobian(jacobian, change, after - residual)
+            residual = after
         return self._measured(parameters, distance) if distance < found.distance else found
 
     def _move(self, parameters: np.ndarray, jacobian: Tensor, residual: Tensor) -> Move:
-        """The nearest of the steps with different damping, looked for from the damping of the step before."""
+        """The nearest of the moves with different damping, looked for from the damping of the move before."""
         matrix = (jacobian @ jacobian.T).double().cpu().numpy()
         slope = (jacobian @ residual).double().cpu().numpy()
         diagonal = np.diag(matrix)
@@ -244,7 +253,7 @@ class Search:
             change = -np.linalg.solve(matrix + np.diag(DAMPING[number] * diagonal + 1e-9 * diagonal.max()), slope)
             moved = parameters + np.clip(change, -LONGEST, LONGEST)
             made = follow(self.problem, self.solver(moved)).made
-            return Move(float(self.problem.distances(made).mean()), moved, made)
+            return Move(self.problem.distance(made), moved, made)
 
         best, first = tried(self._damping), self._damping
         for direction in (-1, 1):
@@ -287,6 +296,12 @@ class Search:
         return scale
 
 
+def update_jacobian(jacobian: Tensor, change: Tensor, difference: Tensor) -> None:
+    """Broyden's update (1965) of `jacobian` (parameters, residuals), in place: the smallest one after which it predicts
+    the `difference` (residuals,) that the `change` (parameters,) made."""
+    jacobian.addr_(change / change.square().sum(), difference - change @ jacobian)
+
+
 def follow(problem: Problem, solver: TunedSolver, trace: Trace | None = None, restart: int = 0) -> Trace:
     """Run `solver`; with the `trace` of a run that is the same before the end of step `restart`, from there on."""
     states, predictions = ([], []) if trace is None else (trace.states[: restart + 1], trace.predictions[: restart + 1])
@@ -301,8 +316,8 @@ def follow(problem: Problem, solver: TunedSolver, trace: Trace | None = None, re
 
 
 def mean_distance(problem: Problem, solver: TunedSolver) -> float:
-    """Mean over clips and features."""
-    return float(problem.distances(follow(problem, solver).made).mean())
+    """`Problem.distance` of the clips that `solver` makes."""
+    return problem.distance(follow(problem, solver).made)
 
 
 def _descending(times: Sequence[float]) -> list[float]:

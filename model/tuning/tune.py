@@ -30,7 +30,7 @@ class TuningError(ValueError):
 @dataclass(frozen=True)
 class Tuning:
     """What to tune: `evaluations` of the base network and of super-resolution. `clips` for the search, and as many to
-    stop on; `teacher_steps` of the teacher; at most `rounds` steps of the search. `only`: names of solvers, or `sr`.
+    stop on; `teacher_steps` of the teacher; at most `rounds` rounds of the search. `only`: names of solvers, or `sr`.
     `compared`: steps of `dpmpp_2m` whose distance from the teacher is recorded too."""
 
     evaluations: tuple[int, ...] = (4, 6, 8, 10)

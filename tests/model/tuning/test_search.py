@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from model.sampling.samplers import Sampler, dpmpp_2m, dpmpp_3m, unipc
 from model.sampling.schedule import NoiseSchedule, linear_betas
 from model.sampling.tuned import tuned
 from model.sampling.tuned_solver import TunedSolver
-from model.tuning.search import Problem, Search, follow, mean_distance
+from model.tuning.search import Move, Problem, Search, follow, mean_distance, update_jacobian
 from tests.model.sampling.analytic import Mixture, run
 
 SCHEDULE = NoiseSchedule(linear_betas(1000))
@@ -81,8 +83,87 @@ def test_the_search_is_repeatable() -> None:
     assert found(4, 2) == found(4, 2)
 
 
-def test_the_held_out_noise_decides_which_step_is_kept() -> None:
-    """With another target held out, no step away from the start is one towards it."""
+def test_a_corrected_jacobian_satisfies_the_secant_equation() -> None:
+    """Of a linear function, from a wrong Jacobian: right in the direction of the move, unchanged across it."""
+    draw = torch.Generator().manual_seed(0)
+    exact, wrong = (torch.randn(3, 5, generator=draw, dtype=torch.float64) for _ in range(2))
+    change, other = torch.randn(2, 3, generator=draw, dtype=torch.float64)
+    corrected = wrong.clone()
+    update_jacobian(corrected, change, change @ exact)
+    torch.testing.assert_close(change @ corrected, change @ exact)
+    across = other - (other @ change) / change.square().sum() * change
+    torch.testing.assert_close(across @ corrected, across @ wrong)
+
+
+class Counting(Search):
+    """Counts the moves; from number `blocked` on they lead nowhere."""
+
+    blocked = 99
+
+    def run(self, rounds: int, say: Callable[[str], None] = lambda line: None) -> TunedSolver:
+        self.moves: list[Move] = []
+        return super().run(rounds, say)
+
+    def _move(self, parameters: np.ndarray, jacobian: Tensor, residual: Tensor) -> Move:
+        move = super()._move(parameters, jacobian, residual)
+        if len(self.moves) >= self.blocked:
+            move = replace(move, distance=self.moves[-1].distance if self.moves else math.inf)
+        self.moves.append(move)
+        return move
+
+
+def test_a_round_makes_three_moves_while_each_gains() -> None:
+    search = Counting(problem(0), problem(1), 6)
+    search.run(1)
+    distances = [move.distance for move in search.moves]
+    assert len(distances) == 3
+    assert distances == sorted(distances, reverse=True)
+
+
+@pytest.mark.parametrize("blocked", [0, 1])
+def test_a_move_without_gain_ends_the_round_and_is_not_kept(blocked: int) -> None:
+    search = Counting(problem(0), problem(1), 6)
+    search.blocked = blocked
+    start, solver = search.run(0), search.run(1)
+    assert len(search.moves) == blocked + 1
+    assert solver == (search.solver(search.moves[0].parameters) if blocked else start)
+
+
+def test_a_grid_whose_clips_are_not_finite_is_no_start() -> None:
+    """Those that reach the cleanest time overflow."""
+    own = problem(0)
+    overflowing = replace(own, predict=lambda x, t, s, k: own.predict(x, t, s, k) * (math.nan if t < 1 else 1.0))
+    start = Search(overflowing, problem(1), 4).run(0)
+    assert start.times[-1] >= 1
+    assert math.isfinite(mean_distance(overflowing, start))
+    assert Search(own, problem(1), 4).run(0).times[-1] < 1
+
+
+def test_a_move_whose_clips_are_not_finite_is_tried_with_another_damping() -> None:
+    own = problem(0)
+    search = Search(own, problem(1), 4)
+    search.run(0)
+    start = search._start()
+    trace = follow(own, search.solver(start.parameters))
+    scale = search._scale(trace.made)
+    residual = search._residual(trace.made, scale)
+    jacobian = search._jacobian(start.parameters, trace, scale, residual)
+    tried = 0
+
+    def predict(x: Tensor, t: float, s: float, k: int) -> Tensor:
+        """NaN for the first solver that is tried."""
+        nonlocal tried
+        tried += k == 0
+        return own.predict(x, t, s, k) * (math.nan if tried == 1 else 1.0)
+
+    search.problem = replace(own, predict=predict)
+    move = search._move(start.parameters, jacobian, residual)
+    assert tried > 1
+    assert move.distance < start.distance
+
+
+def test_the_held_out_noise_decides_which_round_is_kept() -> None:
+    """With another target held out, no move away from the start is one towards it."""
     far = problem(1, Mixture(SCHEDULE, (3.0,), 0.05))
     search = Search(problem(0), far, 6)
     start, last = search.run(0), search.run(8)
