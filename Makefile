@@ -22,7 +22,7 @@ IN_PARALLEL := --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 # A test that fails is run once more, since a busy machine can stop a process for seconds; both results are printed. A
 # test that needs it has a race, or its subject has: mend it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --reruns 1 --reruns-delay 2 --max-suite-reruns 5 --rerun-show-tracebacks
-# The files with a mark: to import all others takes pytest longer than many of these tests.
+# The files whose text has a mark (tests/test_marks.py): to import all others takes pytest longer than many of these tests.
 MARKED = $(shell grep -rlE 'mark\.$(1)\b' tests --include='test_*.py' | sort)
 test: install-dev
 	$(PYTEST) -m 'timed and not slow' $(call MARKED,timed)

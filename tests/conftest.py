@@ -27,6 +27,7 @@ from service.server import server_config
 from service.settings import Settings
 from service.study.store import StudyStore
 from tests.clips import a_sound, a_video
+from tests.marks import HIDDEN, hidden
 from tests.waiting import until
 
 
@@ -85,6 +86,11 @@ class RunningApi:
         self._server.should_exit = True
         self._thread.join(20)
         assert not self._thread.is_alive(), "the API does not stop"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note hidden tests, for tests/test_marks.py. Called after the folders' own, and before `-m` chooses."""
+    config.stash[HIDDEN] = hidden(items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
