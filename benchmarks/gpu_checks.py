@@ -40,21 +40,31 @@ def golden(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def tests(run: Run) -> Iterator[dict[str, Any]]:
-    """`pytest -m gpu tests/gpu`. Raises AssertionError if a test fails."""
+    """`pytest -m gpu tests/gpu`. Raises AssertionError if a test fails, and what pytest itself raises."""
     import pytest
 
     if not run.on_gpu:
         yield {"skipped": "they need a GPU"}
         return
-    outcomes, statuses = _Outcomes(), []
+    outcomes = _Outcomes()
+    ended: list[int | BaseException] = []
     command = ["-q", "-m", "gpu", "-p", "no:cacheprovider", str(TESTS / "gpu")]
+
+    def test() -> None:
+        try:
+            ended.append(pytest.main(command, plugins=[outcomes]))
+        except BaseException as error:  # raised again below
+            ended.append(error)
+
     # Signals belong to the main thread. Here it reports, so that a run that is stopped leaves what it has found.
-    thread = threading.Thread(target=lambda: statuses.append(pytest.main(command, plugins=[outcomes])), daemon=True)
+    thread = threading.Thread(target=test, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(REPORT_SECONDS)
         yield outcomes.found()
-    (status,) = statuses
+    (status,) = ended
+    if isinstance(status, BaseException):
+        raise status
     yield {"status": int(status)}
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise AssertionError(f"pytest ended with status {status!r}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu_table
+from benchmarks import gpu_checks, gpu_table
 from benchmarks.gpu_run import PARTS, Part, Run, measure
 from tests.waiting import until
 
@@ -82,6 +82,15 @@ def test_the_outcomes_of_gpu_tests_are_counted(tmp_path: Path) -> None:
     assert name.endswith("test_other")
     assert "it broke" in text
     assert "status" in found["error"]
+
+
+def test_an_error_of_pytest_itself_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> int:
+        raise RuntimeError("no tests can be run")
+
+    monkeypatch.setattr(pytest, "main", broken)
+    with pytest.raises(RuntimeError, match="no tests can be run"):
+        list(gpu_checks.tests(Run("cuda", "tiny", tmp_path)))
 
 
 def sound(run: Run) -> Iterator[dict[str, Any]]:
