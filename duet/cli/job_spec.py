@@ -60,6 +60,8 @@ def spec_from_manifest(path: Path, source: Path | None, mask: Path | None = None
         name, weights, used = manifest["model"]["name"], manifest["model"]["weights_sha256"], manifest["input"]
         given = None if used is None else (str(used["sha256"]), str(used["filename"]), float(used["used"]["start"]))
         masked = None if used is None or "mask" not in used else (str(used["mask"]["sha256"]), used["mask"]["filename"])
+    except UnicodeDecodeError as error:  # which would repeat the whole file
+        raise usage_error("--from", f"{path} is no text: give the manifest.json of a clip") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise usage_error("--from", f"{path} is not the manifest of a clip: {error!r}") from error
     if kind not in KINDS:

@@ -278,6 +278,14 @@ def test_the_prompt_of_a_manifest_is_used_again(tmp_path: Path) -> None:
     assert spec.params == {"seed": 1, "prompt": "heavy rain", "prompt_scale": 2.5, "model": "words", "num_outputs": 2}
 
 
+def test_a_film_in_place_of_a_manifest_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(media.video(1.0))
+    done = invoke(["generate", "--from", str(tmp_path / "clip.mp4")])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "is no text: give the manifest.json of a clip" in " ".join(done.stderr.replace("│", " ").split())
+    assert len(done.stderr) < 1000
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
