@@ -17,6 +17,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from safetensors import safe_open
 
+from benchmarks.page_parts import PageParts
 from model.checkpoint.manifest import BUILTIN, FILE_NAME, Manifest, read_manifest
 from model.evaluation.generation import possible_methods
 from model.evaluation.report import LABELS, SCENE_LABELS
@@ -26,6 +27,7 @@ COUPLING = FOLDER / "coupling-base.csv"
 BOUNCE, SCENES = "evaluation.json", "evaluation-scenes.json"
 """Evaluations beside the weights, by data set."""
 PAGE = Path(__file__).parents[1] / "docs" / "demo-model.md"
+PARTS = PageParts(PAGE, "python -m benchmarks.demo_model")
 COLOURS = {"video": "#2a6f97", "audio": "#c8553d"}
 
 
@@ -157,28 +159,10 @@ def scenes(manifest: Manifest) -> str:
     return table(json.loads(path.read_text(encoding="utf-8")))
 
 
-def marks(name: str) -> tuple[str, str]:
-    """The comments around the generated part `name` of the page."""
-    return f"<!-- {name}: written by `python -m benchmarks.demo_model` -->", f"<!-- end of {name} -->"
-
-
-def written(name: str) -> str:
-    """The part `name` as the page has it. Raises ValueError if it has none."""
-    begin, end = marks(name)
-    text = PAGE.read_text(encoding="utf-8")
-    return text[text.index(begin) + len(begin) : text.index(end)].strip()
-
-
 def main() -> None:
     manifest = read_manifest(FOLDER / FILE_NAME)
     draw(PAGE.parent / "figures" / "demo-training.png")
-    text = PAGE.read_text(encoding="utf-8")
-    for name, content in tables(manifest).items():
-        begin, end = marks(name)
-        head, _, rest = text.partition(begin)
-        _, _, tail = rest.partition(end)
-        text = f"{head}{begin}\n\n{content}\n\n{end}{tail}"
-    PAGE.write_text(text, encoding="utf-8")
+    PARTS.write(tables(manifest))
     if COUPLING.exists():
         gaps = {name: values[-1] for name, values in columns(COUPLING).items()}
         print(json.dumps({"coupling": gaps}, indent=1))

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page_parts import PageParts
 from model.checkpoint.manifest import Manifest, find_models
 from model.sampling.tuned_solver import TunedSolver
 
 PAGE = Path(__file__).parents[1] / "docs" / "few-steps.md"
+PARTS = PageParts(PAGE, "python -m benchmarks.few_steps_report")
 REPORT = PAGE.parent / "figures" / "few_steps.json"
 
 ALIGNMENT = {
@@ -168,28 +170,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=75)
 
 
-def marks(name: str) -> tuple[str, str]:
-    """The comments around the generated part `name` of the page."""
-    return f"<!-- {name}: written by `python -m benchmarks.few_steps_report` -->", f"<!-- end of {name} -->"
-
-
-def written(name: str) -> str:
-    """The part `name` as the page has it. Raises ValueError if it has none."""
-    begin, end = marks(name)
-    text = PAGE.read_text(encoding="utf-8")
-    return text[text.index(begin) + len(begin) : text.index(end)].strip()
-
-
 def main() -> None:
     report = json.loads(REPORT.read_text(encoding="utf-8"))
     draw(report, PAGE.parent / "figures" / "few_steps.png")
-    text = PAGE.read_text(encoding="utf-8")
-    for name, content in tables(report, find_models()[report["model"]]).items():
-        begin, end = marks(name)
-        head, _, rest = text.partition(begin)
-        _, _, tail = rest.partition(end)
-        text = f"{head}{begin}\n\n{content}\n\n{end}{tail}"
-    PAGE.write_text(text, encoding="utf-8")
+    PARTS.write(tables(report, find_models()[report["model"]]))
 
 
 if __name__ == "__main__":

@@ -7,25 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page_parts import PageParts
+
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 FILE = PAGE.parent / "figures" / "gpu.json"
 """The measurement that the page shows, where one is committed."""
-BEGIN, END = "<!-- GPU: written by `python -m benchmarks.gpu --table FILE` -->", "<!-- end of GPU -->"
+PARTS = PageParts(PAGE, "python -m benchmarks.gpu --table FILE")
+NAME = "GPU"
 NONE = "No measurement is committed yet."
 
 
 def write_tables(file: Path) -> None:
     """Replace what docs/performance.md has between its markers."""
     report = json.loads(file.read_text(encoding="utf-8"))
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    PAGE.write_text(f"{head}{BEGIN}\n\n{tables(report)}\n\n{END}{tail}", encoding="utf-8")
+    PARTS.write({NAME: tables(report)})
 
 
 def written() -> str:
     """What the page has now. Raises ValueError if it has no markers."""
-    text = PAGE.read_text(encoding="utf-8")
-    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip()
+    return PARTS.written(NAME)
 
 
 def tables(report: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import few_steps
 from benchmarks.few_steps import added, evaluated, main
-from benchmarks.few_steps_report import aims, draw, tables, written
+from benchmarks.few_steps_report import PARTS, aims, draw, tables
 from model.checkpoint.manifest import find_models
 from tests.tiny_model import add_tiny_model
 
@@ -25,7 +25,7 @@ def report(rows: dict[str, Any], **changed: Any) -> dict[str, Any]:
 
 def test_the_page_has_the_tables_of_the_report_and_of_the_manifest() -> None:
     for name, content in tables(REPORT, find_models()["demo"]).items():
-        assert written(name) == content, f"run python -m benchmarks.few_steps_report: {name} differs"
+        assert PARTS.written(name) == content, f"run python -m benchmarks.few_steps_report: {name} differs"
 
 
 def test_the_report_has_the_solvers_of_the_manifest() -> None:

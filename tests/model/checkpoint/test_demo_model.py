@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from benchmarks.demo_model import tables, written
+from benchmarks.demo_model import PARTS, tables
 from model.checkpoint.manifest import BUILTIN, find_models
 from model.evaluation.alignment import detect
 from model.evaluation.bootstrap import Score, scores
@@ -46,7 +46,7 @@ def test_the_demo_model_is_small_and_described() -> None:
         assert {tensor.dtype for tensor in tensors} == {torch.float16}
         parameters.append(f"{sum(tensor.numel() for tensor in tensors) / 1e6:.1f} M")
     described = f"coupled U-Net of {parameters[0]} parameters"
-    assert all(words in written("facts") for words in (described, f"super-resolution of {parameters[1]}"))
+    assert all(words in PARTS.written("facts") for words in (described, f"super-resolution of {parameters[1]}"))
 
 
 @pytest.mark.parametrize("part", ["base", "sr"])
@@ -73,7 +73,7 @@ def test_the_documentation_has_the_measured_figures() -> None:
     assert evaluation["weights"] == manifest.weights_hash, "the figures are of other weights"
     assert evaluation["clips"] >= 256
     for name, content in tables(manifest).items():
-        assert written(name) == content, "run python -m benchmarks.demo_model"
+        assert PARTS.written(name) == content, "run python -m benchmarks.demo_model"
 
 
 def test_a_seed_gives_the_recorded_clip(pipeline: Pipeline) -> None:
