@@ -267,13 +267,15 @@ class Search:
         return best
 
     def _jacobian(self, parameters: np.ndarray, trace: Trace, scale: dict[str, Tensor], residual: Tensor) -> Tensor:
-        """(parameters, residuals): derivatives of the residuals of the run `trace`, which are `residual`."""
+        """(parameters, residuals): derivatives of the residuals of the run `trace`, which are `residual`; 0 where the
+        changed solver diverges, so that a move leaves that parameter as it is."""
         rows = []
         for number, restart in enumerate(self._restarts()):
             changed = parameters.copy()
             changed[number] += CHANGE
             made = follow(self.problem, self.solver(changed), trace if restart >= 0 else None, max(restart, 0)).made
-            rows.append((self._residual(made, scale) - residual) / CHANGE)
+            row = (self._residual(made, scale) - residual) / CHANGE
+            rows.append(row if row.isfinite().all() else torch.zeros_like(row))
         return torch.stack(rows)
 
     def _residual(self, made: State, scale: dict[str, Tensor]) -> Tensor:

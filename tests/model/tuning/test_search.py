@@ -162,6 +162,31 @@ def test_a_move_whose_clips_are_not_finite_is_tried_with_another_damping() -> No
     assert move.distance < start.distance
 
 
+def test_a_parameter_whose_change_diverges_is_left_as_it_is() -> None:
+    own = problem(0)
+    search = Search(own, problem(1), 4)
+    search.run(0)
+    start = search._start()
+    trace = follow(own, search.solver(start.parameters))
+    scale = search._scale(trace.made)
+    predicted = 0
+
+    def predict(x: Tensor, t: float, s: float, k: int) -> Tensor:
+        """NaN once, in the run of the first parameter: the gap after the first time."""
+        nonlocal predicted
+        predicted += 1
+        return own.predict(x, t, s, k) * (math.nan if predicted == 1 else 1.0)
+
+    search.problem = replace(own, predict=predict)
+    residual = search._residual(trace.made, scale)
+    jacobian = search._jacobian(start.parameters, trace, scale, residual)
+    assert jacobian.isfinite().all()
+    assert jacobian[:2].any(1).tolist() == [False, True]
+    move = search._move(start.parameters, jacobian, residual)
+    assert move.parameters[0] == start.parameters[0]
+    assert move.distance < start.distance
+
+
 def test_the_held_out_noise_decides_which_round_is_kept() -> None:
     """With another target held out, no move away from the start is one towards it."""
     far = problem(1, Mixture(SCHEDULE, (3.0,), 0.05))
