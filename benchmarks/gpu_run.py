@@ -40,6 +40,7 @@ PARTS = {
     "warmup": Part("benchmarks.gpu_networks", 60),
     "stack": Part("benchmarks.gpu_service", 100),
     "training": Part("benchmarks.gpu_service", 70),
+    "tuning": Part("benchmarks.gpu_tuning", 70),
 }
 """In order of importance."""
 

@@ -95,7 +95,7 @@ def _figures(report: dict[str, Any]) -> str:
     """The parts that found single figures."""
     parts = report["parts"]
     lines = []
-    for part in ("golden", "tests", "norms", "warmup", "stack", "training"):
+    for part in ("golden", "tests", "norms", "warmup", "stack", "training", "tuning"):
         for name, value in parts.get(part, {}).items():
             if name not in ("took_s", "error", "rows", "failures", "log", "measured") and not _is_profile(value):
                 lines.append(f"| {part} | {name.replace('_', ' ')} | {_value(value)} |")

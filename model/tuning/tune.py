@@ -79,7 +79,7 @@ def find(
 ) -> TunedSolver:
     """The solver of `count` evaluations, with its distances and those of `dpmpp_2m` on the held-out noise. `earlier`:
     one to start from, if that is nearer than general ones. Says how many evaluations the search took."""
-    begin, counts = time.monotonic(), [_Counted(half.predict) for half in halves]
+    begin, counts = time.monotonic(), [Counted(half.predict) for half in halves]
     first, second = (replace(half, predict=own) for half, own in zip(halves, counts, strict=True))
     solver = Search(first, second, count, earlier).run(tuning.rounds, say)
     taken = sum(own.evaluations for own in counts)
@@ -91,7 +91,7 @@ def find(
 
 
 @dataclass
-class _Counted:
+class Counted:
     """Predicts, and counts the evaluations: a batch counts as many as it has clips or, in super-resolution, frames."""
 
     predict: Callable[[State, float, float, int], State]

@@ -40,8 +40,9 @@ def test_every_part_but_the_stack_runs_on_a_cpu(tmp_path: Path) -> None:
     assert parts["golden"]["own_golden"] == {"status": 0, "checks": 7, "failed": []}
     assert set(parts["base"]["rows"]) == {f"{kind} {size}" for kind in ("eager", "worker", "plain") for size in (1, 2)}
     assert parts["training"]["steps"] >= 1
+    assert set(parts["tuning"]["rounds"]) == {"generate", "v2a pigdm", "sr"}
     shown = gpu_table.tables(report)
-    for title in ("base network", "super-resolution", "aten::", "warm up s", "first step s"):
+    for title in ("base network", "super-resolution", "aten::", "warm up s", "first step s", "teacher s"):
         assert title in shown
 
 
