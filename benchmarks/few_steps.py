@@ -6,9 +6,11 @@ A row is a job, a sampler and a number of steps, such as "joint tuned 6" or "v2a
 the same seeds and, for v2a and a2v, the same conditions in every row. Each row's measures are written to the folder as
 soon as they are known, so that a run that was stopped goes on from there; rows that are there are not made again.
 `--json` adds the rows to a report such as docs/figures/few_steps.json, of which `benchmarks.few_steps_report` makes the
-tables and the figure of docs/few-steps.md. `--label` names the rows of another model in it instead of their sampler,
+tables and the figure of docs/few-steps.md. The report records the SHA-256 of the base network's weights, and rows of
+other weights are refused. `--label` names the rows of another model in it instead of their sampler,
 and `--teacher` is the folder of the model that it was distilled from, whose clips its distances are to.
-`--evaluation` adds the alignment of rows that a JSON of `duet evaluate` has of the same clips, and the report lacks.
+`--evaluation` adds the alignment of rows that a JSON of `duet evaluate --model MODEL` has of the same clips, and the
+report lacks.
 The report has the date of each row, but for those of an evaluation, which has none.
 `--seed` is that of the clips; the report has those of seed 0, and what is chosen by its measures has to be of another.
 
@@ -83,13 +85,13 @@ def main() -> None:
         name = f"{job} {options.label} {steps}" if options.label else row
         rows[name] = bench.measure(row)
         dates[name] = datetime.fromtimestamp(bench.file(row).stat().st_mtime, UTC).date().isoformat()
-    report = {"processor": processor(), "model": manifest.name, "clips": options.clips, "seed": options.seed}
-    report |= {"dates": dates, "rows": rows}
+    report = {"processor": processor(), "model": manifest.name, "weights": manifest.network_hash("base")}
+    report |= {"clips": options.clips, "seed": options.seed, "dates": dates, "rows": rows}
     if options.json:
         if options.json.exists():
             report = added(json.loads(options.json.read_text(encoding="utf-8")), report, options.label)
         if options.evaluation:
-            known = evaluated(json.loads(options.evaluation.read_text(encoding="utf-8")))
+            known = evaluated(json.loads(options.evaluation.read_text(encoding="utf-8")), manifest)
             report = added({**known, "processor": report["processor"]}, report)
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=1))
@@ -97,15 +99,18 @@ def main() -> None:
 
 def added(report: dict[str, Any], new: dict[str, Any], label: str | None = None) -> dict[str, Any]:
     """`report` with the rows of `new`. Raises ValueError if the two were not made from the same noise and conditions,
-    or, without a label, not with the same model."""
-    for name in ("clips", "seed") if label else ("clips", "seed", "model"):
-        if report[name] != new[name]:
-            raise ValueError(f"the report has {name} {report[name]}, and the new rows have {new[name]}")
+    or, without a label, not with the same weights."""
+    for name in ("clips", "seed") if label else ("clips", "seed", "model", "weights"):
+        if report.get(name) != new[name]:
+            raise ValueError(f"the report has {name} {report.get(name)}, and the new rows have {new[name]}")
     return report | {name: report[name] | new[name] for name in ("dates", "rows")}
 
 
-def evaluated(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """A report with the rows that `duet evaluate` measured: of the same clips if clips and seed are the same."""
+def evaluated(evaluation: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """A report with the rows that `duet evaluate` measured: of the same clips if clips and seed are the same. Raises
+    ValueError if they are of other weights than those of `manifest`."""
+    if evaluation["weights"] != manifest.weights_hash:
+        raise ValueError(f"the evaluation is of other weights than those of {manifest.name}")
     params = evaluation["params"]
     rows = {
         f"{run['kind']} {run['method'] or ''}".strip() + f" {params['sampler']} {params['steps']}": {
@@ -114,8 +119,8 @@ def evaluated(evaluation: dict[str, Any]) -> dict[str, Any]:
         for run in evaluation["runs"]
         if run["split"] == "train"
     }
-    surroundings = {"model": evaluation["model"], "clips": evaluation["clips"], "seed": params["seed"]}
-    return {**surroundings, "dates": {}, "rows": rows}
+    surroundings = {"model": evaluation["model"], "weights": manifest.network_hash("base")}
+    return {**surroundings, "clips": evaluation["clips"], "seed": params["seed"], "dates": {}, "rows": rows}
 
 
 def _all_rows(manifest: Manifest) -> list[str]:

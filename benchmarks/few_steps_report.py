@@ -2,7 +2,8 @@
 
     python -m benchmarks.few_steps_report
 
-Writes the tables into the page and draws docs/figures/few_steps.png.
+Writes the tables into the page and draws docs/figures/few_steps.png. The table of solvers is written only if the report
+is of the model that ships, whose manifest has them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Row = dict[str, dict[str, float]]
 
 
 def tables(report: dict[str, Any], manifest: Manifest) -> dict[str, str]:
-    """The generated parts of the page, by name."""
+    """The generated parts of the page, by name; that of the solvers only if the report is of the manifest's weights."""
     joint = ["", *ALIGNMENT.values(), "distance: picture, sound", "gradients", "log-mel"]
     given = ["", *ALIGNMENT.values(), "distance"]
     conditioned = [row for job in JOBS[1:] for row in _rows(report, job)]
@@ -52,8 +53,13 @@ def tables(report: dict[str, Any], manifest: Manifest) -> dict[str, str]:
             [[_name(report, row, True), *_cells(report, row), _value(report, row, "distance")] for row in conditioned],
         ),
         "aims": aims(report),
-        "solvers": solver_distances(manifest),
+        **({"solvers": solver_distances(manifest)} if measured(report, manifest) else {}),
     }
+
+
+def measured(report: dict[str, Any], manifest: Manifest) -> bool:
+    """Whether the report is of the base network of `manifest`."""
+    return bool(report["weights"] == manifest.network_hash("base"))
 
 
 def aims(report: dict[str, Any]) -> str:
