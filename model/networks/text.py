@@ -54,8 +54,9 @@ class TextTrunk(nn.Module):
         tokens = torch.where(missing[:, :, None], self.null.weight, tokens)
         first = torch.arange(TEXT_TOKENS, device=weight.device) == 0
         mask = text.mask | (missing & first)
-        weights = mask[:, :, None].float()
-        mean = (tokens.float() * weights).sum(1) / weights.sum(1)
+        # Summed in float32 without a cast: products with a mask are exact.
+        total = (tokens * mask[:, :, None]).sum(1, dtype=torch.float32)
+        mean = total / mask.sum(1, keepdim=True, dtype=torch.float32)
         return TextTokens(tokens, mask), self.pooled(mean)
 
     def _check(self, text: TextTokens, batch: int) -> None:

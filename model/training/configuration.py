@@ -186,7 +186,7 @@ class TrainingConfig:
     selects the architecture; the tables [clip], [base], [sr] and [schedule] change its fields, named as in
     model/networks/config.py. `batch` is the number of samples per step over all GPUs (frames for "sr"), split into
     `accumulate` parts on each. `precision` of convolutions and attention is "float32", "bfloat16", or "auto", bfloat16
-    on a GPU; norms, time embedding, weights and updates stay float32. `compile` uses torch.compile."""
+    on a GPU; norms, time embedding, weights and updates stay float32."""
 
     kind: Literal["base", "sr"] = "base"
     name: str = "model"
@@ -198,7 +198,6 @@ class TrainingConfig:
     batch: int = 32
     accumulate: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -234,7 +233,6 @@ class TrainingConfig:
 MAY_CHANGE = (
     "steps",
     "accumulate",
-    "compile",
     "description",
     "licence",
     "name",
@@ -254,6 +252,9 @@ _TABLES = {
     "distillation": DistillationConfig,
     "output": OutputConfig,
 }
+_REMOVED = {"compile": "compile is no longer a setting: on a GPU, steps are replayed as a CUDA graph; delete it"}
+"""Settings of earlier versions, with the message for a file that still has them. Records of runs may have them."""
+
 _MODEL_TABLES: dict[str, type] = {"clip": ClipSpec, "base": UNetConfig, "sr": SRConfig, "schedule": ScheduleConfig}
 
 
@@ -277,6 +278,8 @@ def read_configuration(path: Path, overrides: Sequence[str] = ()) -> TrainingCon
 def build_configuration(data: Mapping[str, Any]) -> TrainingConfig:
     """A configuration from the tables of a TOML file. Raises ConfigurationError and ConfigError."""
     data = dict(data)
+    for name in _REMOVED.keys() & data.keys():
+        raise ConfigurationError(_REMOVED[name])
     preset = data.get("preset", "paper")
     if preset not in PRESETS:
         raise ConfigurationError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
@@ -299,7 +302,7 @@ def build_configuration(data: Mapping[str, Any]) -> TrainingConfig:
 
 def configuration_from_json(text: str) -> TrainingConfig:
     """Parse the output of `to_json`. Raises ConfigurationError."""
-    data = json.loads(text)
+    data = {name: value for name, value in json.loads(text).items() if name not in _REMOVED}
     model = data.pop("model")
     sr = model.pop("sr")
     parts = {name: _build(_MODEL_TABLES[name], table, name) for name, table in model.items()}

@@ -175,9 +175,7 @@ def prepare(
     if processes.count > 1:
         ids = [device.index] if device.type == "cuda" else None
         predict = DistributedDataParallel(predict, device_ids=ids, gradient_as_bucket_view=True)
-    if config.compile:
-        predict.compile(dynamic=False)
-    graphs = device.type == "cuda" and processes.count == 1 and not config.compile
+    graphs = device.type == "cuda" and processes.count == 1
     gradients = Gradients(predict, network, processes.count, CudaRecorder(device) if graphs else None)
     return TrainingRun(config, out, processes, dtype, state, gradients, objective, source, held_out)
 

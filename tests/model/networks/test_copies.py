@@ -14,11 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.checkpoint.loading import build
 from model.networks import attention, ops
-from model.networks.config import PRESETS
+from model.networks.config import PRESETS, TEXT_TOKENS
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.ops import group_norm
 from model.networks.pair import Pair
 from model.networks.super_resolution import SRUNet
+from model.networks.text import TextTokens
 
 TINY = PRESETS["tiny"]
 COPIES = ("aten::copy_", "aten::_to_copy", "aten::clone", "aten::cat", "aten::index_select")
@@ -52,11 +53,16 @@ def copies(network: nn.Module, *inputs: Any) -> dict[str, int]:
     return {name: counted.counts[name] for name in COPIES if counted.counts[name]}
 
 
-def test_the_coupled_network_copies_only_to_cast_and_to_enlarge(as_on_a_gpu: None) -> None:
+@pytest.mark.parametrize("words", [False, True])
+def test_the_coupled_network_copies_only_to_cast_and_to_enlarge(as_on_a_gpu: None, words: bool) -> None:
     x, t = Pair(torch.zeros(2, *TINY.clip.video_shape), torch.zeros(2, *TINY.clip.audio_shape)), torch.zeros(2)
     shifts = torch.zeros(2, len(TINY.base.block_windows), dtype=torch.long)
-    assert copies(build(CoupledUNet, TINY.base), x, Pair(t, t), shifts) == {
-        "aten::_to_copy": 5,  # input and output of each modality, the bias of the head
+    config = replace(TINY.base, text=24) if words else TINY.base
+    captions = TextTokens(torch.zeros(2, TEXT_TOKENS, 24), torch.ones(2, TEXT_TOKENS, dtype=torch.bool))
+    text = captions if words else None
+    assert copies(build(CoupledUNet, config), x, Pair(t, t), shifts, True, text) == {
+        # input and output of each modality, the bias of the head, the tokens of the captions
+        "aten::_to_copy": 5 + words,
         "aten::clone": 6,  # three enlargements of each modality
         "aten::cat": 2,  # sines and cosines of each time
     }
