@@ -21,6 +21,7 @@ from duet.cli.evaluate_paper import PaperOptions, evaluate_paper
 from duet.cli.exit_status import FAILED, USAGE, evaluation_errors, fail
 from duet.cli.options import DEVICES, DTYPES, option, within
 from duet.cli.output import table_console
+from model.request import MAX_PROMPT_SCALE, SamplingParams
 
 if TYPE_CHECKING:
     from model.checkpoint.manifest import Manifest
@@ -58,6 +59,13 @@ def evaluate(
     sampler: Annotated[str, option("Sampler of the base network.", show_default=True)] = "dpmpp_2m",
     steps: Annotated[int, option("Steps of the sampler.", validator=within(1), show_default=True)] = 20,
     spacing: Annotated[str, option("Spacing of the steps.", show_default=True)] = "log_snr",
+    prompt_scale: Annotated[
+        float | None,
+        option(
+            "Scale of the captions that prompt joint clips; default: the model's.",
+            validator=within(0, MAX_PROMPT_SCALE),
+        ),
+    ] = None,
     duration: Annotated[
         float | None, option("Seconds of each clip; longer than a window of the model, also measured at their borders.")
     ] = None,
@@ -87,14 +95,21 @@ def evaluate(
     from model.evaluation.report import Watcher, plot
     from model.evaluation.report import evaluate as evaluate_bounce
     from model.evaluation.scene_report import data_of, evaluate_scenes, plan_scenes
-    from model.request import SamplingParams
 
     if out is not None and importlib.util.find_spec("matplotlib") is None:
         raise fail(USAGE, "--out needs matplotlib, which is not installed: pip install matplotlib")
     manifest = read_model(model)
-    params = SamplingParams(seed, sampler=sampler, steps=steps, spacing=spacing, duration=duration)
+    params = SamplingParams(
+        seed, sampler=sampler, steps=steps, spacing=spacing, duration=duration, prompt_scale=prompt_scale
+    )
     if paper.protocol == "paper":
-        further = {"--duration": duration, "--edit": edit or None, "--data": data, "--out": out}
+        further = {
+            "--duration": duration,
+            "--edit": edit or None,
+            "--data": data,
+            "--out": out,
+            "--prompt-scale": prompt_scale,
+        }
         if other := [name for name, value in further.items() if value is not None]:
             raise fail(USAGE, f"{', '.join(other)} cannot be combined with --protocol paper")
         evaluate_paper(manifest, paper, clips or PAPER_CLIPS, params, json, progress_bar(), device, dtype)
@@ -102,6 +117,8 @@ def evaluate(
     if edit:
         if duration is not None:
             raise fail(USAGE, "--duration does not apply with --edit, which measures clips of one window")
+        if prompt_scale is not None:
+            raise fail(USAGE, "--prompt-scale does not apply with --edit, which measures edits without prompts")
         evaluate_edits(manifest, clips or EDIT_CLIPS, params, json, out, progress_bar(), device, dtype)
         return
     clips = clips or CLIPS

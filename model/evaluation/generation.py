@@ -90,8 +90,32 @@ def possible_methods(manifest: Manifest) -> tuple[str, ...]:
 
 
 def sampling(run: EvaluationRun, params: SamplingParams) -> SamplingParams:
-    """The parameters of every clip of the run."""
-    return replace(params, guidance=run.method, super_resolution=False)
+    """The parameters of every clip of the run, without its caption. Only joint clips have captions, and so the prompt
+    scale."""
+    scale = params.prompt_scale if run.kind == "joint" or params.prompt is not None else None
+    return replace(params, guidance=run.method, super_resolution=False, prompt_scale=scale)
+
+
+def has_captions(run: EvaluationRun, params: SamplingParams, manifest: Manifest) -> bool:
+    """Whether each clip of the run is prompted with the caption of a real one."""
+    return run.kind == "joint" and manifest.text is not None and params.prompt is None
+
+
+def check_runs(runs: Sequence[EvaluationRun], params: SamplingParams, manifest: Manifest) -> SamplingParams:
+    """The parameters for `runs`, with the prompt scale filled in where clips are prompted. Raises RequestError for
+    parameters that a run does not allow, EvaluationError for a prompt scale where no clip is prompted."""
+    if params.prompt_scale is not None and manifest.text is None:
+        raise EvaluationError(f"the model {manifest.name} knows no words, so the prompt scale does not apply")
+    scales = []
+    for run in runs:
+        own = sampling(run, params)
+        if has_captions(run, params, manifest):
+            own = replace(own, prompt="the caption of a real clip")
+        scales.append(own.resolve(run.request, manifest).prompt_scale)
+    scale = next((each for each in scales if each is not None), None)
+    if params.prompt_scale is not None and scale is None:
+        raise EvaluationError("the prompt scale applies only to the kind joint; v2a and a2v are made without prompts")
+    return replace(params, prompt_scale=scale)
 
 
 def real_clips(clip: ClipSpec, split: Split, count: int, device: torch.device | str = "cpu", first: int = 0) -> Latents:

@@ -17,9 +17,10 @@ from model.evaluation.generation import (
     ClipGenerator,
     EvaluationError,
     EvaluationRun,
+    check_runs,
+    has_captions,
     real_captions,
     real_clips,
-    sampling,
 )
 from model.evaluation.scene_measures import SCENE_MEASURES
 from model.evaluation.seams import Drift, Measured, SeamScore, drift, seam_scores
@@ -125,8 +126,7 @@ def evaluate(
     """
     if clips < 2:
         raise ValueError(f"clips must be at least 2; got {clips}")
-    for run in runs:
-        sampling(run, params).resolve(run.request, manifest)
+    params = check_runs(runs, params, manifest)
     config = manifest.config
     length = clip_of(params.duration, config.clip)
     if length.frames < config.clip.frames:
@@ -147,8 +147,7 @@ def evaluate(
     results = []
     for run in runs:
         watcher.begins(run)
-        asks = run.kind == "joint" and manifest.text is not None and params.prompt is None
-        prompts = real_captions(length, run.split, clips) if asks else None
+        prompts = real_captions(length, run.split, clips) if has_captions(run, params, manifest) else None
         clips_made, borders = generator.clips(run, params, real[run.split].clips, watcher.clip, prompts)
         made = measured(clips_made, length)
         result = Result(

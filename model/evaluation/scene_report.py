@@ -10,7 +10,15 @@ import torch
 from model.checkpoint.manifest import Manifest
 from model.evaluation.bootstrap import scores
 from model.evaluation.fidelity import FOR_ANY_CLIPS, features_of, fidelity
-from model.evaluation.generation import REAL_SEED, SPLITS, ClipGenerator, EvaluationError, EvaluationRun, sampling
+from model.evaluation.generation import (
+    REAL_SEED,
+    SPLITS,
+    ClipGenerator,
+    EvaluationError,
+    EvaluationRun,
+    check_runs,
+    has_captions,
+)
 from model.evaluation.report import Evaluation, Result, Watcher, generated
 from model.evaluation.scene_measures import SCENE_MEASURES, WITHOUT_PROMPT, detect_scenes
 from model.networks.config import MODALITIES, ClipSpec
@@ -71,8 +79,7 @@ def evaluate_scenes(
     prompts. Raises as `report.evaluate`, and EvaluationError unless `clips` is a multiple of 8, at least 16."""
     if clips % len(KINDS) or clips < 2 * len(KINDS):
         raise EvaluationError(f"clips must be a multiple of {len(KINDS)}, at least {2 * len(KINDS)}; got {clips}")
-    for run in runs:
-        sampling(run, params).resolve(run.request, manifest)
+    params = check_runs(runs, params, manifest)
     length = clip_of(params.duration, manifest.config.clip)
     base_only = replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None)
     pipeline = Pipeline.load(base_only, device, dtype)
@@ -85,9 +92,7 @@ def evaluate_scenes(
         reference = features_of(real_scenes(length, split, clips, pipeline.device, first=clips).clips, length)
         for run in (each for each in runs if each.split == split):
             watcher.begins(run)
-            prompts = (
-                real.captions if run.kind == "joint" and manifest.text is not None and params.prompt is None else None
-            )
+            prompts = real.captions if has_captions(run, params, manifest) else None
             made, _ = generator.clips(run, params, real.clips, watcher.clip, prompts)
             asked = run.kind != "joint" or prompts is not None
             measures = [each for each in SCENE_MEASURES if asked or each.name in WITHOUT_PROMPT]

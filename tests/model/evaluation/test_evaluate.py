@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -20,10 +21,12 @@ from model.sampling.latents import Latents
 from model.sampling.randomness import RandomStream
 from tests.command_line import invoke
 from tests.duet.cli.conftest import Cli
+from tests.tiny_model import TEXT
 
 
-def manifest(**further: object) -> Manifest:
-    return Manifest("tiny", PRESETS["tiny"], False, "untrained", "MIT", **further)  # type: ignore[arg-type]
+def manifest(**further: Any) -> Manifest:
+    config = further.pop("config", PRESETS["tiny"])
+    return Manifest("tiny", config, False, "untrained", "MIT", **further)
 
 
 @pytest.fixture
@@ -114,6 +117,10 @@ def test_a_clip_names_the_borders_of_its_last_evaluation() -> None:
         (["tiny", "--sampler", "euler"], "sampler must be one of"),
         (["tiny", "--duration", "0"], "duration must be"),
         (["tiny", "--duration", "0.4"], "duration must be at least 0.8, a window of tiny"),
+        (["tiny", "--prompt-scale", "2"], "the model tiny knows no words, so the prompt scale does not apply"),
+        (["tiny", "--prompt-scale", "21"], "--prompt-scale"),
+        (["tiny", "--prompt-scale", "2", "--edit"], "--prompt-scale does not apply with --edit"),
+        (["tiny", "--protocol", "paper", "--prompt-scale", "2"], "--prompt-scale cannot be combined with"),
         (["tiny", "--protocol", "paper", "--duration", "3"], "--duration cannot be combined with --protocol paper"),
         (["tiny", "--protocol", "paper", "--edit", "--out", "o"], "--edit, --out cannot be combined with"),
         (["tiny", "--protocol", "paper", "--weights", "w"], "--protocol paper needs --reference FOLDER"),
@@ -128,6 +135,29 @@ def test_unsupported_evaluations_are_refused_with_a_message(
     done = invoke(["evaluate", *arguments, "--clips", "2"])
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(("given", "used"), [(0.0, 0.0), (None, TEXT.scale)])
+def test_joint_clips_are_made_at_the_prompt_scale_and_the_figures_name_it(
+    monkeypatch: pytest.MonkeyPatch, given: float | None, used: float
+) -> None:
+    base = replace(PRESETS["tiny"].base, text=256)
+    words = manifest(config=replace(PRESETS["tiny"], base=base), text=TEXT, independent_timesteps=True)
+    made: list[tuple[str, float | None]] = []
+    program = Pipeline.program
+
+    def noted(pipeline: Pipeline, request: ClipRequest, *rest: Any) -> Any:
+        made.append((request.kind, request.params.prompt_scale))
+        return program(pipeline, request, *rest)
+
+    runs = plan(words, ("joint", "v2a"), ("clean",), held_out=False)
+    watcher = Watcher(lambda run: made.clear() if run.kind == "joint" else None, lambda: None, lambda *ended: None)
+    monkeypatch.setattr(Pipeline, "program", noted)
+    found = evaluate(words, runs, 2, SamplingParams(0, steps=1, prompt_scale=given), watcher, "cpu")
+    assert made == 2 * [("generate", used)] + 2 * [("v2a", None)]
+    assert json.loads(found.to_json())["params"]["prompt_scale"] == used
+    with pytest.raises(EvaluationError, match="only to the kind joint"):
+        evaluate(words, runs[1:], 2, SamplingParams(0, prompt_scale=2.0), watcher, "cpu")
 
 
 def test_methods_are_those_that_the_model_allows() -> None:
