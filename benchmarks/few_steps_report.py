@@ -88,7 +88,7 @@ def solver_distances(manifest: Manifest) -> str:
     return _table(["", "tuned", "`dpmpp_2m`, as many", "`dpmpp_2m`, 20"], rows)
 
 
-FEATURES = {"video": "picture", "audio": "sound", "spectrum": "spectrum"}
+FEATURES = {"video": "picture", "audio": "sound", "spectrum": "spectrum", "onsets": "onsets"}
 
 
 def _features(solver: TunedSolver) -> str:

@@ -1,7 +1,8 @@
 """The features by which clips are compared with the teacher's: their values, and how their sound is heard.
 
 Few steps leave a faint noise that hardly counts beside loud sounds, but is heard in the pauses between them. The
-distance of values alone would let a solver add it; that of spectra with compressed magnitudes would not.
+distance of values alone would let a solver add it; that of spectra with compressed magnitudes would not. Where a sound
+begins counts most of all, and is a small part of both: the rise of the spectrum is a feature of its own.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ def parts(state: State) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Features:
-    """Values by modality, and for sound also `spectrum`."""
+    """Values by modality, and for sound also `spectrum` and `onsets`."""
 
     sample_rate: int
 
     def __call__(self, state: State) -> dict[str, Tensor]:
         found = parts(state)
-        return {**found, "spectrum": log_spectrum(found["audio"], self.sample_rate)} if "audio" in found else found
+        if "audio" not in found:
+            return found
+        spectrum = log_spectrum(found["audio"], self.sample_rate)
+        return {**found, "spectrum": spectrum, "onsets": spectrum.diff(dim=-1).clamp(min=0).mean(2)}
 
 
 def log_spectrum(audio: Tensor, sample_rate: int) -> Tensor:

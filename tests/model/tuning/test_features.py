@@ -43,6 +43,15 @@ def test_faint_noise_in_a_pause_counts_more_than_in_a_tone() -> None:
     assert other["spectrum"] > 3 * one["spectrum"]
 
 
+def test_onsets_are_the_rises_of_the_spectrum() -> None:
+    """Where a tone begins they are highest, and while it decays they are nearly 0."""
+    decaying = tone() * torch.exp(-20 * torch.arange(RATE // 2) / RATE)
+    rises = Features(RATE)(Latents(None, torch.cat([torch.zeros(1, 1, RATE // 2), decaying], 2)))["onsets"][0, 0]
+    begin = RATE // 2 // round(0.016 * RATE)
+    assert abs(int(rises.argmax()) - begin) <= 1
+    assert float(rises[begin + 3 :].max()) < 0.1 * float(rises.max())
+
+
 def test_a_constant_stands_only_for_predictions_that_are_nearly_the_same() -> None:
     draws = torch.Generator().manual_seed(0)
     made = Latents(torch.randn(4, 2, 3, 4, 4, generator=draws), torch.randn(4, 1, 64, generator=draws))

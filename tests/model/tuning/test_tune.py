@@ -43,7 +43,7 @@ def test_every_kind_gets_its_solvers(folder: Path) -> None:
         solver = manifest.tuned.base[name][2]
         assert set(solver.weights) == modalities
         assert set(solver.distance) == {"tuned", "dpmpp_2m 2", "dpmpp_2m 3"}
-        compared = modalities | ({"spectrum"} if "audio" in modalities else set())
+        compared = modalities | ({"spectrum", "onsets"} if "audio" in modalities else set())
         assert all(set(found) == compared for found in solver.distance.values())
         assert solver.distance["tuned"] != solver.distance["dpmpp_2m 2"]
     assert any("v2a pigdm, 2 evaluations: tuned" in line for line in said)
