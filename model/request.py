@@ -139,15 +139,16 @@ class SamplingParams:
         if not manifest.config.base.coupled and kind != "generate":
             raise RequestError("kind", f"the model {manifest.name} has one modality only; it cannot serve {kind}")
         self._check_limits()
-        guidance = self._guidance(kind, manifest)
+        guidance, words = self._guidance(kind, manifest), self._words(manifest)
+        guided = prompt_forwards(replace(self, **words)) > 1
         return replace(
             self,
             **guidance,
-            **self._sampler(kind, guidance["guidance"], manifest),
+            **words,
+            **self._sampler(kind, guidance["guidance"], guided, manifest),
             **self._super_resolution(kind, manifest),
             **self._duration(manifest),
             **self._best_of(),
-            **self._words(manifest),
         )
 
     def _check_limits(self) -> None:
@@ -183,8 +184,9 @@ class SamplingParams:
     def _quality(self) -> Quality:
         return QUALITIES[self.quality or ("fast" if self.sampler == TUNED else "best")]
 
-    def _sampler(self, kind: str, guidance: str | None, manifest: Manifest) -> dict[str, Any]:
-        solvers = tuned_steps(kind, guidance, manifest)
+    def _sampler(self, kind: str, guidance: str | None, guided: bool, manifest: Manifest) -> dict[str, Any]:
+        """`guided`: by a prompt, for which no solver was tuned."""
+        solvers = () if guided else tuned_steps(kind, guidance, manifest)
         steps = self._quality.steps if self.steps is None else self.steps
         plain = self.spacing == SPACINGS[0] and self.order is None and self.eta is None
         sampler = self.sampler or (TUNED if self._quality.tuned and plain and steps in solvers else SAMPLERS[0])
@@ -196,6 +198,12 @@ class SamplingParams:
                 "guidance", f"gradient_code is defined for the sampler ddpm only; the sampler is {sampler}"
             )
         if sampler == TUNED:
+            if guided:
+                raise RequestError(
+                    "sampler",
+                    "sampler tuned does not apply with a prompt unless prompt_scale is 1: its solvers are found "
+                    "without prompts; use dpmpp_2m",
+                )
             self._check_tuned(solvers, steps, f"{kind} with {guidance}" if guidance else kind, manifest)
         return {
             "sampler": sampler,

@@ -11,6 +11,11 @@ MAX_SCALE = 20.0
 """Of prompts."""
 
 
+def is_scale(value: object) -> bool:
+    """Whether `value` can be the scale of prompts."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SCALE
+
+
 @dataclass(frozen=True)
 class TextEncoding:
     """How a model reads prompts: the name of its `encoder`, the SHA-256 of the encoder's token vectors, the `languages`
@@ -35,7 +40,7 @@ class TextEncoding:
             raise ValueError(f"text.encoder must be a name; got {self.encoder!r}")
         if not isinstance(self.sha256, str) or re.fullmatch("[0-9a-f]+", self.sha256) is None:
             raise ValueError(f"text.sha256 must be hexadecimal; got {self.sha256!r}")
-        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not 0 <= self.scale <= MAX_SCALE:
+        if not is_scale(self.scale):
             raise ValueError(f"text.scale must be a number, 0 … {MAX_SCALE:g}; got {self.scale!r}")
 
     @classmethod

@@ -99,10 +99,14 @@ def calibrate_published(
     say(f"calibrated on {len(numbers)} clips")
 
 
-def _text(config: TrainingConfig) -> TextEncoding | None:
+def _text(config: TrainingConfig, held: Manifest | None) -> TextEncoding | None:
+    """With the scale of the configuration, else that of the model `held` in the folder."""
     if config.text.encoder == "none":
         return None
-    return TextEncoding(config.text.encoder, load_encoder().sha256, examples=config.text.examples)
+    text = TextEncoding(config.text.encoder, load_encoder().sha256, examples=config.text.examples)
+    before = held.text if held is not None else None
+    scale = before.scale if config.text.scale is None and before is not None else config.text.scale
+    return text if scale is None else replace(text, scale=scale)
 
 
 def _with_examples(manifest: Manifest, source: Source) -> Manifest:
@@ -136,7 +140,7 @@ def _joined(config: TrainingConfig, held: Manifest | None, folder: Path) -> Mani
         base_weights="base.safetensors",
         sr_weights=held.sr_weights if held and fits else None,
         independent_timesteps=config.times.independent_timesteps,
-        text=_text(config),
+        text=_text(config, held),
         folder=folder,
     )
 

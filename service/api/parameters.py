@@ -68,12 +68,12 @@ class Parameters(PromptParameters):
     quality: Annotated[str, OneOf(tuple(limits.QUALITIES))] | None = Field(
         default=None,
         description="sets samplers and steps that are not given: `fast` 6 steps and `balanced` 10, tuned for the model "
-        "where `/models` says so, `best` 20; best if absent",
+        "where `/models` says so and no prompt guides, `best` 20; best if absent",
     )
     sampler: Annotated[str, OneOf((*limits.SAMPLERS, limits.TUNED))] | None = Field(
         default=None,
         description="solver that turns noise into a clip; that of the quality if absent, which is dpmpp_2m for best. "
-        "tuned takes only the numbers of steps that `/models` lists",
+        "tuned takes only the numbers of steps that `/models` lists, and no prompt unless `prompt_scale` is 1",
     )
     steps: int | None = Field(
         default=None,

@@ -257,6 +257,24 @@ def test_a_prompt_is_trimmed_and_gets_the_models_scale() -> None:
     assert prompt_forwards(plain) == 1
 
 
+def test_a_guided_prompt_is_not_made_by_solvers_that_were_tuned_without() -> None:
+    tuned = replace(TUNED, text=WORDS.text)
+    for kind in ("generate", "v2a", "a2v"):
+        for quality, steps in (("fast", 6), ("balanced", 10)):
+            plain = SamplingParams(1, quality=quality)
+            for free in (plain, replace(plain, prompt=" "), replace(plain, prompt="rain", prompt_scale=1)):
+                assert chosen(free, kind, tuned)[:2] == ("tuned", steps)
+            for guided in ({}, {"prompt_scale": 0.0}, {"negative_prompt": "wind"}):
+                params = replace(plain, prompt="rain", **guided)
+                assert chosen(params, kind, tuned)[:2] == ("dpmpp_2m", steps)
+                assert chosen(params, "generate", tuned)[2] == "tuned"  # super-resolution has no prompt
+        explicit = SamplingParams(1, sampler="tuned", prompt="rain")
+        with pytest.raises(RequestError, match="unless prompt_scale is 1") as refused:
+            explicit.resolve(kind, tuned)
+        assert refused.value.field == "sampler"
+        assert chosen(replace(explicit, prompt_scale=1), kind, tuned)[:2] == ("tuned", 6)
+
+
 @pytest.mark.parametrize("empty", [None, "", " \n"])
 def test_an_empty_prompt_is_none(empty: str | None) -> None:
     for manifest in (PLAIN, WORDS):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from model.checkpoint.loading import is_text
+from model.checkpoint.manifest import FILE_NAME, read_manifest
 from model.networks.config import ClipSpec
 from model.request import SamplingParams
 from model.runtime.pipeline import ClipRequest, Pipeline
@@ -95,6 +97,25 @@ def test_examples_of_the_configuration_are_published(trained: Path, tmp_path: Pa
     manifest = publish(config, trained, tmp_path, torch.float32)
     assert manifest.text is not None
     assert manifest.text.examples == ("a red disc",)
+
+
+def test_a_scale_is_published_and_kept_by_the_next_publish(trained: Path, tmp_path: Path) -> None:
+    def published(**text: Any) -> float:
+        text = publish(small(steps=2, text=TEXT | text), trained, tmp_path, torch.float32).text
+        assert text == read_manifest(tmp_path / FILE_NAME).text
+        assert text is not None
+        return text.scale
+
+    assert published() == 3.0
+    assert published(scale=1.5) == 1.5
+    assert published(examples=["a red disc"]) == 1.5
+    assert published(scale=2) == 2.0
+
+
+@pytest.mark.parametrize("scale", [-1, 21, float("nan"), "much", True])
+def test_an_impossible_scale_is_refused(scale: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"text\.scale must be a number, 0 … 20"):
+        small(text=TEXT | {"scale": scale})
 
 
 def test_the_share_of_samples_without_caption_is_drop_and_depends_on_the_step_alone() -> None:

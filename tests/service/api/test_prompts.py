@@ -119,6 +119,7 @@ def test_a_model_without_text_refuses_prompts_before_anything_is_stored(
         ({"prompt": 7}, "prompt", "one line"),
         ({"prompt": "rain", "prompt_scale": 20.5}, "prompt_scale", "a number 0 … 20.0"),
         ({"prompt": "rain", "prompt_scale": -1}, "prompt_scale", "a number 0 … 20.0"),
+        ({"prompt": "rain", "sampler": "tuned"}, "sampler", "a prompt unless prompt_scale is 1"),
         ({"prompt": "rain", "prompt_scale": "4"}, "prompt_scale", "a number 0 … 20.0"),
     ],
 )
