@@ -9,7 +9,7 @@ from typing import Any
 
 from model.checkpoint.manifest import Manifest
 from model.checkpoint.text_encoding import MAX_SCALE
-from model.networks.config import KINDS, ClipSpec, integer_stride
+from model.networks.config import KINDS, MAX_SCHEDULE_STEPS, ClipSpec, integer_stride
 
 SAMPLERS = ("dpmpp_2m", "dpmpp_3m", "dpm_solver", "unipc", "ddim", "ddpm")
 TUNED = "tuned"
@@ -46,6 +46,8 @@ MAX_SEED = 2**53 - 1
 MAX_OUTPUTS = 8
 MAX_STEPS = 1000
 MAX_SR_STEPS = 250
+MAX_SR_START = MAX_SCHEDULE_STEPS - 1
+"""The noisiest time of the longest schedule. A model's own schedule sets a lower limit."""
 MAX_ORDER = 3
 MAX_GUIDANCE_SCALE = 1000.0
 MAX_PROMPT = 300
@@ -104,9 +106,10 @@ class SamplingParams:
     """Parameters of one job. `resolve` replaces None by the default; parameters that do not apply stay None.
 
     `quality`: one of QUALITIES, gives the defaults of samplers and steps; None is `best`. `duration`: seconds of the
-    clip; None is one window of the model, as is its own duration. `keep`: outputs to keep, the best by the score
-    `rank_by`; None keeps all. `prompt`: words for the clip, `negative_prompt`: words for what classifier-free guidance
-    moves away from, `prompt_scale`: its scale, of which 1 is no guidance.
+    clip; None is one window of the model, as is its own duration. `sr_start`: diffusion time, an index of the schedule,
+    at which `dpmpp_2m` starts super-resolution from the noised upsampled frame; None is the noisiest. `keep`: outputs
+    to keep, the best by the score `rank_by`; None keeps all. `prompt`: words for the clip, `negative_prompt`: words for
+    what classifier-free guidance moves away from, `prompt_scale`: its scale, of which 1 is no guidance.
     """
 
     seed: int
@@ -120,6 +123,7 @@ class SamplingParams:
     super_resolution: bool | None = None
     sr_sampler: str | None = None
     sr_steps: int | None = None
+    sr_start: int | None = None
     guidance: str | None = None
     guidance_scale: float | None = None
     duration: float | None = None
@@ -231,7 +235,7 @@ class SamplingParams:
             raise RequestError("super_resolution", f"the model {manifest.name} has no super-resolution stage")
         wanted = has_stage and kind != "v2a" and self.super_resolution is not False
         if not wanted:
-            for field in ("sr_sampler", "sr_steps"):
+            for field in ("sr_sampler", "sr_steps", "sr_start"):
                 if getattr(self, field) is not None:
                     raise RequestError(field, f"{field} applies only with super_resolution")
             return {"super_resolution": False}
@@ -239,7 +243,8 @@ class SamplingParams:
         quality = QUALITIES[self.quality or ("fast" if self.sr_sampler == TUNED else "best")]
         default = SR_STEPS["ddim"] if self.sr_sampler == "ddim" else quality.sr_steps
         steps = default if self.sr_steps is None else self.sr_steps
-        sampler = self.sr_sampler or (TUNED if quality.tuned and steps in solvers else SR_SAMPLERS[0])
+        tuned = quality.tuned and steps in solvers and self.sr_start is None
+        sampler = self.sr_sampler or (TUNED if tuned else SR_SAMPLERS[0])
         if sampler == TUNED and steps not in solvers:
             if not solvers:
                 raise RequestError("sr_sampler", f"the model {manifest.name} has no tuned solvers (run duet tune)")
@@ -251,7 +256,21 @@ class SamplingParams:
                 f"sr_steps with ddim must be a count that one integer stride through "
                 f"{manifest.config.schedule.steps} steps gives, such as 25, 50 or 100; got {steps}",
             )
+        self._check_sr_start(sampler, manifest)
         return {"super_resolution": True, "sr_sampler": sampler, "sr_steps": steps}
+
+    def _check_sr_start(self, sampler: str, manifest: Manifest) -> None:
+        if self.sr_start is None:
+            return
+        if sampler != SR_SAMPLERS[0]:
+            raise RequestError(
+                "sr_start", f"sr_start is a parameter of {SR_SAMPLERS[0]}; the sampler of super-resolution is {sampler}"
+            )
+        last = manifest.config.schedule.steps - 1
+        if not 1 <= self.sr_start <= last:
+            raise RequestError(
+                "sr_start", f"sr_start must be 1 … {last} for the model {manifest.name}; got {self.sr_start}"
+            )
 
     def _guidance(self, kind: str, manifest: Manifest) -> dict[str, Any]:
         allowed = allowed_guidance(kind, manifest)

@@ -190,6 +190,14 @@ class FrameOptions:
             validator=within(1, limits.MAX_SR_STEPS),
         ),
     ] = None
+    sr_start: Annotated[
+        int | None,
+        option(
+            "With dpmpp_2m, the diffusion time at which super-resolution starts from the noised frame; default the "
+            "noisiest, 999 in most models.",
+            validator=within(1, limits.MAX_SR_START),
+        ),
+    ] = None
 
 
 @Parameter(name="*", group=CLIP)

@@ -48,6 +48,7 @@ class _NewFrames(TypedDict, total=False):
     super_resolution: bool
     sr_sampler: str
     sr_steps: int
+    sr_start: int
 
 
 class _Window(_Lasting, total=False):

@@ -30,7 +30,7 @@ def groups(frames: int, size: int) -> Sequence[range]:
 
 class SuperResolution:
     """Enlarges the frames of one clip, group by group: DDIM from noise, as published; or, cheaper, from the noised
-    upsampled frame, whose mean is already right.
+    upsampled frame, whose mean is already right, at the noisiest time or a lower one.
 
     All frames of the clip share one frame of noise, drawn once, and the network sees every frame by itself. A frame
     therefore does not depend on the group that it is in, and the borders of groups do not show.
@@ -89,7 +89,7 @@ class SuperResolution:
         if self._params.sr_sampler == "tuned":
             solver = self._tuned[steps]
             return tuned(schedule.add_noise(upsampled, solver.times[0], noise), schedule, solver)
-        times = schedule.times(steps, "log_snr")
+        times = schedule.times(steps, "log_snr", self._params.sr_start)
         return samplers.dpmpp_2m(schedule.add_noise(upsampled, times[0], noise), schedule, times)
 
     def _preview(

@@ -28,6 +28,7 @@ _WORDS = {"integer": "an integer", "number": "a number", "boolean": "true or fal
 _SAMPLING = tuple(field.name for field in fields(SamplingParams))
 _LATER = {"duration": None, "quality": None, "mix": "replace", "loudness": None, "true_peak": None}
 _LATER |= {"keep": None, "rank_by": None, "prompt": None, "negative_prompt": None, "prompt_scale": None}
+_LATER |= {"sr_start": None}
 """Defaults of the parameters that came after Idempotency-Keys: at its default, none changes what a key stands for."""
 
 _BEST = {"sampler": limits.SAMPLERS[0], "steps": limits.QUALITIES["best"].steps}
@@ -158,6 +159,13 @@ class SuperResolutionParameters(BaseModel):
         le=limits.MAX_SR_STEPS,
         description="evaluations of the super-resolution network; if absent those of the quality (fast 3, balanced 4, "
         "best 8), with ddim 25",
+    )
+    sr_start: int | None = Field(
+        default=None,
+        ge=1,
+        le=limits.MAX_SR_START,
+        description="diffusion time at which dpmpp_2m starts from the noised frame: an index of the model's schedule, "
+        "at most its last, 999 in most models; the lower, the closer to the frame as it is. The last if absent",
     )
 
 

@@ -15,7 +15,7 @@ from service.jobs.deliveries import Delivery
 from service.jobs.record import Input, Job, Output, Progress, Status, Webhook
 
 _SAMPLING = tuple(field.name for field in fields(SamplingParams))
-_SUPER_RESOLUTION = frozenset({"super_resolution", "sr_sampler", "sr_steps"})
+_SUPER_RESOLUTION = frozenset({"super_resolution", "sr_sampler", "sr_steps", "sr_start"})
 """Parameters that a v2a job does not take: its frames are the uploaded ones."""
 
 OUTPUT_FILES = ("video.mp4", "audio.wav", "poster.webp", "spectrogram.png", "manifest.json")

@@ -60,6 +60,18 @@ def test_an_error_from_the_service_is_marked_at_its_field(studio: Studio) -> Non
     expect(page.locator(".field-sr_steps .error")).to_contain_text("one integer stride")
 
 
+def test_the_start_of_super_resolution_is_sent_where_it_applies(studio: Studio) -> None:
+    page = studio.visit()
+    page.get_by_text("More settings").click()
+    first = page.get_by_label("Super-resolution start", exact=True)
+    first.fill("1000")  # the limit is that of the model, which the form does not know
+    page.get_by_role("button", name="Make a clip").click()
+    expect(first).to_be_focused()
+    expect(page.locator(".field-sr_start .error")).to_contain_text("1 … 999 for the model")
+    page.get_by_label("Super-resolution sampler").select_option("ddim")
+    expect(first).to_be_hidden()
+
+
 def test_an_unknown_job_is_explained(studio: Studio) -> None:
     page = studio.visit("/?job=job_01JD0000000000000000000000")
     expect(page.get_by_role("alert")).to_contain_text("There is no job")

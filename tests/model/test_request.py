@@ -10,7 +10,7 @@ import pytest
 
 from model.checkpoint.manifest import Manifest
 from model.checkpoint.text_encoding import TextEncoding
-from model.networks.config import PRESETS, ClipSpec
+from model.networks.config import PRESETS, ClipSpec, ScheduleConfig
 from model.request import (
     RequestError,
     SamplingParams,
@@ -76,6 +76,8 @@ def test_frames_are_not_upsampled_for_v2a() -> None:
         ("eta", 1.5, "0 … 1"),
         ("eta", float("nan"), "0 … 1"),
         ("sr_steps", 251, "1 … 250"),
+        ("sr_start", 0, "1 … 999 for the model"),
+        ("sr_start", 1000, "1 … 999 for the model"),
         ("guidance_scale", -0.1, "0 … 1000"),
         ("duration", 0.0, "0.1 … 600"),
         ("duration", 600.5, "0.1 … 600"),
@@ -109,6 +111,9 @@ def test_values_outside_the_limits_are_refused_with_the_limits(field: str, value
         ("a2v", PLAIN, SamplingParams(1, sr_sampler="ddim", sr_steps=249), "sr_steps"),
         ("a2v", PLAIN, SamplingParams(1, sr_sampler="ddim", sr_steps=1), "sr_steps"),
         ("a2v", PLAIN, SamplingParams(1, super_resolution=False, sr_steps=4), "sr_steps"),
+        ("a2v", PLAIN, SamplingParams(1, super_resolution=False, sr_start=500), "sr_start"),
+        ("v2a", PLAIN, SamplingParams(1, sr_start=500), "sr_start"),
+        ("a2v", PLAIN, SamplingParams(1, sr_sampler="ddim", sr_start=500), "sr_start"),
         ("a2v", AUDIO_ONLY, SamplingParams(1), "kind"),
         ("sing", PLAIN, SamplingParams(1), "kind"),
     ],
@@ -215,9 +220,20 @@ def test_samplers_and_steps_override_the_quality() -> None:
     assert chosen(replace(fast, sr_steps=2))[2:] == ("tuned", 2)
     assert chosen(replace(fast, sr_steps=20))[2:] == ("dpmpp_2m", 20)
     assert chosen(replace(fast, sr_sampler="ddim"))[2:] == ("ddim", 25)
+    assert chosen(replace(fast, sr_start=500))[2:] == ("dpmpp_2m", 3)  # tuned solvers have starts of their own
     assert chosen(SamplingParams(1, sampler="tuned"))[:2] == ("tuned", 6)
     assert chosen(SamplingParams(1, quality="balanced", sampler="tuned"))[:2] == ("tuned", 10)
     assert chosen(SamplingParams(1, sr_sampler="tuned"))[2:] == ("tuned", 3)
+
+
+def test_the_start_of_super_resolution_ends_with_the_schedule_of_the_model() -> None:
+    short = replace(PLAIN, config=replace(PLAIN.config, schedule=ScheduleConfig(steps=100)))
+    assert SamplingParams(1, sr_start=99).resolve("generate", short).sr_start == 99
+    with pytest.raises(RequestError, match="1 … 99 for the model"):
+        SamplingParams(1, sr_start=100).resolve("generate", short)
+    long = replace(PLAIN, config=replace(PLAIN.config, schedule=ScheduleConfig(steps=4000)))
+    assert SamplingParams(1, sr_start=3999).resolve("generate", long).sr_start == 3999
+    assert SamplingParams(1).resolve("generate", long).sr_start is None
 
 
 @pytest.mark.parametrize(
@@ -229,6 +245,13 @@ def test_samplers_and_steps_override_the_quality() -> None:
         ("generate", TUNED, SamplingParams(1, quality="best", sampler="tuned"), "steps", "got 20"),
         ("generate", TUNED, SamplingParams(1, sr_sampler="tuned", sr_steps=8), "sr_steps", "one of 2, 3, 4; got 8"),
         ("generate", TUNED, SamplingParams(1, sampler="tuned", spacing="uniform"), "spacing", "uniform"),
+        (
+            "generate",
+            TUNED,
+            SamplingParams(1, sr_sampler="tuned", sr_start=500),
+            "sr_start",
+            "super-resolution is tuned",
+        ),
         ("generate", TUNED, SamplingParams(1, sampler="tuned", eta=0.5), "eta", "the sampler is tuned"),
         ("generate", TUNED, SamplingParams(1, quality="fast", eta=0.5), "eta", "the sampler is dpmpp_2m"),
         ("v2a", TUNED, SamplingParams(1, sampler="tuned", guidance="gradient"), "sampler", "v2a with gradient"),

@@ -20,6 +20,7 @@ const ONLY_WITH = {
   eta: (values) => values.sampler === "ddim",
   sr_sampler: (values) => values.super_resolution !== false,
   sr_steps: (values) => values.super_resolution !== false,
+  sr_start: (values) => values.super_resolution !== false && (values.sr_sampler ?? "dpmpp_2m") === "dpmpp_2m",
   start: (_, kind) => kind !== "edit",
   duration: (_, kind) => kind !== "edit",
   negative_prompt: (values) => values.prompt !== undefined,

@@ -52,6 +52,7 @@ export const LABELS = {
   super_resolution: "Enlarge the frames",
   sr_sampler: "Super-resolution sampler",
   sr_steps: "Super-resolution steps",
+  sr_start: "Super-resolution start",
   priority: "Priority",
   mix: "The file's own sound",
   loudness: "Loudness (LUFS)",

@@ -50,7 +50,8 @@ def made(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """A folder with all files of two generated clips."""
     folder = tmp_path_factory.mktemp("made")
     duet = Cli(folder, DUET_MODELS=str(tiny_models), DUET_DEFAULT_MODEL="tiny")
-    done = duet("generate", "--local", "--steps", 2, "--sr-steps", 1, "--seed", 5, "-n", 2, "--all", "-o", "clip.mp4")
+    settings = ("--steps", 2, "--sr-steps", 1, "--sr-start", 300, "--seed", 5)
+    done = duet("generate", "--local", *settings, "-n", 2, "--all", "-o", "clip.mp4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "clip.mp4"
     assert set(done.stdout.splitlines()) == set(duet.files())
@@ -73,6 +74,7 @@ def v2a_made(made: Cli) -> Cli:
 
 @pytest.mark.slow
 def test_a_clip_is_made_again_from_its_manifest(made: Cli) -> None:
+    assert json.loads((made.folder / "clip-1.manifest.json").read_text())["params"]["sr_start"] == 300
     done = made("generate", "--local", "--from", "clip-1.manifest.json", "-o", "again.mp4")
     assert (done.returncode, done.stdout) == (0, "again.mp4\n"), done.stderr
     assert same(made.folder / "clip-1.mp4", made.folder / "again.mp4")

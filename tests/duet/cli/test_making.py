@@ -269,13 +269,14 @@ def test_a_prompt_reaches_the_server(shared_redis_url: str, tmp_path: Path) -> N
         assert "prompts: en, such as: heavy rain; a fire near by, at night" in invoke(["models"], env).stdout
 
 
-def test_the_prompt_of_a_manifest_is_used_again(tmp_path: Path) -> None:
-    words = {"prompt": "heavy rain", "negative_prompt": None, "prompt_scale": 2.5}
+def test_the_parameters_of_a_manifest_are_used_again(tmp_path: Path) -> None:
+    words = {"prompt": "heavy rain", "negative_prompt": None, "prompt_scale": 2.5, "sr_start": 500}
     manifest = {"kind": "generate", "params": {"seed": 1, "num_outputs": 2, **words}, "output": {"index": 1}}
     manifest |= {"model": {"name": "words", "weights_sha256": "ab"}, "input": None}
     (tmp_path / "clip.manifest.json").write_text(json.dumps(manifest))
     spec = spec_from_manifest(tmp_path / "clip.manifest.json", None)
-    assert spec.params == {"seed": 1, "prompt": "heavy rain", "prompt_scale": 2.5, "model": "words", "num_outputs": 2}
+    words |= {"seed": 1, "model": "words", "num_outputs": 2}
+    assert spec.params == {name: value for name, value in words.items() if name != "negative_prompt"}
 
 
 def test_a_film_in_place_of_a_manifest_is_refused_in_one_line(tmp_path: Path) -> None:

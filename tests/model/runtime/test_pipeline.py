@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,10 @@ import torch
 from model.checkpoint.manifest import Manifest
 from model.networks.config import PRESETS
 from model.request import GUIDANCE, SAMPLERS, RequestError, SamplingParams
-from model.runtime.evaluator import drive
+from model.runtime.evaluator import drive, evaluate
 from model.runtime.pipeline import ClipRequest, Pipeline, StepProgress, to_uint8
 from model.sampling.latents import Latents
-from model.sampling.samplers import Evaluate, dpmpp_2m
+from model.sampling.samplers import Evaluate, EvaluateFrames, dpmpp_2m
 
 TINY = PRESETS["tiny"]
 MANIFEST = Manifest("tiny", TINY, trained=False, description="", licence="MIT", init_seed=3)
@@ -95,6 +96,25 @@ def test_published_super_resolution_starts_from_noise_and_costs_25_steps(pipelin
     seen: list[StepProgress] = []
     pipeline.run(ClipRequest("generate", SamplingParams(seed=1, steps=2, sr_sampler="ddim")), seen.append)
     assert [p.step for p in seen if p.stage == "sr"] == list(range(1, 26))
+
+
+def test_super_resolution_starts_at_the_time_of_the_request(pipeline: Pipeline) -> None:
+    assert pipeline.manifest.config.schedule.steps == 1000
+    clips = {}
+    for start in (None, 999, 500):
+        program, times = pipeline.program(ClipRequest("generate", replace(QUICK, steps=1, sr_start=start))), []
+        answer: Any = None
+        try:
+            while True:
+                asked = program.send(answer)
+                if isinstance(asked, EvaluateFrames):
+                    times.append(asked.t)
+                answer = evaluate(asked, pipeline.evaluator)
+        except StopIteration as stop:
+            clips[start] = stop.value.frames
+        assert times == [999.0 if start is None else start, 0.0]
+    assert torch.equal(clips[None], clips[999])
+    assert not torch.equal(clips[None], clips[500])
 
 
 def test_progress_counts_sampler_steps_and_ends_at_one(pipeline: Pipeline) -> None:

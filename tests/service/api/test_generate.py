@@ -18,6 +18,7 @@ from model.checkpoint.manifest import Manifest
 from model.networks.config import PRESETS
 from model.request import QUALITIES
 from service.api.parameters import GenerateParameters
+from service.jobs.record import Job
 from service.jobs.store import JobStore
 from service.settings import Settings
 from tests.conftest import RedisServer, RunningApi
@@ -130,6 +131,10 @@ def test_a_job_is_queued_with_its_priority(client: httpx.Client, settings: Setti
         ({"sampler": "euler"}, "sampler", "one of dpmpp_2m, dpmpp_3m, dpm_solver, unipc, ddim, ddpm, tuned"),
         ({"spacing": None}, "spacing", "one of log_snr, uniform, quadratic"),
         ({"sr_steps": 251}, "sr_steps", "an integer 1 … 250"),
+        ({"sr_start": 0}, "sr_start", "an integer 1 … 99999"),
+        ({"sr_start": 450.5}, "sr_start", "an integer 1 … 99999"),
+        ({"sr_start": 1000}, "sr_start", "sr_start must be 1 … 999 for the model demo; got 1000"),
+        ({"sr_start": 500, "sr_sampler": "tuned", "sr_steps": 4}, "sr_start", None),
         ({"super_resolution": "yes"}, "super_resolution", "true or false"),
         ({"priority": "urgent"}, "priority", "one of low, normal, high"),
         ({"metadata": {"a": 1}}, "metadata", None),
@@ -158,6 +163,26 @@ def test_all_invalid_fields_are_named_at_once(client: httpx.Client) -> None:
         "errors"
     ]
     assert {error["field"]: error["got"] for error in errors} == {"seed": -1, "steps": 0, "x": 1}
+
+
+def test_the_start_of_super_resolution_stays_with_the_job(client: httpx.Client, store: JobStore) -> None:
+    job = client.post("/generate", json={"quality": "fast", "sr_start": 500}).json()
+    used = {"sr_sampler": "dpmpp_2m", "sr_steps": QUALITIES["fast"].sr_steps, "sr_start": 500}
+    assert used.items() <= job["params"].items()
+    assert store.get(job["id"]).params.sr_start == 500
+    assert client.post(f"/jobs/{job['id']}/retry").json()["params"] == job["params"]
+
+
+def test_jobs_of_before_there_was_a_start_of_super_resolution_are_the_same(
+    client: httpx.Client, store: JobStore
+) -> None:
+    """Their records, and what their Idempotency-Keys stand for."""
+    text = store.get(client.post("/generate", json={"seed": 1}).json()["id"]).to_json()
+    old = text.replace('"sr_start":null,', "")
+    assert len(old) < len(text)
+    assert Job.from_json(old) == Job.from_json(text)
+    assert "sr_start" not in GenerateParameters(seed=1).asked()
+    assert GenerateParameters(seed=1, sr_start=500).asked()["sr_start"] == 500
 
 
 def test_a_parameter_that_the_model_cannot_serve_is_refused(
