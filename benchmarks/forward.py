@@ -39,14 +39,14 @@ H200_BF16 = 790e12
 
 def drawn_network(config: ModelConfig, device: str) -> CoupledUNet:
     """The base network with the weights of `draw_weights`."""
-    network = build(CoupledUNet, config.base)
+    network = build(CoupledUNet, config.base).requires_grad_(False).to(device)
     draw_weights(network)
-    return network.requires_grad_(False).to(device)
+    return network
 
 
 def draw_weights(network: nn.Module) -> None:
-    """Random weights, scaled to keep activations near one, the same each time."""
-    generator = torch.Generator().manual_seed(0)
+    """Random weights, drawn on their device, scaled to keep activations near one; the same each time."""
+    generator = torch.Generator(next(network.parameters()).device).manual_seed(0)
     for parameter in network.parameters():
         fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
         parameter.data.normal_(std=fan_in**-0.5, generator=generator)

@@ -4,7 +4,8 @@
     python -m benchmarks.gpu --table docs/figures/gpu.json                 # write the tables of docs/performance.md
 
 Each part runs in a process of its own that is killed at the part's time limit, and what it has found so far is in the
-file at once. A part that fails leaves its error there, and the next one runs. `--parts` chooses among the parts;
+file at once. Every part leaves a share of the time to those after it. A part that fails leaves its error there, and the
+next one runs. `--parts` chooses among the parts;
 `--device cpu --preset tiny` tries all of them on a CPU in seconds.
 """
 
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.gpu_run import PARTS, Run, measure
+from benchmarks.gpu_run import PARTS, SECONDS, Run, measure
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=240, help="for all parts together (default 240)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for all parts together (default {SECONDS})")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="the file of results (default gpu.json)")
     parser.add_argument(
         "--parts", type=_names, default=list(PARTS), help=f"some of {','.join(PARTS)}, in any order (default all)"

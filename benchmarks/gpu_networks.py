@@ -5,10 +5,7 @@ Networks have random weights and random inputs: a matrix product of zeros takes 
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -66,7 +63,7 @@ def device(run: Run) -> Found:
 
 def base(run: Run) -> Found:
     """The base network by batch size: eagerly, as the worker runs it after its warm-up, and the plain network."""
-    pipeline = _pipeline(run)
+    pipeline = _pipeline(run, only_base=True)
     config = pipeline.manifest.config
     batches = BATCHES if run.on_gpu else CPU_BATCHES
     flop = operations(config, 1)
@@ -126,11 +123,10 @@ def norms(run: Run) -> Found:
     if not run.on_gpu:
         yield {"skipped": "it needs a GPU"}
         return
-    command = [sys.executable, "-m", "benchmarks.norms"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-1500:])
-    yield {"measured": json.loads(done.stdout)}
+    from benchmarks import norms
+
+    for report in norms.reports(norms.BATCHES, norms.REPEATS):
+        yield {"measured": report}
 
 
 def warmup(run: Run) -> Found:
@@ -161,15 +157,19 @@ def write_model(run: Run) -> Manifest:
         manifest = Manifest(
             "benchmark", config, False, "random weights", "MIT", "base.safetensors", "sr.safetensors", folder=folder
         )
-        networks = build(CoupledUNet, config.base), build(SRUNet, config.sr)
+        networks = build(CoupledUNet, config.base).to(run.device), build(SRUNet, config.sr).to(run.device)
         for network in networks:
             draw_weights(network)
+            network.cpu()
         save_model(manifest, *networks)
     return read_manifest(folder / FILE_NAME)
 
 
-def _pipeline(run: Run) -> Pipeline:
-    return Pipeline.load(write_model(run), run.device, "auto" if run.on_gpu else "float32")
+def _pipeline(run: Run, only_base: bool = False) -> Pipeline:
+    manifest = write_model(run)
+    if only_base:
+        manifest = replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None)
+    return Pipeline.load(manifest, run.device, "auto" if run.on_gpu else "float32")
 
 
 def _warm_up(pipeline: Pipeline, sizes: Sequence[int] | None) -> None:

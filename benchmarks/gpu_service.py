@@ -28,15 +28,15 @@ from model.training.gradients import Gradients
 from model.training.loop import Limits, Start, TrainingRun, prepare, train
 
 CONFIGURATION = Path(model.training.__file__).parent / "configs" / "demo.toml"
-SECONDS = 30
-"""Of training."""
+SECONDS, CPU_SECONDS = 30, 1
+"""Of training, after the first step."""
 SETTLED = 10
 """Steps before its rate is measured."""
 FEW = {"quality": "fast", "steps": 2}
 """On a CPU, where the rate means nothing."""
 LOG_LINES = 40
 """Kept of the stack's log where something fails."""
-TO_STOP = 8
+TO_STOP = 4
 """Seconds left for the stack to end."""
 
 
@@ -75,14 +75,16 @@ def _jobs(api: Api, run: Run, deadline: float) -> Iterator[dict[str, Any]]:
 
 
 def training(run: Run) -> Iterator[dict[str, Any]]:
-    """The rate of training the demo model's base network, after its first steps."""
+    """The rate of training the demo model's base network, after its first steps, of which the first records a graph."""
+    end = time.monotonic() + run.seconds
     changes = ["steps=1000000", "output.samples=0", "output.coupling=0", "output.tensorboard=false"]
     changes += ["output.checkpoint=1000000", "output.losses=50"]
     if run.preset == "tiny":
         changes += ["preset=tiny", "batch=4"]
     config = read_configuration(CONFIGURATION, changes)
-    yield {"batch": config.batch}
-    clock = _Clock()
+    yield {"batch": config.batch, "captions": config.text.encoder}
+    limits = Limits()
+    clock = _Clock(limits, end, run)
     with join_processes(run.device) as processes:
         prepared = prepare(config, run.folder / "training", processes, Start(), lambda _: None)
         parameters = sum(parameter.numel() for parameter in prepared.state.network.parameters())
@@ -92,8 +94,6 @@ def training(run: Run) -> Iterator[dict[str, Any]]:
             "million_parameters": round(parameters / 1e6, 1),
             "tflop_per_sample": flop / 1e12,
         }
-        length = min(SECONDS, 0.5 * run.seconds) if run.on_gpu else 1.0
-        limits = Limits(deadline=time.monotonic() + length)
         clock.began = time.monotonic()
         train(prepared, limits, clock)
     found = {"first_step_s": round(clock.first, 2), "steps": len(clock.times)}
@@ -136,9 +136,11 @@ def operations(config: ModelConfig) -> int:
 
 
 class _Clock:
-    """An observer of a run that keeps the time of every step."""
+    """An observer of a run that keeps the time of every step, and ends the run `SECONDS` after its first step, or when
+    half of the time until `end` has passed."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits, end: float, run: Run) -> None:
+        self.limits, self.end, self.on_gpu = limits, end, run.on_gpu
         self.began = 0.0
         self.times: list[float] = []
 
@@ -146,7 +148,12 @@ class _Clock:
         pass
 
     def step(self, step: int, steps: int, per_second: float, loss: float) -> None:
-        self.times.append(time.monotonic())
+        if self.on_gpu and (len(self.times) == SETTLED or self.limits.reached):
+            torch.cuda.synchronize()  # the host runs ahead of the device; the rate is measured between these two steps
+        now = time.monotonic()
+        if not self.times:
+            self.limits.deadline = now + min(SECONDS if self.on_gpu else CPU_SECONDS, 0.5 * (self.end - now))
+        self.times.append(now)
 
     @property
     def first(self) -> float:

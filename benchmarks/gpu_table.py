@@ -97,7 +97,9 @@ def _figures(report: dict[str, Any]) -> str:
     lines = []
     for part in ("golden", "tests", "norms", "warmup", "stack", "training", "tuning"):
         for name, value in parts.get(part, {}).items():
-            if name not in ("took_s", "error", "rows", "failures", "log", "measured") and not _is_profile(value):
+            if name not in ("took_s", "error", "rows", "failures", "test_s", "log", "measured") and not _is_profile(
+                value
+            ):
                 lines.append(f"| {part} | {name.replace('_', ' ')} | {_value(value)} |")
     return "\n".join(["| part | figure | |", "|---|---|---|", *lines]) if lines else ""
 

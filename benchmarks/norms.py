@@ -1,4 +1,6 @@
-"""`python -m benchmarks.norms`: the fused group norm on a GPU at published shapes, against a copy; prints JSON.
+"""`python -m benchmarks.norms`: the fused group norm at published shapes; prints JSON.
+
+On a GPU it is compared with a copy; `--device cpu` compares the norm with those of earlier versions (norms_cpu.py).
 
 `gigabytes_per_second` counts what must move: forward two readings and one writing, backward four readings (x and the
 gradient, twice) and one writing. `share_of_copy` is that rate over that of a copy of a large tensor. `speedup` is
@@ -12,8 +14,9 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +25,7 @@ from torch.nn import functional as F
 from model.networks.ops.group_norm import _composed, group_norm
 from model.networks.ops.group_norm_launch import Shape
 
+BATCHES, REPEATS = (1, 8), 12
 COPIED = 2**29
 """Bytes of the tensor that is copied."""
 
@@ -151,23 +155,43 @@ def _eager_seconds(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.norms", description=__doc__)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--repeats", type=int, default=10)
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.error("this measures a GPU, and there is none")
+def _copy_seconds(repeats: int) -> float:
     source = torch.randn(COPIED // 4, device="cuda")
     target = F.relu(source)
-    copy_rate = 2 * COPIED / seconds(lambda: target.copy_(source), options.repeats)
-    results = [measure(case, batch, options.repeats, copy_rate) for batch in options.batch for case in CASES]
-    report = {
+    return seconds(lambda: target.copy_(source), repeats)
+
+
+def reports(batches: Sequence[int], repeats: int) -> Iterator[dict[str, Any]]:
+    """The report after each case: how the fused kernels do on the current GPU."""
+    copy_rate = 2 * COPIED / _copy_seconds(repeats)
+    report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "copy_gigabytes_per_second": round(copy_rate / 1e9),
-        "results": results,
+        "results": [],
     }
+    for batch in batches:
+        for case in CASES:
+            report["results"].append(measure(case, batch, repeats, copy_rate))
+            yield report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.norms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--batch", type=int, nargs="+", default=list(BATCHES), help="on a GPU (default 1 8)")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"default {REPEATS}")
+    options = parser.parse_args()
+    if options.device == "cpu":
+        from benchmarks.norms_cpu import compare
+
+        report = compare(CASES, options.repeats)
+    elif torch.cuda.is_available():
+        *_, report = reports(options.batch, options.repeats)
+    else:
+        parser.error("there is no GPU; --device cpu compares norms on the processor")
     sys.stdout.write(f"{json.dumps(report, indent=1)}\n")
 
 

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import gpu_checks, gpu_table
-from benchmarks.gpu_run import PARTS, Part, Run, measure
+from benchmarks import gpu_checks, gpu_table, norms_cpu
+from benchmarks.gpu_run import PARTS, SECONDS, Part, Run, limit, measure
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,61 @@ def measured(tmp_path: Path, names: Sequence[str]) -> dict[str, Any]:
     return report
 
 
+IMPORTS = 15.0
+"""Seconds that a run takes before its first part."""
+H200 = {"device": 0.6, "base": 55.1, "sr": 17.5, "kernels": 6.1, "stack": 51.7}
+"""Seconds that parts took, as far as they were measured."""
+
+
+def limits(parts: dict[str, Part], left: float, taken: dict[str, float]) -> dict[str, float]:
+    """The time limits of a run in which parts take so many seconds, or all that they may."""
+    found: dict[str, float] = {}
+    for number, name in enumerate(parts):
+        found[name] = limit(list(parts.values())[number:], left)
+        left -= min(found[name], taken.get(name, found[name]))
+    return found
+
+
+@pytest.mark.parametrize("taken", [{}, H200])
+def test_every_part_has_enough_time_in_a_run_of_the_default_length(taken: dict[str, float]) -> None:
+    found = limits(PARTS, SECONDS - IMPORTS, taken)
+    for name, part in PARTS.items():
+        assert found[name] >= max(part.least, taken.get(name, 0.0)), name
+    assert min(part.least for part in PARTS.values()) >= 7
+    assert all(PARTS[name].least >= seconds for name, seconds in H200.items() if name not in ("base", "sr"))
+    assert max(found.values()) < SECONDS / 3
+
+
+def test_time_that_a_part_leaves_goes_to_the_next_ones() -> None:
+    parts = {"a": Part("", 60, 10), "b": Part("", 60, 20), "c": Part("", 60, 30)}
+    assert limits(parts, 60, {}) == {"a": 10, "b": 20, "c": 30}
+    assert limits(parts, 70, {"a": 5}) == {"a": 20, "b": 35, "c": 30}
+    assert limits(parts, 1000, {}) == {"a": 60, "b": 60, "c": 60}
+    assert limits(parts, 30, {}) == {"a": 5, "b": 10, "c": 15}
+
+
+@dataclass(frozen=True)
+class Norm:
+    name: str
+    shape: tuple[int, ...]
+    skip: int = 0
+    modulated: bool = False
+    inner: int = 1
+
+
+def test_norms_on_a_cpu_agree_with_the_earlier_ones_that_they_are_timed_against() -> None:
+    cases = [
+        Norm("one sample", (1, 50, 32), modulated=True),
+        Norm("samples", (3, 50, 32), skip=32, modulated=True),
+        Norm("over frames", (2, 4, 9, 64), inner=9),
+    ]
+    report = norms_cpu.compare(cases, 1)
+    assert [found["case"] for found in report["results"]] == [case.name for case in cases]
+    for found in report["results"]:
+        assert found["difference"] < 1e-6
+        assert set(found["forward_speedup"]) == set(found["training_speedup"]) == {"separate", "channels_first"}
+
+
 @pytest.mark.timed
 def test_every_part_but_the_stack_runs_on_a_cpu(tmp_path: Path) -> None:
     report = measured(tmp_path, [name for name in PARTS if name != "stack"])
@@ -40,6 +96,7 @@ def test_every_part_but_the_stack_runs_on_a_cpu(tmp_path: Path) -> None:
     assert parts["golden"]["own_golden"] == {"status": 0, "checks": 7, "failed": []}
     assert set(parts["base"]["rows"]) == {f"{kind} {size}" for kind in ("eager", "worker", "plain") for size in (1, 2)}
     assert parts["training"]["steps"] >= 1
+    assert parts["training"]["captions"] == "wordllama"
     assert set(parts["tuning"]["rounds"]) == {"generate", "v2a pigdm", "sr"}
     shown = gpu_table.tables(report)
     for title in ("base network", "super-resolution", "aten::", "warm up s", "first step s", "teacher s"):
@@ -79,6 +136,7 @@ def test_the_outcomes_of_gpu_tests_are_counted(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", OUTCOMES, str(tmp_path)], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     found = json.loads((tmp_path / "found.json").read_text())
     assert (found["passed"], found["failed"], found["status"]) == (1, 1, 1)
+    assert [name.rpartition("::")[2] for name in found["test_s"]] == ["test_one", "test_other"]
     ((name, text),) = found["failures"].items()
     assert name.endswith("test_other")
     assert "it broke" in text

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 import torch
 
-from model.networks.config import ModelConfig
+from model.networks.config import TEXT_TOKENS, ModelConfig
+from model.networks.text import TextTokens
 from model.request import SamplingParams
 from model.runtime.engine import Engine
 from model.runtime.pipeline import Clip, ClipRequest, Pipeline
 from model.sampling.latents import Latents
-from model.sampling.samplers import Evaluate, EvaluateFrames
+from model.sampling.samplers import Evaluate, EvaluateFrames, Prompt
 from tests.model.runtime import engine_runs
 from tests.model.runtime.test_neighbours import MANIFEST, condition
 
 DEVICE = torch.device("cuda", 0)
 
 
+ORDER = ("precision", "training", "cuda_graphs", "norm_kernels", "memory", "media", "tune", "gpu_claim")
+"""Test files, those that tell the most first: time on a GPU may be short."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.gpu)
+    """Mark the tests of this folder, and put them in ORDER."""
+    places = [place for place, item in enumerate(items) if Path(__file__).parent in item.path.parents]
+    own = sorted((items[place] for place in places), key=lambda item: ORDER.index(item.path.stem.removeprefix("test_")))
+    for place, item in zip(places, own, strict=True):
+        item.add_marker(pytest.mark.gpu)
+        items[place] = item
 
 
 @pytest.fixture
@@ -77,6 +86,23 @@ def drawn_clips(config: ModelConfig, count: int) -> list[Evaluate]:
         )
         for number in range(count)
     ]
+
+
+def with_prompts(requests: Sequence[Evaluate], channels: int) -> list[Evaluate]:
+    """The requests with every kind of prompt: none, a caption, one with guidance, guidance against another caption."""
+    generator = torch.Generator().manual_seed(7)
+
+    def caption(words: int) -> TextTokens:
+        tokens = torch.randn(1, TEXT_TOKENS, channels, generator=generator).to(DEVICE)
+        return TextTokens(tokens, (torch.arange(TEXT_TOKENS, device=DEVICE) < words)[None])
+
+    kinds = (
+        None,
+        Prompt(caption(5)),
+        Prompt(caption(TEXT_TOKENS), caption(0), 3.0),
+        Prompt(caption(2), caption(9), 2.0),
+    )
+    return [replace(request, prompt=prompt) for request, prompt in zip(requests, cycle(kinds), strict=False)]
 
 
 def drawn_frames(config: ModelConfig, count: int) -> EvaluateFrames:

@@ -5,17 +5,31 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 
+from benchmarks.forward import draw_weights
+from model.checkpoint.loading import build
+from model.networks.coupled_unet import CoupledUNet
 from model.runtime.batch_sizes import BatchSizes
 from model.runtime.cuda_graphs import CudaRecorder, Graphs
 from model.runtime.evaluator import Evaluator
 from model.runtime.pipeline import Clip, Pipeline
 from model.runtime.warmup import warm_up
 from model.sampling.samplers import Evaluate, Prediction
-from tests.gpu.conftest import DEVICE, clips_of, drawn_clips, drawn_frames, made_together, pipeline_on_gpu
+from model.sampling.schedule import NoiseSchedule
+from tests.gpu.conftest import (
+    DEVICE,
+    clips_of,
+    drawn_clips,
+    drawn_frames,
+    made_together,
+    pipeline_on_gpu,
+    with_prompts,
+)
+from tests.model.runtime.test_neighbours import MANIFEST
 
 KINDS = [
     ("generate", None),
@@ -25,6 +39,9 @@ KINDS = [
     ("v2a", "gradient"),
 ]
 """Every kind of forward: with and without RS-MMA, with a gradient and without."""
+
+
+CAPTION_CHANNELS = 24
 
 
 def close(one: torch.Tensor | None, other: torch.Tensor | None, atol: float) -> bool:
@@ -99,6 +116,31 @@ def test_each_forward_is_the_eager_one(dtype: str) -> None:
         assert close(answers[4].eps, eager[4].eps, atol)
         assert close(answers[4].variance, eager[4].variance, atol)
     assert len(evaluator.graphs["base"]) == len(evaluator.graphs["sr"]) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_each_forward_of_a_network_with_text_is_the_eager_one(dtype: str) -> None:
+    """All prompts, and requests without one, are rows of one graph."""
+    config = MANIFEST.config
+    network = build(CoupledUNet, replace(config.base, text=CAPTION_CHANNELS))
+    draw_weights(network)
+    network = network.to(DEVICE).to_compute(getattr(torch, dtype))
+    evaluator = Evaluator(network, None, NoiseSchedule.from_config(config.schedule))
+    evaluator.use_batch_sizes(BatchSizes((6,)))
+    without = drawn_clips(config, 4)
+    requests = with_prompts(without, CAPTION_CHANNELS)
+    eager = evaluator(requests)
+    assert not close(evaluator(without)[1].eps["audio"], eager[1].eps["audio"], 1e-2)
+    evaluator.use_graphs(CudaRecorder(DEVICE))
+    atol = 1e-4 if dtype == "float32" else 5e-2  # guidance scales differences up
+    for _ in range(3):
+        evaluator(without[:2])  # overwrites the captions that the graph reads
+        for one, other in zip(evaluator(requests), eager, strict=True):
+            assert close(one.eps["video"], other.eps["video"], atol)
+            assert close(one.eps["audio"], other.eps["audio"], atol)
+    assert len(evaluator.graphs["base"]) == 1
+    with never_waiting():
+        evaluator(requests)
 
 
 def test_graphs_that_share_a_pool_do_not_disturb_each_other() -> None:

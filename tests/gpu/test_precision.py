@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.forward import draw_weights
 from model.checkpoint.loading import build
 from model.networks.config import PRESETS
 from model.networks.coupled_unet import CoupledUNet
@@ -28,10 +29,8 @@ def answers(device: str, dtype: torch.dtype) -> list[Tensor]:
     """ε̂ of video, sound and frames, on the CPU, of networks whose weights keep activations near one."""
     assert CONFIG.sr is not None
     networks = build(CoupledUNet, CONFIG.base), build(SRUNet, CONFIG.sr)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in (parameter for network in networks for parameter in network.parameters()):
-        fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
-        parameter.data.normal_(std=fan_in**-0.5, generator=generator)
+    for network in networks:
+        draw_weights(network)
     base, sr = (network.to(device).to_compute(dtype) for network in networks)
     evaluator = Evaluator(base, sr, NoiseSchedule.from_config(CONFIG.schedule))
     clips, frames = drawn_clips(CONFIG, 2), drawn_frames(CONFIG, 4)

@@ -13,7 +13,7 @@ from tests.model.tuning.test_tune import CALIBRATION, MANIFEST
 
 def test_a_model_is_tuned_on_the_gpu(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text(MANIFEST.with_calibration(CALIBRATION).to_json())
-    quick = Tuning(evaluations=(3,), sr_evaluations=(2,), clips=2, teacher_steps=6, rounds=2, compared=6)
+    quick = Tuning(evaluations=(3,), sr_evaluations=(2,), clips=2, teacher_steps=4, rounds=1, compared=4)
     tune(tmp_path, quick, "cuda", say=lambda line: None)
     manifest = read_manifest(tmp_path / FILE_NAME)
     assert manifest.tuned is not None

@@ -10,6 +10,7 @@ import torch
 from model.training import loop
 from model.training.configuration import TrainingConfig, build_configuration
 from model.training.distribution import Processes
+from model.training.publish import publish
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -47,6 +48,13 @@ def small(**changes: Any) -> TrainingConfig:
     for key, value in changes.items():
         data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
     return build_configuration(data)
+
+
+def small_teacher(out: Path) -> Path:
+    """The folder of a small model, trained for two steps in `out`."""
+    run(small(steps=2), out / "run")
+    publish(small(steps=2), out / "run", out / "model", torch.float32)
+    return out / "model"
 
 
 def to_toml(**changes: Any) -> str:
