@@ -59,7 +59,8 @@ FOLDER := build/demo-run
 train-demo: install
 	$(BIN)/python -m model.demo_training --seconds $(SECONDS) --out $(FOLDER) $(ARGUMENTS)
 
-# Makes the model in FOLDER the one that ships, with what tests and docs record of it; an hour on two cores.
+# Makes the model in FOLDER the one that ships, with what tests and docs record of it; all or nothing. Evaluations that
+# the run lacks take minutes on a GPU, hours on two cores.
 publish-demo: install-dev
 	$(BIN)/python -m benchmarks.publish_demo $(FOLDER) $(ARGUMENTS)
 

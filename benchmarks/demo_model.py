@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from safetensors import safe_open
 
 from benchmarks.page_parts import PageParts
 from model.checkpoint.manifest import BUILTIN, FILE_NAME, Manifest, read_manifest
+from model.demo_training.planned_run import REPORTS
 from model.evaluation.generation import possible_methods
 from model.evaluation.report import LABELS, SCENE_LABELS
 
 FOLDER = BUILTIN / "demo"
-COUPLING = FOLDER / "coupling-base.csv"
-BOUNCE, SCENES = "evaluation.json", "evaluation-scenes.json"
-"""Evaluations beside the weights, by data set."""
+COUPLING = "coupling-base.csv"
+BOUNCE, SCENES = REPORTS["bounce"], REPORTS["scenes"]
 PAGE = Path(__file__).parents[1] / "docs" / "demo-model.md"
 PARTS = PageParts(PAGE, "python -m benchmarks.demo_model")
 COLOURS = {"video": "#2a6f97", "audio": "#c8553d"}
@@ -56,17 +57,17 @@ def _interval(score: dict[str, float]) -> str:
     return f"{score['value']:.2f} ({score['low']:.2f} … {score['high']:.2f})".replace("-", "−")
 
 
-def draw(path: Path) -> None:
-    """Losses of the base network and, if it was measured, the coupling gap."""
+def draw(folder: Path, path: Path) -> None:
+    """Losses of the base network in a model's folder and, if it was measured, the coupling gap."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    losses = columns(FOLDER / "losses-base.csv")
+    losses = columns(folder / "losses-base.csv")
     for name, colour in COLOURS.items():
         left.plot(losses["step"], losses[name], color=colour, linewidth=0.5, alpha=0.5, label=f"{name}, steps")
     left.set(title="loss: steps, and averaged weights on held-out clips", xlabel="step")
     right.set(title="coupling gap", xlabel="step")
-    if COUPLING.exists():
-        gaps = columns(COUPLING)
+    if (folder / COUPLING).exists():
+        gaps = columns(folder / COUPLING)
         for name, colour in COLOURS.items():
             left.plot(gaps["step"], gaps[f"loss_{name}"], color=colour, marker="o", markersize=3, label=name)
             right.plot(gaps["step"], gaps[name], color=colour, linestyle="--", label=f"{name}, both noisy")
@@ -159,12 +160,16 @@ def scenes(manifest: Manifest) -> str:
     return table(json.loads(path.read_text(encoding="utf-8")))
 
 
+def write(manifest: Manifest, page: Path) -> None:
+    """Write the generated parts of the page, and the training curve beside it."""
+    draw(manifest.folder, page.parent / "figures" / "demo-training.png")
+    replace(PARTS, page=page).write(tables(manifest))
+
+
 def main() -> None:
-    manifest = read_manifest(FOLDER / FILE_NAME)
-    draw(PAGE.parent / "figures" / "demo-training.png")
-    PARTS.write(tables(manifest))
-    if COUPLING.exists():
-        gaps = {name: values[-1] for name, values in columns(COUPLING).items()}
+    write(read_manifest(FOLDER / FILE_NAME), PAGE)
+    if (FOLDER / COUPLING).exists():
+        gaps = {name: values[-1] for name, values in columns(FOLDER / COUPLING).items()}
         print(json.dumps({"coupling": gaps}, indent=1))
 
 

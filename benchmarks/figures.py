@@ -73,9 +73,9 @@ def make(pipeline: Pipeline, kind: str, source: Path | None, folder: Path) -> tu
     """Generate one output with default parameters, as a worker does."""
     clip = pipeline.manifest.config.clip
     params = SamplingParams(SEED).resolve(kind, pipeline.manifest)
-    given = upload(source, clip.duration) if source else None
+    given, model = upload(source, clip.duration) if source else None, pipeline.manifest.name
     job = claim(
-        new_job(kind, "demo", params, priority="normal", metadata={}, retention=timedelta(days=1), input=given),
+        new_job(kind, model, params, priority="normal", metadata={}, retention=timedelta(days=1), input=given),
         "a worker",
     )
     condition = None if source is None else (decode_video if kind == "v2a" else decode_audio)(source, clip)
@@ -83,26 +83,32 @@ def make(pipeline: Pipeline, kind: str, source: Path | None, folder: Path) -> tu
     return job, write_files(job, pipeline, 0, made, source, folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/figures"))
-    options = parser.parse_args()
-    pipeline = Pipeline.load(find_models()["demo"])
+def pictures(pipeline: Pipeline, out: Path) -> dict[str, Any]:
+    """Write the pictures of each job of the pipeline's model. Returns a description of the jobs."""
     ran: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "ball.mp4"
         ball(source)
-        contact_sheet(source, SHEET).save(options.out / "ball.webp", quality=80)
+        contact_sheet(source, SHEET).save(out / "ball.webp", quality=80)
         for kind in ("generate", "v2a", "a2v"):
             began = time.perf_counter()
             folder = Path(name) / kind
             folder.mkdir()
             job, files = make(pipeline, kind, None if kind == "generate" else source, folder)
-            contact_sheet(files["video.mp4"], SHEET).save(options.out / f"{kind}.webp", quality=75)
+            contact_sheet(files["video.mp4"], SHEET).save(out / f"{kind}.webp", quality=75)
             ran[kind] = {"seconds": round(time.perf_counter() - began, 1), "guidance": job.params.guidance}
             if kind == "a2v":
-                shutil.copy(files["spectrogram.png"], options.out / "spectrogram.png")
-    print(json.dumps({"model": "demo", "seed": SEED, "device": str(pipeline.device), "made": ran}, indent=1))
+                shutil.copy(files["spectrogram.png"], out / "spectrogram.png")
+    return ran
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs/figures"))
+    options = parser.parse_args()
+    pipeline = Pipeline.load(find_models()["demo"])
+    made = pictures(pipeline, options.out)
+    print(json.dumps({"model": "demo", "seed": SEED, "device": str(pipeline.device), "made": made}, indent=1))
 
 
 if __name__ == "__main__":

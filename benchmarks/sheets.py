@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from model.checkpoint.manifest import FILE_NAME, find_models, read_manifest
+from model.checkpoint.manifest import FILE_NAME, Manifest, find_models, read_manifest
 from model.evaluation.contact_sheets import contact_sheet
 from model.evaluation.editing import Method, edit_tasks, make_edits, real_clips
 from model.evaluation.generation import ClipGenerator, video_of
@@ -51,9 +51,9 @@ def main() -> None:
         SHEETS[sheet](options.out / sheet)
 
 
-def extended(path: Path) -> None:
-    """Clips of `bounce`, each above itself with a new second half."""
-    manifest = find_models()["demo"]
+def extended(path: Path, manifest: Manifest | None = None) -> None:
+    """Clips of `bounce`, each above itself with a new second half, by the demo model or another one."""
+    manifest = manifest or find_models()["demo"]
     base_only = replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None)
     generator = ClipGenerator(Pipeline.load(base_only))
     task = next(task for task in edit_tasks(manifest.config.clip) if task.name == "extend")

@@ -23,6 +23,7 @@ from model.checkpoint.manifest import FILE_NAME, Manifest, read_manifest
 from model.evaluation.contact_sheets import contact_sheet, spectrogram_sheet
 from model.evaluation.generation import KINDS, EvaluationRun, plan, possible_methods
 from model.evaluation.report import Result, Watcher, evaluate, plot
+from model.evaluation.scene_report import data_of, evaluate_scenes
 from model.request import SamplingParams
 from model.sampling.latents import Latents
 from model.training.checkpoints import read_checkpoint, write_atomically
@@ -55,7 +56,14 @@ ENDLESS = 10**9
 """Steps of the first piece, which ends by the clock."""
 
 EVALUATION_CLIPS = (64, 256)
-"""Clips of each run of the first evaluation, and of the one after it if there is time."""
+"""Clips of each run of the first evaluation, and of the one after it if there is time; multiples of the 8 kinds of
+scenes."""
+
+REPORTS = {"scenes": "evaluation-scenes.json", "bounce": "evaluation.json"}
+"""Evaluations beside the weights, by data set, in the order in which they are made."""
+
+EVALUATION_STEPS = 20
+"""Evaluations of the network for each clip, as in the quality `best`."""
 
 EVALUATION_SECONDS = 15.0
 """Time below which no evaluation is begun."""
@@ -306,7 +314,8 @@ class PlannedRun:
         for log in (LOSSES, COUPLING):
             if (out / log).exists():
                 shutil.copy(out / log, held / log)
-        (self.model / "evaluation.json").unlink(missing_ok=True)  # it belongs to the previous weights
+        for report in REPORTS.values():
+            (self.model / report).unlink(missing_ok=True)  # it belongs to the previous weights
         self._pack()
         self._keeping = self.limits.clock() - before
 
@@ -323,41 +332,50 @@ class PlannedRun:
             self._pack()
 
     def _evaluate(self, end: float) -> None:
-        """Write evaluation.json, contact sheets and a plot, if they are ready before `end`; then with more clips."""
+        """Evaluate on the data sets of the training, the mixed one first, as far as that is done before `end`; then
+        with more clips."""
         manifest, clock = read_manifest(self.model / FILE_NAME), self.limits.clock
+        data_sets = list(REPORTS) if data_of(manifest) == "scenes" else ["bounce"]
+        needed = dict.fromkeys(data_sets, EVALUATION_SECONDS)
+        for clips in EVALUATION_CLIPS:
+            for data in data_sets:
+                began = clock()
+                if began + needed[data] > end:
+                    self.say(f"no time is left for an evaluation on {clips} clips of {data}")
+                    return
+                try:
+                    self._evaluate_on(data, manifest, clips, end)
+                except OutOfTime:
+                    self.say(f"the time did not suffice for an evaluation on {clips} clips of {data}")
+                    return
+                needed[data] = 1.2 * (clock() - began) * EVALUATION_CLIPS[-1] / EVALUATION_CLIPS[0]
+
+    def _evaluate_on(self, data: str, manifest: Manifest, clips: int, end: float) -> None:
+        """Write the report, contact sheets and a plot of one evaluation. Raises OutOfTime at `end`."""
         methods = [name for name in possible_methods(manifest) if name in ("clean", "pigdm")]
         runs = plan(manifest, KINDS if methods else KINDS[:1], tuple(methods[:1]) or ("clean",), held_out=False)
-        samples = self.result / "samples"
-        needed = EVALUATION_SECONDS
+        samples = self.result / "samples" / ("scenes" if data == "scenes" else "")
+        samples.mkdir(parents=True, exist_ok=True)
 
         def check() -> None:
-            if self.limits.stop or clock() >= end:
+            if self.limits.stop or self.limits.clock() >= end:
                 raise OutOfTime
 
         def shown(run: EvaluationRun, made: Latents, _: Result) -> None:
             name = run.name.replace(" ", "-")
             few = made.map(lambda value: value[:SHOWN])
-            samples.mkdir(exist_ok=True)
             contact_sheet(few).save(samples / f"{name}-frames.png")
             spectrogram_sheet(few, manifest.config.clip).save(samples / f"{name}-sounds.png")
 
         watcher = Watcher(begins=lambda run: check(), clip=check, ends=shown)
-        for clips in EVALUATION_CLIPS:
-            began = clock()
-            if began + needed > end:
-                self.say(f"no time is left for an evaluation on {clips} clips")
-                return
-            try:
-                found = evaluate(manifest, runs, clips, SamplingParams(0), watcher, self.device.type)
-            except OutOfTime:
-                self.say(f"the time did not suffice for an evaluation on {clips} clips")
-                return
-            text = found.to_json()
-            write_atomically(self.model / "evaluation.json", lambda file, text=text: file.write(text.encode()))
-            if importlib.util.find_spec("matplotlib") is not None:
-                plot(found, samples / "scores.png")
-            self._pack()
-            for result in found.results:
-                scores = ", ".join(f"{score.measure} {score.normalised.value:.2f}" for score in result.scores)
-                self.say(f"{result.run.name}, {clips} clips, normalised: {scores}")
-            needed = 1.2 * (clock() - began) * EVALUATION_CLIPS[-1] / EVALUATION_CLIPS[0]
+        measure = evaluate_scenes if data == "scenes" else evaluate
+        params = SamplingParams(0, sampler="dpmpp_2m", steps=EVALUATION_STEPS)
+        found = measure(manifest, runs, clips, params, watcher, self.device.type)
+        text = found.to_json()
+        write_atomically(self.model / REPORTS[data], lambda file: file.write(text.encode()))
+        if importlib.util.find_spec("matplotlib") is not None:
+            plot(found, samples / "scores.png")
+        self._pack()
+        for result in found.results:
+            scores = ", ".join(f"{score.measure} {score.normalised.value:.2f}" for score in result.scores)
+            self.say(f"{data}, {result.run.name}, {clips} clips, normalised: {scores}")

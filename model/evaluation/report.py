@@ -22,6 +22,7 @@ from model.evaluation.generation import (
     real_captions,
     real_clips,
 )
+from model.evaluation.intervals import Interval
 from model.evaluation.scene_measures import SCENE_MEASURES
 from model.evaluation.seams import Drift, Measured, SeamScore, drift, seam_scores
 from model.networks.config import ClipSpec
@@ -187,24 +188,30 @@ def generated(run: EvaluationRun, made: Latents) -> Latents:
 
 def plot(evaluation: Evaluation, path: Path) -> None:
     """Plot the measures as bars, floor and ceiling as lines. Raises ImportError if matplotlib is not installed."""
+    plot_recorded(json.loads(evaluation.to_json()), path)
+
+
+def plot_recorded(evaluation: dict[str, Any], path: Path) -> None:
+    """As `plot`, from the JSON of an evaluation."""
     from matplotlib.figure import Figure
 
-    names, labels = [result.run.name for result in evaluation.results], evaluation.labels
-    figure = Figure(figsize=(3.0 * len(labels), 1.4 + 0.32 * len(names)), layout="constrained")
+    runs, labels = evaluation["runs"], SCENE_LABELS if evaluation.get("data") == "scenes" else LABELS
+    figure = Figure(figsize=(3.0 * len(labels), 1.4 + 0.32 * len(runs)), layout="constrained")
     axes = figure.subplots(1, len(labels), sharey=True, squeeze=False)[0]
     for axis, (measure, label) in zip(axes, labels.items(), strict=True):
-        for row, result in enumerate(evaluation.results):
-            for score in (each for each in result.scores if each.measure == measure):
-                reach = [[error] for error in score.value.errors]
-                axis.barh(row, score.value.value, color="#c8553d" if result.run.split == "train" else "#e6a57e")
-                axis.errorbar(score.value.value, row, xerr=reach, color="#222", capsize=2, linewidth=1)
-                for mark, style in ((score.floor.value, ":"), (score.ceiling.value, "-")):
+        for row, run in enumerate(runs):
+            for score in (found for name, found in run["scores"].items() if name == measure):
+                value = Interval(**score["value"])
+                reach = [[error] for error in value.errors]
+                axis.barh(row, value.value, color="#c8553d" if run["split"] == "train" else "#e6a57e")
+                axis.errorbar(value.value, row, xerr=reach, color="#222", capsize=2, linewidth=1)
+                for mark, style in ((score["floor"]["value"], ":"), (score["ceiling"]["value"], "-")):
                     axis.plot([mark, mark], [row - 0.45, row + 0.45], color="#444", linestyle=style, linewidth=1.5)
         axis.set_title(label, fontsize=10)
-        axis.set_yticks(range(len(names)), names, fontsize=9)
-        axis.set_ylim(len(names) - 0.4, -0.6)
+        axis.set_yticks(range(len(runs)), [run["name"] for run in runs], fontsize=9)
+        axis.set_ylim(len(runs) - 0.4, -0.6)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
-        f"{evaluation.manifest.name}, {evaluation.clips} clips; dotted: shuffled pairs, solid: real clips", fontsize=10
+        f"{evaluation['model']}, {evaluation['clips']} clips; dotted: shuffled pairs, solid: real clips", fontsize=10
     )
     figure.savefig(path, dpi=120)

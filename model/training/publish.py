@@ -42,6 +42,16 @@ def recorded_data(model: Path) -> dict[str, Any] | None:
     return json.loads(record.read_text(encoding="utf-8"))["data"] if record.is_file() else None
 
 
+def recorded_configuration(model: Path) -> TrainingConfig:
+    """The configuration of the training of the base network in the folder `model`. Raises StateError without a record,
+    ConfigurationError if it is not valid."""
+    record = model / "training-base.json"
+    if not record.is_file():
+        raise StateError(f"{record} is missing: it says on which data the network was trained")
+    recorded = json.loads(record.read_text(encoding="utf-8"))
+    return configuration_from_json(json.dumps({k: v for k, v in recorded.items() if k not in ("step", "seconds")}))
+
+
 def newest_checkpoint(out: Path) -> Path:
     """The last checkpoint of the run in `out`. Raises StateError if there is none."""
     found = checkpoints(out / "checkpoints")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.checkpoint.manifest import find_models
+from model.checkpoint.manifest import Manifest, find_models
 from model.request import SamplingParams
 from model.runtime.pipeline import ClipRequest, Pipeline
 
@@ -19,9 +19,9 @@ RECORDED = Path(__file__).parents[2] / "data" / "demo_clip.safetensors"
 SEED, STEPS, SR_STEPS = 7, 20, 2
 
 
-def pipeline() -> Pipeline:
-    """The demo model in float32."""
-    return Pipeline.load(find_models()["demo"], "cpu", "float32")
+def pipeline(manifest: Manifest | None = None) -> Pipeline:
+    """The demo model, or another one, in float32."""
+    return Pipeline.load(manifest or find_models()["demo"], "cpu", "float32")
 
 
 def made(model: Pipeline) -> dict[str, Tensor]:
@@ -41,6 +41,10 @@ def recorded() -> dict[str, Tensor]:
     return load_file(RECORDED)
 
 
+@torch.no_grad()
+def record(model: Pipeline, path: Path) -> None:
+    save_file({name: value.cpu().contiguous() for name, value in made(model).items()}, path)
+
+
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
-    save_file({name: value.cpu().contiguous() for name, value in made(pipeline()).items()}, RECORDED)
+    record(pipeline(), RECORDED)

@@ -179,6 +179,32 @@ def test_a_run_is_packed_continued_and_served(
     assert clip.frames.shape == (8, 64, 64, 3)
 
 
+@pytest.mark.slow
+def test_a_run_on_scenes_is_evaluated_on_scenes_and_on_bounce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planned_run, "EVALUATION_CLIPS", (16,))
+    monkeypatch.setattr(planned_run, "EVALUATION_STEPS", 2)
+    config = small(batch=2, data={"source": "scenes", "bounce_share": 0.5})
+    clock = partial(next, itertools.count())  # as above
+    folder, device = tmp_path / "packed", torch.device("cpu")
+    said: list[str] = []
+    PlannedRun(clock(), 2000, Shares(0.03, 0), folder, tmp_path / "work", device, said.append, clock).run(config, None)
+    unpack(folder, tmp_path / "unpacked")
+    manifest = read_manifest(tmp_path / "unpacked" / "model" / FILE_NAME)
+    for data, report, samples in (
+        ("bounce", "evaluation.json", "samples"),
+        ("scenes", "evaluation-scenes.json", "samples/scenes"),
+    ):
+        found = json.loads((manifest.folder / report).read_text())
+        assert (found["data"], found["weights"], found["clips"]) == (data, manifest.weights_hash, 16)
+        assert (found["params"]["sampler"], found["params"]["steps"]) == ("dpmpp_2m", 2)
+        assert [run["name"] for run in found["runs"]] == ["joint", "v2a clean", "a2v clean"]
+        for name in ("joint", "v2a-clean", "a2v-clean"):
+            for sheet in (f"{name}-frames.png", f"{name}-sounds.png"):
+                assert (tmp_path / "unpacked" / samples / sheet).stat().st_size > 0
+    evaluated = [line.split(",")[0] for line in said if "16 clips, normalised" in line]
+    assert evaluated == ["scenes"] * 3 + ["bounce"] * 3
+
+
 def command(*arguments: object) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "model.demo_training", *map(str, arguments), "--device", "cpu"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
