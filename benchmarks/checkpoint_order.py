@@ -46,8 +46,9 @@ from model.training.checkpoints import checkpoints, read_checkpoint
 from model.training.configuration import TrainingConfig, configuration_from_json, read_configuration
 from model.training.distribution import Processes
 
-SCORES = {each.name: each.label for each in MEASURES if each.name != "hue_timbre"}
-"""Hue and timbre stay at chance in joint clips, even of the demo model."""
+SCORES = {each.name: each.label for each in MEASURES if each.name not in ("hue_timbre", "hue_kept")}
+"""Hue and timbre stay at chance in joint clips, even of the demo model. Whether discs keep their hues says nothing of
+sound."""
 
 REFERENCE = 512
 """Real clips that the distances are to."""

@@ -1,10 +1,11 @@
-"""End-to-end latency of the embedded stack with the demo model. Prints JSON.
+"""End-to-end latency of the embedded stack with the demo model or another one. Prints JSON.
 
     python -m benchmarks.end_to_end --repeats 5 [--video clip.mp4]
+    python -m benchmarks.end_to_end --model examples/models/scenes --prompt "a campfire at night"
 
 Starts `duet serve` on a free port with an empty data folder, measures, and stops it. Without --video it uploads a
-generated video. "accepted" is the time to the 202 while another job keeps the worker busy: for generate from the
-first byte of the request, for v2a from the upload's last byte.
+generated video. --model takes a folder; --prompt prompts `generate` alone. "accepted" is the time to the 202 while
+another job keeps the worker busy: for generate from the first byte of the request, for v2a from the upload's last byte.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,11 +28,13 @@ import numpy as np
 
 from benchmarks.embedded_stack import embedded_stack
 from benchmarks.report import show, surroundings
+from model.checkpoint.manifest import FILE_NAME, read_manifest
 
 TARGETS = {
     "ready_s": 10.0,
     "generate_s": 20.0,
     "v2a_s": 10.0,
+    "a2v_s": 20.0,
     "generate_accepted_ms": 50.0,
     "v2a_accepted_ms": 300.0,
 }
@@ -42,26 +46,56 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each figure (default 3)")
     parser.add_argument("--video", type=Path, help="the film to upload")
+    parser.add_argument("--model", type=Path, help="a model's folder; default: the demo model")
+    parser.add_argument("--prompt", help="what generate makes, by a model that takes prompts")
     arguments = parser.parse_args()
+    setting = Setting(arguments.model, arguments.prompt)
     with tempfile.TemporaryDirectory(prefix="duet-benchmark-") as folder:
         upload = arguments.video or film(Path(folder) / "film.mp4")
-        figures = measure(Path(folder), upload, arguments.repeats)
-    show({**surroundings(), "repeats": arguments.repeats, "figures": figures})
+        figures = measure(Path(folder), upload, arguments.repeats, setting)
+    show(
+        {
+            **surroundings(),
+            "model": setting.name,
+            "prompt": setting.prompt,
+            "repeats": arguments.repeats,
+            "figures": figures,
+        }
+    )
 
 
-def measure(folder: Path, upload: Path, repeats: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Setting:
+    """The folder of the model that is measured, None for the demo model, and the prompt of `generate`."""
+
+    model: Path | None = None
+    prompt: str | None = None
+
+    @property
+    def name(self) -> str:
+        return "demo" if self.model is None else read_manifest(self.model / FILE_NAME).name
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the server."""
+        return {} if self.model is None else {"DUET_MODELS": str(self.model.resolve().parent)}
+
+
+def measure(folder: Path, upload: Path, repeats: int, setting: Setting) -> dict[str, Any]:
     """Every figure of TARGETS: its target, median, worst and all values."""
     values: dict[str, list[float]] = {name: [] for name in TARGETS}
     for index in range(repeats):
-        with embedded_stack(folder / f"start-{index}", "duet", "serve") as (_, ready):
+        with embedded_stack(folder / f"start-{index}", "duet", "serve", **setting.environment) as (_, ready):
             values["ready_s"].append(ready)
-    with embedded_stack(folder / "measured", "duet", "serve") as (url, _):
-        api = Api(url, upload)
+    with embedded_stack(folder / "measured", "duet", "serve", **setting.environment) as (url, _):
+        api = Api(url, upload, model=setting.name)
+        prompted = {"prompt": setting.prompt} if setting.prompt is not None else {}
         for _ in range(repeats):
-            values["generate_s"].append(_seconds(lambda: api.finish(api.generate()[0])))
+            values["generate_s"].append(_seconds(lambda: api.finish(api.generate(**prompted)[0])))
             values["v2a_s"].append(_seconds(lambda: api.finish(api.v2a()[0])))
+            values["a2v_s"].append(_seconds(lambda: api.finish(api.a2v()[0])))
         for _ in range(repeats):
-            busy = api.generate()[0]
+            busy = api.generate(**prompted)[0]
             api.started(busy)
             other, milliseconds = api.generate()
             values["generate_accepted_ms"].append(milliseconds)
@@ -88,10 +122,10 @@ class Api:
         self._form = head.encode() + upload.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
         self._form_type = f"multipart/form-data; boundary={boundary}"
 
-    def generate(self) -> tuple[str, float]:
-        """Submit. Returns the job's path and the milliseconds to the 202."""
+    def generate(self, **parameters: Any) -> tuple[str, float]:
+        """Submit, with further `parameters`. Returns the job's path and the milliseconds to the 202."""
         began = time.perf_counter()
-        job, _ = self._post("/generate", json.dumps(self.parameters).encode(), "application/json")
+        job, _ = self._post("/generate", json.dumps(self.parameters | parameters).encode(), "application/json")
         return job, 1000 * (time.perf_counter() - began)
 
     def v2a(self) -> tuple[str, float]:

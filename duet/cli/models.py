@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich.console import Console
 
 from duet.cli.exit_status import server_errors
 from duet.cli.options import CONNECTION, ServerOptions, option
 from duet.cli.output import echo, echo_json
+
+SENSES = {"video": "picture", "audio": "sound"}
 
 
 def models(
@@ -37,7 +39,22 @@ def models(
         echo(f"  {frames}, {clip['duration']:g} s, sound at {clip['sample_rate']} Hz")
         methods = ", ".join(dict.fromkeys(name for names in model.guidance.values() for name in names))
         echo(f"  guidance: {methods or 'none'}")
+        if near := _distances(model.data):
+            echo(f"  differs from a clip of many steps by: {near}")
         if model.text is not None:
             examples = "; ".join(model.text["examples"][:3])
             echo(f"  prompts: {', '.join(model.text['languages'])}" + (f", such as: {examples}" if examples else ""))
         echo(f"  licence: {model.licence}; weights {model.weights_hash[:16]}…")
+
+
+def _distances(model: dict[str, Any]) -> str:
+    """How far clips of each quality are from those of many steps; empty if the server does not know."""
+    known = model.get("distances", {}).get("generate", {})
+    parts = []
+    for quality, steps in model["qualities"].items() if known else ():
+        tuned = known.get(f"tuned {steps['steps']}") if quality != "best" else None
+        found = tuned or known.get(f"dpmpp_2m {steps['steps']}", {})
+        words = [f"{what} {found[name]:.2f}" for name, what in SENSES.items() if name in found]
+        if words:
+            parts.append(f"{quality}: {', '.join(words)}")
+    return "; ".join(parts)

@@ -55,7 +55,10 @@ def convert(
 
 def calibrate(
     model: Annotated[ExistingDirectory, Parameter(help="The model's folder.")],
-    clips: Annotated[ExistingDirectory, Parameter(help="A folder of validation videos.")],
+    clips: Annotated[
+        ExistingDirectory | None,
+        Parameter(help="A folder of validation videos; default: clips of the procedural data set of its training."),
+    ] = None,
     /,
     *,
     count: Annotated[int, option("Maximum number of clips.", validator=within(1), show_default=True)] = 64,
@@ -64,19 +67,24 @@ def calibrate(
     ] = 33,
     device: Annotated[str, option("cpu, cuda, or auto.", show_default=True)] = "auto",
 ) -> None:
-    """Measure the error of a model's prediction at each diffusion time on videos, and store it in the manifest.
+    """Measure the error of a model's prediction at each diffusion time on clips, and store it in the manifest.
 
     The guidance method pigdm needs this calibration.
     """
     from model.checkpoint.loading import CheckpointError
     from model.checkpoint.manifest import ManifestError
     from model.runtime.calibration import calibrate_model
+    from model.training.publish import calibrate_on_own_data
 
     def report(done: int, path: Path, problem: str | None) -> None:
         echo(f"left out {path}: {problem}" if problem else f"{done} {path}", err=bool(problem))
 
     try:
-        used = calibrate_model(model, clips, count, points, device, report)
+        if clips is None:
+            used = count
+            calibrate_on_own_data(model, count, points, device)
+        else:
+            used = calibrate_model(model, clips, count, points, device, report)
     except (CheckpointError, ManifestError, ValueError) as error:
         raise fail(FAILED, str(error)) from error
     echo(f"calibrated {model} on {used} clips; jobs of this model use pigdm from now on")

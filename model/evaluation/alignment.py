@@ -15,32 +15,41 @@ from torch.nn.functional import max_pool1d, pad
 
 from model.evaluation import flow
 from model.evaluation.audio_features import Onsets, detect_onsets, frame_of
-from model.evaluation.video_features import Discs, detect_discs
+from model.evaluation.video_features import MINOR, SMALLEST, Discs, detect_discs
 from model.networks.config import ClipSpec
 from model.sampling.latents import Latents
 
 MAX_LAG = 4
 """Largest lag, in frames, in both directions."""
 
+OF_PALETTE = 0.75
+"""Share of the coloured area that has the hues of a clip's palette, in a frame that keeps them."""
+
+MOST_FRAMES = 0.9
+"""Share of such frames, of those that show a disc, in a clip that keeps its hues."""
+
 
 @dataclass(frozen=True)
 class Detections:
-    """Detections in a set of clips: onsets, discs, and the optical flow (clips, frames). All on the CPU."""
+    """Detections in a set of clips: onsets, discs, and the optical flow (clips, frames). All on the CPU. Sounds, and
+    the palettes that discs should keep, are those of the clips `shuffled_by` further on."""
 
     spec: ClipSpec
     onsets: Onsets
     discs: Discs
     flow: Tensor
+    shuffled_by: int = 0
 
     @property
     def clips(self) -> int:
         return self.onsets.clips
 
     def shuffled(self, by: int) -> Detections:
-        """Each clip's sound paired with the picture of the clip `by` further on."""
+        """Each clip's sound and palette paired with the picture of the clip `by` further on."""
         onsets = self.onsets
         clip = (onsets.clip + by) % onsets.clips
-        return replace(self, onsets=replace(onsets, clip=clip, envelope=onsets.envelope.roll(by, 0)))
+        sounds = replace(onsets, clip=clip, envelope=onsets.envelope.roll(by, 0))
+        return replace(self, onsets=sounds, shuffled_by=self.shuffled_by + by)
 
 
 def detect(clips: Latents, spec: ClipSpec, at_once: int = 32) -> Detections:
@@ -147,6 +156,20 @@ def _hue_and_timbre(found: Detections) -> Tensor:
     return _per_clip(found, torch.stack([agree, torch.ones_like(agree)], dim=1))
 
 
+def _hue_kept(found: Detections) -> Tensor:
+    """Whether the discs of each clip have the hues of its palette, that is, those of most of its frames, in nearly all
+    frames; a flash hides a hue and is not counted."""
+    area = found.discs.area
+    largest = area.amax(-1)
+    seen = largest > SMALLEST
+    frames = seen.sum(1).clamp(min=1)
+    there = (area >= MINOR * largest[..., None]) & seen[..., None]
+    palette = (there.sum(1) > frames[:, None] / 2).roll(found.shuffled_by, 0)
+    inside = (area * palette[:, None]).sum(-1) >= OF_PALETTE * area.sum(-1)
+    kept = ((inside & seen).sum(1) >= MOST_FRAMES * frames) & seen.any(1)
+    return torch.stack([kept.float(), torch.ones(len(kept))], dim=1)
+
+
 def lags(found: Detections, counted: Tensor | None = None) -> Tensor:
     """(clips, 2 MAX_LAG + 1): correlation of the sound's envelope with motion energy; a positive lag is late sound.
 
@@ -205,4 +228,5 @@ MEASURES = (
     Measure("hue_timbre", "hue-timbre accuracy", _hue_and_timbre, ratio),
     Measure("lag", "in step within a frame", _in_step, ratio),
     Measure("av_align", "AV-Align", _av_align, ratio),
+    Measure("hue_kept", "hues kept", _hue_kept, ratio),
 )

@@ -25,6 +25,7 @@ from model.text.encoder import load_encoder
 from model.training.checkpoints import StateError, check_same_run, checkpoints, read_checkpoint, write_atomically
 from model.training.configuration import TrainingConfig, configuration_from_json
 from model.training.dataset import Source, evaluation_indexes
+from model.training.sources import open_sources
 from model.training.training_log import COUPLING, LOSSES, read_rows
 
 CALIBRATION_TIMES = 33
@@ -91,9 +92,14 @@ def publish(config: TrainingConfig, out: Path, folder: Path, dtype: torch.dtype)
 
 
 def calibrate_published(
-    manifest: Manifest, config: TrainingConfig, source: Source, device: torch.device, say: Callable[[str], None]
+    manifest: Manifest,
+    config: TrainingConfig,
+    source: Source,
+    device: torch.device,
+    say: Callable[[str], None],
+    points: int | None = None,
 ) -> None:
-    """Measure the error of the published network on held-out clips, and store it in the manifest."""
+    """Measure the error of the published network on held-out clips at `points` times, and store it in the manifest."""
     base, _ = load_model(replace(manifest, config=replace(manifest.config, sr=None), sr_weights=None), device)
     evaluator = Evaluator(base, None, NoiseSchedule.from_config(manifest.config.schedule))
     numbers = evaluation_indexes(config.output.calibration_clips)
@@ -103,10 +109,27 @@ def calibrate_published(
             yield source.batch(part, device)
 
     limits = manifest.config.base.max_shifts(manifest.config.clip.frames)
-    curve = calibrate(evaluator, clips(), limits, CALIBRATION_TIMES, config.seed)
+    curve = calibrate(evaluator, clips(), limits, points or CALIBRATION_TIMES, config.seed)
     text = _with_examples(manifest.with_calibration(curve), source).to_json()
     write_atomically(manifest.folder / FILE_NAME, lambda file: file.write(text.encode()))
     say(f"calibrated on {len(numbers)} clips")
+
+
+def calibrate_on_own_data(folder: Path, count: int, points: int, device: str) -> None:
+    """Calibrate the model in `folder` on `count` held-out clips of the procedural data set that it was trained on.
+
+    Raises ManifestError, and CheckpointError if it has one modality only or was trained on videos; otherwise as
+    `recorded_configuration`.
+    """
+    manifest, recorded = read_manifest(folder / FILE_NAME), recorded_configuration(folder)
+    if not manifest.config.base.coupled:
+        raise CheckpointError(f"the model {manifest.name} has one modality only: there is nothing to calibrate")
+    if recorded.data.source == "folder":
+        raise CheckpointError(f"the model {manifest.name} was trained on videos: name a folder of validation videos")
+    config = replace(recorded, output=replace(recorded.output, calibration_clips=count))
+    _, source = open_sources(config, folder, lambda line: None)
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    calibrate_published(manifest, config, source, place, lambda line: None, points)
 
 
 def _text(config: TrainingConfig, held: Manifest | None) -> TextEncoding | None:

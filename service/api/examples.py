@@ -107,6 +107,13 @@ MODELS: dict[str, Any] = {
                 "best": {"steps": 20, "sr_steps": 8},
             },
             "tuned": {"generate": [4, 6, 8, 10], "v2a clean": [6, 10], "a2v clean": [6, 10], "sr": [2, 3, 4]},
+            "distances": {
+                "generate": {
+                    "tuned 6": {"video": 0.197, "audio": 0.285},
+                    "dpmpp_2m 6": {"video": 0.381, "audio": 0.482},
+                    "dpmpp_2m 20": {"video": 0.111, "audio": 0.114},
+                }
+            },
             "guidance": {
                 "generate": ["decoupling"],
                 "v2a": ["clean", "pigdm", "replacement", "gradient", "gradient_code", "decoupling"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
 from fastapi import APIRouter
@@ -13,6 +13,7 @@ from model.checkpoint.model_folders import BrokenModel
 from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import KINDS
 from model.request import QUALITIES, SAMPLERS, TUNED, allowed_guidance, is_divisible
+from model.sampling.tuned_solver import TunedSolver
 from service.api.auth import AdminHere, CallerHere
 from service.api.problems import Problem, responses
 from service.api.services import ServicesHere
@@ -96,6 +97,11 @@ class ModelView(BaseModel):
         description="numbers of steps of the sampler `tuned`, by kind of job and guidance, such as `v2a clean`; `sr`: "
         "those of super-resolution. Where a quality has none, it uses dpmpp_2m"
     )
+    distances: dict[str, dict[str, dict[str, float]]] = Field(
+        description="where the model is tuned, by kind of job and guidance as in `tuned`, and by sampler and steps, "
+        "such as `tuned 6`: the mean distance of a clip from that of the same seed in many steps, as a share of the "
+        "deviation of its values, of `video` and `audio`. 0 is the same clip; unrelated ones differ by about 1.4"
+    )
     guidance: dict[str, list[str]] = Field(description="allowed guidance methods, by kind of job")
     independent_timesteps: bool = Field(
         description="whether it was trained with a timestep per modality, as the guidance `clean` requires"
@@ -152,11 +158,16 @@ def view(
         samplers=[*SAMPLERS, TUNED] if tuned else list(SAMPLERS),
         qualities={name: QualityView(steps=each.steps, sr_steps=each.sr_steps) for name, each in QUALITIES.items()},
         tuned=tuned,
+        distances={name: _distances(each.values()) for name, each in found.items() if each},
         guidance={kind: list(allowed_guidance(kind, manifest)) for kind in KINDS},
         independent_timesteps=manifest.independent_timesteps,
         text=_text(manifest.text),
         speed={kind: SpeedView(**asdict(each)) for kind, each in speed.items()},
     )
+
+
+def _distances(solvers: Iterable[TunedSolver]) -> dict[str, dict[str, float]]:
+    return {sampler: found for solver in solvers for sampler, found in solver.distances().items()}
 
 
 def resolutions(manifest: Manifest) -> list[Resolution]:

@@ -114,3 +114,19 @@ def test_scores_of_outputs_and_of_those_that_were_not_kept(studio: Studio) -> No
     )
     expect(scores.locator("dl")).to_contain_text("onsets that are heard")
     studio.look("scores")
+
+
+def test_the_quality_says_how_near_the_clip_is_to_that_of_many_steps(studio: Studio) -> None:
+    page = studio.visit()
+    quality, said = page.get_by_label("Quality"), page.locator(".field-quality .remark")
+    page.get_by_label("Model").select_option("demo")
+    expect(said).to_have_text(
+        re.compile(r"^Nearly the same clip as with many steps: picture differs by 0\.\d\d, sound")
+    )
+    best = said.text_content()
+    quality.select_option("fast")
+    expect(said).to_be_visible()
+    expect(said).not_to_have_text(best or "")
+    expect(said).to_have_text(re.compile(r"picture differs by 0\.\d\d, sound differs by 0\.\d\d$"))
+    page.get_by_label("Model").select_option("tiny")
+    expect(said).to_be_hidden()

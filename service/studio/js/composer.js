@@ -3,6 +3,7 @@
 import { api, Problem, upload } from "./api.js";
 import { costWords } from "./cost.js";
 import { h } from "./dom.js";
+import { differenceWords } from "./difference.js";
 import { kindOf } from "./drop.js";
 import { Edit } from "./edit.js";
 import { control } from "./fields.js";
@@ -207,6 +208,7 @@ export class Composer {
       if (name.startsWith("guidance")) shown &&= (model.guidance[this.#kind] ?? []).length > 0;
       each.shown = shown;
     }
+    this.#controls.get("quality")?.remark(differenceWords(this.#kind, values, model));
     const enlarged = enlarges && this.#controls.get("super_resolution")?.value === true;
     this.#followLength(values, model, enlarged);
   }

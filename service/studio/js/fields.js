@@ -32,6 +32,16 @@ export class Control {
     return [h("label", { for: this.id }, label(this.name)), this.input];
   }
 
+  /** Say `words` of the chosen value; null removes them. */
+  remark(words) {
+    if (!this.said) {
+      this.said = h("p", { class: "remark", id: `${this.id}-remark` });
+      this.element.append(this.said);
+      this.input.setAttribute("aria-describedby", `${this.id}-remark ${this.input.getAttribute("aria-describedby")}`);
+    }
+    this.said.textContent = words ?? "";
+  }
+
   /** Show `words` as the error; an empty string removes it. */
   fail(words) {
     markField(this.input, this.error, words);

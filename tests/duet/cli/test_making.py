@@ -232,7 +232,10 @@ def test_models_are_listed_with_their_clips(duet: Cli) -> None:
     clip = demo_model.CLIP
     shown = f"{clip.frames} frames of {small} or {large} at {clip.fps} Hz, {clip.duration:g} s"
     assert f"{shown}, sound at {clip.sample_rate} Hz" in text
-    assert json.loads(duet("models", "--json").stdout)[0]["name"] == "demo"
+    (model,) = json.loads(duet("models", "--json").stdout)
+    assert model["name"] == "demo"
+    near = model["distances"]["generate"]["tuned 6"]
+    assert f"many steps by: fast: picture {near['video']:.2f}, sound {near['audio']:.2f}; best: " in text
 
 
 def test_a_key_is_taken_from_the_environment_and_never_shown(

@@ -46,6 +46,8 @@ def test_real_clips_score_one_and_shuffled_ones_zero() -> None:
     assert mine["hue_timbre"].ceiling.value >= 0.95
     assert abs(mine["pitch_x"].floor.value) < 0.15
     assert mine["hue_timbre"].floor.value == pytest.approx(0.25, abs=0.1)
+    assert mine["hue_kept"].ceiling.value >= 0.97
+    assert mine["hue_kept"].floor.value < 0.4
 
 
 def test_intervals_have_the_theoretical_width_of_a_proportion() -> None:
@@ -97,6 +99,35 @@ def test_onset_f1_pairs_events_at_most_a_frame_apart(
 ) -> None:
     found = replace(_seen(*frames), onsets=_detected(*times))
     assert value("onset_f1", found) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        ((1, 0, 0, 0), (1, 0, 0, 0), 1.0),
+        ((1, 0, 0, 0), (0, 1, 0, 0), 0.0),
+        ((1, 1, 0, 0), (1, 0.3, 0, 0), 1.0),  # partly hidden by the other one
+        ((1, 1, 0, 0), (1, 0, 1, 0), 0.0),
+        ((1, 0, 0, 0), (1, 0.2, 0, 0), 1.0),  # an edge of mixed colour
+        ((1, 0, 0, 0), (0, 0, 0, 0), 1.0),  # behind a flash
+        ((0, 0, 0, 0), (0, 0, 0, 0), 0.0),
+    ],
+)
+@pytest.mark.parametrize("change", [3, 8, 13])
+def test_a_clip_keeps_its_hues_unless_most_of_the_colour_changes(
+    first: tuple[float, ...], second: tuple[float, ...], kept: float, change: int
+) -> None:
+    found = _seen()
+    area = torch.tensor([first] * change + [second] * (SPEC.frames - change)) * 0.1
+    assert value("hue_kept", replace(found, discs=replace(found.discs, area=area[None]))) == kept
+
+
+def test_a_new_hue_in_a_single_frame_is_not_a_change() -> None:
+    found = _seen()
+    area = torch.tensor([[0.1, 0, 0, 0]] * SPEC.frames)
+    for frames, kept in ((1, 1.0), (2, 0.0)):
+        area[:frames] = torch.tensor([0, 0.1, 0, 0])
+        assert value("hue_kept", replace(found, discs=replace(found.discs, area=area[None]))) == kept
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_every_run_is_generated_measured_written_and_plotted(cli: Cli, tmp_path:
     assert names == ["joint", "v2a clean", "v2a clean held out", "a2v clean", "a2v clean held out"]
     assert data["clips"] == 4
     for run in data["runs"]:
-        assert set(run["scores"]) == {"onset_f1", "pitch_x", "hue_timbre", "lag", "av_align"}
+        assert set(run["scores"]) == set(LABELS)
         for score in run["scores"].values():
             assert score["value"]["low"] <= score["value"]["high"]
         sound, pictures = {"log_mel", "sound_events"}, {"gradients", "picture_events"}

@@ -30,6 +30,7 @@ from model.training.loop import Start
 from model.training.publish import calibrate_published, publish
 from model.training.sources import ReadAhead
 from model.training.training_log import LOSSES, read_rows
+from tests.command_line import invoke
 from tests.model.training.runs import run, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -110,6 +111,23 @@ def test_a_scale_is_published_and_kept_by_the_next_publish(trained: Path, tmp_pa
     assert published(scale=1.5) == 1.5
     assert published(examples=["a red disc"]) == 1.5
     assert published(scale=2) == 2.0
+
+
+def test_a_model_is_calibrated_again_on_the_data_of_its_training(trained: Path, tmp_path: Path) -> None:
+    config = small(steps=2, text=TEXT)
+    publish(config, trained, tmp_path, torch.float32)
+    echoed = invoke(["calibrate", str(tmp_path), "--count", "2", "--points", "3"])
+    assert echoed.exit_code == 0, echoed.stderr
+    calibrated = read_manifest(tmp_path / FILE_NAME).calibration
+    assert [len(calibrated[name]) for name in ("times", "video", "audio")] == [3, 3, 3]
+    record = json.loads((tmp_path / "training-base.json").read_text())
+    record["data"] |= {"source": "folder", "folder": "films"}
+    record["text"]["encoder"], record["model"]["base"]["text"] = "none", None
+    (tmp_path / "training-base.json").write_text(json.dumps(record))
+    assert "name a folder of validation videos" in invoke(["calibrate", str(tmp_path)]).stderr
+    (tmp_path / "training-base.json").unlink()
+    refused = invoke(["calibrate", str(tmp_path)])
+    assert (refused.exit_code, "training-base.json is missing" in refused.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("scale", [-1, 21, float("nan"), "much", True])

@@ -54,6 +54,17 @@ def test_every_parameter_is_echoed_as_used(client: httpx.Client) -> None:
     }
 
 
+def test_models_says_how_near_tuned_clips_are_to_those_of_many_steps(client: httpx.Client) -> None:
+    (demo,) = client.get("/models").json()["data"]
+    assert set(demo["distances"]) == set(demo["tuned"])
+    for job, found in demo["distances"].items():
+        assert {f"tuned {steps}" for steps in demo["tuned"][job]} <= set(found)
+        best = found["dpmpp_2m 20"]
+        for steps in demo["tuned"][job]:
+            tuned, plain = found[f"tuned {steps}"], found[f"dpmpp_2m {steps}"]
+            assert all(0 < best[name] < tuned[name] < plain[name] for name in best)
+
+
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_a_quality_sets_the_steps_that_models_lists(client: httpx.Client, quality: str) -> None:
     (demo,) = client.get("/models").json()["data"]
