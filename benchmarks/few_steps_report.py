@@ -33,6 +33,7 @@ SHOWN = {"onset_f1": "onset F1", "pitch_x": "pitch-x correlation", "distance": "
 
 JOBS = ("joint", "v2a clean", "a2v clean", "v2a pigdm", "a2v pigdm")
 ORDER = ("tuned", "dpmpp_2m", "unipc", "dpmpp_3m", "ddim")
+TICKS = (4, 6, 8, 10, 20)
 BEST, FEW = "dpmpp_2m 20", "tuned 6"
 """Sampler and steps of the qualities `best` and, where there are solvers, `fast`."""
 
@@ -168,9 +169,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
                     markersize=4,
                     capsize=2,
                     linewidth=2.4 if sampler == "tuned" else 1,
+                    color=f"C{ORDER.index(sampler) if sampler in ORDER else len(ORDER)}",
                     label=sampler,
                 )
-            axis.set(title=f"{job}: {label}", xlabel="evaluations of the network")
+            axis.set(title=f"{job}: {label}", xlabel="evaluations of the network", xlim=(3, 21), xticks=TICKS)
             axis.grid(alpha=0.3)
         line[0].legend(fontsize=8)
     figure.savefig(path, dpi=75)

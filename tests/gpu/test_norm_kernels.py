@@ -26,6 +26,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], dict[str, object]]] = {
     "channels that are no multiple of 32": ((3, 1000, 40), {"groups": 8, "skip": 16}),
 }
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
+"""In float32 two norms of PyTorch on the CPU differ by 3.3e-6 at these sizes."""
 
 
 def distance(actual: Tensor, expected: Tensor) -> float:
