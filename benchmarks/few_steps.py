@@ -9,7 +9,7 @@ soon as they are known, so that a run that was stopped goes on from there; rows 
 tables and the figure of docs/few-steps.md. The report records the SHA-256 of the base network's weights, and rows of
 other weights are refused. `--label` names the rows of another model in it instead of their sampler,
 and `--teacher` is the folder of the model that it was distilled from, whose clips its distances are to.
-`--evaluation` adds the alignment of rows that a JSON of `duet evaluate --model MODEL` has of the same clips, and the
+`--evaluation` adds the alignment of rows that a JSON of `duet evaluate MODEL` has of the same clips, and the
 report lacks.
 The report has the date of each row, but for those of an evaluation, which has none.
 `--seed` is that of the clips; the report has those of seed 0, and what is chosen by its measures has to be of another.

@@ -36,6 +36,7 @@ def golden(run: Run) -> Iterator[dict[str, Any]]:
                 status = main([str(folder), "--json", "--device", run.device, "--case", pattern])
             checks = json.loads(output.getvalue())["checks"] if status < 2 else []
             found["status"], found["checks"] = max(found["status"], status), found["checks"] + len(checks)
+            found["failed"] += [f"{folder.name}: {pattern}"] if status >= 2 else []
             found["failed"] += [check["case"] for check in checks if not check["passed"] and not check["informative"]]
             yield {folder.name: found}
         wrong += found["failed"]

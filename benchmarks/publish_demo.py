@@ -110,10 +110,10 @@ def publish(packed: Path, root: Path, wanted: Wanted, say: Callable[[str], None]
         work = Path(name)
         try:
             prepare(packed, root, work, wanted, say)
+            install(work, root)
         except BaseException:
             say("nothing was replaced")
             raise
-        install(work, root)
     manifest = read_manifest(root / MODEL / FILE_NAME)
     say(f"{MODEL} is replaced, with its tables, figures and recorded clip")
     if manifest.weights_hash != before:
@@ -185,7 +185,7 @@ def calibrated(manifest: Manifest, work: Path, say: Callable[[str], None]) -> Ma
 
 
 def whole_kinds(clips: int) -> int:
-    """As many clips of `scenes`, as a multiple of its kinds, at least two of each."""
+    """`clips` rounded down to a multiple of the kinds of `scenes`, at least two of each."""
     return max(2, clips // len(SCENE_KINDS)) * len(SCENE_KINDS)
 
 
@@ -220,16 +220,24 @@ def draw(pipeline: Pipeline, samples: Path, root: Path, new: Path) -> None:
 
 
 def install(work: Path, root: Path) -> None:
-    """Replace the model by the one in `work`/new, then the other files there. `work` is on the repository's disk."""
+    """Replace the model by the one in `work`/new, and the other files there: all of them, or none if one fails. `work`
+    is on the repository's disk. Raises OSError."""
     new, earlier = work / "new", work / "earlier"
-    (root / MODEL).rename(earlier)
+    others = (path for path in new.rglob("*") if path.is_file() and not path.is_relative_to(new / MODEL))
+    names = [Path(MODEL), *sorted(path.relative_to(new) for path in others)]
     try:
-        (new / MODEL).rename(root / MODEL)
-    except OSError:
-        earlier.rename(root / MODEL)
+        for name in names:
+            if (root / name).exists():
+                (earlier / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).rename(earlier / name)
+            (new / name).rename(root / name)
+    except BaseException:
+        for name in names:
+            if not (new / name).exists():
+                (root / name).rename(new / name)
+            if (earlier / name).exists():
+                (earlier / name).rename(root / name)
         raise
-    for path in sorted(path for path in new.rglob("*") if path.is_file()):
-        path.replace(root / path.relative_to(new))
 
 
 if __name__ == "__main__":

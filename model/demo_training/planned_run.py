@@ -24,7 +24,7 @@ from model.evaluation.contact_sheets import contact_sheet, spectrogram_sheet
 from model.evaluation.generation import KINDS, EvaluationRun, plan, possible_methods
 from model.evaluation.report import Result, Watcher, evaluate, plot
 from model.evaluation.scene_report import data_of, evaluate_scenes
-from model.request import SamplingParams
+from model.request import QUALITIES, SamplingParams
 from model.sampling.latents import Latents
 from model.training.checkpoints import read_checkpoint, write_atomically
 from model.training.configuration import TrainingConfig, configuration_from_json
@@ -62,8 +62,8 @@ scenes."""
 REPORTS = {"scenes": "evaluation-scenes.json", "bounce": "evaluation.json"}
 """Evaluations beside the weights, by data set, in the order in which they are made."""
 
-EVALUATION_STEPS = 20
-"""Evaluations of the network for each clip, as in the quality `best`."""
+EVALUATION_STEPS = QUALITIES["best"].steps
+"""Evaluations of the network for each clip."""
 
 EVALUATION_SECONDS = 15.0
 """Time below which no evaluation is begun."""

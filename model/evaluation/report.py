@@ -195,7 +195,8 @@ def plot_recorded(evaluation: dict[str, Any], path: Path) -> None:
     """As `plot`, from the JSON of an evaluation."""
     from matplotlib.figure import Figure
 
-    runs, labels = evaluation["runs"], SCENE_LABELS if evaluation.get("data") == "scenes" else LABELS
+    runs, possible = evaluation["runs"], SCENE_LABELS if evaluation.get("data") == "scenes" else LABELS
+    labels = {name: label for name, label in possible.items() if any(name in run["scores"] for run in runs)}
     figure = Figure(figsize=(3.0 * len(labels), 1.4 + 0.32 * len(runs)), layout="constrained")
     axes = figure.subplots(1, len(labels), sharey=True, squeeze=False)[0]
     for axis, (measure, label) in zip(axes, labels.items(), strict=True):

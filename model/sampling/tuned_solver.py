@@ -27,7 +27,7 @@ class TunedSolver:
     prediction x̂_0 at the first time, which is not evaluated then; may be empty.
 
     `distance`: mean relative distance of clips from the teacher's clips of the same noise, noise that was not used for
-    tuning; by sampler (this one: `tuned`) and modality.
+    tuning; by sampler (this one: `tuned`) and feature: a modality, or `spectrum` or `onsets` of the sound.
     """
 
     times: tuple[float, ...]
@@ -66,10 +66,10 @@ class TunedSolver:
         return cls(tuple(map(float, data["times"])), rows, distance, start)
 
     def distances(self) -> dict[str, dict[str, float]]:
-        """`distance` with the number of evaluations in the name of every sampler: `tuned 6`, `dpmpp_2m 20`. Only
-        finite ones, to a thousandth."""
+        """`distance` by modality, with the number of evaluations in the name of every sampler: `tuned 6`,
+        `dpmpp_2m 20`. Only finite ones, to a thousandth."""
         finite = {
-            sampler: {name: round(value, 3) for name, value in found.items() if math.isfinite(value)}
+            sampler: {name: round(found[name], 3) for name in self.weights if math.isfinite(found.get(name, math.nan))}
             for sampler, found in self.distance.items()
         }
         return {

@@ -44,6 +44,8 @@ CHEAP_MOVES = 2
 LONGEST = 1.5
 """No parameter changes more in a move. Weights are differences from those of DPM-Solver++(2M), gaps between times
 logarithms."""
+CONSTANT = 1e-5
+"""Deviation of a feature that is the same everywhere, up to rounding."""
 CHANGE = 0.05
 """For finite differences. The network knows whole times only, so less would measure rounding."""
 
@@ -77,8 +79,8 @@ class Problem:
 
     @cached_property
     def wanted(self) -> dict[str, Tensor]:
-        """The teacher's features."""
-        return self.features(self.teacher)
+        """The teacher's features, without those that are the same everywhere: silence has no deviation."""
+        return {name: value for name, value in self.features(self.teacher).items() if float(value.std()) > CONSTANT}
 
 
 @dataclass

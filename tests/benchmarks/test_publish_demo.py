@@ -111,6 +111,19 @@ def test_a_step_that_fails_replaces_nothing(
     assert said[-1] == "nothing was replaced"
 
 
+def test_files_that_were_replaced_come_back_if_another_fails(repository: Path, tmp_path: Path) -> None:
+    """The folder of the last one is missing."""
+    new = tmp_path / "new"
+    page = next(path for path in repository.rglob("*.md"))
+    for name in (f"{MODEL}/model.json", str(page.relative_to(repository)), "zzz/missing/figure.png"):
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        (new / name).write_text("new")
+    before = files(repository)
+    with pytest.raises(FileNotFoundError):
+        publish_demo.install(tmp_path, repository)
+    assert files(repository) == before
+
+
 def test_a_model_that_does_not_allow_a_method_is_refused(model: Path, tmp_path: Path, repository: Path) -> None:
     root = tmp_path / "other"
     shutil.copytree(model, root / "model")

@@ -128,5 +128,9 @@ def test_the_quality_says_how_near_the_clip_is_to_that_of_many_steps(studio: Stu
     expect(said).to_be_visible()
     expect(said).not_to_have_text(best or "")
     expect(said).to_have_text(re.compile(r"picture differs by 0\.\d\d, sound differs by 0\.\d\d$"))
+    page.get_by_label("Model").select_option("words")
+    page.get_by_label("Prompt", exact=True).fill(TEXT.examples[0])
     page.get_by_label("Model").select_option("tiny")
     expect(said).to_be_hidden()
+    page.get_by_label("Model").select_option("demo")  # the hidden prompt does not count
+    expect(said).to_be_visible()

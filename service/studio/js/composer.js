@@ -208,7 +208,7 @@ export class Composer {
       if (name.startsWith("guidance")) shown &&= (model.guidance[this.#kind] ?? []).length > 0;
       each.shown = shown;
     }
-    this.#controls.get("quality")?.remark(differenceWords(this.#kind, values, model));
+    this.#controls.get("quality")?.remark(differenceWords(this.#kind, this.#shownValues(), model));
     const enlarged = enlarges && this.#controls.get("super_resolution")?.value === true;
     this.#followLength(values, model, enlarged);
   }

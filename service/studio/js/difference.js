@@ -1,5 +1,7 @@
 /** How far a clip of few steps is from that of the same seed in many, in words. The figures are those of /models. */
 
+import { guidedByWords } from "./cost.js";
+
 const METHODS = ["clean", "pigdm", "replacement"];
 
 /** Distance up to which it is nearly the same clip. */
@@ -7,8 +9,7 @@ const NEAR = 0.5;
 
 /** Words for the form's `values`, or null where nothing was measured. */
 export function differenceWords(kind, values, model) {
-  const prompted = values.prompt !== undefined && (values.prompt_scale ?? model.text?.prompt_scale) !== 1;
-  const other = prompted || values.order !== undefined || values.eta !== undefined || values.spacing !== "log_snr";
+  const other = guidedByWords(values, model) || values.order !== undefined || values.eta !== undefined || values.spacing !== "log_snr";
   if (kind === "edit" || other) return null;
   const guidance = values.guidance ?? METHODS.find((name) => kind !== "generate" && model.guidance[kind]?.includes(name));
   const job = guidance ? `${kind} ${guidance}` : kind;
@@ -23,5 +24,5 @@ export function differenceWords(kind, values, model) {
   if (known.length === 0) return null;
   const near = known.every(([, value]) => value <= NEAR);
   const differs = known.map(([name, value]) => `${name} differs by ${value.toFixed(2)}`).join(", ");
-  return `${near ? "Nearly the same clip as" : "Another clip than"} with many steps: ${differs}`;
+  return `${near ? "Nearly the same clip as" : "A different clip from that"} with many steps: ${differs}`;
 }

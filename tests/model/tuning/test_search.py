@@ -16,6 +16,7 @@ from model.sampling.samplers import Sampler, dpmpp_2m, dpmpp_3m, unipc
 from model.sampling.schedule import NoiseSchedule, linear_betas
 from model.sampling.tuned import tuned
 from model.sampling.tuned_solver import TunedSolver
+from model.tuning.features import Features
 from model.tuning.search import Move, Problem, Search, follow, mean_distance, update_jacobian
 from tests.model.sampling.analytic import Mixture, run
 
@@ -193,6 +194,15 @@ def test_the_held_out_noise_decides_which_round_is_kept() -> None:
     search = Search(problem(0), far, 6)
     start, last = search.run(0), search.run(8)
     assert mean_distance(far, last) <= mean_distance(far, start)
+
+
+def test_silence_is_not_compared() -> None:
+    """Its values do not deviate, so a distance relative to that would be infinite."""
+    own = problem(0)
+    teacher = Latents(own.teacher[:, None, None, None], torch.zeros(32, 1, 64, dtype=torch.float64))
+    silent = replace(own, teacher=teacher, features=Features(2000))
+    assert set(silent.wanted) == {"video"}
+    assert silent.distance(teacher.map(lambda value: value + 0.1)) > 0
 
 
 def test_a_search_starts_from_what_an_earlier_one_found() -> None:
