@@ -13,6 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice, permutations
 from typing import Any, Protocol
@@ -37,6 +38,17 @@ class Case(Protocol):
     shape: tuple[int, ...]
     skip: int
     modulated: bool
+    inner: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a norm does besides: FiLM, SiLU, and the transposition for attention over frames if `inner` is above 1."""
+
+    weight: Tensor
+    bias: Tensor
+    modulation: Tensor | None
+    silu: bool
     inner: int
 
 
@@ -65,10 +77,12 @@ def _compared(case: Case, repeats: int) -> dict[str, Any]:
     def ours(x: Tensor, skip: Tensor | None) -> Tensor:
         return group_norm(x, weight, bias, 32, modulation=modulation, silu=silu, skip=skip, inner=case.inner)
 
-    def others(norm: Callable[..., Tensor]) -> Norm:
-        return lambda x, skip: norm(x, skip, weight, bias, modulation, silu, case.inner)
-
-    norms = {"ours": ours, "separate": others(separate), "channels_first": others(channels_first)}
+    layer = Layer(weight, bias, modulation, silu, case.inner)
+    norms: dict[str, Norm] = {
+        "ours": ours,
+        "separate": partial(separate, layer),
+        "channels_first": partial(channels_first, layer),
+    }
     with torch.inference_mode():
         found = [norm(x, skip) for norm in norms.values()]
         error = max(((value - found[0]).norm() / found[0].norm()).item() for value in found[1:])
@@ -83,23 +97,14 @@ def _compared(case: Case, repeats: int) -> dict[str, Any]:
     }
 
 
-def separate(
-    x: Tensor,
-    skip: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    modulation: Tensor | None,
-    silu: bool,
-    inner: int,
-) -> Tensor:
+def separate(layer: Layer, x: Tensor, skip: Tensor | None) -> Tensor:
     """`group_norm` of 32 groups by separate operations on channels-last tensors."""
-    if skip is not None:
-        x = torch.cat([x, skip], dim=-1)
+    x, weight, bias, inner = _joined(x, skip), layer.weight, layer.bias, layer.inner
     if inner > 1:
         x = x.transpose(1, 2).contiguous().flatten(0, 1)
     scale = shift = None
-    if modulation is not None:
-        scale, shift = modulation.chunk(2, dim=1)
+    if layer.modulation is not None:
+        scale, shift = layer.modulation.chunk(2, dim=1)
         scale = scale + 1
         if len(x) == 1:
             weight, bias, scale = weight * scale[0], bias * scale[0] + shift[0], None
@@ -108,29 +113,24 @@ def separate(
     if scale is not None and shift is not None:
         per_sample = (len(x), *(1,) * (x.dim() - 2), -1)
         y = torch.addcmul(shift.view(per_sample), y, scale.view(per_sample))
-    y = F.silu(y, inplace=not torch.is_grad_enabled()) if silu else y
+    y = F.silu(y, inplace=not torch.is_grad_enabled()) if layer.silu else y
     return y.unflatten(0, (-1, inner)).transpose(1, 2).contiguous() if inner > 1 else y
 
 
-def channels_first(
-    x: Tensor,
-    skip: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    modulation: Tensor | None,
-    silu: bool,
-    inner: int,
-) -> Tensor:
+def channels_first(layer: Layer, x: Tensor, skip: Tensor | None) -> Tensor:
     """`group_norm` of 32 groups with its tensors transposed to (batch, channels, …) and back."""
-    if skip is not None:
-        x = torch.cat([x, skip], dim=-1)
+    x, inner = _joined(x, skip), layer.inner
     h = x.transpose(1, 2).flatten(0, 1) if inner > 1 else x
-    h = F.group_norm(h.movedim(-1, 1).contiguous(), 32, weight, bias)
-    if modulation is not None:
-        scale, shift = modulation.view(len(h), -1, *(1,) * (h.dim() - 2)).chunk(2, dim=1)
+    h = F.group_norm(h.movedim(-1, 1).contiguous(), 32, layer.weight, layer.bias)
+    if layer.modulation is not None:
+        scale, shift = layer.modulation.view(len(h), -1, *(1,) * (h.dim() - 2)).chunk(2, dim=1)
         h = h * (1 + scale) + shift
-    h = (F.silu(h) if silu else h).movedim(1, -1)
+    h = (F.silu(h) if layer.silu else h).movedim(1, -1)
     return (h.unflatten(0, (-1, inner)).transpose(1, 2) if inner > 1 else h).contiguous()
+
+
+def _joined(x: Tensor, skip: Tensor | None) -> Tensor:
+    return x if skip is None else torch.cat([x, skip], dim=-1)
 
 
 def _trained(norm: Norm, x: Tensor, skip: Tensor | None) -> None:

@@ -33,9 +33,8 @@ from model.evaluation.report import plot_recorded
 from model.evaluation.scene_report import data_of
 from model.runtime.pipeline import Pipeline
 from model.training.packing import unpack
-from model.training.publish import calibrate_published, recorded_configuration
+from model.training.publish import calibrate_on_training_data, recorded_configuration
 from model.training.scenes.kinds import KINDS as SCENE_KINDS
-from model.training.sources import open_sources
 from tests.model.checkpoint import demo_clip
 
 ROOT = Path(__file__).parents[1]
@@ -177,10 +176,7 @@ def checked(folder: Path) -> Manifest:
 
 def calibrated(manifest: Manifest, work: Path, say: Callable[[str], None]) -> Manifest:
     """The manifest with a calibration on clips that were held out from training. Raises StateError, DataError."""
-    config = recorded_configuration(manifest.folder)
-    _, source = open_sources(config, work, say)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    calibrate_published(manifest, config, source, device, say)
+    calibrate_on_training_data(manifest, recorded_configuration(manifest.folder), work, say)
     return read_manifest(manifest.folder / FILE_NAME)
 
 

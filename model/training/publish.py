@@ -127,9 +127,22 @@ def calibrate_on_own_data(folder: Path, count: int, points: int, device: str) ->
     if recorded.data.source == "folder":
         raise CheckpointError(f"the model {manifest.name} was trained on videos: name a folder of validation videos")
     config = replace(recorded, output=replace(recorded.output, calibration_clips=count))
-    _, source = open_sources(config, folder, lambda line: None)
+    calibrate_on_training_data(manifest, config, folder, lambda line: None, device, points)
+
+
+def calibrate_on_training_data(
+    manifest: Manifest,
+    config: TrainingConfig,
+    work: Path,
+    say: Callable[[str], None],
+    device: str = "auto",
+    points: int | None = None,
+) -> None:
+    """As `calibrate_published`, on clips of the data of `config` that were held out. `work`: for files of the data
+    set. Raises DataError."""
+    _, source = open_sources(config, work, say)
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    calibrate_published(manifest, config, source, place, lambda line: None, points)
+    calibrate_published(manifest, config, source, place, say, points)
 
 
 def _text(config: TrainingConfig, held: Manifest | None) -> TextEncoding | None:

@@ -17,7 +17,7 @@ from model.sampling.schedule import NoiseSchedule, linear_betas
 from model.sampling.tuned import tuned
 from model.sampling.tuned_solver import TunedSolver
 from model.tuning.features import Features
-from model.tuning.search import Move, Problem, Search, follow, mean_distance, update_jacobian
+from model.tuning.search import Found, Move, Problem, Search, Trace, follow, mean_distance, update_jacobian
 from tests.model.sampling.analytic import Mixture, run
 
 SCHEDULE = NoiseSchedule(linear_betas(1000))
@@ -140,13 +140,18 @@ def test_a_grid_whose_clips_are_not_finite_is_no_start() -> None:
     assert Search(own, problem(1), 4).run(0).times[-1] < 1
 
 
-def test_a_move_whose_clips_are_not_finite_is_tried_with_another_damping() -> None:
-    own = problem(0)
+def started(own: Problem) -> tuple[Search, Found, Trace, dict[str, Tensor]]:
+    """A search before its first move, with the run of its start and the scale of the residuals."""
     search = Search(own, problem(1), 4)
     search.run(0)
     start = search._start()
     trace = follow(own, search.solver(start.parameters))
-    scale = search._scale(trace.made)
+    return search, start, trace, search._scale(trace.made)
+
+
+def test_a_move_whose_clips_are_not_finite_is_tried_with_another_damping() -> None:
+    own = problem(0)
+    search, start, trace, scale = started(own)
     residual = search._residual(trace.made, scale)
     jacobian = search._jacobian(start.parameters, trace, scale, residual)
     tried = 0
@@ -165,11 +170,7 @@ def test_a_move_whose_clips_are_not_finite_is_tried_with_another_damping() -> No
 
 def test_a_parameter_whose_change_diverges_is_left_as_it_is() -> None:
     own = problem(0)
-    search = Search(own, problem(1), 4)
-    search.run(0)
-    start = search._start()
-    trace = follow(own, search.solver(start.parameters))
-    scale = search._scale(trace.made)
+    search, start, trace, scale = started(own)
     predicted = 0
 
     def predict(x: Tensor, t: float, s: float, k: int) -> Tensor:
