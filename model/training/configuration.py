@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from model.checkpoint.text_encoding import MAX_SCALE, is_scale
+from model.checkpoint.text_encoding import MAX_SCALE, is_guided_share, is_scale
 from model.networks.config import PRESETS, ClipSpec, ConfigError, ModelConfig, ScheduleConfig, SRConfig, UNetConfig
 from model.text import ENCODERS
 from model.training.distillation_config import DistillationConfig
@@ -65,19 +65,25 @@ class DataConfig:
 @dataclass(frozen=True)
 class TextConfig:
     """Conditioning on captions, for data sets that have them. `encoder` "wordllama" sets base.text, and a fraction
-    `drop` of the samples is trained without caption, for classifier-free guidance. `examples` of prompts and `scale`,
-    the default of `prompt_scale`, are published with the model; without examples, captions of held-out samples are.
-    Without a scale, the published model keeps its own, 3.0 if it is new."""
+    `drop` of the samples is trained without caption, for classifier-free guidance. `examples` of prompts, `scale`, the
+    default of `prompt_scale`, and `guided_share`, the share of the noise in which it guides, are published with the
+    model; without examples, captions of held-out samples are. Without a scale or a share, the published model keeps its
+    own; those of a new one are 3.0 and 1."""
 
     encoder: Literal["none", "wordllama"] = "none"
     drop: float = 0.1
     examples: tuple[str, ...] = ()
     scale: float | None = None
+    guided_share: float | None = None
 
     def __post_init__(self) -> None:
         _share(**{"text.drop": self.drop})
         if self.scale is not None and not is_scale(self.scale):
             raise ConfigurationError(f"text.scale must be a number, 0 … {MAX_SCALE:g}; got {self.scale!r}")
+        if self.guided_share is not None and not is_guided_share(self.guided_share):
+            raise ConfigurationError(
+                f"text.guided_share must be a number above 0, at most 1; got {self.guided_share!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -246,6 +252,7 @@ MAY_CHANGE = (
     "data.cache",
     "text.examples",
     "text.scale",
+    "text.guided_share",
 )
 """Settings that may change when a run is resumed, because they do not affect the weights so far."""
 

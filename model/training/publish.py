@@ -146,13 +146,16 @@ def calibrate_on_training_data(
 
 
 def _text(config: TrainingConfig, held: Manifest | None) -> TextEncoding | None:
-    """With the scale of the configuration, else that of the model `held` in the folder."""
+    """With scale and share of the configuration, else those of the model `held` in the folder."""
     if config.text.encoder == "none":
         return None
-    text = TextEncoding(config.text.encoder, load_encoder().sha256, examples=config.text.examples)
-    before = held.text if held is not None else None
-    scale = before.scale if config.text.scale is None and before is not None else config.text.scale
-    return text if scale is None else replace(text, scale=scale)
+    new, given = TextEncoding(config.text.encoder, load_encoder().sha256, examples=config.text.examples), config.text
+    before = (held.text if held is not None else None) or new
+    return replace(
+        new,
+        scale=before.scale if given.scale is None else given.scale,
+        guided_share=before.guided_share if given.guided_share is None else given.guided_share,
+    )
 
 
 def _with_examples(manifest: Manifest, source: Source) -> Manifest:

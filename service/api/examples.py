@@ -126,6 +126,7 @@ MODELS: dict[str, Any] = {
                 "languages": ["en"],
                 "examples": ["a heavy thunderstorm at night, lightning close by", "gentle rain by day"],
                 "prompt_scale": 3.0,
+                "guided_share": 1.0,
             },
             "speed": {"v2a": {"step": 0.085, "sr_step": None, "files": 0.4}},
             "weights_hash": "0f6c1d2e3b4a59687786a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0",

@@ -77,6 +77,9 @@ class TextView(BaseModel):
     languages: list[str] = Field(description="languages of the prompts that it was trained with (BCP 47)")
     examples: list[str] = Field(description="prompts that it knows well")
     prompt_scale: float = Field(ge=0, description="default of the parameter `prompt_scale`")
+    guided_share: float = Field(
+        gt=0, le=1, description="share of the steps in which the scale guides; each takes two evaluations"
+    )
 
 
 class ModelView(BaseModel):
@@ -183,8 +186,13 @@ def resolutions(manifest: Manifest) -> list[Resolution]:
 def _text(text: TextEncoding | None) -> TextView | None:
     if text is None:
         return None
-    languages, examples = list(text.languages), list(text.examples)
-    return TextView(encoder=text.encoder, languages=languages, examples=examples, prompt_scale=text.scale)
+    return TextView(
+        encoder=text.encoder,
+        languages=list(text.languages),
+        examples=list(text.examples),
+        prompt_scale=text.scale,
+        guided_share=text.guided_share,
+    )
 
 
 @router.get("/models")

@@ -191,3 +191,26 @@ def test_the_formulas_of_the_page_are_those_of_the_service(studio: Studio) -> No
     clips = [(clip_of(duration, ClipSpec(frames=window, fps=10)).frames, window) for duration, window in asked]
     assert found["made"] == [[frames, most_windows(frames, window)] for frames, window in clips]
     assert found["steps"] == SR_STEPS
+
+
+@pytest.mark.parametrize(
+    ("words", "share", "forwards"), [({"prompt": "rain"}, 0.55, 1.55), ({"prompt": "rain"}, 1, 2), ({}, 1, 1)]
+)
+def test_a_prompt_costs_a_second_evaluation_in_its_share_of_the_steps(
+    studio: Studio, words: dict[str, str], share: float, forwards: float
+) -> None:
+    page = studio.visit()
+    seconds = page.evaluate(
+        """async ([words, share]) => {
+          const { costOf } = await import("/studio/js/cost.js");
+          const model = {
+            clip: { frames: 16, fps: 10 },
+            qualities: { best: { steps: 20, sr_steps: 8 } },
+            speed: { generate: { step: 1, sr_step: null, files: 0.5 } },
+            text: { prompt_scale: 2, guided_share: share },
+          };
+          return costOf("generate", undefined, { ...words, num_outputs: 1 }, model, false);
+        }""",
+        [words, share],
+    )
+    assert seconds == pytest.approx(20 * forwards + 0.5)

@@ -17,7 +17,7 @@ export function windowsOf(frames, window) {
   return frames <= window ? 1 : 2 + Math.ceil((frames - window - 1) / (window - 1));
 }
 
-/** Whether a prompt guides, which takes two evaluations a step. */
+/** Whether a prompt guides, which takes two evaluations in a share of the steps. */
 export function guidedByWords(values, model) {
   return Boolean(model.text) && values.prompt !== undefined && (values.prompt_scale ?? model.text.prompt_scale) !== 1;
 }
@@ -29,7 +29,7 @@ export function costOf(kind, duration, values, model, enlarged) {
   const frames = framesOf(duration, model);
   const chosen = (sampler) => model.qualities[values.quality ?? (sampler === "tuned" ? "fast" : "best")];
   const quality = chosen(values.sampler);
-  const steps = (values.steps ?? quality.steps) * (guidedByWords(values, model) ? 2 : 1);
+  const steps = (values.steps ?? quality.steps) * (guidedByWords(values, model) ? 1 + model.text.guided_share : 1);
   let each = steps * windowsOf(frames, model.clip.frames) * speed.step + speed.files;
   if (enlarged) {
     if (speed.sr_step === null) return null;

@@ -12,7 +12,7 @@ from model.checkpoint.manifest import Manifest, ManifestError, read_manifest
 from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import PRESETS
 
-TEXT = TextEncoding("static-256", "ab" * 32, ("en",), ("heavy rain", "fire, near by"), scale=2.5)
+TEXT = TextEncoding("static-256", "ab" * 32, ("en",), ("heavy rain", "fire, near by"), scale=2.5, guided_share=0.5)
 
 
 def plain(**changes: Any) -> Manifest:
@@ -41,6 +41,9 @@ def test_a_model_without_words_has_none_and_is_written_as_before(tmp_path: Path)
         ({"scale": 20.5}, "text.scale"),
         ({"scale": float("inf")}, "text.scale"),
         ({"scale": "3"}, "text.scale"),
+        ({"guided_share": 0}, "text.guided_share"),
+        ({"guided_share": 1.1}, "text.guided_share"),
+        ({"guided_share": True}, "text.guided_share"),
         ({"vocabulary": 5}, "vocabulary"),
     ],
 )

@@ -14,10 +14,10 @@ from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import MODALITIES, TEXT_TOKENS, ScheduleConfig, UNetConfig
 from model.networks.pair import Pair
 from model.networks.text import TextTokens
-from model.request import SamplingParams
+from model.request import SamplingParams, mean_prompt_forwards
 from model.runtime.batch_sizes import BatchSizes
 from model.runtime.edit import EditCondition
-from model.runtime.evaluator import Evaluator, drive
+from model.runtime.evaluator import Evaluator, drive, evaluate
 from model.runtime.pipeline import ClipRequest, Pipeline
 from model.sampling import guidance
 from model.sampling.latents import Latents
@@ -86,6 +86,20 @@ def test_guidance_moves_a_gaussian_by_the_scale(prompt: Prompt | None, mean: flo
         sampler if prompt is None else guidance.prompted(sampler, prompt), Evaluator(Gaussian(), None, SCHEDULE)
     )  # type: ignore[arg-type]
     exact = Mixture(SCHEDULE, (mean,), STD).flow(torch.tensor([0.7], dtype=torch.float64), times[0], times[-1])
+    for name in MODALITIES:
+        assert made[name].item() == pytest.approx(exact.item(), abs=1e-2)
+
+
+def test_guidance_ends_at_a_time_and_the_caption_stays() -> None:
+    """The flow of the Gaussian between the captions down to that time, then that of the caption."""
+    times = SCHEDULE.times(160, "log_snr")
+    network = Gaussian()
+    sampler = guidance.prompted(dpmpp_2m(noise(0.7), SCHEDULE, times), GUIDED, until=times[63])
+    made = drive(sampler, Evaluator(network, None, SCHEDULE))  # type: ignore[arg-type]
+    assert network.batches == [2] * 64 + [1] * 96
+    start = torch.tensor([0.7], dtype=torch.float64)
+    halfway = Mixture(SCHEDULE, (2.5,), STD).flow(start, times[0], times[64])
+    exact = Mixture(SCHEDULE, (1.0,), STD).flow(halfway, times[64], times[-1])
     for name in MODALITIES:
         assert made[name].item() == pytest.approx(exact.item(), abs=1e-2)
 
@@ -197,6 +211,28 @@ def test_prompt_negative_prompt_and_scale_all_matter_and_nothing_else_does(pipel
     assert torch.equal(made, sound(pipeline, "generate", replace(rain, prompt=" Heavy rain", prompt_scale=3.0)))
     for other in ({"prompt": "a fire"}, {"prompt_scale": 1.0}, {"negative_prompt": "fire"}):
         assert not torch.equal(made, sound(pipeline, "generate", replace(rain, **other)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("share", "guided"), [(1.0, 20), (0.55, 11), (0.01, 1)])
+def test_a_model_guides_in_its_share_of_the_steps(pipeline: Pipeline, share: float, guided: int) -> None:
+    text = pipeline.manifest.text
+    assert text is not None
+    own = Pipeline(
+        replace(pipeline.manifest, text=replace(text, guided_share=share)), pipeline.evaluator, pipeline.device
+    )
+    params = replace(QUICK, steps=20, prompt="heavy rain").resolve("generate", own.manifest)
+    program = own.program(ClipRequest("generate", params))
+    asked: list[bool] = []
+    request = next(program)
+    try:
+        while True:
+            assert isinstance(request, Evaluate)
+            assert request.prompt is not None
+            asked.append(request.prompt.against is not None)
+            request = program.send(evaluate(request, own.evaluator))
+    except StopIteration:
+        assert asked == [True] * guided + [False] * (20 - guided)
+    assert mean_prompt_forwards(params, own.manifest.text) == pytest.approx(1 + guided / 20, abs=0.05)
 
 
 def test_one_graph_serves_all_prompts_and_none(pipeline: Pipeline) -> None:

@@ -100,17 +100,18 @@ def test_examples_of_the_configuration_are_published(trained: Path, tmp_path: Pa
     assert manifest.text.examples == ("a red disc",)
 
 
-def test_a_scale_is_published_and_kept_by_the_next_publish(trained: Path, tmp_path: Path) -> None:
-    def published(**text: Any) -> float:
+def test_scale_and_share_are_published_and_kept_by_the_next_publish(trained: Path, tmp_path: Path) -> None:
+    def published(**text: Any) -> tuple[float, float]:
         text = publish(small(steps=2, text=TEXT | text), trained, tmp_path, torch.float32).text
         assert text == read_manifest(tmp_path / FILE_NAME).text
         assert text is not None
-        return text.scale
+        return text.scale, text.guided_share
 
-    assert published() == 3.0
-    assert published(scale=1.5) == 1.5
-    assert published(examples=["a red disc"]) == 1.5
-    assert published(scale=2) == 2.0
+    assert published() == (3.0, 1.0)
+    assert published(scale=1.5) == (1.5, 1.0)
+    assert published(guided_share=0.5) == (1.5, 0.5)
+    assert published(examples=["a red disc"]) == (1.5, 0.5)
+    assert published(scale=2, guided_share=0.25) == (2.0, 0.25)
 
 
 def test_a_model_is_calibrated_again_on_the_data_of_its_training(trained: Path, tmp_path: Path) -> None:
@@ -134,6 +135,12 @@ def test_a_model_is_calibrated_again_on_the_data_of_its_training(trained: Path, 
 def test_an_impossible_scale_is_refused(scale: object) -> None:
     with pytest.raises(ConfigurationError, match=r"text\.scale must be a number, 0 … 20"):
         small(text=TEXT | {"scale": scale})
+
+
+@pytest.mark.parametrize("share", [0, 1.01, float("nan"), "half", True])
+def test_an_impossible_share_of_guidance_is_refused(share: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"text\.guided_share must be a number above 0, at most 1"):
+        small(text=TEXT | {"guided_share": share})
 
 
 def test_the_share_of_samples_without_caption_is_drop_and_depends_on_the_step_alone() -> None:

@@ -180,6 +180,7 @@ def test_models_say_which_words_they_know(words: httpx.Client) -> None:
         "languages": ["en"],
         "examples": list(TEXT.examples),
         "prompt_scale": TEXT.scale,
+        "guided_share": TEXT.guided_share,
     }
     assert models["tiny"]["text"] is None
 
