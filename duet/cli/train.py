@@ -94,12 +94,14 @@ def _train(
     max_minutes: float | None,
     device: str,
 ) -> None:
+    from model.runtime.allocator import keep_freed_memory
     from model.training import loop
     from model.training.distribution import join_processes
 
     limits = loop.Limits()
     if max_minutes is not None:
         limits.deadline = time.monotonic() + 60 * max_minutes
+    keep_freed_memory()
     with loop.stop_signals(limits), join_processes(device) as processes, TrainingProgress(processes.first) as display:
         display.say(f"{folder}: {settings.steps} steps of {settings.batch} on {processes.count} × {processes.device}")
         run = loop.prepare(settings, folder, processes, loop.Start(init, state), display.say)

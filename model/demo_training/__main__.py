@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from model.checkpoint.manifest import ManifestError
     from model.demo_training.planned_run import OutOfTime, PlannedRun, Shares
     from model.networks.config import ConfigError
+    from model.runtime.allocator import keep_freed_memory
     from model.training.checkpoints import StateError
     from model.training.configuration import ConfigurationError, read_configuration
     from model.training.dataset import DataError
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     watchdog = threading.Timer(options.seconds, give_up)
     watchdog.daemon = True
     watchdog.start()
+    keep_freed_memory()
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     )
