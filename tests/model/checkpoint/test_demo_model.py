@@ -96,7 +96,7 @@ def test_sound_and_picture_match(kind: str) -> None:
     unwatched = Watcher(begins=lambda run: None, clip=lambda: None, ends=lambda run, made, result: None)
     params = SamplingParams(0, steps=STEPS)
     if has_captions(run, params, manifest):
-        params = replace(params, prompt_scale=1.0)  # one prediction a step instead of two
+        params = replace(params, prompt_scale=1.0)  # one prediction in every step
     found = measure(manifest, [run], CLIPS, params, unwatched, "cpu", "float32")
     (score,) = (each for each in found.results[0].scores if each.measure == name)
     assert score.value.low > score.floor.high, "sound and picture match no better than those of shuffled clips"
