@@ -43,10 +43,10 @@ def recorded_data(model: Path) -> dict[str, Any] | None:
     return json.loads(record.read_text(encoding="utf-8"))["data"] if record.is_file() else None
 
 
-def recorded_configuration(model: Path) -> TrainingConfig:
-    """The configuration of the training of the base network in the folder `model`. Raises StateError without a record,
-    ConfigurationError if it is not valid."""
-    record = model / "training-base.json"
+def recorded_configuration(model: Path, network: str = "base") -> TrainingConfig:
+    """The configuration of the training of the base network in the folder `model`, or of `network` "sr". Raises
+    StateError without a record, ConfigurationError if it is not valid."""
+    record = model / f"training-{network}.json"
     if not record.is_file():
         raise StateError(f"{record} is missing: it says on which data the network was trained")
     recorded = json.loads(record.read_text(encoding="utf-8"))
