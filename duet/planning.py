@@ -87,7 +87,7 @@ class Speed:
 class Load:
     """The jobs to plan for. `mix` holds the share of each kind; `peak` is the load of the busiest hour relative to the
     average; `frames` is the length of each clip, of an edit the length of what is made anew; `prompted` is the share of
-    jobs with a guided prompt, which takes two forwards an evaluation."""
+    jobs with a guided prompt, counted as two forwards an evaluation: the most that a model takes."""
 
     jobs_per_hour: float
     mix: Mapping[str, float]

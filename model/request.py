@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from model.checkpoint.manifest import Manifest
-from model.checkpoint.text_encoding import MAX_SCALE, TextEncoding
+from model.checkpoint.text_encoding import MAX_SCALE
 from model.networks.config import KINDS, MAX_SCHEDULE_STEPS, ClipSpec, integer_stride
 
 SAMPLERS = ("dpmpp_2m", "dpmpp_3m", "dpm_solver", "unipc", "ddim", "ddpm")
@@ -348,13 +348,6 @@ def clean_prompt(text: str | None) -> str | None:
 def prompt_forwards(params: SamplingParams) -> int:
     """The most forwards of one evaluation, for resolved `params`: two for a guided prompt, with it and without."""
     return 2 if params.prompt is not None and params.prompt_scale != 1 else 1
-
-
-def mean_prompt_forwards(params: SamplingParams, text: TextEncoding | None) -> float:
-    """Forwards of an evaluation on average, with steps that are even in log SNR; `text` is that of the model."""
-    if text is None or prompt_forwards(params) == 1:
-        return 1.0
-    return 1.0 + text.guided_share
 
 
 def clip_of(duration: float | None, clip: ClipSpec) -> ClipSpec:

@@ -16,14 +16,15 @@ import torch
 from prometheus_client.registry import Collector
 
 from model.checkpoint.loading import CheckpointError, check_layout
-from model.checkpoint.manifest import Manifest, ManifestError, find_models
+from model.checkpoint.manifest import ManifestError, find_models
 from model.checkpoint.model_folders import Changes, Version, broken, check_tuned, merge, read_folders
 from model.marking.mark import SignalMark
 from model.media.source import MediaError
-from model.request import RequestError, SamplingParams, clip_of, mean_prompt_forwards, most_windows
+from model.request import RequestError, SamplingParams, clip_of, most_windows
 from model.runtime.allocator import keep_freed_memory
 from model.runtime.engine import Engine, EngineRun
 from model.runtime.evaluator import is_out_of_memory
+from model.runtime.guided_steps import step_forwards
 from model.runtime.pipeline import ClipPart, ClipRequest, Pipeline, StepProgress
 from model.runtime.prompt import check_encoder
 from model.runtime.super_resolution import groups
@@ -342,7 +343,7 @@ class ModelMaker:
                 attempt.report(progress.progress())
         clock.add(seconds)
         files = sum(writing) + attempt.afterwards
-        attempt.measured(_speed(job.params, pipeline.manifest, seconds, files))
+        attempt.measured(_speed(job.params, pipeline, seconds, files))
         return [made[index] for index in range(job.params.num_outputs)]
 
 
@@ -385,12 +386,12 @@ def _check_intact(version: Version) -> None:
         raise CheckpointError("its weight files have changed since they were taken; reload the models")
 
 
-def _speed(params: SamplingParams, manifest: Manifest, seconds: Mapping[str, float], files: float) -> Speed:
+def _speed(params: SamplingParams, pipeline: Pipeline, seconds: Mapping[str, float], files: float) -> Speed:
     """Of a job with resolved `params`, whose stages took `seconds` and files `files` seconds for all outputs."""
-    assert params.steps is not None
-    clip = manifest.config.clip
+    clip = pipeline.manifest.config.clip
     frames = clip_of(params.duration, clip).frames
-    steps = params.steps * most_windows(frames, clip.frames) * mean_prompt_forwards(params, manifest.text)
+    forwards = sum(step_forwards(pipeline.schedule, pipeline.manifest.text, params))
+    steps = most_windows(frames, clip.frames) * forwards
     sr_steps = (params.sr_steps or 0) * len(groups(frames, clip.frames))
     outputs = params.num_outputs
     return Speed(

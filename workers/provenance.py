@@ -113,6 +113,7 @@ def _model(manifest: Manifest) -> dict[str, Any]:
         "independent_timesteps": manifest.independent_timesteps,
         "mirrored": manifest.mirrored,
         "text_encoder_sha256": manifest.text.sha256 if manifest.text is not None else None,
+        "guided_share": manifest.text.guided_share if manifest.text is not None else None,
         "tuned_sha256": hashlib.sha256(tuned).hexdigest() if tuned else None,
         "calibration_sha256": hashlib.sha256(calibration).hexdigest() if calibration else None,
     }

@@ -73,7 +73,7 @@ def plan(
     prompted: Annotated[
         float,
         option(
-            "Share of the jobs with a prompt, which costs twice the base network's work.",
+            "Share of the jobs with a prompt, which costs up to twice the base network's work.",
             validator=within(0, 1),
             show_default=True,
         ),

@@ -65,4 +65,5 @@ class TextEncoding:
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without `guided_share` where it is 1, so that older versions read it."""
+        return {name: value for name, value in asdict(self).items() if name != "guided_share" or value != 1}

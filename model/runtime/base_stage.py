@@ -14,6 +14,7 @@ from model.networks.config import MODALITIES, ClipSpec
 from model.request import SamplingParams
 from model.runtime.condition import GIVEN, Given
 from model.runtime.edit import Section
+from model.runtime.guided_steps import guided_until
 from model.runtime.step_progress import MAX_PREVIEW_FRAMES, ClipPreview, Reporter, preview_frames, to_uint8
 from model.sampling import guidance, samplers
 from model.sampling.drift import pull_strength, reduce_drift
@@ -23,7 +24,7 @@ from model.sampling.latents import Latents, clip, unchanged
 from model.sampling.masked_guidance import masked
 from model.sampling.randomness import RandomStream
 from model.sampling.samplers import Evaluate, Prediction, Prompt, Sampler
-from model.sampling.schedule import CLEAN, NoiseSchedule
+from model.sampling.schedule import NoiseSchedule
 from model.sampling.tuned import tuned
 from model.sampling.windows import Draw, Windows, share_mean, windowed
 
@@ -179,19 +180,11 @@ class BaseStage:
             assert self.params.guidance_scale is not None
             chain = guidance.decoupling(chain, self.params.guidance_scale)
         if self.prompt is not None:
-            chain = guidance.prompted(chain, self.prompt, self._guided_until)
+            assert self.manifest.text is not None
+            until = guided_until(self.schedule, self.manifest.text, self.prompt.scale)
+            chain = guidance.prompted(chain, self.prompt, until)
         max_shifts = self.manifest.config.base.max_shifts(self.manifest.config.clip.frames)
         return guidance.with_shifts(chain, lambda batch: stream.shifts(max_shifts, batch))
-
-    @property
-    def _guided_until(self) -> float:
-        """The last time at which the scale of the prompt guides."""
-        assert self.manifest.text is not None
-        schedule, share = self.schedule, self.manifest.text.guided_share
-        if share == 1:
-            return CLEAN
-        noisiest = schedule.log_snr(schedule.last)
-        return schedule.time_of_log_snr(noisiest + share * (schedule.log_snr(0) - noisiest))
 
     def _edited(
         self, sampler: Sampler, section: Section, stream: RandomStream, report: Reporter

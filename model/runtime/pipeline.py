@@ -12,12 +12,13 @@ from torch import Tensor
 from model.checkpoint.loading import load_model
 from model.checkpoint.manifest import Manifest
 from model.networks.config import ClipSpec
-from model.request import RequestError, SamplingParams, clip_of, prompt_forwards
+from model.request import RequestError, SamplingParams, clip_of
 from model.runtime.allocator import release_freed_memory
 from model.runtime.base_stage import BaseStage
 from model.runtime.condition import GIVEN, Given, check
 from model.runtime.edit import EditCondition, Section
 from model.runtime.evaluator import Evaluator, Program, drive, evaluate
+from model.runtime.guided_steps import step_forwards
 from model.runtime.prompt import check_encoder, encode_prompt
 from model.runtime.step_progress import ClipPreview, Reporter, Stage, StepProgress, preview_frames, to_uint8
 from model.runtime.super_resolution import SuperResolution, groups
@@ -155,7 +156,8 @@ class Pipeline:
             self.manifest, self.schedule, self.device, request.kind, params, length, given, section, prompt
         )
         parts = groups(length.frames, config.clip.frames)
-        stages = {"base": Stage(params.steps, base.windows.most * prompt_forwards(params), base.rounds)}
+        forwards = step_forwards(self.schedule, self.manifest.text, params)
+        stages = {"base": Stage(params.steps, base.windows.most, base.rounds, forwards)}
         if params.super_resolution and (section is None or "video" in section.makes):
             enlarges = [group for group in parts if section is None or section.new_frames(group)]
             stages["sr"] = Stage(len(enlarges) * (params.sr_steps or 0))

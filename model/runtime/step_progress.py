@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,12 +48,23 @@ MAX_PREVIEW_FRAMES = 64
 
 @dataclass(frozen=True)
 class Stage:
-    """`steps` of a stage, with so many `windows` in each, which are evaluated in so many `rounds`. A window counts once
-    for each forward that an evaluation of it takes."""
+    """`steps` of a stage, with so many `windows` in each, which are evaluated in so many `rounds`. `forwards` are those
+    of a window in each step; empty is one in every step."""
 
     steps: int
     windows: int = 1
     rounds: int = 1
+    forwards: tuple[int, ...] = ()
+
+    def work(self, step: int) -> int:
+        """Forwards of all windows in a step, counted from 0."""
+        return self.windows * (self.forwards[step] if self.forwards else 1)
+
+    def work_left(self, steps: float) -> float:
+        """Forwards in the last `steps`, of the first of which a part may be done."""
+        whole = math.floor(steps)
+        left = sum(self.work(step) for step in range(self.steps - whole, self.steps))
+        return left + (steps - whole) * self.work(self.steps - whole - 1) if steps > whole else left
 
 
 class Reporter:
@@ -105,9 +117,9 @@ class Reporter:
         done = evaluations / (len(starts) * stage.rounds)
         if done >= 1:
             return
-        seconds = (time.perf_counter() - self._began) / (done * stage.windows)
-        self._expected.setdefault("base", seconds)
         left = self._left["base"]
+        seconds = (time.perf_counter() - self._began) / (done * stage.work(stage.steps - round(left)))
+        self._expected.setdefault("base", seconds)
         self._left["base"] = left - done
         shown = self._shown or StepProgress("base", 0, stage.steps, 0.0, None, self._start)
         self._share = max(self._share, self._fraction())
@@ -116,7 +128,7 @@ class Reporter:
 
     def _step(self, name: str, seconds: float, preview: Callable[[], ClipPreview]) -> None:
         stage = self._stages[name]
-        each = seconds / stage.windows
+        each = seconds / stage.work(stage.steps - round(self._left[name]))
         for known, weight in ((self._window_seconds, 0.2), (self._expected, 0.4)):
             known[name] = (1 - weight) * known.get(name, each) + weight * each
         self.timings[name] += seconds
@@ -129,14 +141,15 @@ class Reporter:
     def _fraction(self) -> float:
         """Stages are weighted by their step times, where known."""
         typical = sum(self._expected.values()) / len(self._expected)
-        cost = {name: self._expected.get(name, typical) * stage.windows for name, stage in self._stages.items()}
-        total = sum(cost[name] * stage.steps for name, stage in self._stages.items())
-        return 1.0 - sum(cost[name] * left for name, left in self._left.items()) / total
+        cost = {name: self._expected.get(name, typical) for name in self._stages}
+        total = sum(cost[name] * stage.work_left(stage.steps) for name, stage in self._stages.items())
+        left = sum(cost[name] * self._stages[name].work_left(left) for name, left in self._left.items())
+        return 1.0 - left / total
 
     def _eta(self) -> float | None:
         if not all(name in self._expected for name in self._stages):
             return None
-        return sum(self._expected[name] * self._stages[name].windows * left for name, left in self._left.items())
+        return sum(self._expected[name] * self._stages[name].work_left(left) for name, left in self._left.items())
 
 
 def preview_frames(frames: int) -> list[int]:

@@ -54,8 +54,8 @@ class SpeedView(BaseModel):
 
     step: float = Field(
         ge=0,
-        description="one step of the base network for one window of an output; with a `prompt` of another scale than 1 "
-        "it takes twice as long",
+        description="one step of the base network for one window of an output; with a `prompt` of a scale above 1 "
+        "it takes 1 + `text.guided_share` times as long on average, below 1 twice as long",
     )
     sr_step: float | None = Field(
         description="one step of super-resolution for a window's frames; null if no job used it"

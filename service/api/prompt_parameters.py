@@ -38,6 +38,6 @@ class PromptParameters(BaseModel):
         default=None,
         ge=0,
         le=MAX_PROMPT_SCALE,
-        description="with `prompt`, how strongly it guides (classifier-free guidance); 1 is without guidance and takes "
-        "half the time; if absent, that of the model's `text`",
+        description="with `prompt`, how strongly it guides (classifier-free guidance); 1 is without guidance and "
+        "faster; if absent, that of the model's `text`",
     )

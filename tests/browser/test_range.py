@@ -194,10 +194,17 @@ def test_the_formulas_of_the_page_are_those_of_the_service(studio: Studio) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "share", "forwards"), [({"prompt": "rain"}, 0.55, 1.55), ({"prompt": "rain"}, 1, 2), ({}, 1, 1)]
+    ("words", "share", "forwards"),
+    [
+        ({"prompt": "rain"}, 0.55, 1.55),
+        ({"prompt": "rain"}, 1, 2),
+        ({"prompt": "rain", "prompt_scale": 0.5}, 0.55, 2),
+        ({"prompt": "rain", "prompt_scale": 1}, 0.55, 1),
+        ({}, 1, 1),
+    ],
 )
 def test_a_prompt_costs_a_second_evaluation_in_its_share_of_the_steps(
-    studio: Studio, words: dict[str, str], share: float, forwards: float
+    studio: Studio, words: dict[str, Any], share: float, forwards: float
 ) -> None:
     page = studio.visit()
     seconds = page.evaluate(

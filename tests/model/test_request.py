@@ -17,7 +17,6 @@ from model.request import (
     allowed_guidance,
     check_evaluations,
     clip_of,
-    mean_prompt_forwards,
     prompt_forwards,
 )
 from tests.model.tuning.solvers import with_solvers
@@ -277,11 +276,8 @@ def test_a_prompt_is_trimmed_and_gets_the_models_scale() -> None:
     assert (params.prompt, params.negative_prompt, params.prompt_scale) == ("heavy rain", "wind", 2.5)
     assert prompt_forwards(params) == 2
     assert params.resolve("generate", WORDS) == params
-    half = replace(WORDS.text, guided_share=0.5)
-    assert mean_prompt_forwards(params, half) == 1.5
     plain = SamplingParams(1, prompt="rain", prompt_scale=1).resolve("generate", WORDS)
-    assert prompt_forwards(plain) == mean_prompt_forwards(plain, half) == 1
-    assert mean_prompt_forwards(SamplingParams(1), None) == 1
+    assert prompt_forwards(plain) == 1
 
 
 def test_a_guided_prompt_is_not_made_by_solvers_that_were_tuned_without() -> None:

@@ -17,9 +17,15 @@ export function windowsOf(frames, window) {
   return frames <= window ? 1 : 2 + Math.ceil((frames - window - 1) / (window - 1));
 }
 
-/** Whether a prompt guides, which takes two evaluations in a share of the steps. */
+/** Whether a prompt guides, which takes two evaluations in some of the steps, or all. */
 export function guidedByWords(values, model) {
   return Boolean(model.text) && values.prompt !== undefined && (values.prompt_scale ?? model.text.prompt_scale) !== 1;
+}
+
+/** Evaluations of a step on average. A scale below 1 guides in all steps. */
+function forwardsOf(values, model) {
+  if (!guidedByWords(values, model)) return 1;
+  return (values.prompt_scale ?? model.text.prompt_scale) < 1 ? 2 : 1 + model.text.guided_share;
 }
 
 /** Seconds for a job of this kind with the form's `values`; null while the service has not measured one. */
@@ -29,7 +35,7 @@ export function costOf(kind, duration, values, model, enlarged) {
   const frames = framesOf(duration, model);
   const chosen = (sampler) => model.qualities[values.quality ?? (sampler === "tuned" ? "fast" : "best")];
   const quality = chosen(values.sampler);
-  const steps = (values.steps ?? quality.steps) * (guidedByWords(values, model) ? 1 + model.text.guided_share : 1);
+  const steps = (values.steps ?? quality.steps) * forwardsOf(values, model);
   let each = steps * windowsOf(frames, model.clip.frames) * speed.step + speed.files;
   if (enlarged) {
     if (speed.sr_step === null) return null;

@@ -95,6 +95,7 @@ def test_a_prompt_makes_a_clip_that_its_manifest_makes_again(tmp_path: Path) -> 
     assert written["params"]["prompt"] == "heavy rain"
     assert written["params"]["prompt_scale"] == TEXT.scale
     assert written["model"]["text_encoder_sha256"] == TEXT.sha256
+    assert written["model"]["guided_share"] == TEXT.guided_share
     assert "heavy" not in written["generated"], "the comment of the mp4 has no words of the user"
     done = made("generate", "--local", "--from", "rain.manifest.json", "-o", "again.mp4")
     assert done.returncode == 0, done.stderr

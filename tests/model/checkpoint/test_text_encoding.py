@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ def plain(**changes: Any) -> Manifest:
 def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     plain(text=TEXT).write(tmp_path)
     assert read_manifest(tmp_path / "model.json").text == TEXT
+
+
+def test_guidance_in_all_steps_is_written_as_before() -> None:
+    assert "guided_share" not in plain(text=replace(TEXT, guided_share=1.0)).to_json()
 
 
 def test_a_model_without_words_has_none_and_is_written_as_before(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import MODALITIES, TEXT_TOKENS, ScheduleConfig, UNetConfig
 from model.networks.pair import Pair
 from model.networks.text import TextTokens
-from model.request import SamplingParams, mean_prompt_forwards
+from model.request import SamplingParams
 from model.runtime.batch_sizes import BatchSizes
 from model.runtime.edit import EditCondition
-from model.runtime.evaluator import Evaluator, drive, evaluate
+from model.runtime.evaluator import Evaluator, Program, drive, evaluate
+from model.runtime.guided_steps import step_forwards
 from model.runtime.pipeline import ClipRequest, Pipeline
 from model.sampling import guidance
 from model.sampling.latents import Latents
@@ -213,26 +215,78 @@ def test_prompt_negative_prompt_and_scale_all_matter_and_nothing_else_does(pipel
         assert not torch.equal(made, sound(pipeline, "generate", replace(rain, **other)))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("share", "guided"), [(1.0, 20), (0.55, 11), (0.01, 1)])
-def test_a_model_guides_in_its_share_of_the_steps(pipeline: Pipeline, share: float, guided: int) -> None:
+def sharing(pipeline: Pipeline, share: float) -> Pipeline:
+    """The same model, guided in a share of the steps."""
     text = pipeline.manifest.text
     assert text is not None
-    own = Pipeline(
-        replace(pipeline.manifest, text=replace(text, guided_share=share)), pipeline.evaluator, pipeline.device
-    )
-    params = replace(QUICK, steps=20, prompt="heavy rain").resolve("generate", own.manifest)
-    program = own.program(ClipRequest("generate", params))
-    asked: list[bool] = []
+    manifest = replace(pipeline.manifest, text=replace(text, guided_share=share))
+    return Pipeline(manifest, pipeline.evaluator, pipeline.device)
+
+
+def asked(program: Program, evaluator: Evaluator) -> list[bool]:
+    """Whether each evaluation of a program that asks for one clip of one window is guided."""
+    guided: list[bool] = []
     request = next(program)
     try:
         while True:
             assert isinstance(request, Evaluate)
             assert request.prompt is not None
-            asked.append(request.prompt.against is not None)
-            request = program.send(evaluate(request, own.evaluator))
+            guided.append(request.prompt.against is not None)
+            request = program.send(evaluate(request, evaluator))
     except StopIteration:
-        assert asked == [True] * guided + [False] * (20 - guided)
-    assert mean_prompt_forwards(params, own.manifest.text) == pytest.approx(1 + guided / 20, abs=0.05)
+        return guided
+
+
+@pytest.mark.parametrize(
+    ("share", "guided", "settings"),
+    [
+        (1.0, 20, {}),
+        (0.55, 11, {}),
+        (0.01, 1, {}),
+        (0.55, 15, {"spacing": "uniform"}),
+        (0.53, 11, {"sampler": "dpm_solver"}),
+        (0.55, 11, {"sampler": "unipc"}),
+        (0.55, 11, {"sampler": "ddim"}),
+        (0.55, 11, {"sampler": "ddpm"}),
+        (0.55, 20, {"prompt_scale": 0.5}),
+        (0.55, 20, {"prompt_scale": 0.0}),
+    ],
+)
+def test_a_model_guides_in_its_share_of_the_steps(
+    pipeline: Pipeline, share: float, guided: int, settings: dict[str, Any]
+) -> None:
+    own = sharing(pipeline, share)
+    params = replace(QUICK, steps=20, prompt="heavy rain", **settings).resolve("generate", own.manifest)
+    found = asked(own.program(ClipRequest("generate", params)), own.evaluator)
+    assert found == [True] * guided + [False] * (20 - guided)
+    assert step_forwards(own.schedule, own.manifest.text, params) == tuple(1 + each for each in found)
+
+
+def test_a_prompt_of_scale_0_is_no_prompt_in_all_steps(pipeline: Pipeline) -> None:
+    own, params = sharing(pipeline, 0.5), replace(QUICK, steps=3)
+    plain, held = (
+        sound(own, "generate", each) for each in (params, replace(params, prompt="heavy rain", prompt_scale=0.0))
+    )
+    torch.testing.assert_close(held, plain)
+
+
+@pytest.mark.parametrize(("kind", "method", "sampler"), METHODS)
+def test_every_guidance_goes_on_where_the_prompt_no_longer_guides(
+    pipeline: Pipeline, kind: str, method: str | None, sampler: str | None
+) -> None:
+    params = replace(QUICK, steps=2, guidance=method, sampler=sampler, prompt="heavy rain")
+    if kind == "v2a":
+        params = replace(params, super_resolution=None)
+    made = [sound(sharing(pipeline, share), kind, params) for share in (1.0, 0.5)]
+    assert all(each.isfinite().all() for each in made)
+    assert not torch.equal(*made)
+
+
+def test_windows_are_guided_in_the_same_steps(pipeline: Pipeline) -> None:
+    params = replace(QUICK, steps=2, prompt="heavy rain", duration=2 * WORDS.config.clip.duration)
+    assert not torch.equal(
+        sound(sharing(pipeline, 0.5), "generate", params), sound(sharing(pipeline, 1.0), "generate", params)
+    )
 
 
 def test_one_graph_serves_all_prompts_and_none(pipeline: Pipeline) -> None:
