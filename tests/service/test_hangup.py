@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from tests.waiting import until
 
 PROGRAM = """
-import signal, sys
+import os, signal
 from service.hangup import on_hangup
 on_hangup(lambda: None)
-on_hangup(lambda: print("reload", flush=True))
-print("ready", flush=True)
+# Not by print: the signal may come while "ready" is being written, and a buffered file must not be entered twice.
+on_hangup(lambda: os.write(1, b"reload\\n"))
+os.write(1, b"ready\\n")
 while True:
     signal.pause()
 """

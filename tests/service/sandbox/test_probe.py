@@ -443,7 +443,8 @@ def test_an_impossible_sound_is_undecodable(prober: Prober, tmp_path: Path) -> N
 
 def test_the_spare_child_ends_when_the_service_dies(tmp_path: Path) -> None:
     script = (
-        "import os; from service.sandbox.probe import Prober; p = Prober(); p.warm(); print(p._spare.pid); os._exit(1)"
+        "import os; from service.sandbox.probe import Prober; p = Prober(); p.warm(); "
+        "print(p._spare.pid, flush=True); os._exit(1)"
     )
     service = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{script}"],
