@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from model.runtime.guided_steps import step_forwards
 from model.runtime.pipeline import ClipPart, ClipRequest, Pipeline, StepProgress
 from model.runtime.prompt import check_encoder
 from model.runtime.super_resolution import groups
-from model.runtime.threads import available_cores
+from model.runtime.threads import available_cores, compute_with, one_thread
 from model.runtime.warmup import Run, warm_up
 from service.jobs.record import Job
 from service.jobs.speeds import Speed
@@ -124,7 +125,11 @@ class ModelMaker:
 
         versions = {name: Version.of(manifest) for name, manifest in find_models(settings.models).items()}
         models = ModelPool(versions, load, unload, settings.model_memory)
-        models.load_all(last=settings.default_model)
+        # OpenMP's helpers of the thread that warms up would wait until it ends; and while there are more of them than
+        # cores, GNU's put all that wait to sleep at once, which made every forward half as long again.
+        with ThreadPoolExecutor(1, "load") as thread:
+            thread.submit(compute_with, torch.get_num_threads())
+            thread.submit(models.load_all, last=settings.default_model).result()
         warm()
         step_deadline = settings.step_deadline.total_seconds()
         mark = signal_mark(settings)
@@ -186,7 +191,8 @@ class ModelMaker:
     def make(self, attempt: Attempt) -> list[Files]:
         """See `workers.runner.Maker`."""
         try:
-            return self._released(attempt)
+            with one_thread():  # little is left to compute here, and the engine needs the cores
+                return self._released(attempt)
         except ModelUnavailable as error:
             raise ModelMissing(str(error)) from error
         except RequestError as error:
@@ -237,7 +243,7 @@ class ModelMaker:
                 while not started.wait(POLL_INTERVAL):
                     check()
             attempt.begin()
-            with _one_thread(), ExitStack() as stack:
+            with ExitStack() as stack:
                 writers = [
                     stack.enter_context(
                         OutputWriter(
@@ -399,14 +405,3 @@ def _speed(params: SamplingParams, pipeline: Pipeline, seconds: Mapping[str, flo
         sr_step=seconds["sr"] / (sr_steps * outputs) if sr_steps and "sr" in seconds else None,
         files=files / outputs,
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute in this thread only: little is left to compute here, and the engine needs the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 import torch
 
 from model.runtime.evaluator import Evaluator, Program, Request, is_out_of_memory
+from model.runtime.threads import compute_with
 from model.sampling.samplers import EvaluateAll, EvaluateFrames, Prediction
 
 HELD_INTERVAL = 0.02
@@ -248,7 +249,7 @@ class Engine:
             self._thread.join()
 
     def _loop(self) -> None:
-        torch.set_num_threads(self._threads)  # the number is per thread, and others here may use fewer
+        compute_with(self._threads)  # others here use fewer
         try:
             if self._device is not None and self._device.type == "cuda":
                 torch.cuda.set_device(self._device)

@@ -1,10 +1,14 @@
-"""The number of useful threads: the cores this process may use, not those of the machine."""
+"""Threads that compute: how many are useful, and how many PyTorch takes."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
@@ -22,6 +26,27 @@ def available_cores() -> int:
         cores = os.cpu_count() or 1
     quota = _quota()
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+
+
+def compute_with(threads: int) -> None:
+    """Let PyTorch compute with so many threads in the calling thread, whatever others choose before or after.
+
+    PyTorch keeps the number for each thread, but sets it anew where a thread first computes: to what any thread chose
+    last. Asking for the number is enough of a first time.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in the calling thread only, for the block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _quota() -> float | None:
