@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from model.runtime import threads
+from model.runtime.engine import Engine
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1)])
@@ -27,3 +30,25 @@ def test_without_control_groups_it_is_where_the_process_may_run(
     monkeypatch.setattr(threads, "_QUOTA", tmp_path / "none")
     monkeypatch.setattr(threads, "_QUOTA_V1", (tmp_path / "none", tmp_path / "none"))
     assert threads.available_cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_the_engine_computes_with_the_threads_of_its_maker_though_jobs_take_one() -> None:
+    engine = Engine(1)
+    engine.start()
+    try:
+        with threads.one_thread():
+            assert torch.get_num_threads() == 1
+            assert engine.between_ticks(torch.get_num_threads) == 3  # the engine has not computed anything before
+        assert torch.get_num_threads() == 3
+    finally:
+        engine.close(RuntimeError("the test is over"))
+        engine.join()
