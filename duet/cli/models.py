@@ -44,7 +44,14 @@ def models(
         if model.text is not None:
             examples = "; ".join(model.text["examples"][:3])
             echo(f"  prompts: {', '.join(model.text['languages'])}" + (f", such as: {examples}" if examples else ""))
+            echo(f"  prompt scale: {_scale(model.text)}")
         echo(f"  licence: {model.licence}; weights {model.weights_hash[:16]}…")
+
+
+def _scale(text: dict[str, Any]) -> str:
+    """The default, and the share of the noise that it guides in if the server says so and it is not all."""
+    share = text.get("guided_share", 1)
+    return f"{text['prompt_scale']:g}" + (f" in {100 * share:g} % of the noise" if share < 1 else "")
 
 
 def _distances(model: dict[str, Any]) -> str:

@@ -102,13 +102,18 @@ class PointConv(nn.Linear):
     """1×1 convolution of (…, channels): the same linear map of every token.
 
     On a CPU with AVX-512 it runs as a convolution over blocks of tokens: oneDNN's kernel is a fifth to a third faster
-    than the matrix product of `nn.Linear`, most of all with few channels. With AVX2 the product is a tenth to a third
-    faster, and with a gradient the convolution would take half as long again, forward and backward together.
+    than the matrix product of `nn.Linear`, most of all with few channels. With AVX2 alone the product is the
+    faster (benchmarks/point_conv.py). With a gradient the convolution would take half as long again, forward and
+    backward together, so the product is used.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cpu or torch.is_grad_enabled() or not _has_avx512():
-            return super().forward(x)
+        if x.is_cpu and not torch.is_grad_enabled() and has_avx512():
+            return self.by_convolution(x)
+        return super().forward(x)
+
+    def by_convolution(self, x: Tensor) -> Tensor:
+        """The same map as a convolution over blocks of 64 tokens, where these divide the tokens of x."""
         tokens = x.numel() // self.in_features
         block = math.gcd(tokens, 64)
         if block < 16:
@@ -119,7 +124,8 @@ class PointConv(nn.Linear):
 
 
 @functools.cache
-def _has_avx512() -> bool:
+def has_avx512() -> bool:
+    """Whether PyTorch uses AVX-512 on this processor."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 

@@ -1,4 +1,4 @@
-"""Captions of training batches as tokens on the device, and which samples go without.
+"""Captions of training batches as tokens on the device, which samples go without, and what a model says of them.
 
 The token vectors stay on the device; of each caption only the numbers of its tokens are sent there, and these are kept,
 because captions come from templates and repeat.
@@ -7,11 +7,13 @@ because captions come from templates and repeat.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from model.checkpoint.text_encoding import TextEncoding
 from model.networks.text import TextTokens
 from model.text.encoder import TextEncoder, load_encoder, look_up
 from model.training.configuration import TextConfig
@@ -44,3 +46,17 @@ class CaptionTokens:
     @cached_property
     def _vectors(self) -> Tensor:
         return self._encoder.vectors.to(self._device)
+
+
+def text_encoding(config: TextConfig, before: TextEncoding | None = None) -> TextEncoding | None:
+    """What the manifest of a model trained so says of prompts. Scale and share are those of the configuration, else
+    those of `before`, which the model had."""
+    if config.encoder == "none":
+        return None
+    new = TextEncoding(config.encoder, load_encoder().sha256, examples=config.examples)
+    kept = before or new
+    return replace(
+        new,
+        scale=kept.scale if config.scale is None else config.scale,
+        guided_share=kept.guided_share if config.guided_share is None else config.guided_share,
+    )

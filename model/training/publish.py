@@ -15,13 +15,12 @@ from safetensors.torch import save
 
 from model.checkpoint.loading import CheckpointError, load_model
 from model.checkpoint.manifest import FILE_NAME, Manifest, read_manifest
-from model.checkpoint.text_encoding import TextEncoding
 from model.networks.config import ModelConfig
 from model.runtime.calibration import calibrate
 from model.runtime.evaluator import Evaluator
 from model.sampling.latents import Latents
 from model.sampling.schedule import NoiseSchedule
-from model.text.encoder import load_encoder
+from model.training.captions import text_encoding
 from model.training.checkpoints import StateError, check_same_run, checkpoints, read_checkpoint, write_atomically
 from model.training.configuration import TrainingConfig, configuration_from_json
 from model.training.dataset import Source, evaluation_indexes
@@ -145,19 +144,6 @@ def calibrate_on_training_data(
     calibrate_published(manifest, config, source, place, say, points)
 
 
-def _text(config: TrainingConfig, held: Manifest | None) -> TextEncoding | None:
-    """With scale and share of the configuration, else those of the model `held` in the folder."""
-    if config.text.encoder == "none":
-        return None
-    new, given = TextEncoding(config.text.encoder, load_encoder().sha256, examples=config.text.examples), config.text
-    before = (held.text if held is not None else None) or new
-    return replace(
-        new,
-        scale=before.scale if given.scale is None else given.scale,
-        guided_share=before.guided_share if given.guided_share is None else given.guided_share,
-    )
-
-
 def _with_examples(manifest: Manifest, source: Source) -> Manifest:
     """The manifest with captions of held-out samples as examples of prompts, if it has none."""
     if manifest.text is None or manifest.text.examples:
@@ -189,7 +175,7 @@ def _joined(config: TrainingConfig, held: Manifest | None, folder: Path) -> Mani
         base_weights="base.safetensors",
         sr_weights=held.sr_weights if held and fits else None,
         independent_timesteps=config.times.independent_timesteps,
-        text=_text(config, held),
+        text=text_encoding(config.text, held.text if held is not None else None),
         folder=folder,
     )
 

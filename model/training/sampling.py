@@ -12,7 +12,6 @@ from PIL import Image
 from torch import nn
 
 from model.checkpoint.manifest import Manifest
-from model.checkpoint.text_encoding import TextEncoding
 from model.media.encode import write_clip, write_wav
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.super_resolution import SRUNet
@@ -23,7 +22,7 @@ from model.sampling.samplers import dpmpp_2m
 from model.sampling.schedule import NoiseSchedule
 from model.sampling.tuned_solver import TunedSolvers
 from model.sampling.upsampling import super_resolve
-from model.text.encoder import load_encoder
+from model.training.captions import text_encoding
 from model.training.configuration import TrainingConfig
 from model.training.dataset import Source, evaluation_indexes
 from model.training.degradation import draw_degradation
@@ -43,7 +42,7 @@ def sample_clips(
     network = copy.deepcopy(average).to_compute(dtype)
     schedule = NoiseSchedule.from_config(config.model.schedule)
     model, examples = replace(config.model, sr=None), config.text.examples or (None,)
-    text = TextEncoding(config.text.encoder, load_encoder().sha256) if config.model.base.text is not None else None
+    text = text_encoding(config.text)
     manifest = Manifest(config.name, model, True, config.description, config.licence, text=text, tuned=student)
     pipeline = Pipeline(manifest, Evaluator(network, None, schedule), device)
     params = SamplingParams(seed=config.seed, steps=config.output.sample_steps)

@@ -260,6 +260,10 @@ def test_a_prompt_reaches_the_server(shared_redis_url: str, tmp_path: Path) -> N
     given = ("--prompt", "heavy rain ", "--negative-prompt", "wind", "--prompt-scale", "4", "--json")
     film = str(tmp_path / "beach.mp4")
     models = add_words_model(tmp_path / "models")
+    described = models / "words" / "model.json"
+    content = json.loads(described.read_text())
+    content["text"]["guided_share"] = 0.5
+    described.write_text(json.dumps(content))
     with running(shared_redis_url, tmp_path, models=models, default_model="words") as server:
         server.work(0.02)
         env = {"DUET_URL": server.url}
@@ -270,7 +274,9 @@ def test_a_prompt_reaches_the_server(shared_redis_url: str, tmp_path: Path) -> N
         refused = invoke(["generate", "--model", "tiny", "--prompt", "rain"], env)
         assert (refused.exit_code, refused.stdout) == (4, "")
         assert "the model tiny knows no words" in refused.stderr
-        assert "prompts: en, such as: heavy rain; a fire near by, at night" in invoke(["models"], env).stdout
+        listed = invoke(["models"], env).stdout
+        assert "prompts: en, such as: heavy rain; a fire near by, at night" in listed
+        assert "prompt scale: 2.5 in 50 % of the noise" in listed
 
 
 def test_the_parameters_of_a_manifest_are_used_again(tmp_path: Path) -> None:
