@@ -2,9 +2,10 @@
 
     python -m benchmarks.point_conv [--model examples/models/scenes] [--batch 1]
 
-Every size of PointConv in a forward of the model's base network is timed both ways, in turn, without a gradient. A
-ratio is the median of (convolution / product) over the repetitions: above 1 the product is faster. `all` weighs the
-sizes by how often a forward has them. `chosen` is what the networks take on this processor.
+A forward of the model's base network without a prompt, and every size of PointConv that it calls, are timed both ways,
+in turn, in float32 without a gradient. A ratio is the median of (convolution / product) over the repetitions: above 1
+the product is faster. `layers` weighs the sizes by how often a forward has them. `chosen` is what the networks take on
+this processor.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,10 @@ from torch import Tensor, nn
 from benchmarks.report import surroundings
 from model.checkpoint.loading import build
 from model.checkpoint.manifest import FILE_NAME, read_manifest
-from model.networks.config import ModelConfig
+from model.networks import layers
+from model.networks.config import ClipSpec
 from model.networks.coupled_unet import CoupledUNet
-from model.networks.layers import PointConv, has_avx512
+from model.networks.layers import PointConv
 from model.networks.pair import Pair
 
 Size = tuple[int, int, int]
@@ -40,63 +44,78 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30, help="repetitions of each size (default 30)")
     arguments = parser.parse_args()
     manifest = read_manifest(arguments.model / FILE_NAME)
+    network = build(CoupledUNet, manifest.config.base).eval()
+    clips = inputs(manifest.config.clip, arguments.batch)
     with torch.inference_mode():
-        found = sizes(manifest.config, arguments.batch)
-        rows = [{**measured(size, arguments.repeats), "calls": calls} for size, calls in found.items()]
+        forward = compared(partial(network, *clips), arguments.repeats, calls=1)
+        rows = [{**measured(size, arguments.repeats), "calls": calls} for size, calls in sizes(network, clips).items()]
     product, convolution = (sum(row["calls"] * row[name] for row in rows) for name in ("product_ms", "convolution_ms"))
     report = {
         **surroundings(),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "chosen": "convolution" if has_avx512() else "product",
+        "chosen": "convolution" if layers.has_avx512() else "product",
         "model": manifest.name,
         "batch": arguments.batch,
-        "all": round(convolution / product, 3),
+        "forward": forward,
+        "layers": round(convolution / product, 3),
         "sizes": rows,
     }
     print(json.dumps(report, indent=2))
 
 
-def sizes(config: ModelConfig, batch: int) -> Counter[Size]:
-    """How often a forward of the base network for `batch` clips has a PointConv of each size."""
-    network, clip = build(CoupledUNet, config.base).eval(), config.clip
+def inputs(clip: ClipSpec, batch: int) -> tuple[Pair, Pair]:
+    """Latents and times of `batch` clips."""
+    video = torch.zeros(batch, clip.frames, 3, clip.height, clip.width)
+    return Pair(video, torch.zeros(batch, 1, clip.samples)), Pair(torch.zeros(batch), torch.zeros(batch))
+
+
+def sizes(network: CoupledUNet, clips: tuple[Pair, Pair]) -> Counter[Size]:
+    """How often a forward of the network calls a PointConv of each size."""
     counts: Counter[Size] = Counter()
 
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+    def count(layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> None:
         assert isinstance(layer, PointConv)
-        counts[inputs[0].numel() // layer.in_features, layer.in_features, layer.out_features] += 1
+        counts[given[0].numel() // layer.in_features, layer.in_features, layer.out_features] += 1
 
-    for layer in network.modules():
-        if isinstance(layer, PointConv):
-            layer.register_forward_hook(count)
-    video = torch.zeros(batch, clip.frames, 3, clip.height, clip.width)
-    network(Pair(video, torch.zeros(batch, 1, clip.samples)), Pair(torch.zeros(batch), torch.zeros(batch)))
+    hooks = [each.register_forward_hook(count) for each in network.modules() if isinstance(each, PointConv)]
+    network(*clips)
+    for hook in hooks:
+        hook.remove()
     return counts
 
 
 def measured(size: Size, repeats: int) -> dict[str, Any]:
-    """Milliseconds of both ways, and the median of their ratios."""
+    """A layer of this size, both ways."""
     tokens, channels_in, channels_out = size
     layer = PointConv(channels_in, channels_out)
     x = torch.randn(1, tokens, channels_in, generator=torch.Generator().manual_seed(0))
-    ways = {"product": lambda: nn.Linear.forward(layer, x), "convolution": lambda: layer.by_convolution(x)}
-    assert torch.allclose(*(way() for way in ways.values()), atol=1e-4)
-    rounds = [{name: seconds(way) for name, way in ways.items()} for _ in range(repeats)]
+    return {"tokens": tokens, "in": channels_in, "out": channels_out, **compared(partial(layer, x), repeats)}
+
+
+def compared(run: Callable[[], object], repeats: int, calls: int = 10) -> dict[str, float]:
+    """Milliseconds of `run` with its layers as products and as convolutions, and the median of their ratios."""
+    rounds: list[dict[str, float]] = []
+    with ExitStack() as stack:
+        chosen = layers.has_avx512
+        stack.callback(setattr, layers, "has_avx512", chosen)
+        for _ in range(repeats):
+            rounds.append({})
+            for way in ("product", "convolution"):
+                layers.has_avx512 = partial(bool, way == "convolution")  # type: ignore[assignment]
+                rounds[-1][way] = seconds(run, calls)
     return {
-        "tokens": tokens,
-        "in": channels_in,
-        "out": channels_out,
-        **{f"{name}_ms": round(1000 * statistics.median(each[name] for each in rounds), 3) for name in ways},
+        **{f"{way}_ms": round(1000 * statistics.median(each[way] for each in rounds), 3) for way in rounds[0]},
         "ratio": round(statistics.median(each["convolution"] / each["product"] for each in rounds), 3),
     }
 
 
-def seconds(way: Callable[[], Tensor], calls: int = 10) -> float:
-    """Of one of `calls`, after one that is not timed."""
-    way()
+def seconds(run: Callable[[], object], calls: int) -> float:
+    """Mean of a call of `run`, after one that is not timed."""
+    run()
     began = time.perf_counter()
     for _ in range(calls):
-        way()
+        run()
     return (time.perf_counter() - began) / calls
 
 

@@ -112,9 +112,11 @@ class ModelMaker:
         makers: list[ModelMaker] = []
 
         def load(version: Version) -> tuple[Pipeline, int]:
-            pipeline, size = _load(version, settings, makers[0].engine.between_ticks if makers else None)
-            if makers:
-                makers[0]._make_room(pipeline)
+            if not makers:
+                return _load(version, settings, None)
+            with one_thread():  # the engine warms it up
+                pipeline, size = _load(version, settings, makers[0].engine.between_ticks)
+            makers[0]._make_room(pipeline)
             return pipeline, size
 
         def unload(pipeline: Pipeline) -> None:
@@ -125,10 +127,9 @@ class ModelMaker:
 
         versions = {name: Version.of(manifest) for name, manifest in find_models(settings.models).items()}
         models = ModelPool(versions, load, unload, settings.model_memory)
-        # OpenMP's helpers of the thread that warms up would wait until it ends; and while there are more of them than
-        # cores, GNU's put all that wait to sleep at once, which made every forward half as long again.
-        with ThreadPoolExecutor(1, "load") as thread:
-            thread.submit(compute_with, torch.get_num_threads())
+        # OpenMP keeps helpers for a thread that has computed with several, until it ends. While there are more than
+        # cores, those of GNU sleep after every operation, which made a forward half as long again.
+        with ThreadPoolExecutor(1, "load", compute_with, (torch.get_num_threads(),)) as thread:
             thread.submit(models.load_all, last=settings.default_model).result()
         warm()
         step_deadline = settings.step_deadline.total_seconds()
@@ -191,7 +192,7 @@ class ModelMaker:
     def make(self, attempt: Attempt) -> list[Files]:
         """See `workers.runner.Maker`."""
         try:
-            with one_thread():  # little is left to compute here, and the engine needs the cores
+            with one_thread():  # the engine needs the cores, and helpers of this thread would slow it down
                 return self._released(attempt)
         except ModelUnavailable as error:
             raise ModelMissing(str(error)) from error

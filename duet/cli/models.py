@@ -49,9 +49,9 @@ def models(
 
 
 def _scale(text: dict[str, Any]) -> str:
-    """The default, and the share of the noise that it guides in if the server says so and it is not all."""
+    """The default, and in what share of the noise it guides, if the server says so and it is not all."""
     share = text.get("guided_share", 1)
-    return f"{text['prompt_scale']:g}" + (f" in {100 * share:g} % of the noise" if share < 1 else "")
+    return f"{text['prompt_scale']:g}" + (f", in the noisier {100 * share:g} %" if share < 1 else "")
 
 
 def _distances(model: dict[str, Any]) -> str:

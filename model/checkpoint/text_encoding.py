@@ -17,7 +17,7 @@ def is_scale(value: object) -> bool:
 
 
 def is_guided_share(value: object) -> bool:
-    """Whether `value` can be the share of the steps in which prompts guide."""
+    """Whether `value` can be the share of the noise in which prompts guide."""
     return _is_number(value) and 0 < value <= 1
 
 

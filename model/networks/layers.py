@@ -102,23 +102,23 @@ class PointConv(nn.Linear):
     """1×1 convolution of (…, channels): the same linear map of every token.
 
     On a CPU with AVX-512 it runs as a convolution over blocks of tokens: oneDNN's kernel is a fifth to a third faster
-    than the matrix product of `nn.Linear`, most of all with few channels. With AVX2 alone the product is the
-    faster (benchmarks/point_conv.py). With a gradient the convolution would take half as long again, forward and
+    than the matrix product of `nn.Linear`, most of all with few channels. Without AVX-512 the product is faster in
+    float32 (benchmarks/point_conv.py). With a gradient the convolution would take half as long again, forward and
     backward together, so the product is used.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cpu and not torch.is_grad_enabled() and has_avx512():
+        if x.is_cpu and not torch.is_grad_enabled() and (has_avx512() or x.dtype != torch.float32):
             return self.by_convolution(x)
         return super().forward(x)
 
     def by_convolution(self, x: Tensor) -> Tensor:
-        """The same map as a convolution over blocks of 64 tokens, where these divide the tokens of x."""
+        """The same map as a convolution over blocks of 64, 32 or 16 tokens; if none divides their number, of all."""
         tokens = x.numel() // self.in_features
         block = math.gcd(tokens, 64)
         if block < 16:
             block = tokens
-        planes = x.view(-1, block, 1, self.in_features).permute(0, 3, 1, 2)
+        planes = x.reshape(-1, block, 1, self.in_features).permute(0, 3, 1, 2)
         y = F.conv2d(planes, self.weight[:, :, None, None], self.bias)
         return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 

@@ -31,8 +31,8 @@ def available_cores() -> int:
 def compute_with(threads: int) -> None:
     """Let PyTorch compute with so many threads in the calling thread, whatever others choose before or after.
 
-    PyTorch keeps the number for each thread, but sets it anew where a thread first computes: to what any thread chose
-    last. Asking for the number is enough of a first time.
+    PyTorch keeps a number for each thread, and initialises it at the thread's first parallel operation or query, with
+    the value that any thread has set last. The query makes that happen before the number is set.
     """
     torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -78,7 +78,7 @@ class TextView(BaseModel):
     examples: list[str] = Field(description="prompts that it knows well")
     prompt_scale: float = Field(ge=0, description="default of the parameter `prompt_scale`")
     guided_share: float = Field(
-        gt=0, le=1, description="share of the steps in which the scale guides; each takes two evaluations"
+        gt=0, le=1, description="share of the noise in which the scale guides; each step there takes two evaluations"
     )
 
 

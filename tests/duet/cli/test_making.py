@@ -276,7 +276,7 @@ def test_a_prompt_reaches_the_server(shared_redis_url: str, tmp_path: Path) -> N
         assert "the model tiny knows no words" in refused.stderr
         listed = invoke(["models"], env).stdout
         assert "prompts: en, such as: heavy rain; a fire near by, at night" in listed
-        assert "prompt scale: 2.5 in 50 % of the noise" in listed
+        assert "prompt scale: 2.5, in the noisier 50 %" in listed
 
 
 def test_the_parameters_of_a_manifest_are_used_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint.loading import build, seeded_weights
+from model.networks import layers
 from model.networks.config import PRESETS, ClipSpec, ConfigError, UNetConfig
 from model.networks.coupled_unet import CoupledUNet
 from model.networks.pair import Pair
@@ -55,6 +56,18 @@ def test_other_windows_than_1_4_8_drop_the_middle_rs_mma_as_published() -> None:
 def test_fewer_residual_blocks_or_attentions_have_the_published_counts() -> None:
     assert parameters(replace(PRESETS["paper"].base, res_blocks=1)) == 93_138_436
     assert parameters(replace(PRESETS["paper"].base, video_attention_scales=())) == 114_600_964
+
+
+def test_it_is_the_same_network_with_and_without_avx512(net: CoupledUNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions = []
+    for has_avx512 in (False, True):
+        monkeypatch.setattr(layers, "has_avx512", lambda answer=has_avx512: answer)
+        with torch.inference_mode():
+            predictions.append(net(clip(1), times(500.0)))
+    for without, with_it in zip(*predictions, strict=True):
+        assert without is not None
+        assert without.abs().max() > 0.1
+        assert torch.allclose(without, with_it, atol=1e-4)
 
 
 def test_dilations_double_with_depth_and_start_again_after_512() -> None:

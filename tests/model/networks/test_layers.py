@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from model.networks.layers import (
     AudioConv,
     GroupNorm,
+    PointConv,
     VideoConv,
     pool_audio,
     pool_video,
@@ -98,3 +99,14 @@ def test_pooling_undoes_repetition() -> None:
     assert torch.equal(pool_video(repeat_video(video)), video)
     assert torch.equal(pool_audio(repeat_audio(audio)), audio)
     assert torch.equal(repeat_audio(audio)[:, 4:8], audio[:, 1:2].expand(-1, 4, -1))
+
+
+@pytest.mark.parametrize("tokens", [192, 80, 10])  # blocks of 64, of 16, and all in one
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_1x1_convolution_is_the_same_map_of_every_token_in_both_ways(tokens: int, dtype: torch.dtype) -> None:
+    layer = PointConv(24, 40).to(dtype)
+    x = drawn(2, 24, tokens).transpose(1, 2).to(dtype)  # not contiguous
+    with torch.inference_mode():
+        product, convolution = F.linear(x, layer.weight, layer.bias), layer.by_convolution(x)
+    assert convolution.shape == (2, tokens, 40)
+    assert torch.allclose(product, convolution, atol=1e-5 if dtype == torch.float32 else 0.03)

@@ -45,6 +45,7 @@ def test_the_engine_computes_with_the_threads_of_its_maker_though_jobs_take_one(
     engine = Engine(1)
     engine.start()
     try:
+        engine.between_ticks(lambda: None)  # its thread has begun
         with threads.one_thread():
             assert torch.get_num_threads() == 1
             assert engine.between_ticks(torch.get_num_threads) == 3  # the engine has not computed anything before

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint.loading import is_text
+from model.checkpoint.loading import build, is_text, seeded_weights
 from model.checkpoint.manifest import FILE_NAME, read_manifest
 from model.networks.config import ClipSpec
+from model.networks.coupled_unet import CoupledUNet
 from model.request import SamplingParams
 from model.runtime.pipeline import ClipRequest, Pipeline
 from model.text.encoder import load_encoder
@@ -28,6 +29,7 @@ from model.training.configuration import (
 from model.training.dataset import evaluation_indexes
 from model.training.loop import Start
 from model.training.publish import calibrate_published, publish
+from model.training.sampling import sample_clips
 from model.training.sources import ReadAhead
 from model.training.training_log import LOSSES, read_rows
 from tests.command_line import invoke
@@ -112,6 +114,23 @@ def test_scale_and_share_are_published_and_kept_by_the_next_publish(trained: Pat
     assert published(guided_share=0.5) == (1.5, 0.5)
     assert published(examples=["a red disc"]) == (1.5, 0.5)
     assert published(scale=2, guided_share=0.25) == (2.0, 0.25)
+
+
+def test_pictures_of_a_run_are_guided_as_the_configuration_says() -> None:
+    def sound(**text: Any) -> torch.Tensor:
+        config = small(text=TEXT | text, output={"sample_count": 1, "sample_steps": 4})
+        network = build(CoupledUNet, config.model.base)
+        seeded_weights(network, seed=1)
+        (clip,) = sample_clips(config, network, CPU, torch.float32)
+        assert clip.audio is not None
+        return clip.audio
+
+    asked = {"examples": ["a ball"]}
+    one, eight = sound(scale=1.0, **asked), sound(scale=8.0, **asked)
+    part = sound(scale=8.0, guided_share=0.5, **asked)
+    assert not torch.allclose(one, eight, atol=1e-3)
+    assert not torch.allclose(eight, part, atol=1e-3)
+    assert torch.equal(part, sound(scale=8.0, guided_share=0.5, **asked))
 
 
 def test_a_model_is_calibrated_again_on_the_data_of_its_training(trained: Path, tmp_path: Path) -> None:
