@@ -230,10 +230,10 @@ def plan(
 DEMO_ON_TWO_CORES = Speed(
     "jobs of the demo model, one at a time, on two cores of an AMD EPYC, 2026-11-28 (docs/performance.md)",
     batch=1,
-    base_step=1.7 / 20,
-    sr_step=(2.3 - 1.7) / 8,
+    base_step=1.6 / 20,
+    sr_step=(2.1 - 1.6) / 8,
 )
-"""v2a without super-resolution took 1.7 s, generate with it 2.3 s."""
+"""v2a without super-resolution took 1.6 s, generate with it 2.1 s."""
 
 
 def estimated_gpu(efficiency: float, batch: int = 16) -> Speed:
